@@ -1,0 +1,66 @@
+"""(duration, fps, budget) -> the times of frames. Pure arithmetic, no video is opened here.
+
+Two policies. "exact", the default: half-open intervals, the asked rate is kept, a rate above the video's own is
+lowered to it, so that no frame comes twice. "videozoomer": the frame choice of the public code of
+arXiv 2512.22315, for reproducing its numbers.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .config import ZoomConfig
+from .types import CallError, Malformed, VideoInfo, ZoomCall
+
+_EPSILON = 1e-6  # seconds; below any frame period, above double rounding on an hour
+
+
+def glance_timestamps(video: VideoInfo, config: ZoomConfig) -> list[float]:
+    """Times of the low-frame-rate overview, in seconds: at most `glance_max_frames`, from 0, increasing."""
+    limit = config.glance_max_frames
+    if config.frame_policy == "videozoomer":
+        total = max(1, round(video.duration_seconds * video.fps))
+        stride = max(1, round(video.fps / config.glance_fps))
+        indices = np.arange(0, total, stride)
+        if len(indices) > limit:
+            indices = np.linspace(0, total - 1, limit).astype(int)
+        return [float(i) / video.fps for i in indices]
+    step = max(1 / min(config.glance_fps, video.fps), video.duration_seconds / limit)
+    count = min(limit, max(1, math.ceil(video.duration_seconds / step - _EPSILON)))
+    return [i * step for i in range(count)]
+
+
+def zoom_timestamps(call: ZoomCall, video: VideoInfo, config: ZoomConfig) -> list[float] | Malformed:
+    """Times of the frames that `call` asks for, or what is wrong with it.
+
+    An end beyond the video is moved to the video's end (`clamped_end` tells); a start there is an error.
+    """
+    start, end = call.start_seconds, clamped_end(call, video)
+    if start >= video.duration_seconds:
+        return Malformed(
+            CallError.BEYOND_END, f"start {start:g} s is beyond the end, {video.duration_seconds:.2f} s"
+        )
+    limit = config.zoom_max_frames
+    if config.frame_policy == "videozoomer":
+        count = int(call.fps * (end - start))
+        if count == 0:
+            return Malformed(CallError.ZERO_FRAMES, f"{call.fps:g} fps over {end - start:g} s is no frame at all")
+        times = np.linspace(start, end, count).tolist()
+    else:
+        step = 1 / min(call.fps, video.fps)
+        count = math.ceil((end - start) / step - _EPSILON)
+        if count > limit:
+            return _too_many(count, limit)
+        times = [start + i * step for i in range(max(1, count))]
+    return _too_many(count, limit) if count > limit else times
+
+
+def clamped_end(call: ZoomCall, video: VideoInfo) -> float:
+    """The call's end, or the video's where the call goes beyond it. Seconds."""
+    return min(call.end_seconds, video.duration_seconds)
+
+
+def _too_many(count: int, limit: int) -> Malformed:
+    return Malformed(CallError.TOO_MANY_FRAMES, f"that is {count} frames, the limit is {limit}")
