@@ -194,3 +194,32 @@ class Trajectory:
             "tokens_prefilled": sum(turn.num_prefilled for turn in self.turns),
             "tokens_sampled": sum(turn.num_sampled for turn in self.turns),
         }
+
+
+# ---------------------------------------------------------------- what happens while a session runs
+
+
+@dataclass(frozen=True)
+class TextDelta:
+    """Text as it is sampled. `session` is the number that `Engine.add` gave."""
+
+    session: int
+    text: str
+
+
+@dataclass(frozen=True)
+class TurnEnded:
+    """A turn is over; a clip, if it brought one, has been fetched and accepted for splicing."""
+
+    session: int
+    turn: Turn
+    clip: Clip | None
+
+
+@dataclass(frozen=True)
+class Finished:
+    session: int
+    trajectory: Trajectory
+
+
+Event = TextDelta | TurnEnded | Finished
