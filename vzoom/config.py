@@ -14,7 +14,6 @@ from typing import Any, Literal
 FramePolicy = Literal["exact", "videozoomer"]
 ResizeRule = Literal["videozoomer", "direct"]
 PromptStyle = Literal["full", "brief"]
-RopeRule = Literal["max", "hf523"]
 
 
 def _positive(**values: float) -> None:
@@ -45,7 +44,6 @@ class ZoomConfig:
     frame_policy: FramePolicy = "exact"
     resize: ResizeRule = "videozoomer"
     prompt: PromptStyle = "full"
-    rope_rule: RopeRule = "max"
 
     def __post_init__(self) -> None:
         _positive(
@@ -88,7 +86,6 @@ _CHOICES = {
     "frame_policy": ("exact", "videozoomer"),
     "resize": ("videozoomer", "direct"),
     "prompt": ("full", "brief"),
-    "rope_rule": ("max", "hf523"),
 }
 
 

@@ -122,7 +122,8 @@ class Turn:
     num_prefilled: int = 0  # tokens fed to the model to open this turn: the prompt, or pending + tool turn
     end_seconds: float = 0.0  # the call's end after clamping to the video; 0 where nothing was zoomed
     pts_seconds: tuple[float, ...] = ()  # frames that the call brought
-    milliseconds: dict[str, float] = field(default_factory=dict)  # decode, patches, vision, prefill, generate
+    # decode, patches, vision and prefill of what opened this turn; generate of its own tokens
+    milliseconds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -208,8 +209,20 @@ class TextDelta:
 
 
 @dataclass(frozen=True)
+class TurnOpened:
+    """What opens a turn has been fed: prompt and glance, or a tool turn with its clip.
+
+    turn.num_prefilled and the milliseconds of decode, patches, vision and prefill are final.
+    """
+
+    session: int
+    turn: Turn
+    clip: Clip | None
+
+
+@dataclass(frozen=True)
 class TurnEnded:
-    """A turn is over; a clip, if it brought one, has been fetched and accepted for splicing."""
+    """The model ended its turn: turn.text and turn.outcome are final. `clip` is what its call brought, if anything."""
 
     session: int
     turn: Turn
@@ -222,4 +235,4 @@ class Finished:
     trajectory: Trajectory
 
 
-Event = TextDelta | TurnEnded | Finished
+Event = TextDelta | TurnOpened | TurnEnded | Finished

@@ -1,0 +1,70 @@
+# `make demo` and `make test` need nothing but Python 3.11 or newer, g++ and make: each makes .venv if there is none,
+# installs torch and vzoom into it, and does its job. Stamp files in the environment keep a second run from installing.
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= 2.13.0
+# More for pytest, for example: make test ARGS='-m "not slow" -k protocol'
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# What the extension is built from: a change there installs again. Python files are read from the tree.
+SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc -type f)
+
+.PHONY: help demo test lint format bench test-oldest clean
+.DELETE_ON_ERROR:
+
+help: ## these lines
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.package ## install, render a video, and watch the embedded model zoom into it
+	$(BIN)/vzoom demo
+
+test: $(VENV)/.test ## install and run the tests; ARGS='…' goes to pytest
+	$(BIN)/pytest $(ARGS)
+
+lint: $(VENV)/.dev ## ruff (rules and format) and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev ## mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.test ## the micro-benchmarks, one thread; ARGS='…' goes to pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest bench --benchmark-only $(ARGS)
+
+test-oldest: ## the tests at the oldest versions that pyproject.toml names, in .venv-oldest
+	$(MAKE) test VENV=.venv-oldest TORCH=$$(sed -n 's/^torch==//p' .ci/oldest.txt) PIP_CONSTRAINT=$(CURDIR)/.ci/oldest.txt
+
+clean: ## remove the environments and everything built
+	rm -rf .venv .venv-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+
+# ---------------------------------------------------------------- installing
+
+# A constraint file reaches pip, and the builds that pip starts, through the environment.
+ifdef PIP_CONSTRAINT
+export PIP_CONSTRAINT
+endif
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit("vzoom needs Python 3.11 or newer; name one: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.torch: | $(BIN)/python
+	@.ci/install-torch $(BIN)/python $(TORCH)
+	@touch $@
+
+$(VENV)/.package: $(SOURCES) $(VENV)/.torch
+	$(PIP) install -q -e .
+	@touch $@
+
+$(VENV)/.test: $(SOURCES) $(VENV)/.torch
+	$(PIP) install -q -e '.[test]'
+	@touch $(VENV)/.package $@
+
+$(VENV)/.dev: $(SOURCES) $(VENV)/.torch
+	$(PIP) install -q -e '.[dev]'
+	@touch $(VENV)/.package $(VENV)/.test $@

@@ -1,0 +1,53 @@
+"""The layout of K/V pages, one place for the whole package. It is a property of the device.
+
+CPU:  HND [num_blocks, kv_heads, block_size, head_dim]: one head's keys of a page lie together, as a core reads them.
+CUDA: NHD [num_blocks, block_size, kv_heads, head_dim]: one token's heads lie together, as appends write them and
+      flash-attention reads them.
+A slot is block * block_size + offset in the block, int64; a slot below 0 means "do not write" (padding).
+Only the order of dimensions is fixed: strides are free as long as head_dim is contiguous.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+DEFAULT_BLOCK_SIZE = 32  # tokens
+
+
+class PageDims(NamedTuple):
+    num_blocks: int
+    kv_heads: int
+    block_size: int
+    head_dim: int
+
+
+def page_shape(
+    num_blocks: int, kv_heads: int, block_size: int, head_dim: int, *, device: torch.device
+) -> tuple[int, ...]:
+    """The shape of one layer's K (or V) pages on `device`."""
+    if device.type == "cuda":
+        return (num_blocks, block_size, kv_heads, head_dim)
+    return (num_blocks, kv_heads, block_size, head_dim)
+
+
+def new_pages(
+    num_blocks: int, kv_heads: int, head_dim: int, *, dtype: torch.dtype, device: torch.device, block_size: int = 0
+) -> Tensor:
+    """Zeroed pages of one layer. block_size 0 takes the default."""
+    shape = page_shape(num_blocks, kv_heads, block_size or DEFAULT_BLOCK_SIZE, head_dim, device=device)
+    return torch.zeros(shape, dtype=dtype, device=device)
+
+
+def heads_first(pages: Tensor) -> Tensor:
+    """The pages as a view [num_blocks, kv_heads, block_size, head_dim], whatever the device."""
+    return pages.transpose(1, 2) if pages.device.type == "cuda" else pages
+
+
+def page_dims(pages: Tensor) -> PageDims:
+    """Sizes of pages, read by the device's layout. ValueError where there are not four dimensions."""
+    if pages.ndim != 4:
+        raise ValueError(f"pages must have 4 dimensions (see vzoom.kernels.layout), got shape {tuple(pages.shape)}")
+    return PageDims(*heads_first(pages).shape)

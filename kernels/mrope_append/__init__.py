@@ -1,0 +1,1 @@
+"""Rotate q and k by their M-RoPE angles and write k and v into their pages."""

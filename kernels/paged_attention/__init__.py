@@ -1,0 +1,1 @@
+"""Attention of ragged queries to keys and values in pages."""

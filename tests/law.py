@@ -1,0 +1,123 @@
+"""The law of the house, as a tool for tests: splice-then-decode logits equal full-prefill logits.
+
+A random model never writes a call, so its tokens are scripted: the engine samples, the script replaces the choice,
+and the logits behind every sampled position are kept for the comparison.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from vzoom import engine as engine_module
+from vzoom import session as session_module
+from vzoom.config import Sampling, ZoomConfig
+from vzoom.engine import Engine, Job
+from vzoom.models import Checkpoint
+from vzoom.types import Clip, Event, Trajectory, TurnOpened, VideoInfo
+
+CONFIG = ZoomConfig(resize="direct", max_total_tokens=16384)
+VIDEO = VideoInfo("scripted.mp4", duration_seconds=128.0, fps=30.0, width=56, height=84)
+
+
+class FakeReader:
+    """A video whose frames are noise that depends on their time. Glance and zooms come in different sizes."""
+
+    def __init__(self, seed: int = 0, sizes_hw: Sequence[tuple[int, int]] = ((56, 84), (84, 56))) -> None:
+        self.info = VIDEO
+        self.seed = seed
+        self.sizes_hw = sizes_hw
+        self.calls = 0
+        self.closed = False
+
+    def frames_at(self, timestamps: Sequence[float]) -> Clip:
+        height, width = self.sizes_hw[min(self.calls, len(self.sizes_hw) - 1)]
+        self.calls += 1
+        frames = [
+            np.random.default_rng([self.seed, int(t * 1000)]).integers(0, 256, (height, width, 3), dtype=np.uint8)
+            for t in timestamps
+        ]
+        indices = tuple(round(t * self.info.fps) for t in timestamps)
+        return Clip(np.stack(frames), tuple(timestamps), indices, (False,) * len(frames))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@dataclass
+class Recorded:
+    """A finished session with the logits row behind each sampled token and the frames it was shown."""
+
+    trajectory: Trajectory | None = None
+    logits: list[torch.Tensor] = field(default_factory=list)
+    clips: list[Clip] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+
+
+def run_scripted(
+    monkeypatch: Any, checkpoint: Checkpoint, scripts: dict[str, list[str]], *, config: ZoomConfig = CONFIG, together: bool = True
+) -> tuple[dict[str, Recorded], Engine]:
+    """Run one session a question; its model "writes" the script's turns. together: all in one ragged batch."""
+    tokens = {q: [t for turn in turns for t in checkpoint.tokenizer.encode(turn)] for q, turns in scripts.items()}
+    recorded: dict[str, Recorded] = defaultdict(Recorded)
+    rows: list[torch.Tensor] = []
+    choose, accept = engine_module.choose, session_module.Session.accept
+
+    def spy(logits: torch.Tensor, *rest: Any) -> Any:
+        rows.extend(logits.clone())
+        return choose(logits, *rest)
+
+    def scripted(self: session_module.Session, token: int, logprob: float) -> str:
+        question = self.trajectory.question
+        recorded[question].logits.append(rows.pop(0))
+        return accept(self, tokens[question].pop(0), logprob)
+
+    monkeypatch.setattr(engine_module, "choose", spy)
+    monkeypatch.setattr(session_module.Session, "accept", scripted)
+    engine = Engine(
+        checkpoint, max_sessions=len(scripts) if together else 1, max_total_tokens=config.max_total_tokens
+    )
+    numbers = {}
+    for seed, question in enumerate(scripts):
+        numbers[engine.add(Job(lambda seed=seed: FakeReader(seed), question, config, Sampling()))] = question
+    for event in engine.run():
+        record = recorded[numbers[event.session]]
+        record.events.append(event)
+        if isinstance(event, TurnOpened) and event.clip is not None:
+            record.clips.append(event.clip)
+        record.trajectory = getattr(event, "trajectory", record.trajectory)
+    monkeypatch.undo()
+    return dict(recorded), engine
+
+
+def stock_inputs(hf: Any, trajectory: Trajectory, clips: Sequence[Clip], processor: Any) -> dict[str, Any]:
+    """What stock transformers is given for a from-scratch prefill: its own pixels, grids and positions."""
+    images = [frame for clip in clips for frame in clip.frames]
+    pixels = processor(images=images, do_resize=True, return_tensors="pt")
+    ids = torch.tensor([trajectory.ids[:-1]])  # the last sampled token is never fed
+    is_image = (ids == hf.config.image_token_id).int()
+    kwargs: dict[str, Any] = {"image_grid_thw": pixels["image_grid_thw"], "attention_mask": torch.ones_like(ids)}
+    if "mm_token_type_ids" in inspect.signature(hf.model.get_rope_index).parameters:
+        kwargs["mm_token_type_ids"] = is_image
+    positions, _ = hf.model.get_rope_index(ids, **kwargs)
+    return {"input_ids": ids, "position_ids": positions, "pixel_values": pixels["pixel_values"], **kwargs}
+
+
+@torch.inference_mode()
+def law_error(hf: Any, recorded: Recorded, processor: Any) -> tuple[float, bool]:
+    """(max abs logit difference over max abs logit at all sampled positions, whether all positions are equal)."""
+    trajectory = recorded.trajectory
+    assert trajectory is not None
+    inputs = stock_inputs(hf, trajectory, recorded.clips, processor)
+    full = hf(**inputs, use_cache=False).logits[0]
+    at = [i - 1 for i, sampled in enumerate(trajectory.sampled) if sampled]
+    assert len(at) == len(recorded.logits)
+    want, got = full[at], torch.stack(recorded.logits)
+    same = bool((inputs["position_ids"][:, 0] == torch.tensor(trajectory.positions)[:, :-1]).all())
+    return float((got - want).abs().max() / want.abs().max()), same

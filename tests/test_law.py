@@ -1,0 +1,135 @@
+"""Splicing is exact: every sampled position sees the logits of a from-scratch prefill by stock transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import FAMILIES, as_published, make_checkpoint
+from law import CONFIG, law_error, run_scripted
+
+from vzoom import positions, session
+from vzoom.cache import BlockTable
+from vzoom.layout import Run
+from vzoom.models import Checkpoint, load_checkpoint
+from vzoom.types import StopReason
+
+TOLERANCE = 1e-5  # of the largest logit; two float32 orders of summation differ by about 1e-6
+
+
+def zoom(start: float, end: float, fps: float, thought: str = "hm") -> str:
+    return f'<think>{thought}</think><video_zoom>{{"segment": [{start}, {end}], "fps": {fps}}}</video_zoom>'
+
+
+FOUR_ZOOMS = [zoom(8, 16, 2), zoom(40.5, 44.5, 4, "elsewhere"), zoom(100, 108, 2, "é 東"), zoom(16, 20, 4)]
+ANSWER = "<think>seen</think><answer>B</answer>"
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return load_checkpoint(str(make_checkpoint(request.param, tmp_path_factory.mktemp(request.param))))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return load_checkpoint(str(make_checkpoint("qwen2_5_vl", tmp_path_factory.mktemp("small"))))
+
+
+def stock(checkpoint: Checkpoint) -> tuple[Any, Any]:
+    """A second copy of the model, loaded by transformers alone, and its own image processor."""
+    from transformers import AutoModelForImageTextToText
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    hf = AutoModelForImageTextToText.from_pretrained(checkpoint.name).eval()
+    return hf, Qwen2VLImageProcessorPil.from_pretrained(checkpoint.name)
+
+
+def test_four_zooms_equal_a_full_prefill(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded, engine = run_scripted(monkeypatch, checkpoint, {"Which one?": [*FOUR_ZOOMS, ANSWER]})
+    one = recorded["Which one?"]
+    trajectory = one.trajectory
+    assert trajectory is not None
+    assert (trajectory.answer, trajectory.stop_reason) == ("B", StopReason.ANSWERED)
+    assert [len(clip) for clip in one.clips] == [64, 16, 16, 16, 16]
+    assert one.clips[0].frames.shape[1:3] != one.clips[1].frames.shape[1:3]
+    hf, processor = stock(checkpoint)
+    error, same_positions = law_error(hf, one, processor)
+    assert same_positions
+    assert error <= TOLERANCE
+    # Every token was fed once, whatever was zoomed: all of them but the last, which nothing follows.
+    assert engine.tokens_fed == len(trajectory.ids) - 1
+    assert sum(turn.num_prefilled + turn.num_sampled - 1 for turn in trajectory.turns) == engine.tokens_fed
+    assert engine.pool.num_free == engine.pool.num_blocks
+
+
+def test_interleaved_sessions_do_not_disturb_each_other(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripts = {"First?": [zoom(8, 12, 2), ANSWER], "And the second?": [zoom(64, 72, 2), zoom(1, 2, 5), ANSWER]}
+    recorded, _ = run_scripted(monkeypatch, checkpoint, scripts)
+    hf, processor = stock(checkpoint)
+    for one in recorded.values():
+        error, same_positions = law_error(hf, one, processor)
+        assert same_positions
+        assert error <= TOLERANCE
+
+
+def test_a_zoom_turn_feeds_only_its_own_tokens(small: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded, engine = run_scripted(monkeypatch, small, {"Q?": [zoom(0, 8, 2), ANSWER]})
+    trajectory = recorded["Q?"].trajectory
+    assert trajectory is not None
+    first, second = trajectory.turns
+    tool_turn = sum(not sampled for sampled in trajectory.sampled[first.num_prefilled + first.num_sampled - 1 :])
+    assert second.num_prefilled == tool_turn + 1  # and the pending token
+    assert second.num_prefilled < first.num_prefilled / 2
+    assert engine.tokens_fed == len(trajectory.ids) - 1
+
+
+@pytest.mark.parametrize("style", ["flat", "nested"])
+def test_published_names_load_the_same_weights(
+    style: str, small: Checkpoint, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    published = load_checkpoint(str(as_published(Path(small.name), tmp_path / style, style=style)))
+    runs = [run_scripted(monkeypatch, c, {"Q?": [zoom(0, 8, 2), ANSWER]})[0]["Q?"] for c in (small, published)]
+    for ours, theirs in zip(runs[0].logits, runs[1].logits, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+def _plain_positions(start: int, rows: int, columns: int) -> tuple[np.ndarray, int]:
+    """Defect 1 of the public trainer: +1 a token, straight through the image."""
+    return positions.text_positions(start, rows * columns)
+
+
+def _forget_pending(self: session.Session, note: str, times: Any, size_hw: Any) -> Run:
+    run = _TOOL_TURN(self, note, times, size_hw)
+    run.ids[0] = run.ids[1]  # another token in the pending one's place
+    return run
+
+
+def _swap_blocks(self: BlockTable, count: int) -> np.ndarray:
+    slots = _EXTEND(self, count)
+    self.blocks[:2] = self.blocks[1::-1]
+    return slots
+
+
+_TOOL_TURN, _EXTEND = session.Session._tool_turn, BlockTable.extend
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "mutant"),
+    [
+        (positions, "image_positions", _plain_positions),
+        (session.Session, "_tool_turn", _forget_pending),
+        (BlockTable, "extend", _swap_blocks),
+    ],
+    ids=["position rule", "pending token", "block table"],
+)
+def test_a_mutation_breaks_the_law(
+    target: Any, name: str, mutant: Any, small: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(target, name, mutant)
+    recorded, _ = run_scripted(monkeypatch, small, {"Q?": [zoom(0, 8, 2), ANSWER]}, config=CONFIG)
+    hf, processor = stock(small)
+    error, _ = law_error(hf, recorded["Q?"], processor)
+    assert error > 100 * TOLERANCE

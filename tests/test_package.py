@@ -1,0 +1,200 @@
+"""The house itself: which file may import which, what `import vzoom` costs, and the trap called `kernels`."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import vzoom
+
+PACKAGE = Path(vzoom.__file__).parent
+ROOT = Path(__file__).parents[1]
+
+# A file imports only from rows above it, or from its own row: docs/architecture.md explains them.
+ROWS = (
+    ("types", "config"),
+    ("protocol", "timeline"),
+    ("layout",),
+    ("ext",),
+    ("kernels",),
+    ("video", "patches"),
+    ("positions", "cache"),
+    ("attention",),
+    ("models",),
+    ("vision",),
+    ("session", "sampler", "stream"),
+    ("engine",),
+    ("report",),
+    ("result",),
+    ("zoomer",),
+    ("world",),
+    ("train",),
+    ("doctor",),
+    ("cli",),
+    ("__main__",),
+)
+RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
+
+# Not in `dependencies`: importing vzoom's modules must work without them.
+EXTRAS = ("triton", "flash_attn", "nvidia", "trl", "datasets", "peft", "accelerate", "torchvision", "rich", "pytest")
+
+
+def _sources() -> Iterator[tuple[str, Path]]:
+    """("vzoom.video.pyav", path) for every Python file of the package, through the symlink vzoom/kernels."""
+    for folder, _, files in os.walk(PACKAGE, followlinks=True):
+        for file in files:
+            path = Path(folder, file)
+            if path.suffix == ".py":
+                parts = path.relative_to(PACKAGE).with_suffix("").parts
+                yield ".".join(("vzoom", *(p for p in parts if p != "__init__"))), path
+
+
+SOURCES = dict(_sources())
+
+
+def _nodes(node: ast.AST) -> Iterator[ast.AST]:
+    """Every node below, leaving out `if TYPE_CHECKING:`, which runs for the type checker only."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
+            yield from _nodes(child)
+
+
+def _imports(name: str, path: Path) -> Iterator[tuple[str, int]]:
+    """(absolute name, line) of everything of vzoom that a file imports, wherever in the file it does so."""
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in _nodes(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.partition(".")[0] == "vzoom":
+                    yield alias.name, node.lineno
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                base = ".".join(filter(None, (*package.split(".")[: len(package.split(".")) + 1 - node.level], base)))
+            if base.partition(".")[0] == "vzoom":
+                for alias in node.names:
+                    yield f"{base}.{alias.name}", node.lineno
+
+
+def _row_of(name: str) -> str:
+    """The row's entry that a dotted name belongs to; "" for the package itself (`from . import __version__`)."""
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in RANK else ""
+
+
+def test_every_module_has_a_row() -> None:
+    homeless = {name for name in SOURCES if name != "vzoom" and name.split(".")[1] not in RANK}
+    assert not homeless, f"put these into ROWS and docs/architecture.md: {sorted(homeless)}"
+    empty = {row for row in RANK if not any(name.split(".")[1:2] == [row] for name in SOURCES)}
+    assert not empty, f"rows without a file: {sorted(empty)}"
+
+
+def test_files_import_only_from_rows_above() -> None:
+    wrong = []
+    num_edges = 0
+    for name, path in SOURCES.items():
+        if name == "vzoom":
+            continue  # its names are loaded when they are first used
+        for target, line in _imports(name, path):
+            row = _row_of(target)
+            num_edges += bool(row)
+            if row and RANK[row] > RANK[_row_of(name)]:
+                wrong.append(f"{name}:{line} imports {target}, which lies below it")
+    assert num_edges > 30, "the walk sees too few imports to mean anything"
+    assert not wrong, "\n".join(wrong)
+
+
+def test_modules_do_not_import_each_other_in_circles() -> None:
+    edges = {
+        name: {t if t in SOURCES else t.rpartition(".")[0] for t, _ in _imports(name, path)} - {"vzoom", name}
+        for name, path in SOURCES.items()
+        if name != "vzoom"
+    }
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " -> ".join((*trail[trail.index(name) :], name))
+        if name not in done:
+            for target in sorted(edges.get(name, ())):
+                visit(target, (*trail, name))
+            done.add(name)
+
+    for name in edges:
+        visit(name, ())
+
+
+def _python(code: str, *, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+def test_import_needs_no_torch_and_no_extra() -> None:
+    done = _python("import sys, vzoom; print(vzoom.__version__, *sorted(set(sys.modules) & {'torch', 'numpy', 'av'}))")
+    assert done.stdout.split() == [vzoom.__version__], done.stdout + done.stderr
+
+
+def test_modules_import_without_the_extras() -> None:
+    # Files whose whole purpose is an extra are loaded by their op or reader when the extra is there.
+    names = [n for n in SOURCES if n.rpartition(".")[2] not in ("triton_impl", "dali", "__main__")]
+    code = f"""
+import importlib, importlib.abc, sys
+class Refuse(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        caller = sys._getframe(1)
+        while caller and "importlib" in caller.f_code.co_filename: caller = caller.f_back
+        if name.partition(".")[0] in {EXTRAS!r} and caller and caller.f_globals.get("__name__", "").startswith("vzoom"):
+            raise ImportError(f"{{caller.f_globals['__name__']}} imports {{name}} at its top level")
+sys.meta_path.insert(0, Refuse())
+for name in {names!r}:
+    importlib.import_module(name)
+print("ok", len({names!r}))
+"""
+    done = _python(code)
+    assert done.stdout.split()[:1] == ["ok"], done.stderr[-2000:]
+
+
+def test_public_names() -> None:
+    assert len(vzoom.__all__) <= 6
+    assert dir(vzoom) == sorted(vzoom.__all__)
+    for name in vzoom.__all__:
+        assert getattr(vzoom, name) is getattr(vzoom, name)
+    with pytest.raises(AttributeError, match="no attribute 'zoom'"):
+        vzoom.zoom  # noqa: B018
+
+
+def test_the_extension_has_the_version_of_the_package() -> None:
+    extension = importlib.import_module("_vzoom")
+    assert extension.__version__ == vzoom.__version__
+
+
+def test_transformers_does_not_take_our_kernels_for_its_own() -> None:
+    """In a clone `kernels` can be found as a namespace; with an __init__.py transformers would run it."""
+    code = "from transformers.utils import import_utils as u; print(u.is_kernels_available())"
+    here = _python(code, cwd=PACKAGE.parent)
+    elsewhere = _python(code, cwd=Path("/"))
+    assert here.stdout == elsewhere.stdout != "", here.stderr
+    assert not (PACKAGE / "kernels" / "__init__.py").exists()
+
+
+def test_declared_lower_ends_are_what_test_oldest_installs() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lower = dict(entry.partition(",")[0].split(">=") for entry in project["dependencies"])
+    lines = (ROOT / ".ci" / "oldest.txt").read_text().splitlines()
+    oldest = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    assert set(lower) == set(oldest)
+    for name, version in oldest.items():
+        assert (version + ".").startswith(lower[name] + "."), f"{name}: {version} in oldest.txt, {lower[name]} declared"
+
+
+def test_the_makefile_installs_the_newest_torch_that_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    above = next(e.partition("<")[2] for e in project["dependencies"] if e.startswith("torch>="))
+    major, minor = above.split(".")
+    assert f"TORCH ?= {major}.{int(minor) - 1}." in (ROOT / "Makefile").read_text()

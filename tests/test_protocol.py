@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vzoom import protocol
+from vzoom.protocol import Image, Text, parse_turn, render_turn
+from vzoom.types import Answer, CallError, Malformed, VideoInfo, ZoomCall
+
+VIDEO = VideoInfo("v.mp4", duration_seconds=64.0, fps=8.0, width=112, height=112)
+
+
+def call(body: str) -> str:
+    return f"<think>look</think><video_zoom>{body}</video_zoom>"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"segment": [3, 5.5], "fps": 2}',
+        ' \n{"segment":[3,5.5],"fps":2}\n',
+        '```json\n{"segment": [3, 5.5], "fps": 2}\n```',
+        "{'segment': (3, 5.5), 'fps': 2,}",
+        '{"segment": ["3s", "5.5 seconds"], "fps": "2 fps"}',
+        '{"segment": ["0:03", "00:00:05.5"], "fps": 2.0}',
+        '{"fps": 2, "segment": [3, 5.5], "why": "to see"}',
+    ],
+)
+def test_what_models_really_write_is_read(body: str) -> None:
+    assert parse_turn(call(body)) == ZoomCall(3.0, 5.5, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        (call("segment 3 to 5"), CallError.BAD_JSON),
+        (call(""), CallError.BAD_JSON),
+        (call("[3, 5]"), CallError.BAD_JSON),
+        (call('{"segment": [3, 5]}'), CallError.MISSING_KEY),
+        (call('{"fps": 2}'), CallError.MISSING_KEY),
+        (call('{"segment": [3], "fps": 2}'), CallError.BAD_VALUE),
+        (call('{"segment": [3, null], "fps": 2}'), CallError.BAD_VALUE),
+        (call('{"segment": [3, true], "fps": 2}'), CallError.BAD_VALUE),
+        (call('{"segment": "3-5", "fps": 2}'), CallError.BAD_VALUE),
+        (call('{"segment": [NaN, 5], "fps": 2}'), CallError.NOT_FINITE),
+        (call('{"segment": [3, Infinity], "fps": 2}'), CallError.NOT_FINITE),
+        (call('{"segment": [3, 1e999], "fps": 2}'), CallError.NOT_FINITE),
+        (call('{"segment": [3, 5], "fps": "nan"}'), CallError.NOT_FINITE),
+        (call('{"segment": [-1, 5], "fps": 2}'), CallError.NEGATIVE),
+        (call('{"segment": [3, 5], "fps": -2}'), CallError.NEGATIVE),
+        (call('{"segment": [5, 3], "fps": 2}'), CallError.REVERSED),
+        (call('{"segment": [5, 5], "fps": 2}'), CallError.REVERSED),
+        (call('{"segment": [3, 5], "fps": 0}'), CallError.ZERO_FRAMES),
+        ("<think>a</think><video_zoom>{</video_zoom><video_zoom>{}</video_zoom>", CallError.TWO_CALLS),
+        (call('{"segment": [3, 5], "fps": 2}') + "<answer>A</answer>", CallError.CALL_AND_ANSWER),
+        ('<think>a</think><video_zoom>{"segment": [3', CallError.UNCLOSED),
+        ("<think>I am sure it is B", CallError.EMPTY),
+        ("<answer>  </answer>", CallError.EMPTY),
+        ("", CallError.EMPTY),
+    ],
+)
+def test_every_malformed_turn_is_a_typed_value(text: str, error: CallError) -> None:
+    got = parse_turn(text)
+    assert isinstance(got, Malformed)
+    assert got.error is error
+    assert str(error) in protocol.feedback(got)
+
+
+def test_every_error_has_help_for_the_model() -> None:
+    assert set(protocol._HELP) == set(CallError)
+
+
+def test_a_whole_call_without_its_closing_tag_is_carried_out() -> None:
+    assert parse_turn('<video_zoom>{"segment": [3, 5], "fps": 2}') == ZoomCall(3, 5, 2)
+
+
+def test_tags_in_a_closed_thought_are_talk() -> None:
+    text = "<think>I could write <video_zoom> or <answer>A</answer></think><answer> B </answer>"
+    assert parse_turn(text) == Answer("B")
+
+
+def test_an_unclosed_answer_is_an_answer() -> None:
+    assert parse_turn("<think>x</think><answer>C") == Answer("C")
+
+
+times = st.integers(0, 10**6).map(lambda x: x / 100)
+
+
+@given(times, times, st.integers(1, 3000).map(lambda x: x / 100), st.text(alphabet="ab {}[]\n\"'é"))
+def test_rendering_is_read_back(start: float, length: float, fps: float, thought: str) -> None:
+    asked = ZoomCall(start, round(start + length + 0.01, 2), fps)
+    got = parse_turn(render_turn(thought, asked))
+    assert isinstance(got, ZoomCall)
+    for a, b in zip((got.start_seconds, got.end_seconds, got.fps), (start, asked.end_seconds, fps), strict=True):
+        assert math.isclose(a, b, abs_tol=1e-9)
+
+
+@given(st.text())
+def test_nothing_that_a_model_writes_raises(text: str) -> None:
+    for turn in (text, call(text), f"<answer>{text}", f"<video_zoom>{{{text}}}"):
+        assert isinstance(parse_turn(turn), ZoomCall | Answer | Malformed)
+
+
+@pytest.mark.parametrize("style", ["full", "brief"])
+def test_prompt_tells_duration_times_and_question(style: str) -> None:
+    parts = protocol.prompt("Who?", VIDEO, [0.0, 2.5], max_zooms=4, zoom_max_frames=16, style=style)  # type: ignore[arg-type]
+    text = "".join(p.text if isinstance(p, Text) else "[image]" for p in parts)
+    assert "64.00s" in text or "64.00 seconds" in text
+    assert text.index("0.00s") < text.index("[image]") < text.index("2.50s") < text.index("Who?")
+    assert [p.index for p in parts if isinstance(p, Image)] == [0, 1]
+    assert text.endswith("<|im_start|>assistant\n")
+    assert [p.trusted for p in parts if isinstance(p, Text) and p.text == "Who?"] == [False]
+
+
+def test_last_round_says_answer_now() -> None:
+    def text(zooms_left: int) -> str:
+        parts = protocol.tool_turn([1.0], "note", zooms_left=zooms_left, style="full")
+        return "".join(p.text for p in parts if isinstance(p, Text))
+
+    assert "answer now" in text(0)
+    assert "at most 2 more" in text(2)
+
+
+def test_an_end_moved_to_the_videos_end_is_told() -> None:
+    note = protocol.clip_note(ZoomCall(60, 70, 2), 64.0, 8, "full")
+    assert "60.00s to 64.00s" in note
+    assert "ends at 64.00s" in note
+    assert "ends" not in protocol.clip_note(ZoomCall(60, 64, 2), 64.0, 8, "full")

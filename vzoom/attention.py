@@ -1,0 +1,75 @@
+"""One signature for what every layer does with the cache: rotate, append to the pages, attend.
+
+T tokens of S sequences are packed without padding; sequence s owns rows cu_seqlens_q[s] to cu_seqlens_q[s + 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .cache import BlockTable, PagePool
+from .kernels.mrope_append.op import mrope_append
+from .kernels.paged_attention.op import paged_attention
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Where the rows of a packed batch belong. Everything is on the model's device."""
+
+    positions_3T: torch.Tensor  # int64 [3, T]
+    slots_T: torch.Tensor  # int64 [T]
+    block_table_SB: torch.Tensor  # int32 [S, B], rows padded with 0
+    kv_lens_S: torch.Tensor  # int32 [S], appended tokens included
+    cu_seqlens_q: torch.Tensor  # int32 [S + 1]
+    last_rows_S: torch.Tensor  # int64 [S], the row behind which each sequence samples
+
+    @classmethod
+    def pack(
+        cls, tables: Sequence[BlockTable], slots: Sequence[np.ndarray], positions: Sequence[np.ndarray], device: torch.device
+    ) -> Ragged:
+        """tables[s] already holds the tokens whose `slots[s]` and int64 [3, n] `positions[s]` are given."""
+        counts = [len(s) for s in slots]
+        ends = np.cumsum([0, *counts])
+        width = max(len(t.blocks) for t in tables)
+        block_table = np.zeros((len(tables), width), dtype=np.int32)
+        for row, table in zip(block_table, tables, strict=True):
+            row[: len(table.blocks)] = table.blocks
+
+        def tensor(array: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array)).to(device=device, dtype=dtype, non_blocking=True)
+
+        return cls(
+            positions_3T=tensor(np.concatenate(positions, axis=1), torch.int64),
+            slots_T=tensor(np.concatenate(slots), torch.int64),
+            block_table_SB=tensor(block_table, torch.int32),
+            kv_lens_S=tensor(np.array([t.length for t in tables]), torch.int32),
+            cu_seqlens_q=tensor(ends, torch.int32),
+            last_rows_S=tensor(ends[1:] - 1, torch.int64),
+        )
+
+
+def append_and_attend(
+    q_THD: torch.Tensor,
+    k_TGD: torch.Tensor,
+    v_TGD: torch.Tensor,
+    cos_TR: torch.Tensor,
+    sin_TR: torch.Tensor,
+    *,
+    pool: PagePool,
+    layer: int,
+    batch: Ragged,
+    scale: float,
+) -> torch.Tensor:
+    """Write the rotated k and v of this layer to their slots and attend to everything up to each row: [T, H, D].
+
+    H query heads, G key heads, D head_dim, R = D / 2. q_THD is rotated in place.
+    """
+    k_pages, v_pages = pool.k_pages[layer], pool.v_pages[layer]
+    mrope_append(q_THD, k_TGD, v_TGD, cos_TR, sin_TR, k_pages, v_pages, batch.slots_T)
+    return paged_attention(
+        q_THD, k_pages, v_pages, batch.block_table_SB, batch.kv_lens_S, batch.cu_seqlens_q, scale=scale
+    )

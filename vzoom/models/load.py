@@ -1,0 +1,100 @@
+"""Open a checkpoint: weights and layers by transformers, patch geometry from its preprocessor file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..config import ZoomConfig
+from ..patches import PatchSpec
+from .base import VisionLanguageModel
+from .qwen2_5_vl import Qwen25VL
+from .qwen2_vl import Qwen2VL
+from .qwen3_vl import Qwen3VL
+
+FAMILIES: tuple[type[VisionLanguageModel], ...] = (Qwen2VL, Qwen25VL, Qwen3VL)
+
+# Control tokens that only the layout may place: sampled, they would stand for an image that is not there.
+_VISUAL_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
+_END_OF_TURN = "<|im_end|>"
+_END_OF_TEXT = "<|endoftext|>"
+_START_OF_TURN = "<|im_start|>"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that a conversation needs of a model. `config` is its `vzoom.json`, or the defaults."""
+
+    name: str
+    model: VisionLanguageModel
+    tokenizer: Any
+    patch_spec: PatchSpec
+    config: ZoomConfig
+    end_of_turn_id: int
+    end_ids: frozenset[int]
+    banned_ids: tuple[int, ...]
+
+
+def load_checkpoint(name_or_path: str, *, device: str = "auto", dtype: str = "auto") -> Checkpoint:
+    """Load a Qwen2-VL, Qwen2.5-VL or Qwen3-VL checkpoint.
+
+    name_or_path: a folder in Hugging Face layout, or a hub id. device "auto" takes CUDA where there is one; dtype
+    "auto" the checkpoint's own on CUDA and float32 on the CPU. ValueError where the family is not one of the three,
+    OSError where nothing is found.
+    """
+    # Imported here: transformers takes seconds, and `vzoom --help` must not.
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
+
+    hf_config = AutoConfig.from_pretrained(name_or_path)
+    family = next((f for f in FAMILIES if hf_config.model_type in f.model_types), None)
+    if family is None:
+        known = ", ".join(t for f in FAMILIES for t in f.model_types)
+        raise ValueError(f"{name_or_path} is a {hf_config.model_type!r} model; vzoom runs {known}")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if dtype == "auto" and torch.device(device).type == "cpu":
+        dtype = "float32"
+    tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+    hf = AutoModelForImageTextToText.from_pretrained(name_or_path, dtype=dtype if dtype == "auto" else getattr(torch, dtype))
+    model = family(hf.to(device))
+
+    ids = {t: _token_id(tokenizer, t, name_or_path) for t in (*_VISUAL_TOKENS, _END_OF_TURN, _END_OF_TEXT, _START_OF_TURN)}
+    preprocessor = _read_json(name_or_path, "preprocessor_config.json")
+    if preprocessor is None:
+        preprocessor = (_read_json(name_or_path, "processor_config.json") or {}).get("image_processor")
+    if preprocessor is None:
+        raise ValueError(f"{name_or_path} has neither preprocessor_config.json nor processor_config.json: copy it from the base model")
+    settings = _read_json(name_or_path, "vzoom.json")
+    return Checkpoint(
+        name=name_or_path,
+        model=model,
+        tokenizer=tokenizer,
+        patch_spec=PatchSpec.from_dict(preprocessor),
+        config=ZoomConfig() if settings is None else ZoomConfig(**settings),
+        end_of_turn_id=ids[_END_OF_TURN],
+        end_ids=frozenset({ids[_END_OF_TURN], ids[_END_OF_TEXT]}),
+        # Rows of the embedding beyond the tokenizer's vocabulary are padding and decode to nothing.
+        banned_ids=(*(ids[t] for t in _VISUAL_TOKENS), ids[_START_OF_TURN], *range(len(tokenizer), hf.lm_head.out_features)),
+    )
+
+
+def _token_id(tokenizer: Any, token: str, name: str) -> int:
+    ids = tokenizer.encode(token, add_special_tokens=False)
+    if len(ids) != 1:
+        raise ValueError(f"the tokenizer of {name} has no token {token}: it is not a Qwen-VL tokenizer")
+    return int(ids[0])
+
+
+def _read_json(name_or_path: str, file: str) -> dict[str, Any] | None:
+    """A JSON file of the checkpoint, or None where the checkpoint has no such file."""
+    if (folder := Path(name_or_path)).is_dir():
+        path = folder / file
+        return json.loads(path.read_text()) if path.is_file() else None
+    from transformers.utils import cached_file
+
+    found = cached_file(name_or_path, file, _raise_exceptions_for_missing_entries=False)
+    return None if found is None else json.loads(Path(found).read_text())

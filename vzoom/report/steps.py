@@ -1,0 +1,150 @@
+"""What happened, in order: the summary, the glance, then one section for each turn of the model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import zip_longest
+from pathlib import PurePath
+
+from vzoom.protocol import feedback
+from vzoom.types import Answer, Clip, Malformed, StopReason, Trajectory, Turn, ZoomCall
+
+from .cost import opening_line, writing_line
+from .markup import count_text, escape, number_text, picture, seconds_text, span_text, turn_markup
+from .timeline import zoom_colour
+
+_GLANCE_SIDE_PIXELS = 192
+_ZOOM_SIDE_PIXELS = 384
+_OPEN_GLANCE_FRAMES = 32  # a longer glance is folded away
+
+_STOPPED = {
+    StopReason.ANSWERED: ("answered", "The model gave an answer."),
+    StopReason.ROUNDS: ("out of rounds", "The last round ended without an answer."),
+    StopReason.TURN_TOKENS: ("turn too long", "A turn reached its limit of new tokens before an answer."),
+    StopReason.TOTAL_TOKENS: ("out of tokens", "The conversation reached its limit of tokens before an answer."),
+    StopReason.CANCELLED: ("cancelled", "The conversation was stopped before an answer."),
+}
+
+
+def summary_section(trajectory: Trajectory, *, model: str, seconds: float) -> str:
+    """Question, answer, stop reason and the figures of the whole conversation."""
+    video = trajectory.video
+    stop, why = _STOPPED[trajectory.stop_reason] if trajectory.stop_reason else ("unfinished", "Still going on.")
+    state = "good" if trajectory.stop_reason is StopReason.ANSWERED else "bad"
+    if trajectory.answer is not None:
+        answer = f'<p class="answer" dir="auto">{escape(trajectory.answer)}{_option_text(trajectory)}</p>'
+    else:
+        answer = f'<p class="answer none">no answer <small>{why}</small></p>'
+    lead, _, rest = trajectory.question.strip().partition("\n")
+    more = f'<p class="more" dir="auto">{escape(rest)}</p>' if rest else ""
+    return (
+        f'<header><p class="brand"><b>vzoom</b> <span class="chip {state}" title="{why}">{stop}</span></p>'
+        f'<h1 dir="auto">{escape(lead)}</h1>{more}'
+        f'<div class="outcome"><h2 class="eyebrow">Answer</h2>{answer}</div>{_figures(trajectory, seconds)}'
+        f'<p class="source"><span class="file">{escape(PurePath(video.path).name)}</span> '
+        f"<span>{video.width}\u00d7{video.height}</span> <span>{video.fps:.4g} fps</span> "
+        f"<span>{seconds_text(video.duration_seconds)}</span> <span>model {escape(model)}</span></p></header>"
+    )
+
+
+def _figures(trajectory: Trajectory, seconds: float) -> str:
+    read = sum(turn.num_prefilled for turn in trajectory.turns)
+    written = sum(turn.num_sampled for turn in trajectory.turns)
+    in_file = round(trajectory.video.duration_seconds * trajectory.video.fps)
+    figures = [
+        (str(len(trajectory.zooms)), "zoom" if len(trajectory.zooms) == 1 else "zooms", ""),
+        (str(trajectory.num_frames), "frames seen", f"of {number_text(in_file)} in the file"),
+        (number_text(read), "tokens read", f"{number_text(written)} written"),
+        (f"{seconds:.1f} s", "in all", ""),
+    ]
+    tiles = "".join(f"<div><dt>{name}</dt><dd>{value} <small>{note}</small></dd></div>" for value, name, note in figures)
+    return f'<dl class="figures">{tiles}</dl>'
+
+
+def _option_text(trajectory: Trajectory) -> str:
+    """Behind an answer that is only a letter, what the question's list of options says of it."""
+    letter = (trajectory.answer or "").strip(" ().:")
+    if len(letter) != 1:
+        return ""
+    option = re.search(rf"^\(?{re.escape(letter)}[).:]\s*(\S.*)$", trajectory.question, re.MULTILINE)
+    return f" <small>{escape(option.group(1))}</small>" if option else ""
+
+
+def glance_section(trajectory: Trajectory, glance: Clip) -> str:
+    """The frames that the model had before it wrote a word."""
+    every = ""
+    if len(glance) > 1:
+        every = f", one every {(glance.pts_seconds[-1] - glance.pts_seconds[0]) / (len(glance) - 1):.2f} s"
+    opened = " open" if len(glance) <= _OPEN_GLANCE_FRAMES else ""
+    cost = opening_line(trajectory.turns[0]) if trajectory.turns else ""
+    return (
+        f'<section class="step" id="glance"><h2><span class="badge">G</span>Glance '
+        f'<small>{count_text(len(glance), "frame")}{every}</small></h2><div class="body">'
+        f"<details{opened}><summary>Frames of the whole video</summary>"
+        f"{_frames(glance, 'Glance', max_side_pixels=_GLANCE_SIDE_PIXELS)}</details>{cost}</div></section>"
+    )
+
+
+def turn_sections(trajectory: Trajectory, clips: Sequence[Clip]) -> str:
+    """One section for each turn: what the model wrote, what it got for it, and what reading that cost."""
+    sections, number = [], 0
+    for turn, following in zip_longest(trajectory.turns, trajectory.turns[1:]):
+        cost = opening_line(following) if following else ""
+        if turn.pts_seconds:
+            number += 1
+            sections.append(_zoom_section(turn, clips[number - 1], number, cost))
+        else:
+            sections.append(_other_section(turn, cost))
+    return "".join(sections)
+
+
+def _zoom_section(turn: Turn, clip: Clip, number: int, cost: str) -> str:
+    assert isinstance(turn.outcome, ZoomCall)
+    call, title = turn.outcome, f"Zoom {number}"
+    span = span_text(call.start_seconds, turn.end_seconds)
+    clamped = ""
+    if turn.end_seconds < call.end_seconds:
+        clamped = f'<p class="note">Asked to {seconds_text(call.end_seconds)}; the video ends before.</p>'
+    return _section(
+        turn,
+        f'id="zoom-{number}" class="step {zoom_colour(number)}"',
+        f'<span class="badge">{number}</span>{title} <span class="times">{span}</span> '
+        f"<small>{count_text(len(clip), 'frame')} at {call.fps:g} fps</small>",
+        clamped + _frames(clip, title, max_side_pixels=_ZOOM_SIDE_PIXELS) + cost,
+    )
+
+
+def _other_section(turn: Turn, cost: str) -> str:
+    outcome = turn.outcome
+    if isinstance(outcome, Answer):
+        return _section(turn, 'id="answer" class="step final"', '<span class="badge">A</span>Answer', "")
+    if isinstance(outcome, Malformed):
+        return _section(
+            turn,
+            'class="step refused"',
+            f'<span class="badge">!</span>Not carried out <small>{escape(str(outcome.error))}</small>',
+            # Without a following turn nothing was sent back.
+            f'<p class="note" dir="auto">Sent back: {escape(feedback(outcome).strip())}</p>{cost}' if cost else "",
+        )
+    return _section(turn, 'class="step refused"', '<span class="badge">?</span>Unfinished', "")
+
+
+def _section(turn: Turn, attributes: str, title: str, below: str) -> str:
+    written = turn_markup(turn.text) if turn.text else '<span class="tag">(nothing)</span>'
+    return (
+        f'<section {attributes}><h2>{title}</h2><div class="body">'
+        f'<div class="written" dir="auto">{written}</div>{writing_line(turn)}{below}</div></section>'
+    )
+
+
+def _frames(clip: Clip, title: str, *, max_side_pixels: int) -> str:
+    items = []
+    for i, (frame, seconds, clamped) in enumerate(zip(clip.frames, clip.pts_seconds, clip.clamped, strict=True)):
+        note = " (last frame)" if clamped else ""
+        caption = f"{title}, frame {i + 1} of {len(clip)} at {seconds_text(seconds)}{note}"
+        items.append(
+            f'<li><button class="frame" type="button" aria-label="{caption}">'
+            f"{picture(frame, max_side_pixels=max_side_pixels)}</button><span>{seconds_text(seconds)}{note}</span></li>"
+        )
+    return f'<ul class="frames">{"".join(items)}</ul>'

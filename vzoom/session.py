@@ -1,0 +1,262 @@
+"""One conversation as a state machine: no model, no tensors, no files.
+
+`action` says what the session wants next: Fetch these frames, Feed these tokens, or Done. The engine carries it out
+and answers with `splice`, `unreadable` or `accept`. Nothing is committed until the engine reports success, so a
+failed feed leaves the session as it was (whole-clip rollback).
+
+Pending token: the token sampled last was never fed, so its key and value do not exist yet. It opens the next feed:
+alone while the model writes, or in front of the tool turn when a clip is spliced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import protocol
+from .config import Sampling, ZoomConfig
+from .layout import Run, Tokenizer, lay_out
+from .positions import run_positions
+from .stream import TextStream
+from .timeline import clamped_end, glance_timestamps, zoom_timestamps
+from .types import Answer, CallError, Clip, Malformed, StopReason, Trajectory, Turn, VideoInfo, Visual, ZoomCall
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What a session must know of a model: its tokenizer, control tokens, and the grid that it gives a frame size."""
+
+    tokenizer: Tokenizer
+    image_token_id: int
+    end_of_turn_id: int
+    end_ids: frozenset[int]  # tokens that end a generation, end_of_turn_id among them
+    merge: int
+    grid_hw: Callable[[int, int, ZoomConfig], tuple[int, int]]  # (height, width) of a frame -> patches
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """Wants the frames at these times: the glance (call None) or the clip of a zoom."""
+
+    timestamps: tuple[float, ...]
+    call: ZoomCall | None
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Wants these tokens fed at these positions, int64 [3, len(ids)], and one token sampled behind them."""
+
+    run: Run
+    positions: np.ndarray
+    next_position: int
+    clip: Clip | None  # the frames of run.images
+    opens_turn: bool
+
+
+@dataclass(frozen=True)
+class Done:
+    reason: StopReason
+
+
+class Session:
+    """The conversation about one question. See the module's text for the order of calls.
+
+    max_zooms of the config allows max_zooms + 1 generations; a call that cannot be carried out uses one up, too.
+    """
+
+    def __init__(
+        self, question: str, video: VideoInfo, vocabulary: Vocabulary, config: ZoomConfig, sampling: Sampling | None = None
+    ) -> None:
+        if not question.strip():
+            raise ValueError("the question is empty")
+        self.config = config
+        self.sampling = sampling or Sampling()
+        self.vocabulary = vocabulary
+        self.trajectory = Trajectory(question=question, video=video)
+        self.action: Fetch | Feed | Done = Fetch(tuple(glance_timestamps(video, config)), None)
+        self.num_fed = 0  # tokens of the trajectory whose keys and values exist
+        self._next_position = 0
+        self._stream = TextStream(vocabulary.tokenizer)
+
+    @property
+    def turn(self) -> Turn:
+        """The turn that the model is writing, or is about to write."""
+        return self.trajectory.turns[-1]
+
+    @property
+    def generations_left(self) -> int:
+        """How often the model may still write, the turn in progress not counted."""
+        return self.config.max_zooms + 1 - len(self.trajectory.turns)
+
+    # ------------------------------------------------------------ what the engine reports
+
+    def splice(self, clip: Clip) -> None:
+        """The frames of a Fetch. A clip that does not fit becomes an error text for the model; a glance, ValueError."""
+        assert isinstance(self.action, Fetch)
+        call = self.action.call
+        if call is None:
+            self._open_with(self._prompt(clip), clip)
+            self.trajectory.glance_seconds = clip.pts_seconds
+            return
+        end_seconds = clamped_end(call, self.trajectory.video)
+        note = protocol.clip_note(call, end_seconds, len(clip), self.config.prompt)
+        run = self._tool_turn(note, clip.pts_seconds, clip.frames.shape[1:3])
+        if problem := self._over_budget(len(clip), len(run.ids)):
+            self._refuse(problem)
+            return
+        self.turn.pts_seconds, self.turn.end_seconds = clip.pts_seconds, end_seconds
+        self._open_with(run, clip)
+
+    def unreadable(self, detail: str) -> None:
+        """The frames of a zoom could not be decoded: the model is told and may look elsewhere."""
+        assert isinstance(self.action, Fetch) and self.action.call is not None
+        self._refuse(Malformed(CallError.UNREADABLE, detail))
+
+    def cancel(self) -> None:
+        self._finish(StopReason.CANCELLED)
+
+    def accept(self, token: int, logprob: float) -> str:
+        """The Feed was carried out and `token` sampled behind it. Returns the text that became certain."""
+        assert isinstance(self.action, Feed)
+        self._commit(self.action)
+        trajectory, turn = self.trajectory, self.turn
+        trajectory.ids.append(token)
+        trajectory.sampled.append(True)
+        trajectory.logprobs.append(logprob)
+        for axis in trajectory.positions:
+            axis.append(self._next_position)
+        turn.num_sampled += 1
+
+        seen = len(self._stream.text)
+        ended = token in self.vocabulary.end_ids
+        delta = self._stream.finish() if ended else self._stream.push(token)
+        turn.text = self._stream.text
+        longest = max(map(len, protocol.TURN_ENDS))
+        if ended or any(tag in turn.text[max(0, seen - longest) :] for tag in protocol.TURN_ENDS):
+            self._end_turn()
+        elif turn.num_sampled >= self.config.max_new_tokens:
+            self._finish(StopReason.TURN_TOKENS)
+        elif len(trajectory.ids) >= self.config.max_total_tokens:
+            self._finish(StopReason.TOTAL_TOKENS)
+        else:
+            self._feed(Run([token]), None, opens_turn=False)
+        return delta
+
+    # ------------------------------------------------------------ inside
+
+    def _end_turn(self) -> None:
+        outcome = self.turn.outcome = protocol.parse_turn(self.turn.text)
+        if isinstance(outcome, Answer):
+            self.trajectory.answer = outcome.text
+            self._finish(StopReason.ANSWERED)
+        elif self.generations_left == 0:
+            self._finish(StopReason.ROUNDS)
+        elif isinstance(outcome, Malformed):
+            self._refuse(outcome)
+        else:
+            self._plan(outcome)
+
+    def _plan(self, call: ZoomCall) -> None:
+        """Check a call against the video and against what is left before anything is decoded."""
+        video = self.trajectory.video
+        times = zoom_timestamps(call, video, self.config)
+        if isinstance(times, Malformed):
+            self._refuse(times)
+            return
+        note = protocol.clip_note(call, clamped_end(call, video), len(times), self.config.prompt)
+        run = self._tool_turn(note, times, (video.height, video.width))
+        if problem := self._over_budget(len(times), len(run.ids)):
+            self._refuse(problem)
+            return
+        self.action = Fetch(tuple(times), call)
+
+    def _over_budget(self, num_frames: int, num_tokens: int) -> Malformed | None:
+        config, trajectory = self.config, self.trajectory
+        frames_left = config.max_frames - trajectory.num_frames
+        if num_frames > frames_left:
+            return Malformed(CallError.OVER_BUDGET, f"{num_frames} frames, {frames_left} are left")
+        # The pending token heads the run and is in trajectory.ids already.
+        tokens_left = config.max_total_tokens - config.answer_reserve - (len(trajectory.ids) - 1)
+        if num_tokens > tokens_left:
+            return Malformed(CallError.OVER_BUDGET, f"{num_tokens} tokens, {max(0, tokens_left)} are left")
+        return None
+
+    def _refuse(self, problem: Malformed) -> None:
+        """Send the error text back, where a generation and room for the text are left."""
+        self.turn.outcome = problem
+        run = self._tool_turn(protocol.feedback(problem), (), (0, 0))
+        if len(self.trajectory.ids) - 1 + len(run.ids) >= self.config.max_total_tokens:
+            self._finish(StopReason.TOTAL_TOKENS)
+        else:
+            self._open_with(run, None)
+
+    def _prompt(self, clip: Clip) -> Run:
+        config, video = self.config, self.trajectory.video
+        parts = protocol.prompt(
+            self.trajectory.question,
+            video,
+            clip.pts_seconds,
+            max_zooms=config.max_zooms,
+            zoom_max_frames=config.zoom_max_frames,
+            style=config.prompt,
+        )
+        run = self._lay_out(parts, len(clip), clip.frames.shape[1:3])
+        room = config.max_total_tokens - config.answer_reserve
+        if len(run.ids) > room or len(clip) > config.max_frames:
+            raise ValueError(
+                f"the glance of {len(clip)} frames and the question take {len(run.ids)} tokens, but {room} tokens and "
+                f"{config.max_frames} frames are allowed: lower glance_max_frames or max_pixels, or raise max_total_tokens"
+            )
+        return run
+
+    def _tool_turn(self, note: str, times: Sequence[float], size_hw: tuple[int, ...]) -> Run:
+        """Pending token + tool turn, as it would be fed now."""
+        pending = self.trajectory.ids[-1]
+        parts = protocol.tool_turn(
+            times,
+            note,
+            zooms_left=self.generations_left - 1,
+            style=self.config.prompt,
+            turn_is_open=pending != self.vocabulary.end_of_turn_id,
+        )
+        run = self._lay_out(parts, len(times), size_hw)
+        return Run([pending, *run.ids], [(i, offset + 1, grid) for i, offset, grid in run.images])
+
+    def _lay_out(self, parts: list[protocol.Part], num_frames: int, size_hw: tuple[int, ...]) -> Run:
+        v = self.vocabulary
+        grid = v.grid_hw(size_hw[0], size_hw[1], self.config) if num_frames else (0, 0)
+        return lay_out(parts, [grid] * num_frames, v.tokenizer, v.image_token_id, v.merge)
+
+    def _open_with(self, run: Run, clip: Clip | None) -> None:
+        self._feed(run, clip, opens_turn=True)
+
+    def _feed(self, run: Run, clip: Clip | None, *, opens_turn: bool) -> None:
+        positions, next_position = run_positions(self._next_position, run, self.vocabulary.merge)
+        self.action = Feed(run, positions, next_position, clip, opens_turn)
+
+    def _commit(self, feed: Feed) -> None:
+        """Enter what was fed in the trajectory; the pending token at the head of a run is there already."""
+        trajectory = self.trajectory
+        fresh = len(feed.run.ids) - (len(trajectory.ids) - self.num_fed)
+        added = feed.run.ids[len(feed.run.ids) - fresh :]
+        base = self.num_fed
+        trajectory.ids += added
+        trajectory.sampled += [False] * fresh
+        trajectory.logprobs += [0.0] * fresh
+        for axis, row in zip(trajectory.positions, feed.positions, strict=True):
+            axis += row[len(row) - fresh :].tolist()
+        for index, offset, grid in feed.run.images:
+            assert feed.clip is not None
+            num_tokens = (grid[0] // self.vocabulary.merge) * (grid[1] // self.vocabulary.merge)
+            trajectory.visuals.append(Visual(feed.clip.pts_seconds[index], grid, base + offset, num_tokens))
+        self.num_fed += len(feed.run.ids)
+        self._next_position = feed.next_position
+        if feed.opens_turn:
+            trajectory.turns.append(Turn(num_prefilled=len(feed.run.ids)))
+            self._stream = TextStream(self.vocabulary.tokenizer)
+
+    def _finish(self, reason: StopReason) -> None:
+        self.trajectory.stop_reason = reason
+        self.action = Done(reason)

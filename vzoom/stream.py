@@ -1,0 +1,41 @@
+"""Token ids -> text as it comes, without breaking a character that spans tokens."""
+
+from __future__ import annotations
+
+from .layout import Tokenizer
+
+
+class TextStream:
+    """Decodes one turn incrementally: `push` returns the text that became certain with the new token.
+
+    Decoding the whole turn at every token would be quadratic, and decoding each token alone breaks characters and
+    leading spaces; so a short window is decoded with and without the new tokens and the difference is emitted.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        self._context = 0  # start of the window
+        self._emitted = 0  # ids before this are in `text`
+        self.text = ""
+
+    def push(self, token: int) -> str:
+        self._ids.append(token)
+        known = self._decode(self._ids[self._context : self._emitted])
+        text = self._decode(self._ids[self._context :])
+        if text.endswith("�"):  # the last character is not whole yet
+            return ""
+        return self._emit(text[len(known) :])
+
+    def finish(self) -> str:
+        """What was held back for a character that never became whole."""
+        known = self._decode(self._ids[self._context : self._emitted])
+        return self._emit(self._decode(self._ids[self._context :])[len(known) :])
+
+    def _emit(self, new: str) -> str:
+        self._context, self._emitted = self._emitted, len(self._ids)
+        self.text += new
+        return new
+
+    def _decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -1,0 +1,1 @@
+"""Training: `python -m vzoom.train sft tiny --out DIR`."""

@@ -1,0 +1,69 @@
+"""Frames of training videos, drawn once: what the model's processor would make of them, without a file between.
+
+Encoding adds noise that the trainer imitates (`forward.augment`); the evaluation reads real files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from ..world.draw import Painter
+from ..world.spec import WorldConfig, WorldVideo, make_training_video
+
+
+@dataclass(frozen=True)
+class BankedVideo:
+    """frames: uint8 [T, side, side, 3], one every `step_seconds` from 0."""
+
+    number: int
+    video: WorldVideo
+    frames: np.ndarray
+    step_seconds: float
+
+    def index_of(self, seconds: float) -> int:
+        """The row of `frames` at this time. ValueError off the grid or outside."""
+        index = round(seconds / self.step_seconds)
+        if abs(index * self.step_seconds - seconds) > 1e-6 or not 0 <= index < len(self.frames):
+            raise ValueError(f"{seconds} s is not one of {len(self.frames)} frames every {self.step_seconds} s")
+        return index
+
+
+class FrameBank:
+    """Training videos `first` … `first + count - 1` at one frame an event length, drawn when first asked for."""
+
+    def __init__(self, config: WorldConfig, *, side: int, first: int, count: int) -> None:
+        if count < 1:
+            raise ValueError(f"count must be 1 or more, got {count}")
+        self.config, self.side, self.first, self.count = config, side, first, count
+        self._videos: dict[int, BankedVideo] = {}
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: int) -> BankedVideo:
+        if not 0 <= number < self.count:
+            raise IndexError(f"video {number} of {self.count}")
+        if number not in self._videos:
+            video = make_training_video(self.first + number, self.config)
+            step = self.config.event_seconds
+            times = np.arange(0, self.config.duration_seconds, step)
+            self._videos[number] = BankedVideo(number, video, draw_small(video, times.tolist(), self.side), step)
+        return self._videos[number]
+
+    def gather(self, refs: Sequence[tuple[int, int]]) -> np.ndarray:
+        """Frames by (video number, row): uint8 [N, side, side, 3]."""
+        return np.stack([self[number].frames[row] for number, row in refs])
+
+
+def draw_small(video: WorldVideo, times_seconds: Sequence[float], side: int) -> np.ndarray:
+    """Frames at these times, shrunk with Lanczos as the processor does: uint8 [N, side, side, 3]."""
+    painter = Painter(video)
+    frames = []
+    for seconds in times_seconds:
+        image = Image.fromarray(painter.frame(int(seconds * video.config.fps + 1e-6)))
+        frames.append(np.asarray(image.resize((side, side), Image.Resampling.LANCZOS)))
+    return np.stack(frames)

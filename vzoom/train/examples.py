@@ -1,0 +1,185 @@
+"""Training examples: whole conversations of the oracle, and drills that teach one skill of them densely.
+
+Every example is laid out by `protocol` and `layout`, as the engine does it. Only sampled tokens are learned: the
+assistant's turns, not the end of turn that the tool turn puts behind a call, and not a flawed turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..config import ZoomConfig
+from ..layout import Run, Tokenizer, lay_out
+from ..protocol import Image, Part, Text, prompt, tool_turn
+from ..timeline import glance_timestamps, zoom_timestamps
+from ..types import Malformed, ZoomCall
+from ..world.oracle import Flaw, OracleTurn, finding_note, nothing_note, oracle_turns, scene_note
+from ..world.questions import Question, ask
+from .bank import BankedVideo
+
+MERGE = 2
+
+
+@dataclass
+class Example:
+    """ids[i] is learned where learned[i]. frames: (video number, row in the bank) of each image, in order."""
+
+    run: Run = field(default_factory=Run)
+    learned: list[bool] = field(default_factory=list)
+    frames: list[tuple[int, int]] = field(default_factory=list)
+    turn_ends: list[int] = field(default_factory=list)  # index behind each learned turn, for greedy checks
+
+
+class CachedTokenizer:
+    """The same tokens as `tokenizer`, remembered: dialogues repeat a few hundred pieces of text."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._cache: dict[tuple[str, bool], list[int]] = {}
+
+    def encode(self, text: str, *, add_special_tokens: bool = False, split_special_tokens: bool = False) -> list[int]:
+        key = (text, split_special_tokens)
+        if key not in self._cache:
+            self._cache[key] = self._tokenizer.encode(
+                text, add_special_tokens=add_special_tokens, split_special_tokens=split_special_tokens
+            )
+        return self._cache[key]
+
+    def decode(self, ids: Sequence[int], **kwargs: Any) -> str:
+        return self._tokenizer.decode(ids, **kwargs)
+
+    def convert_tokens_to_ids(self, token: str) -> int:
+        return self._tokenizer.convert_tokens_to_ids(token)
+
+
+class Builder:
+    """Makes examples from banked videos. side: of a frame in pixels; rng: owned by the caller."""
+
+    def __init__(self, tokenizer: Tokenizer, config: ZoomConfig, *, side: int, rng: np.random.Generator) -> None:
+        self.tokenizer, self.config, self.rng = CachedTokenizer(tokenizer), config, rng
+        self.grid = (side // 14, side // 14)
+        self.image_token = tokenizer.convert_tokens_to_ids("<|image_pad|>")
+
+    # ------------------------------------------------------------ whole conversations
+
+    def conversation(
+        self, banked: BankedVideo, *, max_zooms: int, flaw: Flaw = "none", family: str = "which", glance: bool = True
+    ) -> Example:
+        """The oracle's game. glance=False leaves the overview out and learns nothing before the first clip."""
+        question = ask(banked.video, family, self.rng)
+        turns = oracle_turns(banked.video, question, self.config, max_zooms=max_zooms, rng=self.rng, flaw=flaw)
+        example = Example()
+        self._prompt(example, banked, question.text, max_zooms, glance=glance)
+        for number, turn in enumerate(turns):
+            self._assistant(example, turn.text, learned=not turn.flawed and (glance or number > 0))
+            if isinstance(turn.outcome, ZoomCall):
+                self._clip(example, banked, turn.outcome, zooms_left=max_zooms - number - 1)
+        return example
+
+    # ------------------------------------------------------------ drills
+
+    def captions(self, banked: BankedVideo, *, count: int) -> Example:
+        """Single frames, each followed by its scene's colour and its shape or "No shape"."""
+        example, video = Example(), banked.video
+        for _ in range(count):
+            if video.events and self.rng.random() < 0.6:
+                row = banked.index_of(video.events[int(self.rng.integers(len(video.events)))].start_seconds)
+            else:
+                row = int(self.rng.integers(len(banked.frames)))
+            seconds = row * banked.step_seconds
+            scene = next(s for s in video.scenes if s.start_seconds <= seconds < s.end_seconds)
+            shown = [e.shape for e in video.events if e.start_seconds <= seconds < e.end_seconds]
+            words = f"I see a {shown[0]}" if shown else "No shape"
+            self._frames(example, banked, [seconds])
+            self._assistant(example, f" {scene.colour}\n{words}", learned=True)
+        return example
+
+    def scenes(self, banked: BankedVideo) -> Example:
+        """A glance, then where every scene begins and ends, in random order: many look-ups for one overview."""
+        example = Example()
+        question = ask(banked.video, "which", self.rng)
+        self._prompt(example, banked, question.text, self.config.max_zooms)
+        self._assistant(example, "<think>", learned=False)
+        for i in self.rng.permutation(len(banked.video.scenes)):
+            scene = banked.video.scenes[int(i)]
+            head, _, tail = scene_note(scene.colour, scene.start_seconds, scene.end_seconds).partition(" from")
+            self._assistant(example, (" " if example.turn_ends else "") + head, learned=False)
+            self._assistant(example, " from" + tail, learned=True)
+        return example
+
+    def reading(self, banked: BankedVideo, *, nothing: float) -> Example:
+        """A question and one short clip: what is in it and which letter that is, or that nothing is seen.
+
+        nothing: how often the clip misses the event.
+        """
+        video = banked.video
+        question = ask(video, "which", self.rng)
+        (start, _), step = question.evidence[0], banked.step_seconds
+        event = next(e for e in video.events if e.start_seconds == start)
+        length = int(self.rng.integers(4, self.config.zoom_max_frames + 1))
+        first, last = (round(t / step) for t in question.search[0])
+        length = min(length, last - first)
+        hit = [r for r in range(first, last - length + 1) if r <= start / step < r + length]
+        missed = [r for r in range(first, last - length + 1) if r not in hit]
+        rows = missed if missed and self.rng.random() < nothing else hit
+        begin = int(self.rng.choice(rows))
+        clip = ZoomCall(begin * step, (begin + length) * step, 1 / step)
+        example = Example()
+        self._prompt(example, banked, question.text, self.config.max_zooms, glance=False)
+        self._assistant(example, "<think></think>", learned=False)
+        self._clip(example, banked, clip, zooms_left=self.config.max_zooms - 1)
+        if rows is hit:
+            text = f"<think>{finding_note([event], question.answer_letter)}</think><answer>{question.answer_letter}</answer>"
+        else:
+            text = f"<think>{nothing_note(clip.start_seconds, clip.end_seconds)}</think><video_zoom>"
+        self._assistant(example, text, learned=True)
+        return example
+
+    # ------------------------------------------------------------ pieces
+
+    def _prompt(self, example: Example, banked: BankedVideo, text: str, max_zooms: int, *, glance: bool = True) -> None:
+        info = banked.video.info()
+        times = glance_timestamps(info, self.config) if glance else []
+        parts = prompt(
+            text, info, times, max_zooms=max_zooms, zoom_max_frames=self.config.zoom_max_frames, style=self.config.prompt
+        )
+        self._add(example, parts, banked, times)
+
+    def _clip(self, example: Example, banked: BankedVideo, call: ZoomCall, *, zooms_left: int) -> None:
+        times = zoom_timestamps(call, banked.video.info(), self.config)
+        if isinstance(times, Malformed):
+            raise ValueError(f"the oracle's own call is malformed: {times}")
+        self._add(example, tool_turn(times, "", zooms_left=zooms_left, style=self.config.prompt), banked, times)
+
+    def _frames(self, example: Example, banked: BankedVideo, times: Sequence[float]) -> None:
+        parts: list[Part] = []
+        for i, t in enumerate(times):
+            parts += [Text(f"{t:.2f}s<|vision_start|>"), Image(i), Text("<|vision_end|>")]
+        self._add(example, parts, banked, times)
+
+    def _assistant(self, example: Example, text: str, *, learned: bool) -> None:
+        self._add(example, [Text(text)], None, [], learned=learned)
+        if learned:
+            example.turn_ends.append(len(example.run.ids))
+
+    def _add(
+        self,
+        example: Example,
+        parts: Sequence[Part],
+        banked: BankedVideo | None,
+        times: Sequence[float],
+        *,
+        learned: bool = False,
+    ) -> None:
+        piece = lay_out(parts, [self.grid] * len(times), self.tokenizer, self.image_token, MERGE)
+        offset = len(example.run.ids)
+        for index, start, grid in piece.images:
+            example.run.images.append((len(example.frames), offset + start, grid))
+            assert banked is not None
+            example.frames.append((banked.number, banked.index_of(times[index])))
+        example.run.ids += piece.ids
+        example.learned += [learned] * len(piece.ids)

@@ -1,0 +1,41 @@
+"""Muon for the matrices, AdamW for embeddings, norms, biases and the patch kernel."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class TwoOptimizers:
+    """Steps both; `set_lr` scales both from their base rates."""
+
+    def __init__(self, model: nn.Module, *, muon_lr: float, adam_lr: float) -> None:
+        embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+        matrices, rest = [], []
+        for parameter in model.parameters():  # a tied head comes once
+            is_matrix = parameter.ndim == 2 and id(parameter) not in embeddings
+            (matrices if is_matrix else rest).append(parameter)
+        self.muon = torch.optim.Muon(matrices, lr=muon_lr, weight_decay=0.05)
+        self.adam = torch.optim.AdamW(rest, lr=adam_lr, betas=(0.9, 0.98), weight_decay=0.0)
+        self._parameters = matrices + rest
+
+    def set_lr(self, *, muon_lr: float, adam_lr: float) -> None:
+        for optimizer, lr in ((self.muon, muon_lr), (self.adam, adam_lr)):
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+
+    def step(self, *, max_norm: float = 1.0) -> float:
+        """Clip the gradient's norm, step, clear. Returns the norm before clipping."""
+        norm = float(nn.utils.clip_grad_norm_(self._parameters, max_norm))
+        self.muon.step()
+        self.adam.step()
+        self.muon.zero_grad(set_to_none=True)
+        self.adam.zero_grad(set_to_none=True)
+        return norm
+
+    def state_dict(self) -> dict[str, dict]:
+        return {"muon": self.muon.state_dict(), "adam": self.adam.state_dict()}
+
+    def load_state_dict(self, state: dict[str, dict]) -> None:
+        self.muon.load_state_dict(state["muon"])
+        self.adam.load_state_dict(state["adam"])

@@ -1,0 +1,88 @@
+"""What an SFT run does, as data: stages of mixed examples with their learning rates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from ..config import ZoomConfig
+from ..world.spec import WorldConfig
+
+
+@dataclass(frozen=True)
+class Stage:
+    """mix: how often each kind of batch comes (weights). Rates are peaks: warm-up, then cosine to a tenth."""
+
+    name: str
+    steps: int
+    mix: Mapping[str, float]
+    muon_lr: float = 0.012
+    adam_lr: float = 2.5e-3
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """batch_sizes: rows of a batch of each kind. side: of a frame in pixels. num_videos: distinct training videos."""
+
+    name: str
+    stages: tuple[Stage, ...]
+    zoom: ZoomConfig
+    world: WorldConfig = field(default_factory=WorldConfig)
+    side: int = 56
+    num_videos: int = 1000
+    batch_sizes: Mapping[str, int] = field(
+        default_factory=lambda: {"captions": 24, "scenes": 8, "reading": 16, "later": 14, "whole": 12}
+    )
+    questions_per_video: int = 3
+    nothing: float = 0.4
+    flaw_rate: float = 0.2
+    seed: int = 0
+    check_every: int = 50
+    save_every: int = 100
+
+    @property
+    def num_steps(self) -> int:
+        return sum(stage.steps for stage in self.stages)
+
+    def scaled(self, num_steps: int) -> Recipe:
+        """The same stages in about `num_steps` steps, each at least one."""
+        if num_steps < len(self.stages):
+            raise ValueError(f"{num_steps} steps are fewer than the {len(self.stages)} stages of {self.name}")
+        factor = num_steps / self.num_steps
+        return replace(self, stages=tuple(replace(s, steps=max(1, round(s.steps * factor))) for s in self.stages))
+
+    def at(self, step: int, *, warmup: int = 15) -> tuple[Stage, float]:
+        """The stage of a step and the factor on its learning rates."""
+        begin = 0
+        for stage in self.stages:
+            if step < begin + stage.steps:
+                inside = step - begin
+                cosine = 0.1 + 0.45 * (1 + math.cos(math.pi * inside / stage.steps))
+                return stage, cosine * min(1.0, (inside + 1) / warmup)
+            begin += stage.steps
+        raise ValueError(f"step {step} is behind the last of {self.num_steps}")
+
+
+def tiny() -> Recipe:
+    """The embedded model: captions, then drills, then whole conversations."""
+    return Recipe(
+        name="tiny",
+        zoom=ZoomConfig(
+            prompt="brief",
+            min_pixels=56 * 56,
+            max_pixels=56 * 56,
+            max_new_tokens=64,
+            max_total_tokens=2048,
+            answer_reserve=64,
+        ),
+        stages=(
+            Stage("captions", 250, {"captions": 1}),
+            Stage("drills", 600, {"captions": 1, "scenes": 3, "reading": 3}),
+            Stage("mixed", 300, {"captions": 1, "scenes": 2, "reading": 2, "later": 2, "whole": 3}),
+            Stage("whole", 600, {"later": 1, "reading": 1, "whole": 8}, muon_lr=0.008, adam_lr=1.5e-3),
+        ),
+    )
+
+
+RECIPES = {"tiny": tiny}

@@ -1,0 +1,175 @@
+"""The SFT loop: batches from the recipe's mix, one loss, checks on held-out videos, checkpoints to go on from.
+
+Every step draws from its own generator (seed, step), so a run that was stopped and resumed sees the same batches.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..world.oracle import Flaw
+from .bank import FrameBank
+from .examples import Builder, Example
+from .forward import augment, collate, learned_logits
+from .optim import TwoOptimizers
+from .recipe import Recipe
+from .tiny_model import build_model
+from .tokenizer import build_tokenizer
+
+_CHECK_VIDEOS = 40
+_STATE = "trainer.pt"
+
+
+class SFT:
+    """One run. `out`: folder for trainer.pt (to resume) and log.jsonl."""
+
+    def __init__(self, recipe: Recipe, out: Path, *, say: Callable[[str], None] = print) -> None:
+        self.recipe, self.out, self.say = recipe, out, say
+        self.tokenizer = build_tokenizer()
+        self.model: Any = build_model(self.tokenizer, seed=recipe.seed)
+        self.optimizers = TwoOptimizers(self.model, muon_lr=0.0, adam_lr=0.0)
+        self.bank = FrameBank(recipe.world, side=recipe.side, first=_CHECK_VIDEOS, count=recipe.num_videos)
+        self.check_bank = FrameBank(recipe.world, side=recipe.side, first=0, count=_CHECK_VIDEOS)
+        self.pad = self.tokenizer.convert_tokens_to_ids("<|endoftext|>")
+        self.step = 0
+        self.trained_seconds = 0.0
+
+    # ------------------------------------------------------------ running
+
+    def run(self, *, minutes: float | None = None) -> bool:
+        """Train to the recipe's end, or for `minutes`. True when the end was reached."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        started, before, first_step = time.perf_counter(), self.trained_seconds, self.step
+        losses: list[float] = []
+        while self.step < self.recipe.num_steps:
+            elapsed = time.perf_counter() - started
+            if minutes is not None and elapsed > 60 * minutes:
+                self.save()
+                return False
+            kind, loss = self.train_step()
+            losses.append(loss)
+            self.trained_seconds = before + time.perf_counter() - started
+            done = self.step == self.recipe.num_steps
+            if self.step % 10 == 0 or done:
+                pace = (time.perf_counter() - started) / (self.step - first_step)
+                stage, factor = self.recipe.at(self.step - 1)
+                self.say(
+                    f"step {self.step}/{self.recipe.num_steps} {stage.name} loss {np.mean(losses):.3f} "
+                    f"lr x{factor:.2f} {pace:.2f} s/step, {pace * (self.recipe.num_steps - self.step) / 60:.1f} min left"
+                )
+                self._log({"step": self.step, "stage": stage.name, "loss": float(np.mean(losses))})
+                losses = []
+            if self.step % self.recipe.check_every == 0 or done:
+                figures = self.check()
+                self.say("  check " + " ".join(f"{k} {v:.3f}" for k, v in figures.items()))
+                self._log({"step": self.step, "seconds": round(self.trained_seconds, 1), **figures})
+            if self.step % self.recipe.save_every == 0 or done:
+                self.save()
+        return True
+
+    def train_step(self) -> tuple[str, float]:
+        """One batch, one update. Returns the kind of batch and its loss."""
+        recipe = self.recipe
+        rng = np.random.default_rng((recipe.seed, self.step))
+        stage, factor = recipe.at(self.step)
+        weights = np.array(list(stage.mix.values()), dtype=float)
+        kind = str(rng.choice(list(stage.mix), p=weights / weights.sum()))
+        batch = collate(self.examples(kind, rng), self.bank, pad_token=self.pad)
+        self.model.train()
+        logits = learned_logits(self.model, batch, augment(batch.frames_F, rng))
+        loss = F.cross_entropy(logits, batch.targets_S)
+        loss.backward()
+        self.optimizers.set_lr(muon_lr=stage.muon_lr * factor, adam_lr=stage.adam_lr * factor)
+        self.optimizers.step()
+        self.step += 1
+        return kind, float(loss.detach())
+
+    def examples(self, kind: str, rng: np.random.Generator) -> list[Example]:
+        """A batch of one kind; several questions share a video, so its frames are encoded once."""
+        builder = self._builder(rng)
+        count, share = self.recipe.batch_sizes[kind], self.recipe.questions_per_video
+        numbers = rng.integers(len(self.bank), size=-(-count // share))
+        return [self._example(kind, builder, self.bank, int(numbers[i // share])) for i in range(count)]
+
+    def _example(self, kind: str, builder: Builder, bank: FrameBank, number: int) -> Example:
+        rng, banked = builder.rng, bank[number]
+        if kind == "captions":
+            return builder.captions(banked, count=8)
+        if kind == "scenes":
+            return builder.scenes(banked)
+        if kind == "reading":
+            return builder.reading(banked, nothing=self.recipe.nothing)
+        if kind not in ("later", "whole"):
+            raise ValueError(f"unknown kind of example {kind!r}")
+        flaw: Flaw = "none"
+        if rng.random() < self.recipe.flaw_rate:
+            flaw = "shifted" if rng.random() < 0.6 else "elsewhere"
+        if kind == "later":
+            return builder.conversation(banked, max_zooms=self.recipe.zoom.max_zooms, flaw=flaw, glance=False)
+        max_zooms = int(rng.choice([0, 1, 2, 3, 4], p=[0.06, 0.06, 0.08, 0.1, 0.7]))
+        return builder.conversation(banked, max_zooms=max_zooms, flaw=flaw)
+
+    def _builder(self, rng: np.random.Generator) -> Builder:
+        return Builder(self.tokenizer, self.recipe.zoom, side=self.recipe.side, rng=rng)
+
+    # ------------------------------------------------------------ checks
+
+    @torch.no_grad()
+    def check(self) -> dict[str, float]:
+        """Per kind, on videos that are never trained on: how many turns the model would write greedily as the oracle."""
+        self.model.eval()
+        figures = {}
+        for kind in ("captions", "scenes", "reading", "whole"):
+            rng = np.random.default_rng(0)
+            builder = self._builder(rng)
+            examples = [
+                builder.conversation(self.check_bank[n], max_zooms=self.recipe.zoom.max_zooms)
+                if kind == "whole"
+                else self._example(kind, builder, self.check_bank, n)
+                for n in range(min(_CHECK_VIDEOS, 2 * self.recipe.batch_sizes[kind]))
+            ]
+            batch = collate(examples, self.check_bank, pad_token=self.pad)
+            right = learned_logits(self.model, batch, batch.frames_F).argmax(-1) == batch.targets_S
+            wrong_turns = torch.unique(batch.turn_S[~right])
+            figures[kind] = 1 - len(wrong_turns) / len(torch.unique(batch.turn_S))
+        return figures
+
+    # ------------------------------------------------------------ state
+
+    def save(self) -> None:
+        """Write trainer.pt in one move, so a stop in the middle leaves the old one whole."""
+        state = {
+            "recipe": repr(self.recipe),
+            "step": self.step,
+            "trained_seconds": self.trained_seconds,
+            "model": self.model.state_dict(),
+            "optimizers": self.optimizers.state_dict(),
+        }
+        part = self.out / (_STATE + ".part")
+        torch.save(state, part)
+        os.replace(part, self.out / _STATE)
+
+    def resume(self) -> None:
+        """Go on from trainer.pt. ValueError where it is missing or of another recipe."""
+        path = self.out / _STATE
+        if not path.exists():
+            raise ValueError(f"nothing to resume: {path} does not exist")
+        state = torch.load(path, weights_only=True)
+        if state["recipe"] != repr(self.recipe):
+            raise ValueError(f"{path} is of another recipe:\n{state['recipe']}\nnot\n{self.recipe!r}")
+        self.model.load_state_dict(state["model"])
+        self.optimizers.load_state_dict(state["optimizers"])
+        self.step, self.trained_seconds = state["step"], state["trained_seconds"]
+
+    def _log(self, row: dict[str, Any]) -> None:
+        with (self.out / "log.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")

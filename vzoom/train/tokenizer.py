@@ -1,0 +1,97 @@
+"""A small byte-level BPE tokenizer that knows the world's words: any text encodes, the world's text is short.
+
+An integer up to 127, the ".50s" of a frame's label and the fixed part of a call are one token each, so the time that
+a label shows and the time that a call asks for are the same token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..config import ZoomConfig
+from ..protocol import Text, prompt, tool_turn
+from ..timeline import glance_timestamps
+from ..world.oracle import oracle_turns
+from ..world.questions import FAMILIES, ask, config_for
+from ..world.spec import COLOURS, SHAPES, make_training_video
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+SPECIAL = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+TAGS = tuple(
+    tag for name in ("think", "video_zoom", "answer", "tool_response") for tag in (f"<{name}>", f"</{name}>")
+)
+_LARGEST_INTEGER = 127
+_SPLIT = r"""\{"segment": \[|\], "fps": |\.\d\ds|\.\d+|\d{1,3}| ?\p{L}+|\n|[^\S\n]+| ?[^\s\p{L}\p{N}]"""
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """Train it on the dialogues of every family; the same tokenizer every time."""
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=4096,  # never reached: every word of the world becomes one token
+        min_frequency=2,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator(_texts(), trainer)
+    core.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    core.add_tokens([AddedToken(token, special=False, normalized=False) for token in TAGS])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=list(SPECIAL[3:]),
+        clean_up_tokenization_spaces=False,
+        model_max_length=32768,
+    )
+
+
+def _texts() -> Iterator[str]:
+    """Every word of the world at least twice, and enough dialogues for the rest."""
+    numbers = range(_LARGEST_INTEGER + 1)
+    for _ in range(2):
+        yield from (str(n) for n in numbers)
+        yield from (f".{n:02d}s" for n in range(100))
+        yield from (f".{n}" for n in (1, 12, 2, 25, 3, 38, 4, 5, 6, 62, 7, 75, 8, 88, 9))
+        yield from (f" {word} {word}" for word in (*COLOURS, *SHAPES))
+        yield "That is red."
+    config, rng = ZoomConfig(prompt="brief"), np.random.default_rng(0)
+    for index in range(200):
+        family = FAMILIES[index % len(FAMILIES)]
+        video = make_training_video(index, config_for(family))
+        question = ask(video, family, rng)
+        for max_zooms in (0, 4):
+            times = glance_timestamps(video.info(), config)
+            parts = prompt(question.text, video.info(), times, max_zooms=max_zooms, zoom_max_frames=16, style="brief")
+            parts += tool_turn(times, "", zooms_left=max_zooms, style="brief")
+            flaw = "elsewhere" if index % 2 else "none"
+            turns = oracle_turns(video, question, config, max_zooms=max_zooms, rng=rng, flaw=flaw)
+            texts = [part.text for part in parts if isinstance(part, Text)] + [turn.text for turn in turns]
+            for text in texts:
+                for tag in (*SPECIAL, *TAGS):
+                    text = text.replace(tag, "\n")
+                yield text

@@ -1,0 +1,149 @@
+"""What every reader of a video promises, and the errors that it may raise.
+
+Times are seconds from the first displayed frame; ticks are whole steps of the stream's time base from there.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from ..types import Clip, VideoInfo
+
+
+class VideoError(ValueError):
+    """This path is not a video that can be read; the text is one line for the user."""
+
+
+class VideoReadError(VideoError):
+    """The video was opened, but frames that were asked for cannot be had: nothing decodes there, or it took too long."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One displayed frame. It is the answer to every time from `pts_ticks` to just before `end_ticks`.
+
+    image is uint8 [H, W, 3] RGB, upright. `is_last`: nothing after it can be decoded, so that it is also the
+    (clamped) answer to every later time.
+    """
+
+    image: np.ndarray
+    index: int
+    pts_ticks: int
+    end_ticks: int
+    is_last: bool
+
+    def answers(self, ticks: int) -> bool:
+        """Whether this is the frame on display at `ticks`."""
+        return self.pts_ticks <= ticks and (self.is_last or ticks < self.end_ticks)
+
+
+class Budget:
+    """A limit on time and packets for one request, so that no file can make the caller wait for ever."""
+
+    def __init__(self, path: str, *, deadline_seconds: float, max_packets: int) -> None:
+        self._path, self._deadline_seconds, self._max_packets = path, deadline_seconds, max_packets
+        self.restart()
+
+    def restart(self) -> None:
+        """A new request begins."""
+        self._end = time.monotonic() + self._deadline_seconds
+        self._packets = 0
+
+    def spend_packet(self) -> None:
+        """Count one packet. VideoReadError where that is one too many, or the time is over."""
+        self._packets += 1
+        if self._packets > self._max_packets:
+            raise VideoReadError(f"{self._path}: gave up after {self._max_packets} packets; raise max_packets")
+        if time.monotonic() > self._end:
+            raise VideoReadError(f"{self._path}: gave up after {self._deadline_seconds:g} s; raise deadline_seconds")
+
+
+class VideoReader(ABC):
+    """An open video. `frames_at` may be called from several threads; they take turns.
+
+    `tick_seconds` is the stream's time base, `backend` names the implementation, `file_key` the file and its version.
+    """
+
+    info: VideoInfo
+    backend: str
+    file_key: tuple[str, int, int]
+    tick_seconds: Fraction
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def frames_at(self, timestamps: Sequence[float]) -> Clip:
+        """The frames on display at `timestamps` (seconds), each once, in the order in which they were first asked for.
+
+        The frame at t is the last one with pts <= t + half a tick. Times at or past the end give the last decodable
+        frame, flagged in `Clip.clamped`. ValueError: no times, or one that is negative or not finite.
+        VideoReadError: no frame can be decoded there, or the reader's budget ran out.
+        """
+        ticks = [self.to_ticks(t) for t in timestamps]
+        return make_clip(ticks, self.read(ticks), self.tick_seconds)
+
+    def read(self, ticks: Sequence[int]) -> list[Frame]:
+        """For each of `ticks` (any order) the frame on display then; one object where several fall on one frame."""
+        if not ticks:
+            raise ValueError("no timestamps: ask for at least one frame")
+        wanted = sorted(set(ticks))
+        with self._lock:
+            if self._closed:
+                raise VideoReadError(f"{self.info.path}: the reader is closed")
+            found = dict(zip(wanted, self._read(wanted), strict=True))
+        return [found[t] for t in ticks]
+
+    def to_ticks(self, seconds: float) -> int:
+        """`seconds` rounded to the nearest tick, halves up, so that pts <= t + half a tick is pts_ticks <= result."""
+        if not (math.isfinite(seconds) and seconds >= 0):
+            raise ValueError(f"a timestamp must be finite and 0 or more, got {seconds!r} s")
+        return math.floor(seconds * self.tick_seconds.denominator / self.tick_seconds.numerator + 0.5)
+
+    @abstractmethod
+    def _read(self, ticks: list[int]) -> list[Frame]:
+        """`read` for strictly increasing ticks, under the lock."""
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Let go of the file, under the lock."""
+
+    def close(self) -> None:
+        """Close the file. May be called twice; reading afterwards raises VideoReadError."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def make_clip(ticks: Sequence[int], frames: Sequence[Frame], tick_seconds: Fraction) -> Clip:
+    """The clip of `frames[i]`, the answer to `ticks[i]`; a frame that answers several times is given once."""
+    chosen: dict[int, Frame] = {}
+    clamped: dict[int, bool] = {}
+    for at, frame in zip(ticks, frames, strict=True):
+        chosen.setdefault(frame.index, frame)
+        clamped[frame.index] = clamped.get(frame.index, False) or (frame.is_last and at >= frame.end_ticks)
+    return Clip(
+        frames=np.stack([frame.image for frame in chosen.values()]),
+        pts_seconds=tuple(float(frame.pts_ticks * tick_seconds) for frame in chosen.values()),
+        frame_indices=tuple(chosen),
+        clamped=tuple(clamped.values()),
+    )

@@ -1,0 +1,169 @@
+"""The reader on PyAV: seek to the keyframe before, decode forward, hand out exactly the frame on display."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Sequence
+
+import av.error
+from av.video.frame import VideoFrame
+
+from ..types import VideoInfo
+from .base import Budget, Frame, VideoError, VideoReader, VideoReadError
+from .index import build_index, packet_ticks
+from .picture import Orientation, orientation, to_rgb
+from .run import Run, VideoPacket
+from .source import Source, file_key
+
+# Only these tell reliably which frames no other frame refers to.
+_SKIPPABLE_CODECS = frozenset({"h264", "hevc"})
+
+
+class Decoding:
+    """The decoder at work on a run: frames in display order, each once.
+
+    With `skip`, frames that nobody asked for and no other frame refers to are not decoded; `skipped` tells whether
+    that happened. `current` is the frame that was displayed last.
+    """
+
+    def __init__(self, source: Source, run: Run, *, reorder_depth: int, skip: bool) -> None:
+        self.run = run
+        self.skipped = False
+        self.current: VideoFrame | None = None
+        self._codec = source.stream.codec_context
+        self._codec.flush_buffers()
+        # A flush may forget how far frames are reordered, and a decoder that does not know drops B-frames.
+        self._codec.reorder_depth = max(reorder_depth, self._codec.reorder_depth)
+        self._skip = skip
+        self._ready: deque[VideoFrame] = deque()
+        self._drained = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether the decoder has nothing more to give behind `current`."""
+        return self._drained and not self._ready
+
+    def advance(self, ticks: int, wanted: int | None) -> VideoFrame | None:
+        """Decode until `current` is the frame at `wanted`, or the last that can be decoded with pts <= ticks."""
+        while self.current is None or self.current.pts != wanted:
+            if not self._ready and not self._decode_more(wanted):
+                break
+            if self._ready:
+                if frame_ticks(self._ready[0]) > ticks:
+                    break
+                self.current = self._ready.popleft()
+        return self.current
+
+    def first(self) -> VideoFrame | None:
+        """The first frame that comes out; it stays ready."""
+        while not self._ready and self._decode_more(None):
+            pass
+        return self._ready[0] if self._ready else None
+
+    def _decode_more(self, wanted: int | None) -> bool:
+        """Give the decoder one packet, or the end of the file; False where it has had that already."""
+        if self._drained:
+            return False
+        if self.run.queue or self.run.pull():
+            packet = self.run.queue.popleft()
+            ticks = packet_ticks(packet)
+            unwanted = self._skip and wanted is not None and ticks is not None and ticks < wanted
+            self._codec.skip_frame = "NONREF" if unwanted else "DEFAULT"
+            self.skipped |= unwanted
+            self._take(packet)
+        else:
+            self._drained = True
+            self._take(None)
+        return True
+
+    def _take(self, packet: VideoPacket | None) -> None:
+        try:
+            frames = self._codec.decode(packet)
+        except av.error.FFmpegError:
+            return  # a damaged packet: the frame on display is then the last good one before it
+        for frame in frames:
+            if frame.pts is None:
+                frame.pts = frame.dts
+            # Pictures that lead an open group refer to the group before it, which this run has not seen.
+            leading = self.run.key > 0 and frame.pts is not None and frame.pts < self.run.key_pts
+            if frame.pts is not None and not frame.is_corrupt and not leading:
+                self._ready.append(frame)
+
+
+def frame_ticks(frame: VideoFrame) -> int:
+    """When the frame is displayed; `Decoding` lets none through that does not say."""
+    assert frame.pts is not None
+    return frame.pts
+
+
+class PyAVReader(VideoReader):
+    """See `open_video`. One decoding thread unless asked for more, and nothing decodes between calls."""
+
+    backend = "pyav"
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, num_threads: int, deadline_seconds: float, max_packets: int
+    ) -> None:
+        super().__init__()
+        self.file_key = file_key(path)
+        self._budget = Budget(os.fspath(path), deadline_seconds=deadline_seconds, max_packets=max_packets)
+        self._source = Source(path, num_threads=num_threads, timeout_seconds=deadline_seconds)
+        try:
+            self._open()
+        except VideoError:
+            self._source.close()
+            raise
+
+    def _open(self) -> None:
+        source = self._source
+        assert source.stream.time_base is not None  # checked when the source was opened
+        self.tick_seconds = source.stream.time_base
+        self._reorder_depth = source.stream.codec_context.reorder_depth
+        self._index = build_index(source, self._budget)
+        self._decoding = self._start(0, skip=False)
+        frame = self._decoding.first()
+        if frame is None:
+            raise VideoError(f"{source.path}: no frame of its {source.stream.codec_context.name} stream can be decoded")
+        self._first_ticks = frame_ticks(frame)
+        self._first_ordinal = self._decoding.run.ordinal(self._first_ticks)
+        self._width, self._height, self._turned = frame.width, frame.height, orientation(frame)
+        width, height = self._turned.size(frame.width, frame.height)
+        self.info = VideoInfo(
+            path=source.path,
+            duration_seconds=float(max(1, self._index.end_ticks - self._first_ticks) * self.tick_seconds),
+            fps=self._index.fps,
+            width=width,
+            height=height,
+        )
+
+    def _start(self, key: int, *, skip: bool) -> Decoding:
+        run = Run(self._source, self._index, key, self._budget)
+        source = self._source  # its stream may be a new one after the seek
+        skip = skip and source.stream.codec_context.name in _SKIPPABLE_CODECS
+        return Decoding(source, run, reorder_depth=self._reorder_depth, skip=skip)
+
+    def _read(self, ticks: list[int]) -> list[Frame]:
+        self._budget.restart()
+        absolute = [t + self._first_ticks for t in ticks]
+        found: list[Frame] = []
+        while len(found) < len(absolute):
+            key = self._index.before(absolute[len(found)])
+            group = [t for t in absolute[len(found) :] if self._index.before(t) == key]
+            found += self._read_group(key, group)
+        return found
+
+    def _read_group(self, key: int, group: Sequence[int]) -> list[Frame]:
+        """The frames on display at `group` (increasing), decoding from keyframe `key` or from where we are."""
+        found: list[Frame] = []
+        decoding = self._decoding
+        # Going on is cheaper than going back to the keyframe, and possible when nothing asked for has gone by.
+        if decoding.run.key != key or (decoding.current is not None and frame_ticks(decoding.current) > group[0]):
+            decoding = self._decoding = self._start(key, skip=True)
+        for ticks in group:
+            frame = self._frame_at(ticks)
+            if frame is None:
+                # Before the first frame that decodes from here: a pts below the keyframe's, or a gradual refresh.
+                frame = self._read_before(key, ticks)
+            found.append(frame)
+        return found

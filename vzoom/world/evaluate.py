@@ -1,0 +1,118 @@
+"""How well a model does on fresh world questions: right answers, and whether it saw what proves them."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+import numpy as np
+
+from .questions import LETTERS, Question, ask_questions, config_for, is_hit
+from .spec import WorldConfig, make_video
+from .video import render
+
+if TYPE_CHECKING:
+    from ..result import Result
+    from ..zoomer import Zoomer
+
+_BATCH = 16  # videos on disk and conversations in memory at once
+
+
+def evaluate(
+    zoomer: Zoomer,
+    family: str,
+    num_questions: int,
+    seed: int,
+    *,
+    max_zooms: int | None = None,
+    config: WorldConfig | None = None,
+    cache_dir: str | Path | None = None,
+    max_sessions: int = 8,
+) -> dict[str, Any]:
+    """Draw `num_questions` fresh videos and questions from `seed`, render, ask greedily and score.
+
+    One question a video. max_zooms: None is the model's own limit, 0 is the no-zoom baseline. config: another
+    difficulty. cache_dir: where rendered videos are kept and found again; without it they are removed.
+    Returns {family, seed, n, max_zooms, chance, accuracy, hit_rate, correct_and_hit, correct_without_hit, answered,
+    mean_zooms, mean_frames, seconds}; hit_rate, correct_and_hit, correct_without_hit and answered are fractions of n.
+    """
+    if num_questions < 1:
+        raise ValueError(f"num_questions must be 1 or more, got {num_questions}")
+    started = time.perf_counter()
+    config = config_for(family, config)
+    seeds = question_seeds(seed, num_questions)
+    scores: list[dict[str, float]] = []
+    for begin in range(0, num_questions, _BATCH):
+        with _folder(cache_dir) as folder:
+            jobs: list[tuple[Path, Question]] = []
+            for one in seeds[begin : begin + _BATCH]:
+                video = make_video(one, config)
+                path = folder / f"world-{one}-{crc32(repr(config).encode()):08x}.mp4"
+                if not path.exists():
+                    render(video, path)
+                jobs.append((path, ask_questions(video, family, one)))
+            results = zoomer.ask_many(
+                [(path, question.text) for path, question in jobs], max_zooms=max_zooms, max_sessions=max_sessions
+            )
+        scores += [score(result, question) for result, (_, question) in zip(results, jobs, strict=True)]
+    mean = {name: float(np.mean([s[name] for s in scores])) for name in scores[0]}
+    return {
+        "family": family,
+        "seed": seed,
+        "n": num_questions,
+        "max_zooms": zoomer.config.max_zooms if max_zooms is None else max_zooms,
+        **{name: round(value, 4) for name, value in mean.items()},
+        "seconds": round(time.perf_counter() - started, 2),
+    }
+
+
+def question_seeds(seed: int, num_questions: int) -> list[int]:
+    """The public seeds of an evaluation's videos: distinct for each question, and another set for each `seed`."""
+    return [int(s) for s in np.random.SeedSequence(seed).generate_state(num_questions, np.uint64)]
+
+
+def score(result: Result, question: Question) -> dict[str, float]:
+    """One result against its question, every figure 0 or 1 except the means' zooms, frames and chance."""
+    correct = letter_of(result.answer, question) == question.answer_letter
+    hit = is_hit(question.evidence, [t for turn in result.trajectory.zooms for t in turn.pts_seconds])
+    return {
+        "chance": question.chance,
+        "accuracy": float(correct),
+        "hit_rate": float(hit),
+        "correct_and_hit": float(correct and hit),
+        "correct_without_hit": float(correct and not hit),
+        "answered": float(result.answer is not None),
+        "mean_zooms": float(len(result.trajectory.zooms)),
+        "mean_frames": float(result.trajectory.num_frames),
+    }
+
+
+_LETTER = re.compile(rf"\(?([{LETTERS}{LETTERS.lower()}])\)?(?:[.:)]?\s.*|[.:)]?)", re.DOTALL)
+
+
+def letter_of(answer: str | None, question: Question) -> str | None:
+    """The option letter that an answer names: "B", "(b)", "B: star", or the option's own text; None for others."""
+    if answer is None:
+        return None
+    text = answer.strip().rstrip(".")
+    for letter, option in zip(LETTERS, question.options, strict=False):
+        if text.lower() == option.lower():
+            return letter
+    named = _LETTER.fullmatch(text)
+    return named.group(1).upper() if named else None
+
+
+@contextmanager
+def _folder(cache_dir: str | Path | None) -> Iterator[Path]:
+    if cache_dir is None:
+        with tempfile.TemporaryDirectory(prefix="vzoom-world-") as name:
+            yield Path(name)
+    else:
+        Path(cache_dir).mkdir(parents=True, exist_ok=True)
+        yield Path(cache_dir)

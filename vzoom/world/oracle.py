@@ -1,0 +1,147 @@
+"""A scripted policy that knows the facts of a world video and plays the game in the protocol's strict form.
+
+It looks as a careful viewer would: the scene that the question names, as much of it as one call can bring, the
+rest if nothing was seen, then the answer. With `flaw` it first looks in a wrong place, for reflection data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from ..config import ZoomConfig
+from ..protocol import render_turn
+from ..types import Answer, ZoomCall
+from .questions import LETTERS, Interval, Question
+from .spec import WorldEvent, WorldVideo
+
+Flaw = Literal["none", "shifted", "elsewhere"]
+
+
+@dataclass(frozen=True)
+class OracleTurn:
+    """`flawed`: a turn to show, never to learn."""
+
+    thought: str
+    outcome: ZoomCall | Answer
+    flawed: bool = False
+
+    @property
+    def text(self) -> str:
+        return render_turn(self.thought, self.outcome)
+
+
+def oracle_turns(
+    video: WorldVideo,
+    question: Question,
+    config: ZoomConfig,
+    *,
+    max_zooms: int,
+    rng: np.random.Generator,
+    flaw: Flaw = "none",
+) -> list[OracleTurn]:
+    """The turns of one conversation; the last one answers. Out of zooms without having seen, it guesses."""
+    window = config.zoom_max_frames * video.config.event_seconds  # one frame an event length: none can slip through
+    turns: list[OracleTurn] = []
+    seen: list[Interval] = []
+    note = ""
+    if flaw != "none" and max_zooms > 1:
+        call, thought, note = _flawed_call(video, question, window, flaw, rng)
+        turns.append(OracleTurn(thought, call, flawed=True))
+        seen.append((call.start_seconds, call.end_seconds))
+    while not _knows(video, question, seen):
+        rest = _next_window(video, question, seen, window)
+        if len(turns) == max_zooms or rest is None:
+            guess = LETTERS[int(rng.integers(len(question.options)))]
+            return [*turns, OracleTurn("Not seen.", Answer(guess))]
+        thought = note or (_report(video, seen[-1]) if seen else _plan(video, rest))
+        turns.append(OracleTurn(thought, ZoomCall(*rest, 1 / video.config.event_seconds)))
+        seen.append(rest)
+        note = ""
+    return [*turns, OracleTurn(_finding(video, question), Answer(question.answer_letter))]
+
+
+def clock(seconds: float) -> str:
+    """A time as the oracle writes it: 12, 12.5."""
+    return f"{seconds:.2f}".rstrip("0").rstrip(".")
+
+
+def _knows(video: WorldVideo, question: Question, seen: list[Interval]) -> bool:
+    if question.family == "count":  # only the whole scene tells that there is no other
+        return _next_window(video, question, seen, video.config.duration_seconds) is None
+    return all(any(s <= start and end <= e for s, e in seen) for start, end in question.evidence)
+
+
+def _next_window(video: WorldVideo, question: Question, seen: list[Interval], window: float) -> Interval | None:
+    """The first part of what must be searched that was not seen yet, at most `window` seconds long."""
+    if question.family in ("first", "order"):  # searching the whole video would take more calls than there are
+        for start, end in question.evidence:
+            if not any(s <= start and end <= e for s, e in seen):
+                scene = next(s for s in video.scenes if s.start_seconds <= start < s.end_seconds)
+                begin = max(scene.start_seconds, min(start - window / 2, scene.end_seconds - window))
+                return begin, min(begin + window, scene.end_seconds)
+        return None
+    for start, end in question.search:
+        at = start
+        for s, e in sorted(seen):
+            if s <= at < e:
+                at = e
+        if at < end:
+            stop = min([at + window, end, *(s for s, _ in seen if s > at)])
+            return at, stop
+    return None
+
+
+def _report(video: WorldVideo, window: Interval) -> str:
+    """What a clip showed, when that was not enough to answer."""
+    start, end = window
+    shown = [sighting(e) for e in video.events if start <= e.start_seconds < end]
+    return f"{', '.join(shown)}." if shown else nothing_note(start, end)
+
+
+def nothing_note(start_seconds: float, end_seconds: float) -> str:
+    return f"No shape from {clock(start_seconds)} to {clock(end_seconds)}."
+
+
+def _plan(video: WorldVideo, window: Interval) -> str:
+    scene = next(s for s in video.scenes if s.start_seconds <= window[0] < s.end_seconds)
+    return scene_note(scene.colour, scene.start_seconds, scene.end_seconds)
+
+
+def scene_note(colour: str, start_seconds: float, end_seconds: float) -> str:
+    return f"The {colour} scene is from {clock(start_seconds)} to {clock(end_seconds)}."
+
+
+def sighting(event: WorldEvent) -> str:
+    return f"I see a {event.shape} at {event.start_seconds:.2f}s"
+
+
+def _finding(video: WorldVideo, question: Question) -> str:
+    events = [e for e in video.events if (e.start_seconds, e.end_seconds) in question.evidence]
+    return finding_note(events, question.answer_letter)
+
+
+def finding_note(events: list[WorldEvent], letter: str) -> str:
+    return f"{', '.join(sighting(e) for e in events)} ({letter})."
+
+
+def _flawed_call(
+    video: WorldVideo, question: Question, window: float, flaw: Flaw, rng: np.random.Generator
+) -> tuple[ZoomCall, str, str]:
+    """A call that looks in a wrong place, its thought, and what a careful viewer says when the clip has come."""
+    start, end = question.search[0]
+    target = next(s for s in video.scenes if s.start_seconds <= start < s.end_seconds)
+    fps = 1 / video.config.event_seconds
+    if flaw == "elsewhere":
+        others = [s for s in video.scenes if s is not target]
+        scene = others[int(rng.integers(len(others)))]
+        call = ZoomCall(scene.start_seconds, min(scene.start_seconds + window, scene.end_seconds), fps)
+        thought = scene_note(target.colour, scene.start_seconds, scene.end_seconds)
+        return call, thought, f"That is {scene.colour}. " + scene_note(target.colour, start, end)
+    step = video.config.scene_step_seconds
+    shift = step * int(rng.integers(1, 3))
+    late = min(start + shift, end - step)
+    call = ZoomCall(late, min(late + window, end), fps)
+    return call, scene_note(target.colour, late, end), ""

@@ -1,0 +1,202 @@
+"""What happens in a procedural video, drawn from a seed: scenes with a colour, brief events inside them.
+
+A scene is long enough for the glance to see its colour and where it begins; an event, a shape that flashes for
+half a second, never lies on a frame of the default glance. Times are seconds, intervals half-open.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..config import ZoomConfig
+from ..timeline import glance_timestamps
+from ..types import VideoInfo
+
+COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "gray")
+SHAPES = ("star", "heart", "moon", "square", "triangle", "cross", "ring", "bolt")
+
+_PUBLIC, _TRAINING = 0, 1  # spawn keys: two namespaces of seeds that never meet
+_GUARD_SECONDS = 1e-3  # a reader may round a timestamp by half a tick of the container's clock
+
+
+@dataclass(frozen=True)
+class WorldConfig:
+    """How hard the world is.
+
+    duration_seconds: 32 s to 1 h. num_scenes: fewest and most scenes, each of its own colour. scene_seconds: shortest
+    and longest scene; a scene begins at a multiple of scene_step_seconds. events_per_scene: fewest and most.
+    event_seconds, at most 0.5: how long a shape is seen; it appears at a multiple of event_step_seconds.
+    distractors: how many wrong options of `which` are shapes that other scenes of the video do show.
+    """
+
+    duration_seconds: float = 64.0
+    fps: int = 8
+    frame_size: int = 168
+    num_scenes: tuple[int, int] = (5, 7)
+    scene_seconds: tuple[float, float] = (8.0, 14.0)
+    scene_step_seconds: float = 2.0
+    events_per_scene: tuple[int, int] = (1, 1)
+    event_seconds: float = 0.5
+    event_step_seconds: float = 0.5
+    distractors: int = 3
+
+    def __post_init__(self) -> None:
+        if not 32 <= self.duration_seconds <= 3600:
+            raise ValueError(f"duration_seconds must be from 32 to 3600, got {self.duration_seconds}")
+        if not 4 <= self.fps <= 60:
+            raise ValueError(f"fps must be from 4 to 60, got {self.fps}")
+        if not 56 <= self.frame_size <= 1080 or self.frame_size % 2:
+            raise ValueError(f"frame_size must be an even number from 56 to 1080, got {self.frame_size}")
+        low, high = self.num_scenes
+        if not 2 <= low <= high <= len(COLOURS):
+            raise ValueError(f"num_scenes must lie in 2..{len(COLOURS)} (one colour each), got {self.num_scenes}")
+        shortest, longest = self.scene_seconds
+        if not 0 < shortest <= longest:
+            raise ValueError(f"scene_seconds must be (shortest, longest), got {self.scene_seconds}")
+        if low * shortest > self.duration_seconds or high * longest < self.duration_seconds:
+            raise ValueError(
+                f"{low}..{high} scenes of {shortest:g}..{longest:g} s cannot fill {self.duration_seconds:g} s: "
+                "widen scene_seconds or num_scenes"
+            )
+        if not 0 <= self.events_per_scene[0] <= self.events_per_scene[1]:
+            raise ValueError(f"events_per_scene must be (fewest, most), got {self.events_per_scene}")
+        if not 0 < self.event_seconds <= 0.5:
+            raise ValueError(f"event_seconds must be above 0 and at most 0.5, got {self.event_seconds}")
+        if self.event_seconds > self.event_step_seconds:
+            raise ValueError(
+                f"event_seconds {self.event_seconds} is above event_step_seconds {self.event_step_seconds}: "
+                "neighbouring events would overlap"
+            )
+        for name in ("duration_seconds", "scene_step_seconds", "event_seconds", "event_step_seconds"):
+            if not _whole(getattr(self, name) * self.fps):
+                raise ValueError(f"{name} {getattr(self, name)} is not a whole number of frames at {self.fps} fps")
+        for name in ("duration_seconds", "scene_step_seconds"):
+            if not _whole(getattr(self, name) / min(self.scene_step_seconds, self.event_step_seconds)):
+                raise ValueError(f"{name} {getattr(self, name)} is not a multiple of the scene or event step")
+        if not 0 <= self.distractors <= 3:
+            raise ValueError(f"distractors must be 0..3, got {self.distractors}")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """`style` picks the landscape, it has no meaning."""
+
+    start_seconds: float
+    end_seconds: float
+    colour: str
+    style: int
+
+
+@dataclass(frozen=True)
+class WorldEvent:
+    """A shape seen in [start_seconds, end_seconds) in scene number `scene`; x, y in 0..1 of the frame."""
+
+    start_seconds: float
+    end_seconds: float
+    scene: int
+    shape: str
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
+class WorldVideo:
+    """A whole video as facts: what `render` draws and what questions are asked about."""
+
+    config: WorldConfig
+    scenes: tuple[Scene, ...]
+    events: tuple[WorldEvent, ...]
+
+    @property
+    def num_frames(self) -> int:
+        return round(self.config.duration_seconds * self.config.fps)
+
+    def info(self, path: str = "") -> VideoInfo:
+        size = self.config.frame_size
+        return VideoInfo(path, self.config.duration_seconds, float(self.config.fps), size, size)
+
+    def scene_of(self, colour: str) -> int:
+        """The index of the scene of this colour. ValueError where there is none."""
+        for i, scene in enumerate(self.scenes):
+            if scene.colour == colour:
+                return i
+        raise ValueError(f"no {colour} scene in {[s.colour for s in self.scenes]}")
+
+    def events_in(self, scene: int) -> list[WorldEvent]:
+        return [event for event in self.events if event.scene == scene]
+
+
+def make_video(seed: int, config: WorldConfig | None = None) -> WorldVideo:
+    """The video of a public seed. Every public seed is held out: training draws from another namespace."""
+    return _draw(np.random.default_rng(_sequence(seed, _PUBLIC)), config or WorldConfig())
+
+
+def make_training_video(index: int, config: WorldConfig | None = None) -> WorldVideo:
+    """Video number `index` of the training set; no `make_video` seed gives the same random numbers."""
+    return _draw(np.random.default_rng(_sequence(index, _TRAINING)), config or WorldConfig())
+
+
+def _sequence(seed: int, namespace: int) -> np.random.SeedSequence:
+    if seed < 0:
+        raise ValueError(f"seed must be 0 or more, got {seed}")
+    return np.random.SeedSequence(seed, spawn_key=(namespace,))
+
+
+def _draw(rng: np.random.Generator, config: WorldConfig) -> WorldVideo:
+    lengths = _scene_lengths(rng, config)
+    colours = rng.permutation(COLOURS)
+    scenes, start = [], 0.0
+    for i, length in enumerate(lengths):
+        scenes.append(Scene(start, start + length, str(colours[i]), int(rng.integers(1 << 16))))
+        start += length
+    video = WorldVideo(config, tuple(scenes), ())
+    glance = glance_timestamps(video.info(), ZoomConfig())
+    deck: list[str] = []
+    events: list[WorldEvent] = []
+    for i, scene in enumerate(scenes):
+        starts = _hidden_starts(scene, config, glance)
+        count = int(rng.integers(config.events_per_scene[0], config.events_per_scene[1] + 1))
+        if count > len(starts):
+            raise ValueError(f"a scene of {scene.end_seconds - scene.start_seconds:g} s has room for {len(starts)} hidden events, not {count}")
+        for at in sorted(rng.choice(starts, size=count, replace=False)):
+            deck = deck or [str(s) for s in rng.permutation(SHAPES)]  # shapes repeat only once all were shown
+            x, y = rng.uniform(0.38, 0.62, size=2)
+            events.append(WorldEvent(float(at), float(at) + config.event_seconds, i, deck.pop(), float(x), float(y)))
+    for event in events:
+        seen = [t for t in glance if event.start_seconds - _GUARD_SECONDS <= t < event.end_seconds]
+        assert not seen, f"event {event} lies on glance frames {seen}"
+    return WorldVideo(config, tuple(scenes), tuple(events))
+
+
+def _scene_lengths(rng: np.random.Generator, config: WorldConfig) -> list[float]:
+    """Random lengths within scene_seconds, multiples of the step, that fill the video."""
+    step = config.scene_step_seconds
+    total = round(config.duration_seconds / step)
+    low, high = math.ceil(config.scene_seconds[0] / step - 1e-9), math.floor(config.scene_seconds[1] / step + 1e-9)
+    counts = [n for n in range(config.num_scenes[0], config.num_scenes[1] + 1) if n * low <= total <= n * high]
+    if not counts:
+        raise ValueError(f"no number of scenes in {config.num_scenes} fills {config.duration_seconds:g} s with lengths {config.scene_seconds}")
+    lengths = np.full(int(rng.choice(counts)), low)
+    while (spare := total - int(lengths.sum())) > 0:
+        open_scenes = np.flatnonzero(lengths < high)
+        chunk = max(1, spare // (2 * len(lengths)))
+        i = int(rng.choice(open_scenes))
+        lengths[i] += min(chunk, high - lengths[i], spare)
+    return [float(n * step) for n in lengths]
+
+
+def _hidden_starts(scene: Scene, config: WorldConfig, glance: list[float]) -> list[float]:
+    """Times at which an event can begin in this scene without any glance frame showing it."""
+    step, length = config.event_step_seconds, config.event_seconds
+    first, last = math.ceil(scene.start_seconds / step - 1e-9), math.floor((scene.end_seconds - length) / step + 1e-9)
+    starts = np.arange(first, last + 1) * step
+    times = np.asarray(glance)
+    shown = np.searchsorted(times, starts + length) > np.searchsorted(times, starts - _GUARD_SECONDS)
+    return starts[~shown].tolist()
+
+
+def _whole(x: float) -> bool:
+    return abs(x - round(x)) < 1e-6

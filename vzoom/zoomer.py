@@ -1,0 +1,110 @@
+"""`vzoom.load(...)` and `Zoomer.ask(...)`: the front door."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from importlib.resources import files
+from os import PathLike
+from pathlib import Path
+
+from .config import Sampling, ZoomConfig
+from .engine import Engine, Job
+from .models import Checkpoint, load_checkpoint
+from .result import Result
+from .types import Clip, Event, Finished, Trajectory, TurnOpened
+from .video import open_video
+
+EMBEDDED = "embedded"
+
+
+def embedded_path() -> Path:
+    """The folder of the small model that comes with the package."""
+    return Path(str(files("vzoom") / "assets" / "embedded"))
+
+
+def load(
+    model: str | PathLike[str] = EMBEDDED,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    config: ZoomConfig | None = None,
+) -> Zoomer:
+    """Load a Qwen2-VL, Qwen2.5-VL or Qwen3-VL checkpoint.
+
+    model: a folder, a hub id such as "Qwen/Qwen2.5-VL-7B-Instruct", or "embedded", the small model of the package,
+    which knows nothing but vzoom's rendered world. config: replaces the checkpoint's own `vzoom.json`.
+    """
+    path = embedded_path() if model == EMBEDDED else model
+    checkpoint = load_checkpoint(str(path), device=device, dtype=dtype)
+    return Zoomer(checkpoint, config=config, name=str(model))
+
+
+class Zoomer:
+    """A loaded model that answers questions about videos."""
+
+    def __init__(self, checkpoint: Checkpoint, *, config: ZoomConfig | None = None, name: str | None = None) -> None:
+        self.checkpoint = checkpoint
+        self.config = config or checkpoint.config
+        self.name = name or checkpoint.name
+
+    @property
+    def is_embedded(self) -> bool:
+        return self.name == EMBEDDED
+
+    def ask(
+        self,
+        video: str | PathLike[str],
+        question: str,
+        *,
+        max_zooms: int | None = None,
+        sampling: Sampling | None = None,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> Result:
+        """Answer one question. `on_event` sees text and zooms as they happen.
+
+        ValueError (VideoError among them) for a file that is not a readable video, an empty question, or a glance
+        that does not fit in max_total_tokens.
+        """
+        return self.ask_many([(video, question)], max_zooms=max_zooms, sampling=sampling, on_event=on_event)[0]
+
+    def ask_many(
+        self,
+        jobs: Iterable[tuple[str | PathLike[str], str]],
+        *,
+        max_zooms: int | None = None,
+        sampling: Sampling | None = None,
+        on_event: Callable[[Event], None] | None = None,
+        max_sessions: int = 8,
+    ) -> list[Result]:
+        """Answer (video, question) pairs, up to `max_sessions` at once in one batch. Results in the jobs' order.
+
+        `seconds` of each result is counted from the start of the whole call.
+        """
+        jobs = list(jobs)
+        if not jobs:
+            return []
+        started = time.perf_counter()
+        config = self.config.override(max_zooms=max_zooms)
+        engine = Engine(
+            self.checkpoint, max_sessions=min(max_sessions, len(jobs)), max_total_tokens=config.max_total_tokens
+        )
+        clips: list[list[Clip]] = [[] for _ in jobs]
+        done: dict[int, tuple[Trajectory, float]] = {}
+        for video, question in jobs:
+            engine.add(Job(partial(open_video, str(video)), question, config, sampling or Sampling()))
+        try:
+            for event in engine.run():
+                if isinstance(event, TurnOpened) and event.clip is not None:
+                    clips[event.session].append(event.clip)
+                elif isinstance(event, Finished):
+                    done[event.session] = event.trajectory, time.perf_counter() - started
+                if on_event:
+                    on_event(event)
+        finally:
+            engine.close()
+        return [
+            Result(done[i][0], glance=clips[i][0], clips=clips[i][1:], seconds=done[i][1], model=self.name)
+            for i in range(len(jobs))
+        ]
