@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Sequence
 
 import av.error
+import numpy as np
 from av.video.frame import VideoFrame
 
 from ..types import VideoInfo
 from .base import Budget, Frame, VideoError, VideoReader, VideoReadError
 from .index import build_index, packet_ticks
-from .picture import Orientation, orientation, to_rgb
-from .run import Run, VideoPacket
+from .picture import orientation, to_rgb
+from .run import KeyframeGoneError, Run, VideoPacket
 from .source import Source, file_key
 
 # Only these tell reliably which frames no other frame refers to.
@@ -121,6 +121,7 @@ class PyAVReader(VideoReader):
         self.tick_seconds = source.stream.time_base
         self._reorder_depth = source.stream.codec_context.reorder_depth
         self._index = build_index(source, self._budget)
+        self._last_key = len(self._index.key_ticks) - 1
         self._decoding = self._start(0, skip=False)
         frame = self._decoding.first()
         if frame is None:
@@ -137,33 +138,101 @@ class PyAVReader(VideoReader):
             height=height,
         )
 
-    def _start(self, key: int, *, skip: bool) -> Decoding:
-        run = Run(self._source, self._index, key, self._budget)
-        source = self._source  # its stream may be a new one after the seek
-        skip = skip and source.stream.codec_context.name in _SKIPPABLE_CODECS
-        return Decoding(source, run, reorder_depth=self._reorder_depth, skip=skip)
-
     def _read(self, ticks: list[int]) -> list[Frame]:
         self._budget.restart()
         absolute = [t + self._first_ticks for t in ticks]
         found: list[Frame] = []
         while len(found) < len(absolute):
-            key = self._index.before(absolute[len(found)])
-            group = [t for t in absolute[len(found) :] if self._index.before(t) == key]
+            key = self._key_before(absolute[len(found)])
+            group = [t for t in absolute[len(found) :] if self._key_before(t) == key]
             found += self._read_group(key, group)
         return found
 
-    def _read_group(self, key: int, group: Sequence[int]) -> list[Frame]:
+    def _read_group(self, key: int, group: list[int]) -> list[Frame]:
         """The frames on display at `group` (increasing), decoding from keyframe `key` or from where we are."""
         found: list[Frame] = []
-        decoding = self._decoding
+        passed = self._decoding.current
         # Going on is cheaper than going back to the keyframe, and possible when nothing asked for has gone by.
-        if decoding.run.key != key or (decoding.current is not None and frame_ticks(decoding.current) > group[0]):
-            decoding = self._decoding = self._start(key, skip=True)
+        if self._decoding.run.key != key or (passed is not None and frame_ticks(passed) > group[0]):
+            self._decoding = self._start(key, skip=True)
         for ticks in group:
             frame = self._frame_at(ticks)
-            if frame is None:
-                # Before the first frame that decodes from here: a pts below the keyframe's, or a gradual refresh.
-                frame = self._read_before(key, ticks)
-            found.append(frame)
+            found.append(frame if frame is not None else self._frame_before(key, ticks))
         return found
+
+    def _frame_at(self, ticks: int) -> Frame | None:
+        """The frame on display at `ticks`, or the last good one before it; None where this run shows none so early."""
+        run = self._decoding.run
+        if run.key > 0 and ticks < run.key_pts:
+            return None
+        run.look_past(ticks)
+        wanted = run.displayed_at(ticks)
+        shown = self._decoding.advance(ticks, wanted)
+        if self._decoding.skipped and (shown is None or shown.pts != wanted):
+            # The wanted frame is damaged, and the good one before it may be among those skipped.
+            self._decoding = self._start(run.key, skip=False)
+            run = self._decoding.run
+            run.look_past(ticks)
+            shown = self._decoding.advance(ticks, wanted)
+        if shown is None:
+            return None
+        pts = frame_ticks(shown)
+        return Frame(
+            image=self._image(shown),
+            index=run.ordinal(pts) - self._first_ordinal,
+            pts_ticks=pts - self._first_ticks,
+            end_ticks=run.end_of(pts) - self._first_ticks,
+            is_last=run.ended and (run.is_newest(pts) or self._decoding.finished),
+        )
+
+    def _frame_before(self, key: int, ticks: int) -> Frame:
+        """The frame on display at `ticks` where decoding from `key` shows nothing so early.
+
+        That is so between a keyframe's dts and its pts, in the pictures that lead an open group, while a picture
+        refreshes gradually, and where the keyframe is damaged.
+        """
+        back = 1
+        while key > 0:
+            key, back = max(0, key - back), back * 2
+            self._decoding = self._start(key, skip=True)
+            frame = self._frame_at(ticks)
+            if frame is not None:
+                return frame
+        seconds = float((ticks - self._first_ticks) * self.tick_seconds)
+        raise VideoReadError(f"{self.info.path}: no frame can be decoded at or before {seconds:.3f} s")
+
+    def _image(self, frame: VideoFrame) -> np.ndarray:
+        """Upright RGB, read-only: caches hand the same array to several callers."""
+        image = to_rgb(frame, width=self._width, height=self._height, turned=self._turned)
+        image.setflags(write=False)
+        return image
+
+    def _key_before(self, ticks: int) -> int:
+        return min(self._index.before(ticks), self._last_key)
+
+    def _start(self, key: int, *, skip: bool) -> Decoding:
+        run = self._run_from(key)
+        stream = self._source.stream  # only now: seeking may have opened the file anew
+        skip = skip and stream.codec_context.name in _SKIPPABLE_CODECS
+        return Decoding(self._source, run, reorder_depth=self._reorder_depth, skip=skip)
+
+    def _run_from(self, key: int) -> Run:
+        """A run from `key`, or from the last keyframe that is there where the file was cut off before it."""
+        try:
+            return Run(self._source, self._index, key, self._budget)
+        except KeyframeGoneError:
+            if key == 0:
+                raise
+        there, gone = 0, key
+        while gone - there > 1:
+            middle = (there + gone) // 2
+            try:
+                Run(self._source, self._index, middle, self._budget)
+                there = middle
+            except KeyframeGoneError:
+                gone = middle
+        self._last_key = there
+        return Run(self._source, self._index, there, self._budget)
+
+    def _close(self) -> None:
+        self._source.close()

@@ -17,6 +17,10 @@ _MAX_REORDER = 16  # H.264 and HEVC hold back at most this many frames
 VideoPacket = Packet[VideoStream]
 
 
+class KeyframeGoneError(VideoReadError):
+    """The index knows a keyframe that the file does not hold: it was cut off, or changed since it was opened."""
+
+
 class Run:
     """The packets of `source` from keyframe `key` on. Starting a run moves the source; the run before it is dead.
 
@@ -94,25 +98,29 @@ class Run:
         others: then an earlier keyframe is aimed at, twice as far back each time, at last the file's beginning.
         """
         index, target = self._index, self._index.key_ticks[self.key]
-        aim, back = self.key, 1
-        while aim >= 0:
+        aim, back, ends = self.key, 1, 0
+        while aim >= 0 and ends < 2:
             try:
                 self._source.container.seek(index.seek_ticks[aim], stream=self._source.stream)
             except av.error.FFmpegError:
                 break
             if (found := self._forward_to(target)) is not None:
                 return found
+            ends += self.ended
             aim, back = aim - back, back * 2
-        self._source.reopen()
-        if (found := self._forward_to(target)) is not None:
-            return found
-        raise VideoReadError(f"{self._source.path}: the keyframe at tick {target} is gone; was the file changed?")
+        if ends < 2:
+            self._source.reopen()
+            if (found := self._forward_to(target)) is not None:
+                return found
+        raise KeyframeGoneError(f"{self._source.path}: the keyframe at tick {target} cannot be read")
 
     def _forward_to(self, target: int) -> VideoPacket | None:
-        """Read on to the keyframe named `target`; None where a later one comes first."""
+        """Read on to the keyframe named `target`; None where a later one or the end (`ended`) comes first."""
+        self.ended = False
         self._packets = self._source.packets(self._budget)
         for packet in self._packets:
             name = self._index.name(packet)
             if packet.is_keyframe and name is not None and name >= target:
                 return packet if name == target else None
+        self.ended = True
         return None

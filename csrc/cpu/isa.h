@@ -1,0 +1,18 @@
+// Which instructions run. Files named *_avx512.cpp and *_avx2.cpp are compiled for them and chosen at run time;
+// they must hold no std:: templates or inline functions, which the linker would share with the other files.
+#pragma once
+
+namespace vz {
+
+enum class Isa {
+  scalar,
+  avx2,    // with FMA and F16C
+  avx512,  // F, BW, VL, DQ, VBMI and VNNI: Ice Lake and Zen 4 on
+};
+
+Isa isa();                      // the best of this machine, or what was set
+bool has_bf16_dot();            // AVX512_BF16, and isa() is avx512
+void set_isa(const char* name); // "auto", "scalar", "avx2", "avx512": for tests; BadArgument where it is not there
+const char* isa_name();
+
+}  // namespace vz
