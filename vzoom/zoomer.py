@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from importlib.resources import files
 from os import PathLike
@@ -80,7 +81,7 @@ class Zoomer:
     ) -> list[Result]:
         """Answer (video, question) pairs, up to `max_sessions` at once in one batch. Results in the jobs' order.
 
-        `seconds` of each result is counted from the start of the whole call.
+        Pair i samples with seed sampling.seed + i. `seconds` of a result is counted from the start of the whole call.
         """
         jobs = list(jobs)
         if not jobs:
@@ -92,8 +93,10 @@ class Zoomer:
         )
         clips: list[list[Clip]] = [[] for _ in jobs]
         done: dict[int, tuple[Trajectory, float]] = {}
-        for video, question in jobs:
-            engine.add(Job(partial(open_video, str(video)), question, config, sampling or Sampling()))
+        base = sampling or Sampling()
+        for i, (video, question) in enumerate(jobs):
+            own = replace(base, seed=base.seed + i)  # one seed for all would draw the same numbers in every session
+            engine.add(Job(partial(open_video, str(video)), question, config, own))
         try:
             for event in engine.run():
                 if isinstance(event, TurnOpened) and event.clip is not None:

@@ -17,7 +17,9 @@ _STAGES = ("decode", "patches", "vision", "prefill", _WRITING)  # known ones, in
 def opening_line(turn: Turn) -> str:
     """Tokens and milliseconds of what opened `turn`."""
     stages = {stage: ms for stage, ms in turn.milliseconds.items() if stage != _WRITING}
-    return _line([count_text(turn.num_prefilled, "token"), *(f"{k} {milliseconds_text(v)}" for k, v in stages.items())])
+    return _line(
+        [f"read {count_text(turn.num_prefilled, 'token')}", *(f"{k} {milliseconds_text(v)}" for k, v in stages.items())]
+    )
 
 
 def writing_line(turn: Turn) -> str:

@@ -5,6 +5,7 @@ Times are seconds from the first displayed frame; ticks are whole steps of the s
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 import time
@@ -68,10 +69,14 @@ class Budget:
             raise VideoReadError(f"{self._path}: gave up after {self._deadline_seconds:g} s; raise deadline_seconds")
 
 
+_serials = itertools.count()
+
+
 class VideoReader(ABC):
     """An open video. `frames_at` may be called from several threads; they take turns.
 
-    `tick_seconds` is the stream's time base, `backend` names the implementation, `file_key` the file and its version.
+    `tick_seconds` is the stream's time base, `backend` names the implementation, `file_key` the file and its version,
+    `serial` this reader among all of the process.
     """
 
     info: VideoInfo
@@ -80,6 +85,7 @@ class VideoReader(ABC):
     tick_seconds: Fraction
 
     def __init__(self) -> None:
+        self.serial = next(_serials)
         self._lock = threading.Lock()
         self._closed = False
 

@@ -118,7 +118,7 @@ class ClipCache:
     def _group(reader: VideoReader, resize: Resize | None) -> Group:
         name, size, _ = reader.file_key
         # A URL has no version: what one reader saw holds for that reader only.
-        version: Hashable = reader.file_key if size else (name, id(reader))
+        version: Hashable = reader.file_key if size else (name, reader.serial)
         return version, reader.backend, resize.name if resize is not None else None
 
     def _lookup(self, group: Group, ticks: int) -> Frame | None:

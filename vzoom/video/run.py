@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
+from typing import TypeAlias
 
 import av.error
 from av.packet import Packet
@@ -14,7 +15,7 @@ from .index import KeyIndex, packet_ticks
 from .source import Source
 
 _MAX_REORDER = 16  # H.264 and HEVC hold back at most this many frames
-VideoPacket = Packet[VideoStream]
+VideoPacket: TypeAlias = "Packet[VideoStream]"  # quoted: PyAV's class takes no brackets at run time
 
 
 class KeyframeGoneError(VideoReadError):

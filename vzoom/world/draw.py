@@ -129,5 +129,6 @@ def shape_mask(shape: str, side: int, *, outline: bool) -> np.ndarray:
     else:
         raise ValueError(f"unknown shape {shape!r}")
     if outline:
-        big = big.filter(ImageFilter.MaxFilter(2 * max(1, n // 28) + 1))
+        for _ in range(max(1, n // 28)):  # small filters in turn grow as one large filter does, in far less time
+            big = big.filter(ImageFilter.MaxFilter(3))
     return np.asarray(big.resize((side, side), Image.Resampling.BOX), np.float32) / 255

@@ -1,0 +1,189 @@
+"""The loop: admission, streaming, failure of one part, and that a batch changes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoints import SPECIALS, make_checkpoint, token_id
+from law import CONFIG, FakeReader, run_scripted
+
+from vzoom import engine as engine_module
+from vzoom.config import Sampling
+from vzoom.engine import Engine, Job
+from vzoom.models import Checkpoint, load_checkpoint
+from vzoom.types import CallError, Clip, Finished, Malformed, StopReason, TextDelta, TurnEnded, TurnOpened
+from vzoom.video import VideoReadError
+
+ZOOM = '<video_zoom>{"segment": [8, 12], "fps": 2}</video_zoom>'
+ANSWER = "<answer>B</answer>"
+SHORT = dataclasses.replace(CONFIG, max_new_tokens=12, max_zooms=1, glance_max_frames=8)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return load_checkpoint(str(make_checkpoint("qwen2_5_vl", tmp_path_factory.mktemp("engine"))))
+
+
+def run(checkpoint: Checkpoint, jobs: Sequence[Job], *, max_sessions: int) -> dict[int, Any]:
+    engine = Engine(checkpoint, max_sessions=max_sessions, max_total_tokens=CONFIG.max_total_tokens)
+    for job in jobs:
+        engine.add(job)
+    done = {e.session: e.trajectory for e in engine.run() if isinstance(e, Finished)}
+    assert engine.pool.num_free == engine.pool.num_blocks
+    return done
+
+
+def jobs(sampling: Sampling, count: int = 3) -> list[Job]:
+    return [Job(lambda i=i: FakeReader(i), f"Question {i}?", SHORT, sampling) for i in range(count)]
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1.0, seed=7)], ids=["greedy", "sampled"])
+def test_tokens_do_not_depend_on_who_else_is_in_the_batch(checkpoint: Checkpoint, sampling: Sampling) -> None:
+    alone = run(checkpoint, jobs(sampling), max_sessions=1)
+    together = run(checkpoint, jobs(sampling), max_sessions=3)
+    assert [alone[i].ids for i in range(3)] == [together[i].ids for i in range(3)]
+    assert alone[0].ids != alone[1].ids
+
+
+def test_control_tokens_are_never_sampled(checkpoint: Checkpoint) -> None:
+    config = dataclasses.replace(SHORT, max_new_tokens=300, max_zooms=0)
+    loud = checkpoint.model.hf.lm_head.weight
+    saved = loud.clone()
+    with torch.no_grad():
+        loud[token_id("<|image_pad|>")] *= 50
+    done = run(checkpoint, [Job(FakeReader, "Q?", config, Sampling(temperature=3.0))], max_sessions=1)
+    with torch.no_grad():
+        loud.copy_(saved)
+    sampled = {t for t, s in zip(done[0].ids, done[0].sampled, strict=True) if s}
+    assert len(sampled) > 20
+    assert not sampled & {token_id(t) for t in SPECIALS[1:] if t != "<|im_end|>"}
+    assert max(sampled) < len(checkpoint.tokenizer)
+
+
+def test_events_tell_the_whole_story(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded, _ = run_scripted(monkeypatch, checkpoint, {"Q?": [ZOOM, "<video_zoom>{}</video_zoom>", ANSWER]})
+    events, trajectory = recorded["Q?"].events, recorded["Q?"].trajectory
+    assert trajectory is not None
+    text = "".join(e.text for e in events if isinstance(e, TextDelta))
+    assert text == "".join(turn.text for turn in trajectory.turns)
+    opened = [e for e in events if isinstance(e, TurnOpened)]
+    ended = [e for e in events if isinstance(e, TurnEnded)]
+    assert [e.turn for e in opened] == [e.turn for e in ended] == trajectory.turns
+    assert [len(e.clip) if e.clip else 0 for e in opened] == [64, 8, 0]
+    assert [len(e.clip) if e.clip else 0 for e in ended] == [8, 0, 0]
+    assert [set(t.milliseconds) for t in trajectory.turns] == [
+        {"decode", "patches", "vision", "prefill", "generate"},
+        {"decode", "patches", "vision", "prefill", "generate"},
+        {"prefill", "generate"},
+    ]
+    assert all(ms >= 0 for t in trajectory.turns for ms in t.milliseconds.values())
+    assert isinstance(events[-1], Finished)
+
+
+def test_a_feed_that_fails_leaves_the_session_as_it_was(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole-clip rollback: half a clip in the cache would shift everything behind it."""
+    undisturbed, _ = run_scripted(monkeypatch, checkpoint, {"Q?": [ZOOM, ANSWER]})
+    forward, calls = checkpoint.model.forward, []
+
+    def fails_once(ids: torch.Tensor, *rest: Any) -> torch.Tensor:
+        logits = forward(ids, *rest)
+        calls.append(len(ids))
+        if len(ids) > 100 and sum(n > 100 for n in calls) == 2:  # the clip's feed, after its keys were written
+            raise torch.OutOfMemoryError("no memory left")
+        return logits
+
+    step, failed = Engine.step, []
+
+    def retry(self: Engine) -> Any:
+        try:
+            return step(self)
+        except torch.OutOfMemoryError:
+            active = self._active[0]
+            failed.append((active.table.length, active.session.num_fed))
+            return step(self)
+
+    monkeypatch.setattr(checkpoint.model, "forward", fails_once)
+    monkeypatch.setattr(Engine, "step", retry)
+    recorded, _ = run_scripted(monkeypatch, checkpoint, {"Q?": [ZOOM, ANSWER]})
+    assert len(failed) == 1
+    assert failed[0][0] == failed[0][1] > 0
+    assert recorded["Q?"].trajectory.ids == undisturbed["Q?"].trajectory.ids  # type: ignore[union-attr]
+    for got, want in zip(recorded["Q?"].logits, undisturbed["Q?"].logits, strict=True):
+        torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
+
+
+class BrokenReader(FakeReader):
+    """Decodes its first `good` requests."""
+
+    def __init__(self, good: int) -> None:
+        super().__init__()
+        self.good = good
+
+    def frames_at(self, timestamps: Sequence[float]) -> Clip:
+        if self.calls >= self.good:
+            raise VideoReadError("scripted.mp4: no frame decodes")
+        return super().frames_at(timestamps)
+
+
+def test_an_unreadable_segment_is_told_to_the_model(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("law.FakeReader", lambda seed: BrokenReader(1))
+    recorded, _ = run_scripted(monkeypatch, checkpoint, {"Q?": [ZOOM, ANSWER]})
+    trajectory = recorded["Q?"].trajectory
+    assert trajectory is not None
+    assert trajectory.answer == "B"
+    outcome = trajectory.turns[0].outcome
+    assert isinstance(outcome, Malformed)
+    assert outcome.error is CallError.UNREADABLE
+    assert trajectory.zooms == []
+
+
+def test_an_unreadable_glance_raises_and_the_others_go_on(checkpoint: Checkpoint) -> None:
+    broken = BrokenReader(0)
+    engine = Engine(checkpoint, max_sessions=2, max_total_tokens=CONFIG.max_total_tokens)
+    engine.add(Job(lambda: broken, "Broken?", SHORT, Sampling()))
+    engine.add(Job(FakeReader, "Fine?", SHORT, Sampling()))
+    with pytest.raises(VideoReadError):
+        engine.step()
+    assert broken.closed
+    done = [e for e in engine.run() if isinstance(e, Finished)]
+    assert [e.session for e in done] == [1]
+
+
+def test_cancel_and_close_give_everything_back(checkpoint: Checkpoint) -> None:
+    readers = [FakeReader(i) for i in range(3)]
+    engine = Engine(checkpoint, max_sessions=2, max_total_tokens=CONFIG.max_total_tokens)
+    numbers = [engine.add(Job(lambda r=r: r, "Q?", SHORT, Sampling())) for r in readers]
+    engine.step()
+    engine.cancel(numbers[0])
+    (finished,) = [e for e in engine.step() if isinstance(e, Finished)]
+    assert finished.trajectory.stop_reason is StopReason.CANCELLED
+    assert readers[0].closed
+    with pytest.raises(ValueError, match="session 0 is not running"):
+        engine.cancel(numbers[0])
+    engine.step()
+    assert engine.pool.num_free < engine.pool.num_blocks
+    engine.close()
+    assert engine.pool.num_free == engine.pool.num_blocks
+    assert all(r.closed for r in readers)
+    assert list(engine.run()) == []
+
+
+def test_a_job_longer_than_the_engine_was_made_for_is_refused(checkpoint: Checkpoint) -> None:
+    engine = Engine(checkpoint, max_total_tokens=4096)
+    with pytest.raises(ValueError, match="more than this engine was made for"):
+        engine.add(Job(FakeReader, "Q?", CONFIG, Sampling()))
+    with pytest.raises(ValueError, match="max_sessions must be 1 or more"):
+        Engine(checkpoint, max_sessions=0, max_total_tokens=4096)
+
+
+def test_other_model_families_are_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(ValueError, match="vzoom runs qwen2_vl, qwen2_5_vl, qwen3_vl"):
+        load_checkpoint(str(tmp_path))
+    with pytest.raises(OSError, match="nowhere"):
+        load_checkpoint(str(tmp_path / "nowhere"))

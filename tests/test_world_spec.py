@@ -1,0 +1,71 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from vzoom.config import ZoomConfig
+from vzoom.timeline import glance_timestamps
+from vzoom.world.spec import WorldConfig, make_training_video, make_video
+
+LONG = WorldConfig(duration_seconds=3600, num_scenes=(5, 8), scene_seconds=(120, 1200))
+HARD = WorldConfig(duration_seconds=200, scene_seconds=(20, 60), events_per_scene=(0, 6))
+
+
+@pytest.mark.parametrize("config", [WorldConfig(), LONG, HARD], ids=["default", "hour", "many"])
+def test_scenes_fill_the_video_and_no_event_lies_on_a_glance_frame(config):
+    for seed in range(20):
+        video = make_video(seed, config)
+        assert video.scenes[0].start_seconds == 0
+        assert video.scenes[-1].end_seconds == config.duration_seconds
+        for before, after in zip(video.scenes, video.scenes[1:], strict=False):
+            assert before.end_seconds == after.start_seconds
+        assert len({s.colour for s in video.scenes}) == len(video.scenes)
+        for scene in video.scenes:
+            assert config.scene_seconds[0] <= scene.end_seconds - scene.start_seconds <= config.scene_seconds[1]
+        glance = glance_timestamps(video.info(), ZoomConfig())
+        for event in video.events:
+            scene = video.scenes[event.scene]
+            assert scene.start_seconds <= event.start_seconds < event.end_seconds <= scene.end_seconds
+            assert event.end_seconds - event.start_seconds == config.event_seconds
+            assert not any(event.start_seconds <= t < event.end_seconds for t in glance)
+
+
+def test_each_scene_is_seen_by_the_glance():
+    for seed in range(10):
+        video = make_video(seed, LONG)
+        glance = np.array(glance_timestamps(video.info(), ZoomConfig()))
+        for scene in video.scenes:
+            assert ((glance >= scene.start_seconds) & (glance < scene.end_seconds)).any()
+
+
+def test_a_seed_is_one_video_and_training_never_meets_it():
+    assert make_video(5) == make_video(5)
+    assert make_video(5) != make_video(6)
+    assert make_training_video(5) == make_training_video(5)
+    training = {make_training_video(i).events for i in range(200)}
+    assert not training & {make_video(i).events for i in range(200)}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"duration_seconds": 10}, "32 to 3600"),
+        ({"frame_size": 57}, "even"),
+        ({"num_scenes": (3, 9)}, "one colour each"),
+        ({"scene_seconds": (20.0, 30.0)}, "cannot fill"),
+        ({"event_seconds": 0.7}, "at most 0.5"),
+        ({"event_step_seconds": 0.25}, "overlap"),
+        ({"event_seconds": 0.3}, "whole number of frames"),
+        ({"distractors": 4}, "0..3"),
+        ({"fps": 2}, "4 to 60"),
+        ({"events_per_scene": (3, 1)}, "fewest"),
+    ],
+)
+def test_a_world_that_cannot_be_is_refused(change, words):
+    with pytest.raises(ValueError, match=words):
+        replace(WorldConfig(), **change)
+
+
+def test_too_many_events_for_a_scene_say_so():
+    with pytest.raises(ValueError, match="room for"):
+        make_video(0, WorldConfig(events_per_scene=(60, 60)))

@@ -1,0 +1,7 @@
+"""`python -m vzoom` is `vzoom`."""
+
+import sys
+
+from vzoom.cli import main
+
+sys.exit(main())

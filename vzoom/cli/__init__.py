@@ -1,0 +1,45 @@
+"""The command line: `vzoom ask`, `demo`, `doctor`, `world`. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+
+from .parser import build_parser
+
+_USER_ERROR = 2  # argparse's own code for a wrong command line
+_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+_BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0, 1 (the demo's answer was wrong), 2 (wrong use), 3 (no GPU)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a letter shows "?" instead of failing
+    try:
+        args = build_parser().parse_args(argv)
+        try:
+            code: int = args.run(args)
+            sys.stdout.flush()  # here, so that a closed pipe is noticed while it can be answered
+        except BrokenPipeError:
+            # The reader left: what is still buffered must not fail again when the interpreter flushes at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return _BROKEN_PIPE
+        except (ValueError, OSError) as error:
+            if args.traceback:
+                raise
+            print(f"vzoom {args.command}: {_one_line(error)}", file=sys.stderr)
+            return _USER_ERROR
+    except KeyboardInterrupt:
+        print(file=sys.stderr)  # what was being written ends here
+        return _INTERRUPTED
+    return code
+
+
+def _one_line(error: ValueError | OSError) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,80 @@
+"""`vzoom ask`: one question about one video."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from .console import note, print_json
+from .options import add_looking_options, add_model_options, add_sampling_options, load_zoomer, output_path
+
+if TYPE_CHECKING:
+    from vzoom.result import Result
+
+_EXAMPLES = """examples:
+  vzoom ask match.mp4 "Who scored first?" --model zsgvivo/videozoomer
+  vzoom ask match.mp4 "Who scored first?" --model ./checkpoint --max-zooms 2 --report match.html
+  vzoom ask match.mp4 "Who scored first?" --model Qwen/Qwen2.5-VL-7B-Instruct --json > match.json
+"""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "ask",
+        help="ask a question about a video",
+        description="Ask a question about a video. The model glances at all of it, zooms where it wants, and answers.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("video", metavar="VIDEO", help="a video file")
+    parser.add_argument("question", metavar="QUESTION", help="what you want to know")
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    parser.add_argument("--report", type=output_path, metavar="FILE", help="also write a self-contained HTML page")
+    add_model_options(parser)
+    add_looking_options(parser)
+    add_sampling_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from vzoom.config import Sampling
+    from vzoom.video import open_video
+
+    sampling = Sampling(temperature=args.temperature, top_p=args.top_p, top_k=args.top_k, seed=args.seed)
+    if not args.question.strip():
+        raise ValueError('the question is empty: vzoom ask VIDEO "What happens?"')
+    open_video(args.video).close()  # a file that is no video shows before a model is loaded
+    zoomer = load_zoomer(args)
+    if args.json:
+        result = zoomer.ask(args.video, args.question, sampling=sampling)
+    else:
+        from .live import Live
+
+        live = Live(sys.stdout)
+        result = zoomer.ask(args.video, args.question, sampling=sampling, on_event=live)
+        live.result(result)
+    if args.report:
+        result.report.save(args.report)
+        if not args.json:
+            note(f"report: {args.report}")
+    if args.json:
+        print_json(summary(result, report=args.report))
+    return 0
+
+
+def summary(result: Result, *, report: object = None, **more: Any) -> dict[str, Any]:
+    """The object of `--json`: the trajectory's own, the model, wall time, and milliseconds of each stage in all."""
+    trajectory = result.trajectory
+    totals: dict[str, float] = {}
+    for turn in trajectory.turns:
+        for stage, milliseconds in turn.milliseconds.items():
+            totals[stage] = totals.get(stage, 0.0) + milliseconds
+    return {
+        **trajectory.to_json(),
+        "milliseconds": {stage: round(ms, 3) for stage, ms in totals.items()},
+        "model": result.model,
+        "seconds": round(result.seconds, 3),
+        "report": None if report is None else str(report),
+        **more,
+    }

@@ -1,0 +1,31 @@
+"""The whole command line as an argument parser. Each command says its own part."""
+
+from __future__ import annotations
+
+import argparse
+
+from vzoom import __version__
+
+from . import ask, demo, doctor, world
+
+_EXAMPLES = """examples:
+  vzoom demo                                   render a video, ask about it, write a report
+  vzoom ask match.mp4 "Who scored first?" --model zsgvivo/videozoomer --report match.html
+  vzoom ask match.mp4 "Who scored first?" --json | jq .zooms
+  vzoom doctor                                 what is installed and what is missing
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vzoom",
+        description="A vision-language model that looks closer at a long video while it is thinking.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"vzoom {__version__}")
+    parser.add_argument("--traceback", action="store_true", help="show where an error came from, for bug reports")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for module in (ask, demo, doctor, world):
+        module.add_parser(commands)
+    return parser
