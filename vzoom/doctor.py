@@ -10,6 +10,7 @@ import platform
 import shutil
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from vzoom import __version__, ext
@@ -38,10 +39,11 @@ _GPU_EXTRAS = ("gpu", "dali")
 
 def examine() -> dict[str, Any]:
     """Everything, as JSON can hold it."""
-    import torch
-
     packages = {name: _package(name) for name in PACKAGES}
-    gpu = _gpu()
+    torch, broken = _import_torch()
+    if broken:
+        packages["torch"]["problem"] = broken
+    gpu = _gpu(torch)
     device = "cuda" if gpu["devices"] else "cpu"
     return {
         "vzoom": __version__,
@@ -52,15 +54,24 @@ def examine() -> dict[str, Any]:
             "model": _cpuinfo("model name") or platform.processor() or platform.machine(),
             "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
             "features": _cpu_features(),
-            "torch_capability": torch.backends.cpu.get_cpu_capability(),
-            "torch_threads": torch.get_num_threads(),
+            "torch_capability": torch.backends.cpu.get_cpu_capability() if torch else None,
+            "torch_threads": torch.get_num_threads() if torch else None,
         },
         "gpu": gpu,
         "extension": _extension(),
         "device": device,
-        "ops": _ops(device),
+        "ops": _ops(device) if torch else {},
         "missing": _missing(packages, gpu),
     }
+
+
+def _import_torch() -> tuple[ModuleType | None, str | None]:
+    """torch, or None and why: a missing or broken torch is what a doctor is called for."""
+    try:
+        import torch
+    except (ImportError, OSError) as error:  # OSError: a shared library of it cannot be loaded
+        return None, f"cannot be imported: {error}"
+    return torch, None
 
 
 def _package(name: str) -> dict[str, Any]:
@@ -103,12 +114,10 @@ def _cpu_features() -> list[str]:
     return [feature for feature in _CPU_FEATURES if feature in flags]
 
 
-def _gpu() -> dict[str, Any]:
-    import torch
-
+def _gpu(torch: ModuleType | None) -> dict[str, Any]:
     driver = _driver_version()
     devices = []
-    if torch.cuda.is_available():
+    if torch and torch.cuda.is_available():
         for i in range(torch.cuda.device_count()):
             p = torch.cuda.get_device_properties(i)
             memory_gib = round(p.total_memory / 2**30, 1)
@@ -117,11 +126,13 @@ def _gpu() -> dict[str, Any]:
     if not devices:
         if driver is None:
             why_none = "no NVIDIA driver was found"
+        elif torch is None:
+            why_none = f"driver {driver} is there, but torch cannot be imported"
         elif torch.version.cuda is None:
             why_none = f"driver {driver} is there, but this torch was built without CUDA"
         else:
             why_none = f"driver {driver} and torch for CUDA {torch.version.cuda} are there, but torch sees no device"
-    return {"driver": driver, "torch_cuda": torch.version.cuda, "devices": devices, "why_none": why_none}
+    return {"driver": driver, "torch_cuda": torch.version.cuda if torch else None, "devices": devices, "why_none": why_none}
 
 
 def _driver_version() -> str | None:

@@ -112,6 +112,13 @@ class Visual:
     num_tokens: int
 
 
+STAGES = ("decode", "patches", "vision", "prefill", "generate")
+
+
+def _rounded(milliseconds: dict[str, float]) -> dict[str, float]:
+    return {stage: round(value, 3) for stage, value in milliseconds.items()}
+
+
 @dataclass
 class Turn:
     """One generation of the model and what came back for it."""
@@ -122,8 +129,12 @@ class Turn:
     num_prefilled: int = 0  # tokens fed to the model to open this turn: the prompt, or pending + tool turn
     end_seconds: float = 0.0  # the call's end after clamping to the video; 0 where nothing was zoomed
     pts_seconds: tuple[float, ...] = ()  # frames that the call brought
-    # decode, patches, vision and prefill of what opened this turn; generate of its own tokens
+    # by STAGES: decode, patches, vision and prefill of what opened this turn, generate of its own tokens
     milliseconds: dict[str, float] = field(default_factory=dict)
+
+    def cost_json(self) -> dict[str, Any]:
+        """What it took to open this turn, and to write it."""
+        return {"tokens_prefilled": self.num_prefilled, "milliseconds": _rounded(self.milliseconds)}
 
 
 @dataclass
@@ -162,13 +173,18 @@ class Trajectory:
         return len(self.visuals)
 
     def to_json(self) -> dict[str, Any]:
-        """The machine-readable summary that `vzoom ask --json` prints."""
+        """The machine-readable summary that `vzoom ask --json` prints.
+
+        A zoom's tokens and milliseconds are those of the turn that its clip opened.
+        """
+        opened = dict(zip(map(id, self.turns), self.turns[1:], strict=False))
         return {
             "video": self.video.path,
             "duration_seconds": self.video.duration_seconds,
             "question": self.question,
             "answer": self.answer,
             "stop_reason": str(self.stop_reason) if self.stop_reason else None,
+            "glance_seconds": list(self.glance_seconds),
             "zooms": [
                 {
                     "start_seconds": turn.outcome.start_seconds,
@@ -176,24 +192,26 @@ class Trajectory:
                     "fps": turn.outcome.fps,
                     "frames": len(turn.pts_seconds),
                     "pts_seconds": list(turn.pts_seconds),
+                    **(opened[id(turn)].cost_json() if id(turn) in opened else {}),
                 }
                 for turn in self.zooms
                 if isinstance(turn.outcome, ZoomCall)
             ],
-            "glance_seconds": list(self.glance_seconds),
-            "frames": self.num_frames,
             "turns": [
                 {
                     "text": turn.text,
                     "error": str(turn.outcome.error) if isinstance(turn.outcome, Malformed) else None,
-                    "tokens_prefilled": turn.num_prefilled,
                     "tokens_sampled": turn.num_sampled,
-                    "milliseconds": {k: round(v, 3) for k, v in turn.milliseconds.items()},
+                    **turn.cost_json(),
                 }
                 for turn in self.turns
             ],
+            "frames": self.num_frames,
             "tokens_prefilled": sum(turn.num_prefilled for turn in self.turns),
             "tokens_sampled": sum(turn.num_sampled for turn in self.turns),
+            "milliseconds": _rounded(
+                {stage: sum(t.milliseconds.get(stage, 0.0) for t in self.turns) for stage in STAGES}
+            ),
         }
 
 

@@ -33,13 +33,18 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise
             print(f"vzoom {args.command}: {_one_line(error)}", file=sys.stderr)
             return _USER_ERROR
+        except ImportError as error:
+            if args.traceback:
+                raise
+            print(f"vzoom {args.command}: {_one_line(error)} (`vzoom doctor` says what is missing)", file=sys.stderr)
+            return _USER_ERROR
     except KeyboardInterrupt:
         print(file=sys.stderr)  # what was being written ends here
         return _INTERRUPTED
     return code
 
 
-def _one_line(error: ValueError | OSError) -> str:
+def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__

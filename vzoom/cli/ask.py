@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from .console import note, print_json
-from .options import add_looking_options, add_model_options, add_sampling_options, load_zoomer, output_path
+from .options import add_looking_options, add_model_options, add_sampling_options, load_zoomer, report_path
 
 if TYPE_CHECKING:
     from vzoom.result import Result
@@ -30,7 +30,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("video", metavar="VIDEO", help="a video file")
     parser.add_argument("question", metavar="QUESTION", help="what you want to know")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    parser.add_argument("--report", type=output_path, metavar="FILE", help="also write a self-contained HTML page")
+    parser.add_argument("--report", type=report_path, metavar="FILE", help="also write a self-contained HTML page")
     add_model_options(parser)
     add_looking_options(parser)
     add_sampling_options(parser)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .ask import summary
 from .console import Style, note, print_json
-from .options import EMBEDDED_NOTE, add_model_options, load_zoomer, output_path
+from .options import EMBEDDED_NOTE, add_model_options, load_zoomer, report_path
 
 _WRONG = 1
 _DEMO_SEED = 0
@@ -37,7 +37,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="DIR",
         help="folder for the video, its ground truth and the report (default: ./vzoom-demo)",
     )
-    parser.add_argument("--report", type=output_path, metavar="FILE", help="where the report goes (default: DIR/report.html)")
+    parser.add_argument("--report", type=report_path, metavar="FILE", help="where the report goes (default: DIR/report.html)")
     parser.add_argument("--seed", type=int, default=_DEMO_SEED, metavar="S", help=f"which video (default: {_DEMO_SEED})")
     add_model_options(parser)
     parser.set_defaults(run=run)

@@ -85,11 +85,19 @@ def load_zoomer(args: argparse.Namespace, *, warn: bool = True) -> Zoomer:
     return zoomer
 
 
-def output_path(text: str) -> Path:
-    """A file that can be written later: its folder is there and it is no folder itself."""
+def output_path(text: str, suffix: str) -> Path:
+    """A file that can be written later: its folder is there, and its name cannot be that of something precious."""
     path = Path(text)
-    if path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text} is a folder: name a file in it")
+    if path.suffix.lower() != suffix:
+        raise argparse.ArgumentTypeError(f"{text} must end in {suffix}")
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"the folder {path.parent} does not exist: make it, or name another")
     return path
+
+
+def report_path(text: str) -> Path:
+    return output_path(text, ".html")
+
+
+def video_path(text: str) -> Path:
+    return output_path(text, ".mp4")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .console import print_json, printable
-from .options import add_model_options, load_zoomer, output_path
+from .options import add_model_options, load_zoomer, video_path
 
 if TYPE_CHECKING:
     from vzoom.types import Event
@@ -41,7 +41,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog=_RENDER_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    render.add_argument("--out", type=output_path, required=True, metavar="FILE", help="the MP4 file to write")
+    render.add_argument("--out", type=video_path, required=True, metavar="FILE", help="the MP4 file to write")
     render.add_argument("--json", action="store_true", help="print the ground truth as one JSON object")
     _add_world_options(render)
     render.set_defaults(run=run_render)

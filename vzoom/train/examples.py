@@ -82,10 +82,11 @@ class Builder:
 
     # ------------------------------------------------------------ drills
 
-    def captions(self, banked: BankedVideo, *, count: int) -> Example:
-        """Single frames, each followed by its scene's colour and its shape or "No shape"."""
-        example, video = Example(), banked.video
-        for _ in range(count):
+    def captions(self, videos: Sequence[BankedVideo]) -> Example:
+        """One frame of each video, followed by its scene's colour and its shape or "No shape"."""
+        example = Example()
+        for banked in videos:
+            video = banked.video
             if video.events and self.rng.random() < 0.6:
                 row = banked.index_of(video.events[int(self.rng.integers(len(video.events)))].start_seconds)
             else:

@@ -103,7 +103,7 @@ class SFT:
     def _example(self, kind: str, builder: Builder, bank: FrameBank, number: int) -> Example:
         rng, banked = builder.rng, bank[number]
         if kind == "captions":
-            return builder.captions(banked, count=8)
+            return builder.captions([banked, *(bank[int(n)] for n in rng.integers(len(bank), size=7))])
         if kind == "scenes":
             return builder.scenes(banked)
         if kind == "reading":

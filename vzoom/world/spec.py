@@ -163,7 +163,7 @@ def _draw(rng: np.random.Generator, config: WorldConfig) -> WorldVideo:
             raise ValueError(f"a scene of {scene.end_seconds - scene.start_seconds:g} s has room for {len(starts)} hidden events, not {count}")
         for at in sorted(rng.choice(starts, size=count, replace=False)):
             deck = deck or [str(s) for s in rng.permutation(SHAPES)]  # shapes repeat only once all were shown
-            x, y = rng.uniform(0.38, 0.62, size=2)
+            x, y = rng.uniform(0.45, 0.55, size=2)
             events.append(WorldEvent(float(at), float(at) + config.event_seconds, i, deck.pop(), float(x), float(y)))
     for event in events:
         seen = [t for t in glance if event.start_seconds - _GUARD_SECONDS <= t < event.end_seconds]

@@ -1,0 +1,192 @@
+// frames_to_patches with AVX-512 VBMI and VNNI. A weight is split in three signed bytes, so that a pass is byte dot
+// products (vpdpbusd, 4 taps an instruction): exact, because every partial sum fits in 32 bits.
+
+#include <immintrin.h>
+
+#include "frames_to_patches.h"
+
+namespace vz {
+namespace {
+
+struct Sums {
+  __m512i high, middle, low;
+};
+
+inline Sums zero_sums() {
+  return {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_set1_epi32(1 << 21)};
+}
+
+inline __m512i shifted(const Sums& s) {
+  const __m512i sum =
+      _mm512_add_epi32(_mm512_slli_epi32(_mm512_add_epi32(_mm512_slli_epi32(s.high, 8), s.middle), 8), s.low);
+  return _mm512_srai_epi32(sum, 22);
+}
+
+// kRows rows at a time, so that a block's index and digits are loaded once for all of them.
+template <int kRows>
+inline void horizontal_rows(const Pass& pass, const uint8_t* src, int64_t src_stride, uint8_t* dst, int64_t dst_stride,
+                            __mmask64 readable) {
+  const int groups = pass.taps / 4, batches = (pass.out_size + pass.pixels - 1) / pass.pixels;
+  const Pass::Block* block = &pass.blocks[0];
+  const int32_t* base = &pass.base[0];
+  for (int b = 0; b < batches; ++b) {
+    Sums sums[kRows];
+    for (int r = 0; r < kRows; ++r) sums[r] = zero_sums();
+    for (int g = 0; g < groups; ++g, ++block, ++base) {
+      const __m512i index = _mm512_load_si512(block->index), low = _mm512_load_si512(block->digits[0]),
+                    middle = _mm512_load_si512(block->digits[1]), high = _mm512_load_si512(block->digits[2]);
+      for (int r = 0; r < kRows; ++r) {
+        const __m512i bytes = _mm512_maskz_loadu_epi8(readable, src + r * src_stride + *base);
+        const __m512i taps = _mm512_permutexvar_epi8(index, bytes);
+        sums[r].low = _mm512_dpbusd_epi32(sums[r].low, taps, low);
+        sums[r].middle = _mm512_dpbusd_epi32(sums[r].middle, taps, middle);
+        sums[r].high = _mm512_dpbusd_epi32(sums[r].high, taps, high);
+      }
+    }
+    for (int r = 0; r < kRows; ++r) {
+      const __m512i v = _mm512_max_epi32(shifted(sums[r]), _mm512_setzero_si512());
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(dst + r * dst_stride + b * pass.pixels * 3),
+                       _mm512_cvtusepi32_epi8(v));
+    }
+  }
+}
+
+void horizontal(const Pass& pass, const uint8_t* src, int64_t src_stride, int rows, uint8_t* dst, int64_t dst_stride) {
+  const int row_bytes = pass.in_size * 3;
+  const __mmask64 readable = row_bytes >= 64 ? ~0ull : (1ull << row_bytes) - 1;
+  int r = 0;
+  for (; r + 4 <= rows; r += 4)
+    horizontal_rows<4>(pass, src + r * src_stride, src_stride, dst + r * dst_stride, dst_stride, readable);
+  for (; r < rows; ++r)
+    horizontal_rows<1>(pass, src + r * src_stride, src_stride, dst + r * dst_stride, dst_stride, readable);
+}
+
+// 64 columns at a time: 4 rows interleaved to 4 x 16 groups of 4 taps. The packs at the end undo the interleaving.
+void vertical(const Pass& pass, int y, const uint8_t* src, int row0, int64_t stride, int bytes, uint8_t* dst) {
+  const int groups = (pass.count[y] + 3) / 4;
+  const int32_t* quads = &pass.quads[0] + static_cast<int64_t>(y) * (pass.taps / 4) * 3;
+  const uint8_t* in = src + (pass.first[y] - row0) * stride;
+  const int last = pass.count[y] - 1;
+  for (int x = 0; x < bytes; x += 64) {
+    const __mmask64 mask = bytes - x >= 64 ? ~0ull : (1ull << (bytes - x)) - 1;
+    Sums s0 = zero_sums(), s1 = s0, s2 = s0, s3 = s0;
+    for (int g = 0; g < groups; ++g) {
+      const auto row = [&](int j) {  // weights behind the last tap are zero, but its row must exist
+        return _mm512_maskz_loadu_epi8(mask, in + static_cast<int64_t>(j < last ? j : last) * stride + x);
+      };
+      const __m512i a = row(4 * g), b = row(4 * g + 1), c = row(4 * g + 2), d = row(4 * g + 3);
+      const __m512i ab_lo = _mm512_unpacklo_epi8(a, b), ab_hi = _mm512_unpackhi_epi8(a, b);
+      const __m512i cd_lo = _mm512_unpacklo_epi8(c, d), cd_hi = _mm512_unpackhi_epi8(c, d);
+      const __m512i low = _mm512_set1_epi32(quads[3 * g]), middle = _mm512_set1_epi32(quads[3 * g + 1]),
+                    high = _mm512_set1_epi32(quads[3 * g + 2]);
+      const auto add = [&](Sums& s, __m512i taps) {
+        s.low = _mm512_dpbusd_epi32(s.low, taps, low);
+        s.middle = _mm512_dpbusd_epi32(s.middle, taps, middle);
+        s.high = _mm512_dpbusd_epi32(s.high, taps, high);
+      };
+      add(s0, _mm512_unpacklo_epi16(ab_lo, cd_lo));
+      add(s1, _mm512_unpackhi_epi16(ab_lo, cd_lo));
+      add(s2, _mm512_unpacklo_epi16(ab_hi, cd_hi));
+      add(s3, _mm512_unpackhi_epi16(ab_hi, cd_hi));
+    }
+    const __m512i lo = _mm512_packs_epi32(shifted(s0), shifted(s1)), hi = _mm512_packs_epi32(shifted(s2), shifted(s3));
+    _mm512_mask_storeu_epi8(dst + x, mask, _mm512_packus_epi16(lo, hi));
+  }
+}
+
+// 64 lookups in a table of 256 bytes that lies in four registers.
+inline __m512i look_up(const __m512i table[4], __m512i at, __mmask64 upper) {
+  return _mm512_mask_blend_epi8(upper, _mm512_permutex2var_epi8(table[0], at, table[1]),
+                                _mm512_permutex2var_epi8(table[2], at, table[3]));
+}
+
+constexpr int kMaxPatch = 16;         // pixels a side that fit this path
+constexpr int kGroupsAtOnce = 32;     // groups of 4 patches held on the stack: rows up to 128 patches at a time
+
+// The pixels of 4 neighbouring patches, one register a channel: 16 bytes a patch.
+inline void split_channels(const Patches& p, const uint8_t* row, __m512i index, __mmask64 mask, __m512i out[3]) {
+  __m512i patches[4];
+  for (int j = 0; j < 4; ++j)
+    patches[j] = _mm512_permutexvar_epi8(index, _mm512_maskz_loadu_epi8(mask, row + 3 * p.patch * j));
+  const __m512i a = _mm512_shuffle_i32x4(patches[0], patches[1], 0x44), b = _mm512_shuffle_i32x4(patches[2], patches[3], 0x44);
+  const __m512i c = _mm512_shuffle_i32x4(patches[0], patches[1], 0xEE), d = _mm512_shuffle_i32x4(patches[2], patches[3], 0xEE);
+  out[0] = _mm512_shuffle_i32x4(a, b, 0x88);
+  out[1] = _mm512_shuffle_i32x4(a, b, 0xDD);
+  out[2] = _mm512_shuffle_i32x4(c, d, 0x88);
+}
+
+void emit_group(const Patches& p, int y, int gx0, int num, const uint8_t* row, char* frame_out) {
+  __m512i pixels[3][kGroupsAtOnce];
+  alignas(64) uint8_t index_bytes[64];
+  for (int i = 0; i < 64; ++i) {
+    const int x = i % 16 < p.patch ? i % 16 : 0, c = i / 16 < 3 ? i / 16 : 0;
+    index_bytes[i] = static_cast<uint8_t>(3 * x + c);
+  }
+  const __m512i index = _mm512_load_si512(index_bytes);
+  const __mmask64 mask = (1ull << (3 * p.patch)) - 1;
+  const int groups = (num + 3) / 4;
+  // Bytes are ordered so that the interleaving of the planes below leaves each patch in one piece.
+  const __m512i order = p.element_bytes == 4
+                            ? _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)
+                            : _mm512_setr_epi32(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15);
+  for (int g = 0; g < groups; ++g) {
+    __m512i channels[3];
+    split_channels(p, row + 3 * p.patch * (gx0 + 4 * g), index, mask, channels);
+    for (int c = 0; c < 3; ++c) pixels[c][g] = _mm512_permutexvar_epi32(order, channels[c]);
+  }
+  const int64_t area = p.patch * p.patch, row_elements = 3 * p.temporal * area;
+  const int64_t gy = y / p.patch, py = y % p.patch, line = gy / p.merge * (p.columns / p.merge);
+  const __mmask16 words = static_cast<__mmask16>((1u << p.patch) - 1);
+  for (int c = 0; c < 3; ++c) {
+    __m512i table[4][4];
+    for (int plane = 0; plane < p.element_bytes; ++plane)
+      for (int q = 0; q < 4; ++q)
+        table[plane][q] = _mm512_loadu_si512(p.planes + (c * p.element_bytes + plane) * 256 + 64 * q);
+    for (int g = 0; g < groups; ++g) {
+      const __m512i at = pixels[c][g];
+      const __mmask64 upper = _mm512_movepi8_mask(at);
+      const __m512i b0 = look_up(table[0], at, upper), b1 = look_up(table[1], at, upper);
+      const __m512i lo = _mm512_unpacklo_epi8(b0, b1), hi = _mm512_unpackhi_epi8(b0, b1);
+      __m512i values[4];
+      if (p.element_bytes == 4) {
+        const __m512i b2 = look_up(table[2], at, upper), b3 = look_up(table[3], at, upper);
+        const __m512i lo2 = _mm512_unpacklo_epi8(b2, b3), hi2 = _mm512_unpackhi_epi8(b2, b3);
+        values[0] = _mm512_unpacklo_epi16(lo, lo2);
+        values[1] = _mm512_unpackhi_epi16(lo, lo2);
+        values[2] = _mm512_unpacklo_epi16(hi, hi2);
+        values[3] = _mm512_unpackhi_epi16(hi, hi2);
+      } else {
+        values[0] = lo;
+        values[1] = hi;
+      }
+      for (int j = 0; j < 4 && 4 * g + j < num; ++j) {
+        const int64_t gx = gx0 + 4 * g + j;
+        const int64_t at_patch = ((line + gx / p.merge) * p.merge + gy % p.merge) * p.merge + gx % p.merge;
+        const int64_t at_element = at_patch * row_elements + c * p.temporal * area + py * p.patch;
+        for (int t = 0; t < p.temporal; ++t) {
+          char* to = frame_out + (at_element + t * area) * p.element_bytes;
+          if (p.element_bytes == 4) {
+            _mm512_mask_storeu_epi32(to, words, values[j]);
+          } else {
+            const __m512i pair = values[j / 2];
+            _mm256_mask_storeu_epi16(
+                to, words, j % 2 ? _mm512_extracti64x4_epi64(pair, 1) : _mm512_castsi512_si256(pair));
+          }
+        }
+      }
+    }
+  }
+}
+
+void emit(const Patches& p, int y, const uint8_t* row, char* frame_out) {
+  if (p.patch > kMaxPatch) return frames_avx2.emit(p, y, row, frame_out);
+  constexpr int kPatches = 4 * kGroupsAtOnce;
+  for (int gx = 0; gx < p.columns; gx += kPatches)
+    emit_group(p, y, gx, p.columns - gx < kPatches ? p.columns - gx : kPatches, row, frame_out);
+}
+
+}  // namespace
+
+const FrameKernels frames_avx512 = {horizontal, vertical, emit};
+
+}  // namespace vz

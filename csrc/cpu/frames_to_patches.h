@@ -1,0 +1,72 @@
+// frames_to_patches: uint8 frames -> resized by Pillow's integer arithmetic -> one table a channel -> patches in
+// merge order. Work goes row by row through buffers that stay in the core's cache; a frame is read once and its
+// patches are written once.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "../tensor_view.h"
+
+namespace vz {
+
+constexpr int kSlack = 128;  // bytes that rows may be written or read beyond their end
+
+// One pass along one axis: out[i] = clip8((2^21 + sum_j weights[i * taps + j] * in[first[i] + j]) >> 22).
+struct Pass {
+  int in_size = 0, out_size = 0, taps = 0;  // taps is a multiple of 4; rows are filled up with zeros
+  std::vector<int32_t> first, count;        // of each output
+  std::vector<int32_t> weights;
+  bool identity() const { return in_size == out_size; }
+
+  // For the byte dot products of AVX-512: a weight is digits[2] << 16 + digits[1] << 8 + digits[0], each signed.
+  // Vertical: [out][taps / 4][3] groups of 4 digits.
+  std::vector<int32_t> quads;
+  // Horizontal: for each batch of `pixels` outputs and each group of 4 taps one Block.
+  struct alignas(64) Block { uint8_t index[64]; int8_t digits[3][64]; };
+  int pixels = 0;
+  std::vector<Block> blocks;
+  std::vector<int32_t> base;  // first input byte of each block
+};
+
+// Fills first, count and weights from what Python computed, and the packed forms.
+Pass make_pass(int in_size, const View& first, const View& weights, bool horizontal);
+
+struct Step {
+  Pass horizontal, vertical;
+  bool vertical_first = false;
+};
+
+struct Plan {
+  int in_height = 0, in_width = 0;
+  std::vector<Step> steps;
+  int out_height() const { return steps.empty() ? in_height : steps.back().vertical.out_size; }
+  int out_width() const { return steps.empty() ? in_width : steps.back().horizontal.out_size; }
+};
+
+// Where the bytes of a row of pixels go. `table` is 3 x 256 elements of element_bytes.
+struct Patches {
+  int patch, merge, temporal, columns;  // columns: patches in a row of patches
+  int element_bytes;
+  const uint8_t* table;
+  const uint8_t* planes;  // the table's bytes apart: [3][element_bytes][256]
+};
+
+// What each instruction set implements. Source rows are `stride` bytes apart; `bytes` is the length of a row.
+struct FrameKernels {
+  void (*horizontal)(const Pass&, const uint8_t* src, int64_t src_stride, int rows, uint8_t* dst, int64_t dst_stride);
+  // One output row y from input rows; src points at input row `row0`.
+  void (*vertical)(const Pass&, int y, const uint8_t* src, int row0, int64_t stride, int bytes, uint8_t* dst);
+  // Row y of a resized frame into its place in the frame's patches.
+  void (*emit)(const Patches&, int y, const uint8_t* row, char* frame_out);
+};
+extern const FrameKernels frames_scalar;
+#if defined(__x86_64__)
+extern const FrameKernels frames_avx2, frames_avx512;
+#endif
+
+void frames_to_patches(const Plan&, const View& frames, const View& table, const View& out, int patch, int merge,
+                       int temporal);
+void resize_frames(const Plan&, const View& frames, const View& out);
+
+}  // namespace vz
