@@ -51,3 +51,19 @@ def page_dims(pages: Tensor) -> PageDims:
     if pages.ndim != 4:
         raise ValueError(f"pages must have 4 dimensions (see vzoom.kernels.layout), got shape {tuple(pages.shape)}")
     return PageDims(*heads_first(pages).shape)
+
+
+def layered_heads_first(pages: Tensor) -> Tensor:
+    """Pages of all layers [L, ...] as a view [L, num_blocks, kv_heads, block_size, head_dim], whatever the device."""
+    return pages.transpose(2, 3) if pages.device.type == "cuda" else pages
+
+
+def check_layered_pages(k_pages: Tensor, v_pages: Tensor) -> PageDims:
+    """Sizes of one layer of pages that are stacked [L, *pages of a layer]. ValueError where K and V do not fit."""
+    if k_pages.ndim != 5:
+        raise ValueError(f"k_pages must be stacked, [layers, *pages of a layer], got shape {tuple(k_pages.shape)}")
+    if k_pages.shape != v_pages.shape:
+        raise ValueError(f"k_pages {tuple(k_pages.shape)} and v_pages {tuple(v_pages.shape)} must have one shape")
+    if k_pages.dtype != v_pages.dtype:
+        raise ValueError(f"v_pages is {v_pages.dtype} but k_pages is {k_pages.dtype}: they must share one dtype")
+    return PageDims(*layered_heads_first(k_pages).shape[1:])

@@ -18,7 +18,7 @@ IMPLS = ("reference", "cpu", "triton", "cuda")
 _ORDER = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
 
 # Ops with a Triton file; those with C++ or CUDA C++ are asked of the extension itself.
-OPS = ("mrope_append", "paged_attention")
+OPS = ("mrope_append", "paged_attention", "frames_to_patches")
 TRITON_OPS: tuple[str, ...] = ()
 
 

@@ -109,3 +109,12 @@ def as_published(source: Path, folder: Path, *, style: str) -> Path:
     texts = text if style == "flat" else {"text_config": text | {"model_type": "qwen2_5_vl_text"}}
     (folder / "config.json").write_text(json.dumps({**texts, **top, "vision_config": vision}))
     return folder
+
+
+def stock_processor(folder: str | Path) -> Any:
+    """transformers' own image processor on Pillow. Before 5.3 it had the plain name; since, that one wants torchvision."""
+    try:
+        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil as Processor
+    except ModuleNotFoundError:
+        from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor as Processor
+    return Processor.from_pretrained(str(folder))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checkpoints import FAMILIES, as_published, make_checkpoint
+from checkpoints import FAMILIES, as_published, make_checkpoint, stock_processor
 from law import CONFIG, law_error, run_scripted
 
 from vzoom import positions, session
@@ -41,10 +41,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 def stock(checkpoint: Checkpoint) -> tuple[Any, Any]:
     """A second copy of the model, loaded by transformers alone, and its own image processor."""
     from transformers import AutoModelForImageTextToText
-    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-    hf = AutoModelForImageTextToText.from_pretrained(checkpoint.name).eval()
-    return hf, Qwen2VLImageProcessorPil.from_pretrained(checkpoint.name)
+    return AutoModelForImageTextToText.from_pretrained(checkpoint.name).eval(), stock_processor(checkpoint.name)
 
 
 def test_four_zooms_equal_a_full_prefill(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from vzoom.layout import Run
 from vzoom.positions import image_positions, run_positions, text_positions, video_positions
 
 IMAGE, VIDEO = token_id("<|image_pad|>"), token_id("<|video_pad|>")
+START, END = token_id("<|vision_start|>"), token_id("<|vision_end|>")
 
 
 def stock(family: str) -> Any:
@@ -35,10 +36,10 @@ def test_runs_of_text_and_images_of_many_shapes(family: str) -> None:
     grids = [(4, 4), (4, 8), (10, 2), (2, 2), (6, 12)]
     ids, runs = [], []
     for first in (0, 2):  # two runs, as a glance and a splice
-        run = Run([5, 6, 7])
+        run = Run([5, 6])
         for i, (h, w) in enumerate(grids[first : first + 2 + first]):
-            run.images.append((i, len(run.ids), (h, w)))
-            run.ids += [IMAGE] * (h * w // 4) + [8, 9]
+            run.images.append((i, len(run.ids) + 1, (h, w)))
+            run.ids += [START, *[IMAGE] * (h * w // 4), END, 8]
         runs.append(run)
         ids += run.ids
     got, start = [], 0
@@ -53,9 +54,11 @@ def test_runs_of_text_and_images_of_many_shapes(family: str) -> None:
 @pytest.mark.parametrize(("grid", "seconds_per_grid"), [((3, 4, 4), 1.0), ((40, 4, 6), 0.3), ((7, 10, 4), 1 / 3)])
 def test_qwen2_5_video_follows_the_time_step(grid: tuple[int, int, int], seconds_per_grid: float) -> None:
     model = stock("qwen2_5_vl")
+    if seconds_per_grid % 1 and "mm_token_type_ids" not in inspect.signature(model.get_rope_index).parameters:
+        pytest.skip("this release of transformers truncates the seconds of a grid to an integer")
     frames, h, w = grid
     size = frames * h * w // 4
-    ids = [5, *[VIDEO] * size, 6, 7]
+    ids = [START, *[VIDEO] * size, END, 7]
     seconds = torch.tensor([seconds_per_grid])
     want = rope_index(model, ids, video_grid_thw=torch.tensor([grid]), second_per_grid_ts=seconds)
     step = float(np.float32(model.config.vision_config.tokens_per_second) * np.float32(seconds_per_grid))

@@ -132,7 +132,12 @@ def _gpu(torch: ModuleType | None) -> dict[str, Any]:
             why_none = f"driver {driver} is there, but this torch was built without CUDA"
         else:
             why_none = f"driver {driver} and torch for CUDA {torch.version.cuda} are there, but torch sees no device"
-    return {"driver": driver, "torch_cuda": torch.version.cuda if torch else None, "devices": devices, "why_none": why_none}
+    return {
+        "driver": driver,
+        "torch_cuda": torch.version.cuda if torch else None,
+        "devices": devices,
+        "why_none": why_none,
+    }
 
 
 def _driver_version() -> str | None:

@@ -27,8 +27,8 @@ template <int kRows>
 inline void horizontal_rows(const Pass& pass, const uint8_t* src, int64_t src_stride, uint8_t* dst, int64_t dst_stride,
                             __mmask64 readable) {
   const int groups = pass.taps / 4, batches = (pass.out_size + pass.pixels - 1) / pass.pixels;
-  const Pass::Block* block = &pass.blocks[0];
-  const int32_t* base = &pass.base[0];
+  const Pass::Block* block = pass.blocks;
+  const int32_t* base = pass.base;
   for (int b = 0; b < batches; ++b) {
     Sums sums[kRows];
     for (int r = 0; r < kRows; ++r) sums[r] = zero_sums();
@@ -64,7 +64,7 @@ void horizontal(const Pass& pass, const uint8_t* src, int64_t src_stride, int ro
 // 64 columns at a time: 4 rows interleaved to 4 x 16 groups of 4 taps. The packs at the end undo the interleaving.
 void vertical(const Pass& pass, int y, const uint8_t* src, int row0, int64_t stride, int bytes, uint8_t* dst) {
   const int groups = (pass.count[y] + 3) / 4;
-  const int32_t* quads = &pass.quads[0] + static_cast<int64_t>(y) * (pass.taps / 4) * 3;
+  const int32_t* quads = pass.quads + static_cast<int64_t>(y) * (pass.taps / 4) * 3;
   const uint8_t* in = src + (pass.first[y] - row0) * stride;
   const int last = pass.count[y] - 1;
   for (int x = 0; x < bytes; x += 64) {

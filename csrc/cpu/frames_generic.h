@@ -8,7 +8,7 @@ inline uint8_t clip8(int32_t sum) {
 
 static void horizontal(const Pass& pass, const uint8_t* src, int64_t src_stride, int rows, uint8_t* dst,
                        int64_t dst_stride) {
-  const int32_t *first = &pass.first[0], *count = &pass.count[0], *weights = &pass.weights[0];
+  const int32_t *first = pass.first, *count = pass.count, *weights = pass.weights;
   for (int r = 0; r < rows; ++r) {
     const uint8_t* row = src + r * src_stride;
     uint8_t* out = dst + r * dst_stride;
@@ -30,7 +30,7 @@ static void horizontal(const Pass& pass, const uint8_t* src, int64_t src_stride,
 
 static void vertical(const Pass& pass, int y, const uint8_t* src, int row0, int64_t stride, int bytes, uint8_t* dst) {
   constexpr int kBlock = 256;
-  const int32_t* w = &pass.weights[0] + static_cast<int64_t>(y) * pass.taps;
+  const int32_t* w = pass.weights + static_cast<int64_t>(y) * pass.taps;
   const uint8_t* in = src + (pass.first[y] - row0) * stride;
   for (int x0 = 0; x0 < bytes; x0 += kBlock) {
     const int n = bytes - x0 < kBlock ? bytes - x0 : kBlock;

@@ -10,38 +10,48 @@
 
 namespace vz {
 
-constexpr int kSlack = 128;  // bytes that rows may be written or read beyond their end
+constexpr int kSlack = 192;  // bytes that rows may be written or read beyond their end
 
 // One pass along one axis: out[i] = clip8((2^21 + sum_j weights[i * taps + j] * in[first[i] + j]) >> 22).
+// Bare pointers, because the files of one instruction set must not instantiate std:: templates (see isa.h).
 struct Pass {
   int in_size = 0, out_size = 0, taps = 0;  // taps is a multiple of 4; rows are filled up with zeros
-  std::vector<int32_t> first, count;        // of each output
-  std::vector<int32_t> weights;
+  const int32_t *first = nullptr, *count = nullptr, *weights = nullptr;
   bool identity() const { return in_size == out_size; }
 
   // For the byte dot products of AVX-512: a weight is digits[2] << 16 + digits[1] << 8 + digits[0], each signed.
   // Vertical: [out][taps / 4][3] groups of 4 digits.
-  std::vector<int32_t> quads;
-  // Horizontal: for each batch of `pixels` outputs and each group of 4 taps one Block.
+  const int32_t* quads = nullptr;
+  // Horizontal: for each batch of `pixels` outputs and each group of 4 taps one Block, and its first input byte.
   struct alignas(64) Block { uint8_t index[64]; int8_t digits[3][64]; };
   int pixels = 0;
-  std::vector<Block> blocks;
-  std::vector<int32_t> base;  // first input byte of each block
+  const Block* blocks = nullptr;
+  const int32_t* base = nullptr;
 };
 
-// Fills first, count and weights from what Python computed, and the packed forms.
-Pass make_pass(int in_size, const View& first, const View& weights, bool horizontal);
+// A pass and the memory that it points to. It can be moved, not copied.
+struct OwnedPass {
+  Pass pass;
+  std::vector<int32_t> first, count, weights, quads, base;
+  std::vector<Pass::Block> blocks;
+  OwnedPass() = default;
+  OwnedPass(OwnedPass&&) = default;
+  OwnedPass& operator=(OwnedPass&&) = default;
+};
+
+// Fills a pass from the first inputs [out] and weights [out, taps] that Python computed, and packs it.
+OwnedPass make_pass(int in_size, const View& first, const View& weights, bool horizontal);
 
 struct Step {
-  Pass horizontal, vertical;
+  OwnedPass horizontal, vertical;
   bool vertical_first = false;
 };
 
 struct Plan {
   int in_height = 0, in_width = 0;
   std::vector<Step> steps;
-  int out_height() const { return steps.empty() ? in_height : steps.back().vertical.out_size; }
-  int out_width() const { return steps.empty() ? in_width : steps.back().horizontal.out_size; }
+  int out_height() const { return steps.empty() ? in_height : steps.back().vertical.pass.out_size; }
+  int out_width() const { return steps.empty() ? in_width : steps.back().horizontal.pass.out_size; }
 };
 
 // Where the bytes of a row of pixels go. `table` is 3 x 256 elements of element_bytes.

@@ -50,7 +50,9 @@ def frames_to_patches(
     for step in steps:
         frames = resize(frames, step)
     num, height, width, _ = frames.shape
-    values = torch.stack([table.cpu()[c][torch.from_numpy(frames[..., c]).long()] for c in range(3)], dim=1)  # [N,3,H,W]
+    values = torch.stack(
+        [table.cpu()[c][torch.from_numpy(frames[..., c]).long()] for c in range(3)], dim=1
+    )  # [N,3,H,W]
     rows, columns = height // patch, width // patch
     values = values.view(num, 3, rows // merge, merge, patch, columns // merge, merge, patch)
     values = values.permute(0, 2, 5, 3, 6, 1, 4, 7)  # [N, rows/m, columns/m, m, m, 3, patch, patch]

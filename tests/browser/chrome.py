@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import Any
 
 _FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars",
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage", "--hide-scrollbars",
     "--remote-debugging-pipe",
 ]  # fmt: skip
 
 
 def find_chromium() -> str | None:
     """The browser's path, or None where none is installed."""
-    return next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+    return next(
+        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+    )
 
 
 class Chrome:
@@ -42,7 +44,7 @@ class Chrome:
         self._process = subprocess.Popen(
             [executable, *_FLAGS, f"--user-data-dir={profile}", "about:blank"],
             close_fds=False,
-            preexec_fn=connect,
+            preexec_fn=connect,  # noqa: PLW1509 (the tests have one thread)
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )

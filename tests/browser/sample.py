@@ -16,9 +16,9 @@ def make_clip(times: list[float], *, height: int = 72, width: int = 128, clamped
     rows, columns = np.mgrid[0:height, 0:width]
     frames = []
     for t in times:
-        frame = np.stack(
-            [np.full_like(rows, 40 + int(t) % 60), 60 + rows % 120, 110 + columns % 100], axis=-1
-        ).astype(np.uint8)
+        frame = np.stack([np.full_like(rows, 40 + int(t) % 60), 60 + rows % 120, 110 + columns % 100], axis=-1).astype(
+            np.uint8
+        )
         x = int(t * 3) % (width - 16)
         frame[height // 3 : height // 3 + 16, x : x + 16] = (250, 210, 70)
         frames.append(frame)
@@ -54,13 +54,28 @@ def make_result(
             Turn(protocol.render_turn(thought, call), call, 61, 640, end, clip.pts_seconds, _times(len(turns)))
         )
     refused = Malformed(CallError.REVERSED, '{"segment": [52, 50], "fps": 4}')
-    turns.insert(1, Turn(f'<think>{thought}</think><video_zoom>{refused.detail}</video_zoom>', refused, 38, 310,
-                         milliseconds=_times(1)))
+    turns.insert(
+        1,
+        Turn(
+            f"<think>{thought}</think><video_zoom>{refused.detail}</video_zoom>",
+            refused,
+            38,
+            310,
+            milliseconds=_times(1),
+        ),
+    )
     if answer is None:
         turns.append(Turn("<think>I cannot", None, 4, 230, milliseconds=_times(3)))
     else:
-        turns.append(Turn(protocol.render_turn("A disc at 41.50 s.", Answer(answer)), Answer(answer), 27, 230,
-                          milliseconds=_times(3)))
+        turns.append(
+            Turn(
+                protocol.render_turn("A disc at 41.50 s.", Answer(answer)),
+                Answer(answer),
+                27,
+                230,
+                milliseconds=_times(3),
+            )
+        )
     trajectory.turns = turns
     trajectory.glance_seconds = glance.pts_seconds
     trajectory.visuals = [Visual(t, (4, 4), 0, 4) for clip in (glance, *clips) for t in clip.pts_seconds]

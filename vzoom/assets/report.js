@@ -9,9 +9,10 @@ const tell = (event) => {
 const untell = () => { readout.innerHTML = key; };
 const track = document.querySelector(".track");
 track.addEventListener("pointerover", tell);
-track.addEventListener("focusin", tell);
 track.addEventListener("pointerleave", untell);
-track.addEventListener("focusout", untell);
+// Not on the drawing itself: a listener for focus would make it a stop for Tab.
+track.parentElement.addEventListener("focusin", tell);
+track.parentElement.addEventListener("focusout", untell);
 
 // The glance marks are one stop for Tab; the arrow keys go from mark to mark.
 const marks = [...track.querySelectorAll(".mark")];

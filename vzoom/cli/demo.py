@@ -37,8 +37,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="DIR",
         help="folder for the video, its ground truth and the report (default: ./vzoom-demo)",
     )
-    parser.add_argument("--report", type=report_path, metavar="FILE", help="where the report goes (default: DIR/report.html)")
-    parser.add_argument("--seed", type=int, default=_DEMO_SEED, metavar="S", help=f"which video (default: {_DEMO_SEED})")
+    parser.add_argument(
+        "--report", type=report_path, metavar="FILE", help="where the report goes (default: DIR/report.html)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=_DEMO_SEED, metavar="S", help=f"which video (default: {_DEMO_SEED})"
+    )
     add_model_options(parser)
     parser.set_defaults(run=run)
 

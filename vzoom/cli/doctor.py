@@ -39,34 +39,26 @@ def run(args: argparse.Namespace) -> int:
 
 def _show(found: dict[str, Any], style: Style) -> None:
     cpu, gpu, extension = found["cpu"], found["gpu"], found["extension"]
-    _section("vzoom", style, [("version", found["vzoom"]), ("python", found["python"]), ("platform", found["platform"])])
-    _section(
-        "packages",
-        style,
-        [
-            (name, f"{p['version']}{'' if p['problem'] is None else '  ' + style(p['problem'], 'red')}"
-             if p["version"] else style(f"not installed: {p['purpose']}", "dim"))
-            for name, p in found["packages"].items()
-        ],
-    )  # fmt: skip
-    _section(
-        "machine",
-        style,
-        [
-            ("cpu", f"{cpu['model']}, {cpu['cores']} cores, torch uses {cpu['torch_threads']} threads"),
-            ("features", " ".join(cpu["features"]) or "none that vzoom uses"),
-            *[("gpu", f"{g['name']}, {g['memory_gib']} GiB, sm_{g['capability']}") for g in gpu["devices"]],
-            *([] if gpu["devices"] else [("gpu", f"none: {gpu['why_none']}")]),
-            ("extension", extension["path"] or style(extension["why_missing"], "red")),
-        ],
-    )
-    _section(
-        f"operations on {found['device']}",
-        style,
-        [(op, f"{o['impl']}  {style(o['why'], 'dim')}") for op, o in found["ops"].items()],
-    )
-    missing = [(m["what"], m["how"]) for m in found["missing"]]
+    _section(f"vzoom {found['vzoom']}", style, [("python", found["python"]), ("platform", found["platform"])])
+    _section("packages", style, [(name, _package(entry, style)) for name, entry in found["packages"].items()])
+    threads = "" if cpu["torch_threads"] is None else f", torch uses {cpu['torch_threads']}"
+    devices = [f"{d['name']}, {d['memory_gib']} GiB, sm_{d['capability']}" for d in gpu["devices"]]
+    rows = [("cpu", f"{cpu['model']}, {cpu['cores']} cores{threads}")]
+    rows += [("features", " ".join(cpu["features"]) or "none that vzoom uses")]
+    rows += [("gpu", text) for text in devices or [f"none: {gpu['why_none']}"]]
+    rows += [("extension", extension["path"] or style(extension["why_missing"], "red"))]
+    _section("machine", style, rows)
+    ops = [(op, f"{entry['impl']}  {style(entry['why'], 'dim')}") for op, entry in found["ops"].items()]
+    _section(f"operations on {found['device']}", style, ops or [("none", "they need torch")])
+    missing = [(entry["what"], entry["how"]) for entry in found["missing"]]
     _section("missing", style, missing or [("nothing", "that this machine could use")])
+
+
+def _package(entry: dict[str, Any], style: Style) -> str:
+    if entry["version"] is None:
+        return style(f"not installed: {entry['purpose']}", "dim")
+    problem = entry["problem"]
+    return f"{entry['version']}" if problem is None else f"{entry['version']}  {style(problem, 'red')}"
 
 
 def _section(title: str, style: Style, rows: list[tuple[str, str]]) -> None:

@@ -66,10 +66,9 @@ class Live:
         # The line stays open: what reading it cost is known when the next turn opens.
         if isinstance(outcome, ZoomCall) and event.clip is not None:
             self._num_zooms += 1
-            self._write(
-                f"{self.style(f'zoom {self._num_zooms}', 'cyan')}  {outcome.start_seconds:.2f}–{turn.end_seconds:.2f} s, "
-                f"{_count(len(event.clip), 'frame')} at {outcome.fps:g} fps"
-            )
+            name = self.style(f"zoom {self._num_zooms}", "cyan")
+            span = f"{outcome.start_seconds:.2f}–{turn.end_seconds:.2f} s"
+            self._write(f"{name}  {span}, {_count(len(event.clip), 'frame')} at {outcome.fps:g} fps")
         elif isinstance(outcome, Malformed):
             self._write(f"{self.style('refused', 'red')}  {outcome.error}: {printable(outcome.detail)}")
 

@@ -27,7 +27,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help='a folder, a hub id such as zsgvivo/videozoomer, or "embedded" (default): the small model of the package, '
         "which knows only vzoom's rendered world",
     )
-    group.add_argument("--device", default="auto", help='"auto" (default: CUDA where there is one), "cpu", "cuda", "cuda:1"')
+    group.add_argument(
+        "--device", default="auto", help='"auto" (default: CUDA where there is one), "cpu", "cuda", "cuda:1"'
+    )
     group.add_argument(
         "--dtype",
         default="auto",
@@ -75,7 +77,7 @@ def load_zoomer(args: argparse.Namespace, *, warn: bool = True) -> Zoomer:
 
     import vzoom
 
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.disable_progress_bar()
     if warn and args.model == "embedded":
         note(EMBEDDED_NOTE)
     elif sys.stderr.isatty():

@@ -102,7 +102,8 @@ def run_render(args: argparse.Namespace) -> int:
     if args.json:
         print_json(truth)
     else:
-        print(f"{args.out}: {truth['config']['duration_seconds']:g} s, {len(truth['scenes'])} scenes\n{truth_path}: the truth")
+        seconds = truth["config"]["duration_seconds"]
+        print(f"{args.out}: {seconds:g} s, {len(truth['scenes'])} scenes\n{truth_path}: what happens in it")
     return 0
 
 

@@ -73,7 +73,7 @@ def load_checkpoint(name_or_path: str, *, device: str = "auto", dtype: str = "au
         name=name_or_path,
         model=model,
         tokenizer=tokenizer,
-        patch_spec=PatchSpec.from_dict(preprocessor),
+        patch_spec=PatchSpec.from_dict(preprocessor, name_or_path),
         config=ZoomConfig() if settings is None else ZoomConfig(**settings),
         end_of_turn_id=ids[_END_OF_TURN],
         end_ids=frozenset({ids[_END_OF_TURN], ids[_END_OF_TEXT]}),

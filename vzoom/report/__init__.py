@@ -32,7 +32,9 @@ class Report:
         """The whole page. ValueError where the result's clips do not belong to its trajectory."""
         result, trajectory = self.result, self.result.trajectory
         if len(result.clips) != len(trajectory.zooms):
-            raise ValueError(f"{len(result.clips)} clips for {len(trajectory.zooms)} zooms: this is not one conversation")
+            raise ValueError(
+                f"{len(result.clips)} clips for {len(trajectory.zooms)} zooms: this is not one conversation"
+            )
         style, script = _asset("report.css"), _asset("report.js")
         return Template(_asset("report.html")).substitute(
             title=escape(f"{trajectory.question.splitlines()[0] if trajectory.question else 'vzoom'}"),

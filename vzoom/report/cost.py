@@ -89,7 +89,9 @@ def _plot(trajectory: Trajectory, names: list[str], stages: list[str]) -> str:
         )
         rows.append(f'<li><span>{name}</span><span class="bar">{bars}</span><b>{milliseconds_text(total)}</b></li>')
     # The table below says the same to those who do not see the bars.
-    return f'<ul class="legend" aria-hidden="true">{legend}</ul><ul class="bars" aria-hidden="true">{"".join(rows)}</ul>'
+    return (
+        f'<ul class="legend" aria-hidden="true">{legend}</ul><ul class="bars" aria-hidden="true">{"".join(rows)}</ul>'
+    )
 
 
 def _table(trajectory: Trajectory, names: list[str], stages: list[str]) -> str:

@@ -58,7 +58,9 @@ def _figures(trajectory: Trajectory, seconds: float) -> str:
         (number_text(read), "tokens read", f"{number_text(written)} written"),
         (f"{seconds:.1f} s", "in all", ""),
     ]
-    tiles = "".join(f"<div><dt>{name}</dt><dd>{value} <small>{note}</small></dd></div>" for value, name, note in figures)
+    tiles = "".join(
+        f"<div><dt>{name}</dt><dd>{value} <small>{note}</small></dd></div>" for value, name, note in figures
+    )
     return f'<dl class="figures">{tiles}</dl>'
 
 

@@ -16,7 +16,7 @@ _STRIP_SIDE_PIXELS = 160
 _LANE_PIXELS = 26
 _GLANCE_PIXELS = 22
 _AXIS_PIXELS = 24
-_MAX_AXIS_STEPS = 6
+_MAX_AXIS_STEPS = 5  # as many labels as a phone has room for
 NUM_COLOURS = 6
 
 
@@ -31,7 +31,8 @@ def timeline_figure(trajectory: Trajectory, glance: Clip) -> str:
         '<figure class="timeline" aria-label="Timeline of the video">'
         f"{_strip(trajectory, glance)}{_drawing(trajectory)}"
         '<p id="readout" class="readout" aria-live="polite">'
-        '<span class="key"><svg width="10" height="14"><line x1="5" x2="5" y2="14" class="tick"/></svg> glance frame</span> '
+        '<span class="key"><svg width="10" height="14"><line x1="5" x2="5" y2="14" class="tick"/></svg>'
+        " glance frame</span> "
         f"{_zoom_key(trajectory)}</p></figure>"
     )
 
@@ -40,7 +41,8 @@ def _zoom_key(trajectory: Trajectory) -> str:
     if not trajectory.zooms:
         return '<span class="key">no zoom</span>'
     return (
-        '<span class="key"><svg width="22" height="14"><rect x="2" y="1" width="18" height="12" rx="4" class="z1"/></svg>'
+        '<span class="key"><svg width="22" height="14">'
+        '<rect x="2" y="1" width="18" height="12" rx="4" class="z1"/></svg>'
         " zoom: follow it to what was seen</span>"
     )
 
@@ -123,7 +125,8 @@ def _lanes(trajectory: Trajectory) -> str:
         parts.append(
             f'<a href="#zoom-{n}" class="zoom {zoom_colour(n)}" data-tip="{tip}" aria-label="{tip}">'
             f'<rect class="lane" width="100%" y="{top}" height="{_LANE_PIXELS}"/>'
-            f'<rect class="span" x="{start:.3f}%" width="{width:.3f}%" y="{top + 5}" height="{_LANE_PIXELS - 10}" rx="4"/>'
+            f'<rect class="span" x="{start:.3f}%" width="{width:.3f}%" '
+            f'y="{top + 5}" height="{_LANE_PIXELS - 10}" rx="4"/>'
             f"{_label(f'{n}', span, start, width, top + _LANE_PIXELS / 2)}</a>"
         )
     return "".join(parts)

@@ -14,11 +14,12 @@ import numpy as np
 
 from ..config import ZoomConfig
 from ..layout import Run, Tokenizer, lay_out
-from ..protocol import Image, Part, Text, prompt, tool_turn
+from ..protocol import CALL_OPEN, Image, Part, Text, prompt, render_turn, tool_turn
 from ..timeline import glance_timestamps, zoom_timestamps
-from ..types import Malformed, ZoomCall
-from ..world.oracle import Flaw, OracleTurn, finding_note, nothing_note, oracle_turns, scene_note
-from ..world.questions import Question, ask
+from ..types import Answer, Malformed, ZoomCall
+from ..world.oracle import Flaw, finding_note, nothing_note, oracle_turns, scene_note
+from ..world.questions import LETTERS, ask
+from ..world.spec import WorldEvent
 from .bank import BankedVideo
 
 MERGE = 2
@@ -73,7 +74,8 @@ class Builder:
         question = ask(banked.video, family, self.rng)
         turns = oracle_turns(banked.video, question, self.config, max_zooms=max_zooms, rng=self.rng, flaw=flaw)
         example = Example()
-        self._prompt(example, banked, question.text, max_zooms, glance=glance)
+        times = glance_timestamps(banked.video.info(), self.config) if glance else []
+        self._prompt(example, banked, question.text, max_zooms, times=times)
         for number, turn in enumerate(turns):
             self._assistant(example, turn.text, learned=not turn.flawed and (glance or number > 0))
             if isinstance(turn.outcome, ZoomCall):
@@ -99,21 +101,50 @@ class Builder:
             self._assistant(example, f" {scene.colour}\n{words}", learned=True)
         return example
 
-    def scenes(self, banked: BankedVideo) -> Example:
-        """A glance, then where every scene begins and ends, in random order: many look-ups for one overview."""
-        example = Example()
-        question = ask(banked.video, "which", self.rng)
-        self._prompt(example, banked, question.text, self.config.max_zooms)
-        self._assistant(example, "<think>", learned=False)
-        for i in self.rng.permutation(len(banked.video.scenes)):
-            scene = banked.video.scenes[int(i)]
-            head, _, tail = scene_note(scene.colour, scene.start_seconds, scene.end_seconds).partition(" from")
-            self._assistant(example, (" " if example.turn_ends else "") + head, learned=False)
-            self._assistant(example, " from" + tail, learned=True)
+    def letters(self, banked: BankedVideo) -> Example:
+        """A question, then which letter each of its options has, in random order: no image, only look-ups."""
+        example, question = Example(), ask(banked.video, "which", self.rng)
+        self._prompt(example, banked, question.text, self.config.max_zooms, times=[])
+        for i in self.rng.permutation(len(question.options)):
+            seconds = float(self.rng.integers(len(banked.frames))) * banked.step_seconds
+            event = WorldEvent(seconds, seconds, 0, question.options[int(i)], 0.5, 0.5)
+            head, _, _ = finding_note([event], "A").rpartition("A")
+            self._assistant(example, head, learned=False)
+            self._assistant(example, LETTERS[int(i)], learned=True)
+            self._assistant(example, "). ", learned=False)
         return example
 
-    def reading(self, banked: BankedVideo, *, nothing: float) -> Example:
-        """A question and one short clip: what is in it and which letter that is, or that nothing is seen.
+    def scenes(self, banked: BankedVideo, *, max_frames: int) -> Example:
+        """A run of glance frames, then where the scenes in it begin and end, in random order.
+
+        max_frames: length of the run; from the video's whole glance on, this is the real prompt.
+        """
+        example, video = Example(), banked.video
+        times = glance_timestamps(video.info(), self.config)
+        count = min(max_frames, len(times))
+        begin = int(self.rng.integers(len(times) - count + 1))
+        shown = times[begin : begin + count]
+        question = ask(video, "which", self.rng)
+        self._prompt(example, banked, question.text, self.config.max_zooms, times=shown)
+        self._assistant(example, "<think>", learned=False)
+        for i in self.rng.permutation(len(video.scenes)):
+            scene = video.scenes[int(i)]
+            starts, ends = scene.start_seconds in shown, scene.end_seconds in (*shown, video.config.duration_seconds)
+            if not starts:
+                continue
+            note = scene_note(scene.colour, scene.start_seconds, scene.end_seconds)
+            head, _, tail = note.partition(" from")
+            if not ends:
+                tail = tail.partition(" to")[0]
+            self._assistant(example, head, learned=False)
+            self._assistant(example, " from" + tail, learned=True)
+            if not ends:
+                self._assistant(example, ".", learned=False)
+            self._assistant(example, " ", learned=False)
+        return example
+
+    def reading(self, banked: BankedVideo, *, nothing: float, max_frames: int) -> Example:
+        """A question and one clip of at most max_frames: what is in it and which letter that is, or that nothing is.
 
         nothing: how often the clip misses the event.
         """
@@ -121,30 +152,31 @@ class Builder:
         question = ask(video, "which", self.rng)
         (start, _), step = question.evidence[0], banked.step_seconds
         event = next(e for e in video.events if e.start_seconds == start)
-        length = int(self.rng.integers(4, self.config.zoom_max_frames + 1))
         first, last = (round(t / step) for t in question.search[0])
-        length = min(length, last - first)
+        length = int(self.rng.integers(2, min(max_frames, self.config.zoom_max_frames, last - first) + 1))
         hit = [r for r in range(first, last - length + 1) if r <= start / step < r + length]
         missed = [r for r in range(first, last - length + 1) if r not in hit]
         rows = missed if missed and self.rng.random() < nothing else hit
         begin = int(self.rng.choice(rows))
         clip = ZoomCall(begin * step, (begin + length) * step, 1 / step)
         example = Example()
-        self._prompt(example, banked, question.text, self.config.max_zooms, glance=False)
+        self._prompt(example, banked, question.text, self.config.max_zooms, times=[])
         self._assistant(example, "<think></think>", learned=False)
         self._clip(example, banked, clip, zooms_left=self.config.max_zooms - 1)
         if rows is hit:
-            text = f"<think>{finding_note([event], question.answer_letter)}</think><answer>{question.answer_letter}</answer>"
+            letter = question.answer_letter
+            text = render_turn(finding_note([event], letter), Answer(letter))
         else:
-            text = f"<think>{nothing_note(clip.start_seconds, clip.end_seconds)}</think><video_zoom>"
+            text = f"<think>{nothing_note(clip.start_seconds, clip.end_seconds)}</think>{CALL_OPEN}"
         self._assistant(example, text, learned=True)
         return example
 
     # ------------------------------------------------------------ pieces
 
-    def _prompt(self, example: Example, banked: BankedVideo, text: str, max_zooms: int, *, glance: bool = True) -> None:
+    def _prompt(
+        self, example: Example, banked: BankedVideo, text: str, max_zooms: int, *, times: Sequence[float]
+    ) -> None:
         info = banked.video.info()
-        times = glance_timestamps(info, self.config) if glance else []
         parts = prompt(
             text, info, times, max_zooms=max_zooms, zoom_max_frames=self.config.zoom_max_frames, style=self.config.prompt
         )

@@ -7,22 +7,30 @@ from torch import nn
 
 
 class TwoOptimizers:
-    """Steps both; `set_lr` scales both from their base rates."""
+    """Steps both; rates are set by the caller before each step."""
 
     def __init__(self, model: nn.Module, *, muon_lr: float, adam_lr: float) -> None:
         embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-        matrices, rest = [], []
-        for parameter in model.parameters():  # a tied head comes once
+        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+        for name, parameter in model.named_parameters():  # a tied head comes once
             is_matrix = parameter.ndim == 2 and id(parameter) not in embeddings
-            (matrices if is_matrix else rest).append(parameter)
-        self.muon = torch.optim.Muon(matrices, lr=muon_lr, weight_decay=0.05)
-        self.adam = torch.optim.AdamW(rest, lr=adam_lr, betas=(0.9, 0.98), weight_decay=0.0)
-        self._parameters = matrices + rest
+            groups.setdefault((is_matrix, ".visual." in name), []).append(parameter)
+        both = (False, True)
+        self.muon = torch.optim.Muon(
+            [{"params": groups[True, is_vision], "vision": is_vision} for is_vision in both], weight_decay=0.05
+        )
+        self.adam = torch.optim.AdamW(
+            [{"params": groups[False, is_vision], "vision": is_vision} for is_vision in both],
+            betas=(0.9, 0.98),
+            weight_decay=0.0,
+        )
+        self._parameters = [parameter for group in groups.values() for parameter in group]
+        self.set_lr(muon_lr=muon_lr, adam_lr=adam_lr)
 
-    def set_lr(self, *, muon_lr: float, adam_lr: float) -> None:
+    def set_lr(self, *, muon_lr: float, adam_lr: float, vision_factor: float = 1.0) -> None:
         for optimizer, lr in ((self.muon, muon_lr), (self.adam, adam_lr)):
             for group in optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * (vision_factor if group["vision"] else 1.0)
 
     def step(self, *, max_norm: float = 1.0) -> float:
         """Clip the gradient's norm, step, clear. Returns the norm before clipping."""

@@ -12,13 +12,19 @@ from ..world.spec import WorldConfig
 
 @dataclass(frozen=True)
 class Stage:
-    """mix: how often each kind of batch comes (weights). Rates are peaks: warm-up, then cosine to a tenth."""
+    """mix: how often each kind of batch comes (weights). Rates are peaks: warm-up, then cosine to a tenth.
+
+    vision_factor: on the rates of the vision tower. glance_frames, clip_frames: the most frames that a drill shows.
+    """
 
     name: str
     steps: int
     mix: Mapping[str, float]
     muon_lr: float = 0.012
     adam_lr: float = 2.5e-3
+    vision_factor: float = 1.0
+    glance_frames: int = 64
+    clip_frames: int = 16
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,7 @@ class Recipe:
     side: int = 56
     num_videos: int = 1000
     batch_sizes: Mapping[str, int] = field(
-        default_factory=lambda: {"captions": 24, "scenes": 8, "reading": 16, "later": 14, "whole": 12}
+        default_factory=lambda: {"captions": 24, "letters": 32, "scenes": 8, "reading": 16, "later": 14, "whole": 12}
     )
     questions_per_video: int = 3
     nothing: float = 0.4

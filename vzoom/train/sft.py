@@ -21,7 +21,7 @@ from .bank import FrameBank
 from .examples import Builder, Example
 from .forward import augment, collate, learned_logits
 from .optim import TwoOptimizers
-from .recipe import Recipe
+from .recipe import Recipe, Stage
 from .tiny_model import build_model
 from .tokenizer import build_tokenizer
 
@@ -49,25 +49,26 @@ class SFT:
         """Train to the recipe's end, or for `minutes`. True when the end was reached."""
         self.out.mkdir(parents=True, exist_ok=True)
         started, before, first_step = time.perf_counter(), self.trained_seconds, self.step
-        losses: list[float] = []
+        losses: dict[str, list[float]] = {}
         while self.step < self.recipe.num_steps:
             elapsed = time.perf_counter() - started
             if minutes is not None and elapsed > 60 * minutes:
                 self.save()
                 return False
             kind, loss = self.train_step()
-            losses.append(loss)
+            losses.setdefault(kind, []).append(loss)
             self.trained_seconds = before + time.perf_counter() - started
             done = self.step == self.recipe.num_steps
             if self.step % 10 == 0 or done:
                 pace = (time.perf_counter() - started) / (self.step - first_step)
                 stage, factor = self.recipe.at(self.step - 1)
+                means = {name: round(float(np.mean(values)), 4) for name, values in sorted(losses.items())}
                 self.say(
-                    f"step {self.step}/{self.recipe.num_steps} {stage.name} loss {np.mean(losses):.3f} "
-                    f"lr x{factor:.2f} {pace:.2f} s/step, {pace * (self.recipe.num_steps - self.step) / 60:.1f} min left"
+                    f"step {self.step}/{self.recipe.num_steps} {stage.name} "
+                    f"loss {' '.join(f'{name} {value:.3f}' for name, value in means.items())} lr x{factor:.2f} {pace:.2f} s/step, {pace * (self.recipe.num_steps - self.step) / 60:.1f} min left"
                 )
-                self._log({"step": self.step, "stage": stage.name, "loss": float(np.mean(losses))})
-                losses = []
+                self._log({"step": self.step, "stage": stage.name, "loss": means})
+                losses = {}
             if self.step % self.recipe.check_every == 0 or done:
                 figures = self.check()
                 self.say("  check " + " ".join(f"{k} {v:.3f}" for k, v in figures.items()))
@@ -83,31 +84,35 @@ class SFT:
         stage, factor = recipe.at(self.step)
         weights = np.array(list(stage.mix.values()), dtype=float)
         kind = str(rng.choice(list(stage.mix), p=weights / weights.sum()))
-        batch = collate(self.examples(kind, rng), self.bank, pad_token=self.pad)
+        batch = collate(self.examples(kind, stage, rng), self.bank, pad_token=self.pad)
         self.model.train()
         logits = learned_logits(self.model, batch, augment(batch.frames_F, rng))
         loss = F.cross_entropy(logits, batch.targets_S)
         loss.backward()
-        self.optimizers.set_lr(muon_lr=stage.muon_lr * factor, adam_lr=stage.adam_lr * factor)
+        self.optimizers.set_lr(
+            muon_lr=stage.muon_lr * factor, adam_lr=stage.adam_lr * factor, vision_factor=stage.vision_factor
+        )
         self.optimizers.step()
         self.step += 1
         return kind, float(loss.detach())
 
-    def examples(self, kind: str, rng: np.random.Generator) -> list[Example]:
+    def examples(self, kind: str, stage: Stage, rng: np.random.Generator) -> list[Example]:
         """A batch of one kind; several questions share a video, so its frames are encoded once."""
         builder = self._builder(rng)
         count, share = self.recipe.batch_sizes[kind], self.recipe.questions_per_video
         numbers = rng.integers(len(self.bank), size=-(-count // share))
-        return [self._example(kind, builder, self.bank, int(numbers[i // share])) for i in range(count)]
+        return [self._example(kind, stage, builder, self.bank, int(numbers[i // share])) for i in range(count)]
 
-    def _example(self, kind: str, builder: Builder, bank: FrameBank, number: int) -> Example:
+    def _example(self, kind: str, stage: Stage, builder: Builder, bank: FrameBank, number: int) -> Example:
         rng, banked = builder.rng, bank[number]
         if kind == "captions":
             return builder.captions([banked, *(bank[int(n)] for n in rng.integers(len(bank), size=7))])
+        if kind == "letters":
+            return builder.letters(banked)
         if kind == "scenes":
-            return builder.scenes(banked)
+            return builder.scenes(banked, max_frames=stage.glance_frames)
         if kind == "reading":
-            return builder.reading(banked, nothing=self.recipe.nothing)
+            return builder.reading(banked, nothing=self.recipe.nothing, max_frames=stage.clip_frames)
         if kind not in ("later", "whole"):
             raise ValueError(f"unknown kind of example {kind!r}")
         flaw: Flaw = "none"
@@ -128,13 +133,14 @@ class SFT:
         """Per kind, on videos that are never trained on: how many turns the model would write greedily as the oracle."""
         self.model.eval()
         figures = {}
-        for kind in ("captions", "scenes", "reading", "whole"):
+        stage = self.recipe.stages[-1]
+        for kind in ("captions", "letters", "scenes", "reading", "whole"):
             rng = np.random.default_rng(0)
             builder = self._builder(rng)
             examples = [
                 builder.conversation(self.check_bank[n], max_zooms=self.recipe.zoom.max_zooms)
                 if kind == "whole"
-                else self._example(kind, builder, self.check_bank, n)
+                else self._example(kind, stage, builder, self.check_bank, n)
                 for n in range(min(_CHECK_VIDEOS, 2 * self.recipe.batch_sizes[kind]))
             ]
             batch = collate(examples, self.check_bank, pad_token=self.pad)

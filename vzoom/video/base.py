@@ -97,7 +97,7 @@ class VideoReader(ABC):
         VideoReadError: no frame can be decoded there, or the reader's budget ran out.
         """
         ticks = [self.to_ticks(t) for t in timestamps]
-        return make_clip(ticks, self.read(ticks), self.tick_seconds)
+        return make_clip(timestamps, self.read(ticks), self.tick_seconds)
 
     def read(self, ticks: Sequence[int]) -> list[Frame]:
         """For each of `ticks` (any order) the frame on display then; one object where several fall on one frame."""
@@ -140,13 +140,14 @@ class VideoReader(ABC):
         self.close()
 
 
-def make_clip(ticks: Sequence[int], frames: Sequence[Frame], tick_seconds: Fraction) -> Clip:
-    """The clip of `frames[i]`, the answer to `ticks[i]`; a frame that answers several times is given once."""
+def make_clip(timestamps: Sequence[float], frames: Sequence[Frame], tick_seconds: Fraction) -> Clip:
+    """The clip of `frames[i]`, the answer to `timestamps[i]`; a frame that answers several times is given once."""
     chosen: dict[int, Frame] = {}
     clamped: dict[int, bool] = {}
-    for at, frame in zip(ticks, frames, strict=True):
+    for seconds, frame in zip(timestamps, frames, strict=True):
+        beyond = frame.is_last and seconds >= float(frame.end_ticks * tick_seconds)
         chosen.setdefault(frame.index, frame)
-        clamped[frame.index] = clamped.get(frame.index, False) or (frame.is_last and at >= frame.end_ticks)
+        clamped[frame.index] = clamped.get(frame.index, False) or beyond
     return Clip(
         frames=np.stack([frame.image for frame in chosen.values()]),
         pts_seconds=tuple(float(frame.pts_ticks * tick_seconds) for frame in chosen.values()),

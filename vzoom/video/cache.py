@@ -100,7 +100,7 @@ class ClipCache:
                 self._misses += len(fresh)
                 for frame in fresh.values():
                     self._insert(group, frame)
-        return make_clip(ticks, [found[at] for at in ticks], reader.tick_seconds)
+        return make_clip(timestamps, [found[at] for at in ticks], reader.tick_seconds)
 
     def stats(self) -> CacheStats:
         with self._lock:

@@ -100,6 +100,7 @@ def _from_scan(source: Source, budget: Budget) -> KeyIndex:
     displayed = 0
     first: int | None = None
     last, last_duration = 0, 0
+    in_order = True
     for packet in source.packets(budget):
         ticks = packet_ticks(packet)
         if ticks is None:
@@ -111,12 +112,16 @@ def _from_scan(source: Source, budget: Budget) -> KeyIndex:
         if packet.is_discard:
             continue
         displayed += 1
+        in_order = in_order and (displayed == 1 or ticks >= last)
         if first is None or ticks < first:
             first = ticks
         if displayed == 1 or ticks >= last:
             last, last_duration = ticks, packet.duration or 0
     if first is None or not keys:
-        raise VideoError(f"{source.path}: no video frames with times in it")
+        raise VideoError(f"{source.path}: no frame in it has a time; put a raw stream into a container such as mkv")
+    if source.container.format.name == "avi" and in_order and source.stream.codec_context.reorder_depth:
+        # AVI stores no pts, and what libav makes up for H.264 with B-frames is the wrong order.
+        raise VideoError(f"{source.path}: AVI does not say when its reordered frames are displayed; convert it to mp4")
     stream = source.stream
     assert stream.time_base is not None  # checked when the source was opened
     named = float(stream.average_rate or 0)

@@ -38,6 +38,7 @@ class Decoding:
         self._skip = skip
         self._ready: deque[VideoFrame] = deque()
         self._drained = False
+        self._newest = -(1 << 63)
 
     @property
     def finished(self) -> bool:
@@ -85,10 +86,12 @@ class Decoding:
         for frame in frames:
             if frame.pts is None:
                 frame.pts = frame.dts
-            # Pictures that lead an open group refer to the group before it, which this run has not seen.
-            leading = self.run.key > 0 and frame.pts is not None and frame.pts < self.run.key_pts
-            if frame.pts is not None and not frame.is_corrupt and not leading:
-                self._ready.append(frame)
+            if frame.pts is None or frame.is_corrupt or frame.pts < self._newest:
+                continue  # a time that goes backwards is damage too
+            if self.run.key > 0 and frame.pts < self.run.key_pts:
+                continue  # it leads an open group, and refers to the group before, which this run has not seen
+            self._newest = frame.pts
+            self._ready.append(frame)
 
 
 def frame_ticks(frame: VideoFrame) -> int:
@@ -129,6 +132,7 @@ class PyAVReader(VideoReader):
         self._first_ticks = frame_ticks(frame)
         self._first_ordinal = self._decoding.run.ordinal(self._first_ticks)
         self._width, self._height, self._turned = frame.width, frame.height, orientation(frame)
+        self._colorspace = int(frame.colorspace)
         width, height = self._turned.size(frame.width, frame.height)
         self.info = VideoInfo(
             path=source.path,

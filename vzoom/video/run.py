@@ -79,10 +79,6 @@ class Run:
         """How many displayed packets of the file come before `pts`."""
         return self._index.ordinals[self.key] + bisect_left(self._pts, pts)
 
-    def slice_numbers(self, pts: int) -> int:
-        """How many displayed packets of this run come before `pts`, from its keyframe's pts on."""
-        return bisect_left(self._pts, pts) - bisect_left(self._pts, self.key_pts)
-
     def _note(self, packet: VideoPacket) -> None:
         self.queue.append(packet)
         ticks = packet_ticks(packet)

@@ -1,0 +1,39 @@
+// Threads through OpenMP, which torch's own libgomp serves: never a second pool. Without OpenMP one thread.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <exception>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+namespace vz {
+
+inline int threads() {
+#ifdef _OPENMP
+  return omp_in_parallel() ? 1 : omp_get_max_threads();
+#else
+  return 1;
+#endif
+}
+
+// Calls f(begin, end) on parts of [0, count), at most one a thread. f must not throw when there are threads.
+template <class F>
+void parallel_for(int64_t count, const F& f) {
+  const int num = static_cast<int>(std::min<int64_t>(threads(), count));
+  if (num <= 1) {
+    if (count > 0) f(int64_t{0}, count);
+    return;
+  }
+#ifdef _OPENMP
+#pragma omp parallel num_threads(num)
+  {
+    const int64_t i = omp_get_thread_num(), n = omp_get_num_threads();
+    f(count * i / n, count * (i + 1) / n);
+  }
+#endif
+}
+
+}  // namespace vz

@@ -1,0 +1,1 @@
+"""Copy whole blocks of K and V pages in all layers: copy-on-write of a tail block that a fork shares."""

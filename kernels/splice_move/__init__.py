@@ -1,0 +1,1 @@
+"""Move cached tokens to other slots and other positions, in all layers."""

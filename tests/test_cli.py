@@ -1,0 +1,398 @@
+"""The command line: what it prints, where, and with which exit code."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from browser.sample import make_result
+
+import vzoom
+from vzoom.cli import main, world
+from vzoom.cli.console import Style, printable
+from vzoom.cli.live import Live
+from vzoom.config import Sampling, ZoomConfig
+from vzoom.result import Result
+from vzoom.types import Event, Finished, Malformed, StopReason, TextDelta, TurnEnded, TurnOpened
+from vzoom.world import FAMILIES
+
+
+class ScriptedZoomer:
+    """Plays a conversation made by hand, with the events that the engine sends."""
+
+    def __init__(self, result: Result) -> None:
+        self.result, self.config, self.name, self.is_embedded = result, ZoomConfig(), "embedded", True
+        self.asked: dict[str, Any] = {}
+
+    def ask(
+        self,
+        video: str | Path,
+        question: str,
+        *,
+        sampling: Sampling | None = None,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> Result:
+        self.asked = {"video": video, "question": question, "sampling": sampling, "config": self.config}
+        for event in events(self.result) if on_event else ():
+            on_event(event)
+        return self.result
+
+
+def events(result: Result) -> list[Event]:
+    sent: list[Event] = []
+    clips, fetched = [result.glance, *result.clips], result.glance
+    for turn in result.trajectory.turns:
+        sent.append(TurnOpened(0, turn, fetched))
+        sent += [TextDelta(0, letter) for letter in turn.text]
+        fetched = clips[1 + sum(isinstance(e, TurnEnded) and e.clip is not None for e in sent)] if turn.pts_seconds else None
+        sent.append(TurnEnded(0, turn, fetched))
+    return [*sent, Finished(0, result.trajectory)]
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> ScriptedZoomer:
+    zoomer = ScriptedZoomer(make_result())
+    monkeypatch.setattr(vzoom, "load", lambda model, **options: zoomer)
+    return zoomer
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("video") / "small.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=8, options={"preset": "ultrafast"})
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        for i in range(16):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 10 * i, np.uint8))
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def run(*words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "vzoom", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **options)
+
+
+# ---------------------------------------------------------------- help, version, start-up
+
+
+@pytest.mark.parametrize("words", [(), ("ask",), ("demo",), ("doctor",), ("world", "render"), ("world", "eval")])
+def test_help_has_examples(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main([*words, "--help"])
+    assert exit_.value.code == 0
+    out = capsys.readouterr().out
+    assert "examples:\n  vzoom " in out
+    assert all(len(line) <= 120 for line in out.splitlines() if line.startswith("  vzoom "))
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"vzoom {vzoom.__version__}\n"
+
+
+def test_help_is_quick_and_loads_nothing_heavy() -> None:
+    code = "import sys, vzoom.cli.parser as p; p.build_parser(); print(*{'torch', 'numpy', 'av'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+    # CPU seconds, and the best of three: other programs may keep this machine busy.
+    spent = []
+    for _ in range(3):
+        before = os.times()
+        assert run("--help").returncode == 0
+        after = os.times()
+        spent.append(after.children_user + after.children_system - before.children_user - before.children_system)
+    assert min(spent) < 0.3
+
+
+def test_families_are_the_worlds() -> None:
+    assert world.FAMILIES == FAMILIES
+
+
+# ---------------------------------------------------------------- ask
+
+
+def test_ask_streams_text_and_zooms(
+    scripted: ScriptedZoomer, video: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["ask", str(video), "Which?"]) == 0
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert lines[0] == (
+        "glance  48 frames, 0.00–123.38 s · 640 tokens · decode 57 ms · patches 13 ms · vision 168 ms · prefill 123 ms"
+    )
+    turns = scripted.result.trajectory.turns
+    written = [lines.index(turn.text) for turn in turns]  # each turn on a line of its own, letter for letter
+    assert written == sorted(written)
+    zooms = [line for line in lines if line.startswith("zoom ")]
+    assert zooms[0].startswith("zoom 1  40.00–44.00 s, 16 frames at 4 fps · 310 tokens · decode 41 ms")
+    assert zooms[1].startswith("zoom 2  120.00–126.00 s, 12 frames at 2 fps · 230 tokens · decode 41 ms")
+    assert lines[written[1] + 2].startswith('refused  reversed: {"segment": [52, 50], "fps": 4} · 640 tokens')
+    assert lines[-2:] == ["answer  B", "2 zooms · 76 frames seen · 1820 tokens read, 187 written · 3.2 s"]
+    assert "nothing but vzoom's own rendered world" in err
+    assert "--model zsgvivo/videozoomer" in err
+    assert "\x1b" not in out + err
+
+
+def test_ask_json_is_one_object_and_nothing_else(
+    scripted: ScriptedZoomer, video: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    report = tmp_path / "out.html"
+    assert main(["ask", str(video), "Which?", "--json", "--report", str(report)]) == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert out.count("\n") == 1
+    assert found["answer"] == "B"
+    assert found["stop_reason"] == "answered"
+    first, second = found["zooms"]
+    assert (first["start_seconds"], first["end_seconds"], first["fps"], first["frames"]) == (40.0, 44.0, 4.0, 16)
+    assert first["pts_seconds"] == [40 + i / 4 for i in range(16)]
+    assert second["end_seconds"] == 126.0
+    assert found["tokens_prefilled"] == 640 + 310 + 640 + 230
+    assert found["tokens_sampled"] == 61 + 38 + 61 + 27
+    assert found["milliseconds"] == pytest.approx(
+        {"decode": 180.4, "patches": 41.8, "vision": 528.0, "prefill": 387.2, "generate": 2252.8}
+    )
+    assert found["model"] == scripted.result.model
+    assert found["seconds"] == 3.21
+    assert found["report"] == str(report)
+    assert "<!doctype html>" in report.read_text()
+    assert "knows nothing but" in err
+
+
+def test_ask_passes_its_options_on(scripted: ScriptedZoomer, video: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = "--temperature 0.7 --top-p 0.9 --top-k 5 --seed 3 --max-zooms 2 --glance-frames 7 --max-pixels 50000 --json"
+    assert main(["ask", str(video), "Which?", *words.split()]) == 0
+    assert scripted.asked["question"] == "Which?"
+    assert scripted.asked["sampling"] == Sampling(temperature=0.7, top_p=0.9, top_k=5, seed=3)
+    assert scripted.asked["config"] == ZoomConfig(max_zooms=2, glance_max_frames=7, max_pixels=50000)
+    assert json.loads(capsys.readouterr().out)["answer"] == "B"
+
+
+def test_another_model_is_not_warned_about(
+    scripted: ScriptedZoomer, video: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["ask", str(video), "Which?", "--model", "some/where"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_no_answer_says_why(video: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    zoomer = ScriptedZoomer(make_result(answer=None, stop_reason=StopReason.TURN_TOKENS))
+    monkeypatch.setattr(vzoom, "load", lambda model, **options: zoomer)
+    assert main(["ask", str(video), "Which?"]) == 0
+    assert "no answer: turn_tokens" in capsys.readouterr().out
+
+
+def test_control_characters_of_the_model_do_not_reach_the_terminal() -> None:
+    stream = io.StringIO()
+    result = make_result(thought="\x1b[2Jgone\x9b31m\rover", answer="\x1b]0;title\x07B")
+    live = Live(stream)
+    for event in events(result):
+        live(event)
+    live.result(result)
+    assert not set(stream.getvalue()) & {"\x1b", "\x9b", "\r", "\x07"}
+    assert "\ufffd[2Jgone\ufffd31m\ufffdover" in stream.getvalue()
+    assert printable("a\tb\nc") == "a\tb\nc"
+
+
+# ---------------------------------------------------------------- what users do wrong
+
+
+def one_line_error(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
+    """stderr of a command that must fail with exit code 2, one line of stderr and nothing on stdout."""
+    assert main([str(word) for word in words]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1, err
+    return err
+
+
+def test_files_that_are_no_video(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    missing, text, sound = tmp_path / "missing.mp4", tmp_path / "notes.mp4", tmp_path / "sound.wav"
+    text.write_text("shopping list\n" * 50)
+    with av.open(str(sound), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), format="s16", layout="mono")
+        frame.rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    for path in (missing, text, sound):
+        for extra in ((), ("--json",)):
+            assert path.name in one_line_error(capsys, "ask", path, "What?", *extra)
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["--temperature", "-1"], "temperature must be 0 or more, got -1"),
+        (["--top-p", "0"], "top_p must be in (0, 1]"),
+        (["--glance-frames", "0"], "glance_max_frames must be above 0"),
+        (["--max-zooms", "-3"], "max_zooms must be 0 or more, got -3"),
+    ],
+)
+def test_bad_values(words: list[str], hint: str, video: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert hint in one_line_error(capsys, "ask", video, "What?", *words)
+
+
+def test_an_empty_question(video: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "question is empty" in one_line_error(capsys, "ask", video, "  ")
+
+
+def test_a_folder_that_is_no_model(video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert str(tmp_path) in one_line_error(capsys, "ask", video, "What?", "--model", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("path", "hint"), [("match.mp4", "must end in .html"), ("/nowhere/out.html", "folder /nowhere does not exist")]
+)
+def test_a_report_that_cannot_be_written(
+    path: str, hint: str, video: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["ask", str(video), "What?", "--report", path])
+    assert exit_.value.code == 2
+    assert hint in capsys.readouterr().err
+
+
+def test_traceback_when_asked_for(tmp_path: Path) -> None:
+    with pytest.raises((ValueError, OSError)):
+        main(["--traceback", "ask", str(tmp_path / "missing.mp4"), "What?"])
+
+
+def test_a_missing_package_is_named(
+    video: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    assert "vzoom doctor" in one_line_error(capsys, "ask", video, "What?", "--model", "some/where")
+
+
+# ---------------------------------------------------------------- interrupts, pipes, colours
+
+
+def test_ctrl_c_is_quiet(
+    scripted: ScriptedZoomer, video: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*args: Any, **options: Any) -> Result:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scripted, "ask", interrupted)
+    assert main(["ask", str(video), "What?", "--model", "some/where"]) == 130
+    assert capsys.readouterr().err == "\n"
+
+
+def test_ctrl_c_in_a_real_process(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "vzoom", "world", "render", "--out", str(tmp_path / "long.mp4"), "--seconds", "3600"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "long.mp4").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(2)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.strip() == ""
+
+
+def test_a_closed_pipe_is_quiet(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "vzoom", "world", "render", "--out", str(tmp_path / "w.mp4"), "--seconds", "32"]
+    done = subprocess.run([*command, "--json"], stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_colours_only_on_a_terminal_that_wants_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert Style(Terminal())("x", "red") == "\x1b[1;31mx\x1b[0m"
+    assert Style(io.StringIO())("x", "red") == "x"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert Style(Terminal())("x", "red") == "x"
+    monkeypatch.delenv("NO_COLOR")
+    monkeypatch.setenv("TERM", "dumb")
+    assert Style(Terminal())("x", "red") == "x"
+
+
+def test_lines_stay_whole_with_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    plain, coloured = io.StringIO(), Terminal()
+    for stream in (plain, coloured):
+        live = Live(stream)
+        for event in events(make_result()):
+            live(event)
+    bare = coloured.getvalue()
+    for code in ("\x1b[2m", "\x1b[36m", "\x1b[1;31m", "\x1b[0m"):
+        assert code in bare
+        bare = bare.replace(code, "")
+    assert bare == plain.getvalue()
+
+
+def test_output_in_a_poor_encoding_does_not_fail(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = run("ask", tmp_path / "fehlt–ä.mp4", "What?", env=environment)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+# ---------------------------------------------------------------- world
+
+
+def test_world_render_writes_video_and_truth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "w.mp4"
+    assert main(["world", "render", "--out", str(out), "--seed", "5", "--seconds", "40", "--scenes", "4", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    truth = json.loads((tmp_path / "w.json").read_text())
+    assert printed == truth
+    assert len(truth["scenes"]) == 4
+    assert truth["scenes"][-1]["end_seconds"] == 40.0
+    assert {q["family"] for q in truth["questions"]} >= {"which", "first", "order"}
+    with av.open(str(out)) as container:
+        assert float(container.duration / av.time_base) == pytest.approx(40.0, abs=0.2)
+
+
+@pytest.mark.parametrize(("seconds", "scenes"), [(32, None), (120, None), (600, 8), (64, 2), (3600, 5)])
+def test_any_length_and_number_of_scenes_that_the_world_allows(seconds: float, scenes: int | None) -> None:
+    from argparse import Namespace
+
+    from vzoom.world import make_video
+
+    options = Namespace(family="which", seconds=seconds, scenes=scenes, event_seconds=None, distractors=None)
+    for seed in range(3):
+        made = make_video(seed, world.world_config(options))
+        assert made.scenes[-1].end_seconds == seconds
+        assert scenes in (None, len(made.scenes))
+
+
+def test_world_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "from 32 to 3600, got 5" in one_line_error(
+        capsys, "world", "render", "--out", tmp_path / "w.mp4", "--seconds", "5"
+    )
+    with pytest.raises(SystemExit):
+        main(["world", "render", "--out", str(tmp_path / "w.json")])
+    assert "must end in .mp4" in capsys.readouterr().err
+
+
+def test_refused_events_are_what_the_engine_sends() -> None:
+    sent = events(make_result())
+    ended = [event for event in sent if isinstance(event, TurnEnded)]
+    assert [event.clip is not None for event in ended] == [True, False, True, False]
+    assert isinstance(ended[1].turn.outcome, Malformed)

@@ -1,0 +1,123 @@
+"""The doctor: what it finds is what is there, and what is missing comes with the way to get it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from vzoom import doctor, ext
+from vzoom.cli import main
+from vzoom.kernels import registry
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_packages_and_operations_are_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    for name in ("torch", "transformers", "av", "numpy"):
+        assert found["packages"][name]["version"] == metadata.version(name)
+    assert {"triton", "flash-attn", "nvidia-dali-cuda130", "trl"} <= set(found["packages"])
+    expected = registry.chosen(found["device"])
+    assert expected
+    assert found["ops"] == {op: {"impl": impl, "why": why} for op, (impl, why) in expected.items()}
+    assert found["cpu"]["torch_threads"] == torch.get_num_threads()
+    assert found["device"] == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_every_extra_of_the_package_is_known() -> None:
+    """A new extra in pyproject.toml must be looked for."""
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert {extra for _, extra in doctor.PACKAGES.values() if extra} == set(declared) - {"test", "dev"}
+
+
+def test_what_is_missing_comes_with_a_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = metadata.version
+
+    def version(name: str) -> str:
+        if name in ("trl", "triton", "flash-attn", "av"):
+            raise metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(doctor.metadata, "version", version)
+    missing = {m["what"]: m["how"] for m in doctor.examine()["missing"]}
+    ways = list(missing.values())
+    assert "pip install 'vzoom[train]'" in ways
+    assert "pip install 'vzoom[gpu]'" in ways
+    assert missing["av (needed)"] == "pip install vzoom"
+    assert not any("flash" in how for how in ways)  # builds for hours, never needed: nobody is sent there
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "not installed: decoding video (FFmpeg)" in out
+    assert "pip install 'vzoom[train]'" in out
+
+
+def test_a_version_outside_the_declared_range_is_pointed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.metadata, "requires", lambda name: ["torch<2.14,>=2.9", "trl>=1; extra == 'train'"])
+    monkeypatch.setattr(doctor.metadata, "version", lambda name: {"torch": "2.20.1+cu130", "trl": "1.2"}.get(name, "1"))
+    packages = doctor.examine()["packages"]
+    assert packages["torch"]["problem"] == "vzoom is tested with <2.14,>=2.9"
+    assert packages["trl"]["problem"] is None
+
+
+def test_a_broken_torch_is_reported_and_not_raised(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    found = doctor.examine()
+    assert "cannot be imported" in found["packages"]["torch"]["problem"]
+    assert found["ops"] == {}
+    assert main(["doctor"]) == 0
+    assert "cannot be imported" in capsys.readouterr().out
+
+
+def test_an_extension_of_another_version_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    def native() -> Any:
+        raise ImportError("_vzoom 0.0.1 does not belong to vzoom 0.1.0: run `pip install .` in the source tree again")
+
+    monkeypatch.setattr(ext, "native", native)
+    monkeypatch.setattr(doctor, "_ops", lambda device: {})
+    found = doctor.examine()
+    assert found["extension"]["path"] is None
+    assert any("pip install ." in m["how"] for m in found["missing"])
+
+
+@pytest.mark.parametrize(
+    ("driver", "torch_cuda", "why", "how"),
+    [
+        (None, None, "no NVIDIA driver", "install its driver"),
+        ("580.1", None, "built without CUDA", "pip uninstall torch"),
+        ("580.1", "13.0", "torch sees no device", "CUDA_VISIBLE_DEVICES"),
+    ],
+)
+def test_why_there_is_no_gpu(
+    driver: str | None, torch_cuda: str | None, why: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "_driver_version", lambda: driver)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", torch_cuda)
+    found = doctor.examine()
+    assert why in found["gpu"]["why_none"]
+    assert how in next(m["how"] for m in found["missing"] if m["what"] == "a GPU")
+
+
+def test_a_gpu_is_described(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    card = SimpleNamespace(name="Some Card", total_memory=80 * 2**30, major=9, minor=0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: card)
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "Some Card, 80.0 GiB, sm_90" in out
+    assert "operations on cuda" in out
+    assert "a GPU" not in out

@@ -1,0 +1,92 @@
+from dataclasses import dataclass, field
+
+import pytest
+
+from vzoom.config import ZoomConfig
+from vzoom.types import Turn
+from vzoom.world.evaluate import evaluate, letter_of, question_seeds
+from vzoom.world.questions import ask_questions
+from vzoom.world.spec import WorldConfig, make_video
+
+SMALL = WorldConfig(duration_seconds=32, frame_size=56, fps=4, num_scenes=(3, 4))
+
+
+@dataclass
+class FakeTrajectory:
+    zooms: list[Turn]
+    num_frames: int = 40
+
+
+@dataclass
+class FakeResult:
+    answer: str | None
+    trajectory: FakeTrajectory
+
+
+@dataclass
+class FakeZoomer:
+    """Knows every question's answer; `sees` and `knows` say for which questions, by their order."""
+
+    seed: int
+    count: int
+    sees: set[int]
+    knows: set[int]
+    config: ZoomConfig = field(default_factory=ZoomConfig)
+    paths: list = field(default_factory=list)
+    zooms_allowed: list = field(default_factory=list)
+
+    def ask_many(self, jobs, *, max_zooms, max_sessions):
+        self.zooms_allowed.append(max_zooms)
+        results = []
+        for path, text in jobs:
+            number = len(self.paths)
+            assert path.exists()
+            self.paths.append(path)
+            seed = question_seeds(self.seed, self.count)[number]
+            question = ask_questions(make_video(seed, SMALL), "which", seed)
+            assert question.text == text
+            wrong = "ABCD".replace(question.answer_letter, "")[0]
+            at = question.evidence[0][0] if number in self.sees else question.evidence[0][1]
+            turns = [Turn(pts_seconds=(at, at + 7.0))]
+            answer = f"{question.answer_letter}." if number in self.knows else wrong
+            results.append(FakeResult(None if number == 19 else answer, FakeTrajectory(turns)))
+        return results
+
+
+def test_it_counts_hits_luck_and_errors_and_removes_its_videos():
+    zoomer = FakeZoomer(seed=3, count=20, sees=set(range(10)), knows=set(range(5, 19)))
+    figures = evaluate(zoomer, "which", 20, 3, max_zooms=2, config=SMALL)
+    assert figures["n"] == 20 and figures["chance"] == 0.25 and figures["max_zooms"] == 2
+    assert figures["hit_rate"] == 10 / 20
+    assert figures["accuracy"] == 14 / 20
+    assert figures["correct_and_hit"] == 5 / 20
+    assert figures["correct_without_hit"] == 9 / 20
+    assert figures["answered"] == 19 / 20
+    assert figures["mean_zooms"] == 1 and figures["mean_frames"] == 40
+    assert set(zoomer.zooms_allowed) == {2}
+    assert len(set(zoomer.paths)) == 20 and not any(p.exists() for p in zoomer.paths)
+
+
+def test_a_cache_folder_keeps_its_videos(tmp_path):
+    for _ in range(2):
+        zoomer = FakeZoomer(seed=1, count=2, sees={0}, knows={0})
+        assert evaluate(zoomer, "which", 2, 1, cache_dir=tmp_path, config=SMALL)["max_zooms"] == 4
+    assert sorted(zoomer.paths) == sorted(tmp_path.iterdir())
+
+
+def test_another_seed_asks_about_other_videos():
+    assert len(set(question_seeds(0, 100)) | set(question_seeds(1, 100))) == 200
+    assert question_seeds(5, 3) == question_seeds(5, 10)[:3]
+    with pytest.raises(ValueError, match="1 or more"):
+        evaluate(None, "which", 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [("B", "B"), ("b", "B"), ("(B)", "B"), ("B.", "B"), ("B)", "B"), ("B: star", "B"), (" star ", None), ("Because", None), (None, None), ("", None), ("AB", None)],
+)  # fmt: skip
+def test_letters_are_read_tolerantly(answer, letter):
+    question = ask_questions(make_video(0), "which", 0)
+    question = type(question)(**{**question.__dict__, "options": ("moon", "ring", "bolt", "cross")})
+    assert letter_of(answer, question) == letter
+    assert letter_of("Ring", question) == "B"

@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+
+from vzoom.config import ZoomConfig
+from vzoom.protocol import parse_turn
+from vzoom.timeline import zoom_timestamps
+from vzoom.types import Answer, ZoomCall
+from vzoom.world.oracle import oracle_turns
+from vzoom.world.questions import FAMILIES, ask_questions, config_for, is_hit
+from vzoom.world.spec import make_video
+
+CONFIG = ZoomConfig(prompt="brief")
+
+
+def play(family, seed, **options):
+    video = make_video(seed, config_for(family))
+    question = ask_questions(video, family, seed)
+    turns = oracle_turns(video, question, CONFIG, rng=np.random.default_rng(seed), **options)
+    times = []
+    for turn in turns:
+        assert parse_turn(turn.text) == turn.outcome  # the strict form is read back as it was meant
+        if isinstance(turn.outcome, ZoomCall):
+            clip = zoom_timestamps(turn.outcome, video.info(), CONFIG)
+            assert isinstance(clip, list) and len(clip) <= CONFIG.zoom_max_frames
+            times += clip
+    assert [isinstance(t.outcome, Answer) for t in turns] == [False] * (len(turns) - 1) + [True]
+    return video, question, turns, times
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("flaw", ["none", "shifted", "elsewhere"])
+def test_the_oracle_is_right_and_saw_why(family, flaw):
+    for seed in range(25):
+        _, question, turns, times = play(family, seed, max_zooms=4, flaw=flaw)
+        assert [t.flawed for t in turns] == [flaw != "none"] + [False] * (len(turns) - 1)
+        if turns[-1].thought != "Not seen.":
+            assert turns[-1].outcome.text == question.answer_letter
+            assert is_hit(question.evidence, times)
+        else:
+            assert len(turns) == 5  # it only gives up when there is no zoom left
+
+
+def test_it_looks_again_where_it_has_not_looked():
+    numbers = [len(play("which", seed, max_zooms=4)[2]) for seed in range(40)]
+    assert set(numbers) == {2, 3}  # one zoom, or a second where the first showed nothing
+    for seed in range(40):
+        video, question, turns, _ = play("which", seed, max_zooms=4)
+        (start, end), calls = question.search[0], [t.outcome for t in turns[:-1]]
+        assert calls[0].start_seconds == start and all(c.end_seconds <= end for c in calls)
+        if len(calls) == 2:
+            assert calls[1].start_seconds == calls[0].end_seconds
+            assert turns[1].thought.startswith("No shape")
+
+
+def test_without_zooms_it_guesses():
+    letters = []
+    for seed in range(40):
+        _, question, turns, times = play("which", seed, max_zooms=0)
+        assert len(turns) == 1 and not times and turns[0].thought == "Not seen."
+        letters.append(turns[0].outcome.text == question.answer_letter)
+    assert sum(letters) < 25
