@@ -18,8 +18,8 @@ IMPLS = ("reference", "cpu", "triton", "cuda")
 _ORDER = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
 
 # Ops with a Triton file; those with C++ or CUDA C++ are asked of the extension itself.
-OPS = ("mrope_append", "paged_attention", "frames_to_patches")
-TRITON_OPS: tuple[str, ...] = ()
+OPS = ("mrope_append", "paged_attention", "frames_to_patches", "copy_blocks", "splice_move", "merge_states")
+TRITON_OPS = OPS
 
 
 def missing(op: str, impl: str, device_type: str) -> str | None:

@@ -193,7 +193,7 @@ def test_no_answer_says_why(video: Path, monkeypatch: pytest.MonkeyPatch, capsys
     zoomer = ScriptedZoomer(make_result(answer=None, stop_reason=StopReason.TURN_TOKENS))
     monkeypatch.setattr(vzoom, "load", lambda model, **options: zoomer)
     assert main(["ask", str(video), "Which?"]) == 0
-    assert "no answer: turn_tokens" in capsys.readouterr().out
+    assert "no answer: a turn reached its limit of new tokens (--max-new-tokens)" in capsys.readouterr().out
 
 
 def test_control_characters_of_the_model_do_not_reach_the_terminal() -> None:

@@ -19,7 +19,7 @@ from vzoom import ext
 from vzoom.config import ZoomConfig
 from vzoom.kernels.frames_to_patches.order import pillow_step
 from vzoom.kernels.frames_to_patches.reference import resize
-from vzoom.patches import PatchSpec, frames_to_patches, grid_for, smart_resize, value_table
+from vzoom.patches import PatchSpec, frames_to_patches, grid_for, resize_frames, smart_resize, value_table
 
 QWEN2 = PatchSpec()
 QWEN3 = PatchSpec(patch_size=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -170,16 +170,26 @@ def test_order_of_passes_is_asked_of_pillow() -> None:
 
 
 def test_spec_is_read_from_the_checkpoint(tmp_path: Path) -> None:
-    path = tmp_path / "preprocessor_config.json"
     processor(QWEN3, DIRECT).save_pretrained(tmp_path)
-    assert PatchSpec.from_json(path) == QWEN3
-    data = json.loads(path.read_text())
-    path.write_text(json.dumps({k: v for k, v in data.items() if k != "image_mean"}))
-    with pytest.raises(ValueError, match="image_mean missing"):
-        PatchSpec.from_json(path)
-    path.write_text(json.dumps(data | {"image_processor_type": "CLIPImageProcessor"}))
+    data = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    assert PatchSpec.from_dict(data, "here") == QWEN3
+    with pytest.raises(ValueError, match="here: image_mean missing"):
+        PatchSpec.from_dict({k: v for k, v in data.items() if k != "image_mean"}, "here")
     with pytest.raises(ValueError, match="CLIPImageProcessor"):
-        PatchSpec.from_json(path)
+        PatchSpec.from_dict(data | {"image_processor_type": "CLIPImageProcessor"}, "here")
+
+
+@pytest.mark.parametrize("config", [DIRECT, TWO_STEPS], ids=["direct", "two-steps"])
+def test_frames_kept_at_the_models_size_give_the_same_patches(config: ZoomConfig, impl: str) -> None:
+    pictures = frames(2, 360, 640)
+    pictures.flags.writeable = False
+    kept = resize_frames(pictures, config=config, spec=QWEN2, impl=impl)
+    assert kept.shape == (2, 224, 420, 3)
+    assert resize_frames(kept, config=config, spec=QWEN2, impl=impl).tobytes() == kept.tobytes()
+    wanted, grid = frames_to_patches(pictures, config=config, spec=QWEN2, impl=impl)
+    got, got_grid = frames_to_patches(kept, config=config, spec=QWEN2, impl=impl)
+    assert got_grid == grid
+    assert got.equal(wanted)
 
 
 def test_grid_is_within_the_budget() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from .kernels.layout import new_pages
+from .kernels.layout import page_shape
 
 
 class OutOfPages(RuntimeError):
@@ -19,8 +19,8 @@ class OutOfPages(RuntimeError):
 class PagePool:
     """K and V pages of all layers, and the list of free blocks.
 
-    k_pages[layer], v_pages[layer]: pages of that layer in `dtype` on `device`. Memory is reserved, not touched: on the
-    CPU the system commits a page of memory when it is first written.
+    k_pages, v_pages: [num_layers, *pages] in `dtype` on `device`, one tensor so that one launch can move a clip in all
+    layers. Memory is reserved, not touched: on the CPU the system commits a page when it is first written.
     """
 
     def __init__(
@@ -37,11 +37,8 @@ class PagePool:
         self.block_size = block_size
         self.num_blocks = num_blocks
 
-        def pages() -> list[torch.Tensor]:
-            sizes = {"block_size": block_size, "dtype": dtype, "device": torch.device(device)}
-            return [new_pages(num_blocks, num_kv_heads, head_dim, **sizes) for _ in range(num_layers)]
-
-        self.k_pages, self.v_pages = pages(), pages()
+        page = page_shape(num_blocks, num_kv_heads, block_size, head_dim, device=torch.device(device))
+        self.k_pages, self.v_pages = (torch.zeros((num_layers, *page), dtype=dtype, device=device) for _ in range(2))
         self._free = list(range(num_blocks - 1, -1, -1))
 
     @property

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .config import ZoomConfig
 from .kernels.frames_to_patches.op import frames_to_patches as _frames_to_patches
+from .kernels.frames_to_patches.op import resize_frames as _resize_frames
 from .kernels.frames_to_patches.order import pillow_step
 from .kernels.frames_to_patches.reference import Step
 
@@ -26,7 +27,7 @@ _MAX_ASPECT = 200  # transformers refuses longer images
 
 @dataclass(frozen=True)
 class PatchSpec:
-    """What a checkpoint's vision tower wants. Patches are `patch_size` pixels a side and are merged `merge_size` a side.
+    """What a checkpoint's vision tower wants: `patch_size` pixels a side, merged `merge_size` a side.
 
     The defaults are those of Qwen2-VL and Qwen2.5-VL.
     """
@@ -107,6 +108,19 @@ def _sizes(
     return shrunk, smart_resize(*(shrunk or (height, width)), **limits)
 
 
+def _steps(height: int, width: int, config: ZoomConfig, spec: PatchSpec) -> tuple[tuple[Step, ...], tuple[int, int]]:
+    """The resizes that take a frame to the model's size, and that size."""
+    shrunk, final = _sizes(height, width, config, spec)
+    steps: list[Step] = []
+    size = (height, width)
+    if shrunk is not None:
+        steps.append(pillow_step(size, shrunk, "lanczos"))
+        size = shrunk
+    if size != final:
+        steps.append(pillow_step(size, final, "bicubic"))
+    return tuple(steps), final
+
+
 def grid_for(height: int, width: int, *, config: ZoomConfig, spec: PatchSpec) -> tuple[int, int]:
     """(rows, columns) of patches for a frame of `height` x `width` pixels: known before anything is decoded."""
     _, (h, w) = _sizes(height, width, config, spec)
@@ -129,18 +143,11 @@ def frames_to_patches(
     """
     frames = _as_tensor(frames_NHWC).to(device)
     _, height, width, _ = frames.shape
-    shrunk, final = _sizes(height, width, config, spec)
-    steps: list[Step] = []
-    size = (height, width)
-    if shrunk is not None:
-        steps.append(pillow_step(size, shrunk, "lanczos"))
-        size = shrunk
-    if size != final:
-        steps.append(pillow_step(size, final, "bicubic"))
+    steps, final = _steps(height, width, config, spec)
     patches = _frames_to_patches(
         frames,
         value_table(spec, dtype).to(device),
-        steps=tuple(steps),
+        steps=steps,
         patch=spec.patch_size,
         merge=spec.merge_size,
         temporal=spec.temporal_patch_size,
@@ -149,16 +156,29 @@ def frames_to_patches(
     return patches, (final[0] // spec.patch_size, final[1] // spec.patch_size)
 
 
-def _as_tensor(frames: np.ndarray | Tensor) -> Tensor:
-    if isinstance(frames, np.ndarray):
-        if frames.dtype != np.uint8:
-            raise ValueError(f"frames must be uint8, got {frames.dtype}")
-        frames = np.ascontiguousarray(frames)
-        frames = torch.from_numpy(frames if frames.flags.writeable else frames.copy())
-    if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[3] != 3:
+def resize_frames(frames_NHWC: np.ndarray, *, config: ZoomConfig, spec: PatchSpec, impl: str = "auto") -> np.ndarray:
+    """Frames of one size at the model's size: uint8 [N, H, W, 3] -> uint8 [N, h, w, 3].
+
+    `frames_to_patches` of the result is that of the frames: what a cache of frames may keep instead of them.
+    """
+    _check_frames(frames_NHWC.dtype == np.uint8, frames_NHWC)
+    steps, _ = _steps(*frames_NHWC.shape[1:3], config, spec)
+    return _resize_frames(frames_NHWC, steps, impl=impl)
+
+
+def _check_frames(is_uint8: bool, frames: np.ndarray | Tensor) -> None:
+    if not is_uint8 or frames.ndim != 4 or frames.shape[3] != 3:
         raise ValueError(f"frames must be uint8 [N, H, W, 3], got {frames.dtype} {tuple(frames.shape)}")
     if 0 in frames.shape[1:3]:
         raise ValueError(f"frames have no pixels: {tuple(frames.shape)}")
+
+
+def _as_tensor(frames: np.ndarray | Tensor) -> Tensor:
+    if isinstance(frames, np.ndarray):
+        _check_frames(frames.dtype == np.uint8, frames)
+        frames = np.ascontiguousarray(frames)
+        frames = torch.from_numpy(frames if frames.flags.writeable else frames.copy())
+    _check_frames(frames.dtype == torch.uint8, frames)
     return frames.contiguous()
 
 

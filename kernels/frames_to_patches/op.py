@@ -10,9 +10,11 @@ Shapes: N frames, H x W pixels; R = N (h / patch) (w / patch) patches of E = 3 t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +23,7 @@ from vzoom import ext
 from ..checks import check_dims, check_same_device
 from ..library import LIB
 from ..registry import resolve
-from .reference import Step
+from .reference import Step, resize
 from .reference import frames_to_patches as _reference
 from .weights import Filter, make_pass
 
@@ -53,12 +55,33 @@ def frames_to_patches(
     if out is None:
         rows = len(frames_NHWC) * (height // patch) * (width // patch)
         out = table_C256.new_empty(rows, 3 * temporal * patch * patch)
-    packed = [x for s in steps for x in (s.height, s.width, _FILTERS.index(s.filter), int(s.vertical_first))]
+    packed = pack_steps(steps)
     torch.ops.vzoom.frames_to_patches(frames_NHWC, table_C256, out, packed, patch, merge, temporal, impl)
     return out
 
 
-def unpack_steps(packed: list[int]) -> tuple[Step, ...]:
+def resize_frames(frames_NHWC: np.ndarray, steps: tuple[Step, ...], *, impl: str = "auto") -> np.ndarray:
+    """Only the resizes, for frames that are kept at the model's size: uint8 [N, H, W, 3] -> uint8 [N, h, w, 3].
+
+    On the CPU. RuntimeError where a named `impl` is not there.
+    """
+    if resolve("frames_to_patches", impl, "cpu") == "cpu":
+        height, width = steps[-1][:2] if steps else frames_NHWC.shape[1:3]
+        out = np.empty((len(frames_NHWC), height, width, 3), np.uint8)
+        plan = _plan(*frames_NHWC.shape[1:3], pack_steps(steps))
+        cast(Any, ext.native()).resize_frames(plan, np.ascontiguousarray(frames_NHWC), out)
+        return out
+    for step in steps:
+        frames_NHWC = resize(frames_NHWC, step)
+    return frames_NHWC
+
+
+def pack_steps(steps: tuple[Step, ...]) -> tuple[int, ...]:
+    """Steps as the op's flat list of numbers, four a step."""
+    return tuple(x for s in steps for x in (s.height, s.width, _FILTERS.index(s.filter), int(s.vertical_first)))
+
+
+def unpack_steps(packed: Sequence[int]) -> tuple[Step, ...]:
     """The op's flat list of numbers, four a step, as steps again."""
     fours = zip(*(packed[i::4] for i in range(4)), strict=True)
     return tuple(Step(h, w, _FILTERS[f], bool(v)) for h, w, f, v in fours)
@@ -89,7 +112,7 @@ def _plan(height: int, width: int, steps: tuple[int, ...]) -> Any:
     native = ext.native()
     assert native is not None
     plan = native.FramePlan(height, width)
-    for step in unpack_steps(list(steps)):
+    for step in unpack_steps(steps):
         h, v = make_pass(width, step.width, step.filter), make_pass(height, step.height, step.filter)
         plan.add_step(h.first, h.weights, v.first, v.weights, step.vertical_first)
         height, width = step.height, step.width
@@ -100,11 +123,16 @@ def _run(
     frames: Tensor, table: Tensor, out: Tensor, steps: list[int], patch: int, merge: int, temporal: int, impl: str
 ) -> None:
     check(frames, table, out, steps, patch, merge, temporal)
-    if resolve("frames_to_patches", impl, frames.device.type) == "cpu":
+    chosen = resolve("frames_to_patches", impl, frames.device.type)
+    if chosen == "cpu":
         plan = _plan(frames.shape[1], frames.shape[2], tuple(steps))
         cast(Any, ext.native()).frames_to_patches(plan, frames, table, out, patch, merge, temporal)
+        return
+    if chosen == "triton":
+        from .triton_impl import frames_to_patches as run
     else:
-        _reference(frames, table, out, steps=unpack_steps(steps), patch=patch, merge=merge, temporal=temporal)
+        run = _reference
+    run(frames, table, out, steps=unpack_steps(steps), patch=patch, merge=merge, temporal=temporal)
 
 
 def _fake(

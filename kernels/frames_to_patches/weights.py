@@ -54,7 +54,7 @@ _FILTERS: dict[str, tuple[Callable[[float], float], float]] = {"bicubic": (_bicu
 
 @lru_cache(maxsize=256)
 def make_pass(in_size: int, out_size: int, filter_name: Filter) -> Pass:
-    """The weights that take `in_size` pixels to `out_size`. math.sin and plain floats: numpy's may differ in the last bit."""
+    """The weights that take `in_size` pixels to `out_size`. In plain floats: numpy's sin may differ in the last bit."""
     kernel, radius = _FILTERS[filter_name]
     scale = in_size / out_size
     widened = max(scale, 1.0)
@@ -74,5 +74,5 @@ def make_pass(in_size: int, out_size: int, filter_name: Filter) -> Pass:
             scaled = (value / total if total else value) * (1 << PRECISION_BITS)
             weights[i, j] = int(scaled - 0.5) if scaled < 0 else int(scaled + 0.5)
         first[i] = begin
-    used = max(1, int(weights.any(axis=0).nonzero()[0].max(initial=0)) + 1)
+    used = int(np.flatnonzero(weights.any(axis=0)).max(initial=0)) + 1
     return Pass(in_size, first, np.ascontiguousarray(weights[:, :used]))

@@ -81,9 +81,13 @@ def _run(
     slots: Tensor,
     impl: str,
 ) -> None:
-    resolve("mrope_append", impl, q.device.type)
+    chosen = resolve("mrope_append", impl, q.device.type)
     check(q, k, v, cos, sin, k_pages, v_pages, slots)
-    _reference(q, k, v, cos, sin, k_pages, v_pages, slots)
+    if chosen == "triton":
+        from .triton_impl import mrope_append as run
+    else:
+        run = _reference
+    run(q, k, v, cos, sin, k_pages, v_pages, slots)
 
 
 def _fake(

@@ -106,9 +106,13 @@ def _run(
     causal: bool,
     impl: str,
 ) -> None:
-    resolve("paged_attention", impl, q.device.type)
+    chosen = resolve("paged_attention", impl, q.device.type)
     check(q, k_pages, v_pages, block_table, kv_lens, cu_seqlens_q, out, lse)
-    _reference(q, k_pages, v_pages, block_table, kv_lens, cu_seqlens_q, out, lse, scale, causal)
+    if chosen == "triton":
+        from .triton_impl import paged_attention as run
+    else:
+        run = _reference
+    run(q, k_pages, v_pages, block_table, kv_lens, cu_seqlens_q, out, lse, scale, causal)
 
 
 def _fake(

@@ -5,9 +5,17 @@ from __future__ import annotations
 from typing import TextIO
 
 from vzoom.result import Result
-from vzoom.types import Event, Finished, Malformed, TextDelta, Turn, TurnEnded, TurnOpened, ZoomCall
+from vzoom.types import Event, Finished, Malformed, StopReason, TextDelta, Turn, TurnEnded, TurnOpened, ZoomCall
 
 from .console import Style, printable
+
+
+_WHY_NO_ANSWER = {
+    StopReason.ROUNDS: "the last round ended without one",
+    StopReason.TURN_TOKENS: "a turn reached its limit of new tokens (--max-new-tokens)",
+    StopReason.TOTAL_TOKENS: "the conversation reached its limit of tokens (--max-total-tokens)",
+    StopReason.CANCELLED: "the conversation was cancelled",
+}
 
 
 class Live:
@@ -34,7 +42,8 @@ class Live:
         """The answer and what it took."""
         trajectory = result.trajectory
         if result.answer is None:
-            self._write(self.style(f"no answer: {trajectory.stop_reason}\n", "red"))
+            assert trajectory.stop_reason is not None, "a result is a conversation that ended"
+            self._write(self.style(f"no answer: {_WHY_NO_ANSWER[trajectory.stop_reason]}\n", "red"))
         else:
             self._write(f"{self.style('answer', 'bold')}  {self.style(printable(result.answer), 'green')}\n")
         read = sum(turn.num_prefilled for turn in trajectory.turns)

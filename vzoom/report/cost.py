@@ -6,12 +6,11 @@ but "generate" belong to the opening.
 
 from __future__ import annotations
 
-from vzoom.types import Answer, Malformed, Trajectory, Turn
+from vzoom.types import STAGES, Answer, Malformed, Trajectory, Turn
 
 from .markup import count_text, escape, milliseconds_text
 
-_WRITING = "generate"
-_STAGES = ("decode", "patches", "vision", "prefill", _WRITING)  # known ones, in the order of the work
+_WRITING = STAGES[-1]
 
 
 def opening_line(turn: Turn) -> str:
@@ -49,7 +48,7 @@ def cost_section(trajectory: Trajectory, *, seconds: float) -> str:
 
 def _stages(trajectory: Trajectory) -> list[str]:
     seen = [key for turn in trajectory.turns for key in turn.milliseconds]
-    return [s for s in _STAGES if s in seen] + sorted(set(seen) - set(_STAGES))
+    return [s for s in STAGES if s in seen] + sorted(set(seen) - set(STAGES))
 
 
 def _turn_names(trajectory: Trajectory) -> list[str]:

@@ -56,6 +56,8 @@ class FrameBank:
 
     def gather(self, refs: Sequence[tuple[int, int]]) -> np.ndarray:
         """Frames by (video number, row): uint8 [N, side, side, 3]."""
+        if not refs:
+            return np.zeros((0, self.side, self.side, 3), np.uint8)
         return np.stack([self[number].frames[row] for number, row in refs])
 
 

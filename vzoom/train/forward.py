@@ -68,7 +68,7 @@ def collate(examples: Sequence[Example], bank: FrameBank, *, pad_token: int) -> 
         ids,
         positions,
         bank.gather(list(unique)),
-        *(torch.tensor(x) for x in (visual_at, visual_from, at, targets, turns)),
+        *(torch.tensor(x, dtype=torch.long) for x in (visual_at, visual_from, at, targets, turns)),
     )
 
 
@@ -120,12 +120,14 @@ def _patch_coordinates(grid_hw: tuple[int, int]) -> torch.Tensor:
 
 def learned_logits(model: Any, batch: Batch, frames: np.ndarray) -> torch.Tensor:
     """Logits [S, V] of the learned tokens."""
-    grid = (frames.shape[1] // PATCH, frames.shape[2] // PATCH)
-    features = encode_frames(model.model.visual, frames_to_pixels(frames), grid)
     language = model.model.language_model
     embeddings = language.embed_tokens(batch.ids_BT)
     width = embeddings.shape[-1]
-    flat = embeddings.reshape(-1, width).index_copy(0, batch.visual_at, features[batch.visual_from])
+    flat = embeddings.reshape(-1, width)
+    if len(frames):
+        grid = (frames.shape[1] // PATCH, frames.shape[2] // PATCH)
+        features = encode_frames(model.model.visual, frames_to_pixels(frames), grid)
+        flat = flat.index_copy(0, batch.visual_at, features[batch.visual_from])
     hidden = language(
         inputs_embeds=flat.view_as(embeddings), position_ids=batch.positions_3BT, attention_mask=None, use_cache=False
     ).last_hidden_state

@@ -1,0 +1,45 @@
+"""The integer weights of a resize as tensors on a device, made once a size, filter and device.
+
+The first call for a size copies them to the GPU (and waits): do it before capturing a CUDA graph.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .weights import PRECISION_BITS, Filter, make_pass
+
+
+class DevicePass(NamedTuple):
+    """One pass over one axis: first [out] int32, weights [out, taps] int32, both contiguous."""
+
+    first: Tensor
+    weights: Tensor
+
+    @property
+    def taps(self) -> int:
+        return int(self.weights.shape[1])
+
+
+@lru_cache(maxsize=256)
+def device_pass(in_size: int, out_size: int, filter_name: Filter, device: torch.device) -> DevicePass:
+    """The pass from `in_size` to `out_size` pixels. Where the size stays it has one tap of weight 1, which is exact."""
+    if in_size == out_size:
+        first = np.arange(out_size, dtype=np.int32)
+        weights = np.full((out_size, 1), 1 << PRECISION_BITS, np.int32)
+    else:
+        made = make_pass(in_size, out_size, filter_name)
+        first, weights = made.first, made.weights
+    return DevicePass(torch.from_numpy(first.copy()).to(device), torch.from_numpy(weights.copy()).to(device))
+
+
+def dense_frames(frames_NHWC: Tensor) -> Tensor:
+    """The frames with pixels and channels of a row next to each other; copied only where they are not."""
+    if frames_NHWC.stride(3) == 1 and frames_NHWC.stride(2) == 3:
+        return frames_NHWC
+    return frames_NHWC.contiguous()

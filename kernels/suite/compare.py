@@ -1,0 +1,35 @@
+"""Tolerances of the house: moved memory is bitwise, numbers err at most twice what torch errs in the same dtype."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def same_bits(name: str, got: Tensor, wanted: Tensor) -> None:
+    """AssertionError where a byte differs; NaNs are compared as bytes too."""
+    assert got.shape == wanted.shape, f"{name}: shape {tuple(got.shape)}, wanted {tuple(wanted.shape)}"
+    size = (
+        torch.uint8 if got.element_size() == 1 else {2: torch.int16, 4: torch.int32, 8: torch.int64}[got.element_size()]
+    )
+    different = got.cpu().contiguous().view(size) != wanted.cpu().contiguous().view(size)
+    assert not different.any(), f"{name}: {int(different.sum())} of {different.numel()} values are not bitwise equal"
+
+
+def within_house_rule(name: str, got: Tensor, torch_got: Tensor, truth: Tensor) -> None:
+    """truth is float64; torch_got is the reference in the dtype of `got`.
+
+    Half a unit in the last place of the largest value is allowed on top: torch may be exact by luck in a small case.
+    """
+    got, torch_got = got.cpu(), torch_got.cpu()
+    assert got.shape == truth.shape, f"{name}: shape {tuple(got.shape)}, wanted {tuple(truth.shape)}"
+    assert got.isfinite().equal(truth.isfinite()), f"{name}: not the same values are finite"
+    finite = truth.isfinite()
+    assert got[~finite].double().equal(truth[~finite]), f"{name}: infinities differ"
+    half_unit = torch.finfo(got.dtype).eps / 2
+    got, torch_got, truth = got[finite].double(), torch_got[finite].double(), truth[finite]
+    if truth.numel() == 0:
+        return
+    error = float((got - truth).abs().max())
+    allowed = float(2 * (torch_got - truth).abs().max() + half_unit * truth.abs().max())
+    assert error <= allowed, f"{name}: error {error:.3g}, allowed {allowed:.3g}"
