@@ -149,17 +149,27 @@ void Dims::bind(const char* name, const View& view, const char* letters) {
   if (view.ndim != static_cast<int>(std::strlen(letters)))
     throw BadArgument(std::string(name) + " must have dimensions [" + letters + "], got shape " + shape_text(view));
   for (int i = 0; i < view.ndim; ++i) {
-    const char letter = letters[i];
-    if (letter == '.') continue;
-    const auto [place, fresh] = size_.emplace(letter, view.shape[i]);
-    if (fresh) {
-      owner_[letter] = name;
-    } else if (place->second != view.shape[i]) {
-      throw BadArgument(std::string(name) + " has " + letter + " = " + std::to_string(view.shape[i]) + " but " +
-                        owner_[letter] + " has " + letter + " = " + std::to_string(place->second) + " (" + name +
-                        ": " + shape_text(view) + ")");
+    if (letters[i] == '.') continue;
+    int at = 0;
+    while (at < count_ && letter_[at] != letters[i]) ++at;
+    if (at == count_) {
+      if (count_ == kMax) throw std::logic_error("too many letters");
+      letter_[at] = letters[i];
+      size_[at] = view.shape[i];
+      owner_[at] = name;
+      ++count_;
+    } else if (size_[at] != view.shape[i]) {
+      throw BadArgument(std::string(name) + " has " + letters[i] + " = " + std::to_string(view.shape[i]) + " but " +
+                        owner_[at] + " has " + letters[i] + " = " + std::to_string(size_[at]) + " (" + name + ": " +
+                        shape_text(view) + ")");
     }
   }
+}
+
+int64_t Dims::operator[](char letter) const {
+  for (int i = 0; i < count_; ++i)
+    if (letter_[i] == letter) return size_[i];
+  throw std::logic_error("a dimension was never bound");
 }
 
 void want_dtype(const char* name, const View& view, Dtype dtype) {
@@ -171,6 +181,10 @@ void want_last_contiguous(const char* name, const View& view) {
   if (view.ndim && view.shape[view.ndim - 1] > 1 && view.stride[view.ndim - 1] != 1)
     throw BadArgument(std::string("the last dimension of ") + name + " must be contiguous, got stride " +
                       std::to_string(view.stride[view.ndim - 1]));
+}
+
+void want_cpu(const char* name, const View& view) {
+  if (!view.on_cpu) throw BadArgument(std::string(name) + " is not on the CPU: move it there");
 }
 
 void want_contiguous(const char* name, const View& view) {

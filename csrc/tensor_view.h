@@ -6,7 +6,6 @@
 #include <Python.h>
 
 #include <cstdint>
-#include <map>
 #include <stdexcept>
 #include <string>
 
@@ -66,15 +65,19 @@ void* current_stream(PyObject* tensor, int device_id);
 class Dims {
  public:
   void bind(const char* name, const View& view, const char* letters);
-  int64_t operator[](char letter) const { return size_.at(letter); }
+  int64_t operator[](char letter) const;
 
  private:
-  std::map<char, int64_t> size_;
-  std::map<char, std::string> owner_;
+  static constexpr int kMax = 12;
+  int count_ = 0;
+  char letter_[kMax];
+  int64_t size_[kMax];
+  const char* owner_[kMax];
 };
 
 std::string shape_text(const View& view);
 void want_dtype(const char* name, const View& view, Dtype dtype);
+void want_cpu(const char* name, const View& view);
 void want_last_contiguous(const char* name, const View& view);
 void want_contiguous(const char* name, const View& view);
 

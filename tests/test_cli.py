@@ -15,6 +15,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+import torch
 from browser.sample import make_result
 
 import vzoom
@@ -23,7 +24,7 @@ from vzoom.cli.console import Style, printable
 from vzoom.cli.live import Live
 from vzoom.config import Sampling, ZoomConfig
 from vzoom.result import Result
-from vzoom.types import Event, Finished, Malformed, StopReason, TextDelta, TurnEnded, TurnOpened
+from vzoom.types import Clip, Event, Finished, Malformed, StopReason, TextDelta, TurnEnded, TurnOpened
 from vzoom.world import FAMILIES
 
 
@@ -50,11 +51,12 @@ class ScriptedZoomer:
 
 def events(result: Result) -> list[Event]:
     sent: list[Event] = []
-    clips, fetched = [result.glance, *result.clips], result.glance
+    clips = iter(result.clips)
+    fetched: Clip | None = result.glance
     for turn in result.trajectory.turns:
         sent.append(TurnOpened(0, turn, fetched))
         sent += [TextDelta(0, letter) for letter in turn.text]
-        fetched = clips[1 + sum(isinstance(e, TurnEnded) and e.clip is not None for e in sent)] if turn.pts_seconds else None
+        fetched = next(clips) if turn.pts_seconds else None
         sent.append(TurnEnded(0, turn, fetched))
     return [*sent, Finished(0, result.trajectory)]
 
@@ -125,9 +127,7 @@ def test_families_are_the_worlds() -> None:
 # ---------------------------------------------------------------- ask
 
 
-def test_ask_streams_text_and_zooms(
-    scripted: ScriptedZoomer, video: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ask_streams_text_and_zooms(scripted: ScriptedZoomer, video: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ask", str(video), "Which?"]) == 0
     out, err = capsys.readouterr()
     lines = out.splitlines()
@@ -251,16 +251,28 @@ def test_an_empty_question(video: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "question is empty" in one_line_error(capsys, "ask", video, "  ")
 
 
-def test_a_folder_that_is_no_model(video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_models_that_are_not_there(video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert str(tmp_path) in one_line_error(capsys, "ask", video, "What?", "--model", tmp_path)
+    error = one_line_error(capsys, "ask", video, "What?", "--model", "no-such-owner/no-such-model")  # offline here
+    assert "--model no-such-owner/no-such-model: name a folder with a checkpoint" in error
+    error = one_line_error(capsys, "ask", video, "What?", "--model", "./nowhere")
+    assert "--model ./nowhere: no such folder" in error
+
+
+def test_a_full_gpu_says_what_to_lower(
+    scripted: ScriptedZoomer, video: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*args: Any, **options: Any) -> Result:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(scripted, "ask", full)
+    assert "lower --max-total-tokens" in one_line_error(capsys, "ask", video, "What?", "--model", "some/where")
 
 
 @pytest.mark.parametrize(
     ("path", "hint"), [("match.mp4", "must end in .html"), ("/nowhere/out.html", "folder /nowhere does not exist")]
 )
-def test_a_report_that_cannot_be_written(
-    path: str, hint: str, video: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_report_that_cannot_be_written(path: str, hint: str, video: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         main(["ask", str(video), "What?", "--report", path])
     assert exit_.value.code == 2
@@ -294,7 +306,17 @@ def test_ctrl_c_is_quiet(
 
 
 def test_ctrl_c_in_a_real_process(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "vzoom", "world", "render", "--out", str(tmp_path / "long.mp4"), "--seconds", "3600"]
+    command = [
+        sys.executable,
+        "-m",
+        "vzoom",
+        "world",
+        "render",
+        "--out",
+        str(tmp_path / "long.mp4"),
+        "--seconds",
+        "3600",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not (tmp_path / "long.mp4").exists() and time.monotonic() < deadline:
@@ -358,7 +380,9 @@ def test_output_in_a_poor_encoding_does_not_fail(tmp_path: Path) -> None:
 
 def test_world_render_writes_video_and_truth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "w.mp4"
-    assert main(["world", "render", "--out", str(out), "--seed", "5", "--seconds", "40", "--scenes", "4", "--json"]) == 0
+    assert (
+        main(["world", "render", "--out", str(out), "--seed", "5", "--seconds", "40", "--scenes", "4", "--json"]) == 0
+    )
     printed = json.loads(capsys.readouterr().out)
     truth = json.loads((tmp_path / "w.json").read_text())
     assert printed == truth

@@ -67,6 +67,8 @@ def test_the_page_holds_the_whole_conversation(tmp_path: Path) -> None:
     assert "reversed" in page.text
     assert "The start must be before the end." in page.text  # what went back to the model
     assert "answered" in page.text
+    for row in ("glance → zoom 1", "clip 1 → refused", "error → zoom 2", "clip 2 → answer"):
+        assert row in page.text
     assert result.model in page.text
     assert "walk in the park.mp4" in page.text
     assert "/videos" not in page.text  # a report is passed on; folders are nobody's business

@@ -82,7 +82,7 @@ def render(
 
 
 def decode_all(path: Path) -> list[tuple[float, np.ndarray]]:
-    """Every frame of the file in display order as (seconds from the first one, rgb [H, W, 3]): the truth of the tests."""
+    """Every frame in display order as (seconds from the first one, rgb [H, W, 3]): the truth of the tests."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1

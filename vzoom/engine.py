@@ -14,6 +14,7 @@ import torch
 
 from .attention import Ragged
 from .cache import BlockTable, PagePool
+from .clips import FrameSource
 from .config import Sampling, ZoomConfig
 from .models import Checkpoint
 from .models.base import Features
@@ -21,7 +22,7 @@ from .patches import grid_for
 from .sampler import choose
 from .session import Done, Feed, Fetch, Session, Vocabulary
 from .types import Clip, Event, Finished, TextDelta, TurnEnded, TurnOpened, ZoomCall
-from .video import VideoReader, VideoReadError
+from .video import VideoReadError
 from .vision import encode_clip
 
 
@@ -31,7 +32,7 @@ class _Active:
 
     number: int
     session: Session
-    reader: VideoReader
+    video: FrameSource
     table: BlockTable
     generator: torch.Generator
     stage_ms: dict[str, float] = field(default_factory=dict)  # of the turn about to open
@@ -39,9 +40,9 @@ class _Active:
 
 @dataclass(frozen=True)
 class Job:
-    """A question that waits for room. `open_reader` is called on admission, so waiting jobs hold no files."""
+    """A question that waits for room. `open_video` is called on admission, so waiting jobs hold no files."""
 
-    open_reader: Callable[[], VideoReader]
+    open_video: Callable[[], FrameSource]
     question: str
     config: ZoomConfig
     sampling: Sampling
@@ -132,20 +133,20 @@ class Engine:
     def _admit(self) -> None:
         while self._waiting and self.pool.num_blocks >= (len(self._active) + 1) * self._blocks_a_session:
             number, job = self._waiting.popleft()
-            reader = job.open_reader()
-            session = Session(job.question, reader.info, self.vocabulary, job.config, job.sampling)
+            video = job.open_video()
+            session = Session(job.question, video.info, self.vocabulary, job.config, job.sampling)
             generator = torch.Generator(self.model.device).manual_seed(job.sampling.seed)
-            self._active.append(_Active(number, session, reader, BlockTable(self.pool), generator))
+            self._active.append(_Active(number, session, video, BlockTable(self.pool), generator))
 
     def _retire(self, active: _Active) -> None:
         self._active.remove(active)
         active.table.truncate(0)
-        active.reader.close()
+        active.video.close()
 
     def _fetch(self, active: _Active, fetch: Fetch, events: list[Event]) -> None:
         session, started = active.session, time.perf_counter()
         try:
-            clip = active.reader.frames_at(fetch.timestamps)
+            clip = active.video.frames_at(fetch.timestamps)
             session.splice(clip)
         except ValueError as error:
             if fetch.call is None:  # without a glance there is nothing to ask about: the user's file is at fault

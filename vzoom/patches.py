@@ -162,7 +162,8 @@ def resize_frames(frames_NHWC: np.ndarray, *, config: ZoomConfig, spec: PatchSpe
     `frames_to_patches` of the result is that of the frames: what a cache of frames may keep instead of them.
     """
     _check_frames(frames_NHWC.dtype == np.uint8, frames_NHWC)
-    steps, _ = _steps(*frames_NHWC.shape[1:3], config, spec)
+    _, height, width, _ = frames_NHWC.shape
+    steps, _ = _steps(height, width, config, spec)
     return _resize_frames(frames_NHWC, steps, impl=impl)
 
 

@@ -10,12 +10,13 @@ from importlib.resources import files
 from os import PathLike
 from pathlib import Path
 
+from .clips import CachedVideo
 from .config import Sampling, ZoomConfig
 from .engine import Engine, Job
 from .models import Checkpoint, load_checkpoint
 from .result import Result
 from .types import Clip, Event, Finished, Trajectory, TurnOpened
-from .video import open_video
+from .video import ClipCache
 
 EMBEDDED = "embedded"
 
@@ -43,12 +44,13 @@ def load(
 
 
 class Zoomer:
-    """A loaded model that answers questions about videos."""
+    """A loaded model that answers questions about videos. `clip_cache` keeps decoded frames between questions."""
 
     def __init__(self, checkpoint: Checkpoint, *, config: ZoomConfig | None = None, name: str | None = None) -> None:
         self.checkpoint = checkpoint
         self.config = config or checkpoint.config
         self.name = name or checkpoint.name
+        self.clip_cache = ClipCache()
 
     @property
     def is_embedded(self) -> bool:
@@ -96,7 +98,8 @@ class Zoomer:
         base = sampling or Sampling()
         for i, (video, question) in enumerate(jobs):
             own = replace(base, seed=base.seed + i)  # one seed for all would draw the same numbers in every session
-            engine.add(Job(partial(open_video, str(video)), question, config, own))
+            opened = partial(CachedVideo, self.clip_cache, video, config=config, spec=self.checkpoint.patch_spec)
+            engine.add(Job(opened, question, config, own))
         try:
             for event in engine.run():
                 if isinstance(event, TurnOpened) and event.clip is not None:

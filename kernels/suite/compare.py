@@ -19,17 +19,17 @@ def same_bits(name: str, got: Tensor, wanted: Tensor) -> None:
 def within_house_rule(name: str, got: Tensor, torch_got: Tensor, truth: Tensor) -> None:
     """truth is float64; torch_got is the reference in the dtype of `got`.
 
-    Half a unit in the last place of the largest value is allowed on top: torch may be exact by luck in a small case.
+    One unit in the last place of the largest value is allowed on top: torch may be exact by luck in a small case.
     """
     got, torch_got = got.cpu(), torch_got.cpu()
     assert got.shape == truth.shape, f"{name}: shape {tuple(got.shape)}, wanted {tuple(truth.shape)}"
     assert got.isfinite().equal(truth.isfinite()), f"{name}: not the same values are finite"
     finite = truth.isfinite()
     assert got[~finite].double().equal(truth[~finite]), f"{name}: infinities differ"
-    half_unit = torch.finfo(got.dtype).eps / 2
+    unit = torch.finfo(got.dtype).eps
     got, torch_got, truth = got[finite].double(), torch_got[finite].double(), truth[finite]
     if truth.numel() == 0:
         return
     error = float((got - truth).abs().max())
-    allowed = float(2 * (torch_got - truth).abs().max() + half_unit * truth.abs().max())
+    allowed = float(2 * (torch_got - truth).abs().max() + unit * truth.abs().max())
     assert error <= allowed, f"{name}: error {error:.3g}, allowed {allowed:.3g}"

@@ -68,7 +68,7 @@ def check_copy_blocks(
     start = random(2, layers, blocks, block_size, groups, dim, dtype=dtype, seed=3)
     start[:, :, 1, 0] = torch.nan
     k, v = (x.transpose(-3, -2) for x in start)
-    sources, targets = torch.tensor([1, 4, 4][:pairs]), torch.tensor([6, 0, -1][:pairs])
+    sources, targets = torch.tensor([[1, 4, 4], [6, 0, -1]])[:, :pairs]
     wanted_k, wanted_v = copied(k), copied(v)
     copy_reference(wanted_k, wanted_v, sources, targets)
     k_pages, v_pages = runner.put_pages(k), runner.put_pages(v)

@@ -103,6 +103,14 @@ class Chrome:
             raise RuntimeError(reply["exceptionDetails"])
         return reply["result"].get("value")
 
+    def wait_for(self, condition: str, *, timeout_seconds: float = 5.0) -> None:
+        """Until an expression is true: what the page does in answer to an event may come a moment later."""
+        deadline = time.monotonic() + timeout_seconds
+        while not self.evaluate(condition):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"still false after {timeout_seconds} s: {condition}")
+            time.sleep(0.02)
+
     def press(self, key: str) -> None:
         for kind in ("keyDown", "keyUp"):
             self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=_KEY_CODES[key])

@@ -153,8 +153,8 @@ def test_a_frame_opens_large_and_can_be_leafed_through(chrome: Chrome, page: Pat
     chrome.press("ArrowLeft")  # the first frame has none before it
     assert chrome.evaluate(caption) == "Zoom 1, frame 1 of 16 at 40.00 s"
     chrome.press("Escape")
-    assert not chrome.evaluate("document.getElementById('viewer').open")
-    assert chrome.evaluate("document.activeElement.className") == "frame"
+    chrome.wait_for("!document.getElementById('viewer').open")
+    chrome.wait_for("document.activeElement.getAttribute('aria-label') === 'Zoom 1, frame 1 of 16 at 40.00 s'")
 
 
 def test_foreign_text_runs_nothing(chrome: Chrome, tmp_path: Path) -> None:

@@ -12,6 +12,9 @@ from .parser import build_parser
 _USER_ERROR = 2  # argparse's own code for a wrong command line
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 _BROKEN_PIPE = 141  # 128 + SIGPIPE
+_OUT_OF_MEMORY = (
+    "the GPU's memory is full: lower --max-total-tokens, --glance-frames or --max-pixels, or name a smaller --model"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,6 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             if args.traceback:
                 raise
             print(f"vzoom {args.command}: {_one_line(error)}", file=sys.stderr)
+            return _USER_ERROR
+        except RuntimeError as error:
+            if args.traceback or type(error).__name__ != "OutOfMemoryError":  # torch's, without importing torch here
+                raise
+            print(f"vzoom {args.command}: {_OUT_OF_MEMORY}", file=sys.stderr)
             return _USER_ERROR
         except ImportError as error:
             if args.traceback:

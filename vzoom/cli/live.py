@@ -9,7 +9,6 @@ from vzoom.types import Event, Finished, Malformed, StopReason, TextDelta, Turn,
 
 from .console import Style, printable
 
-
 _WHY_NO_ANSWER = {
     StopReason.ROUNDS: "the last round ended without one",
     StopReason.TURN_TOKENS: "a turn reached its limit of new tokens (--max-new-tokens)",

@@ -73,6 +73,8 @@ def load_zoomer(args: argparse.Namespace, *, warn: bool = True) -> Zoomer:
     }
     ZoomConfig().override(**changes)
 
+    if args.model[:1] in "./~" and not Path(args.model).is_dir():
+        raise ValueError(f"--model {args.model}: no such folder")
     import transformers
 
     import vzoom
@@ -82,7 +84,11 @@ def load_zoomer(args: argparse.Namespace, *, warn: bool = True) -> Zoomer:
         note(EMBEDDED_NOTE)
     elif sys.stderr.isatty():
         note(f"loading {args.model}")
-    zoomer = vzoom.load(args.model, device=args.device, dtype=args.dtype)
+    try:
+        zoomer = vzoom.load(args.model, device=args.device, dtype=args.dtype)
+    except OSError as error:  # transformers does not always name the model, nor say what to do
+        hint = "name a folder with a checkpoint, or a hub id that can be reached from here"
+        raise OSError(f"--model {args.model}: {hint} ({error})") from error
     zoomer.config = zoomer.config.override(**changes)
     return zoomer
 

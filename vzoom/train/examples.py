@@ -14,7 +14,7 @@ import numpy as np
 
 from ..config import ZoomConfig
 from ..layout import Run, Tokenizer, lay_out
-from ..protocol import CALL_OPEN, Image, Part, Text, prompt, render_turn, tool_turn
+from ..protocol import CALL_OPEN, Image, Part, Text, prompt, render_answer, render_turn, tool_turn
 from ..timeline import glance_timestamps, zoom_timestamps
 from ..types import Answer, Malformed, ZoomCall
 from ..world.oracle import Flaw, finding_note, nothing_note, oracle_turns, scene_note
@@ -108,10 +108,12 @@ class Builder:
         for i in self.rng.permutation(len(question.options)):
             seconds = float(self.rng.integers(len(banked.frames))) * banked.step_seconds
             event = WorldEvent(seconds, seconds, 0, question.options[int(i)], 0.5, 0.5)
-            head, _, _ = finding_note([event], "A").rpartition("A")
+            letter = LETTERS[int(i)]
+            head, option, tail = finding_note([event], letter).partition(f" ({letter})")
             self._assistant(example, head, learned=False)
-            self._assistant(example, LETTERS[int(i)], learned=True)
-            self._assistant(example, "). ", learned=False)
+            self._assistant(example, option, learned=True)
+            self._assistant(example, tail, learned=False)
+            self._assistant(example, render_answer(letter), learned=True)
         return example
 
     def scenes(self, banked: BankedVideo, *, max_frames: int) -> Example:
@@ -133,14 +135,12 @@ class Builder:
             if not starts:
                 continue
             note = scene_note(scene.colour, scene.start_seconds, scene.end_seconds)
-            head, _, tail = note.partition(" from")
-            if not ends:
-                tail = tail.partition(" to")[0]
+            head, _, tail = note.partition(" from ")
+            start, to, end = tail.partition(" to ")
+            # Cut as the tokenizer cuts the whole note, so that a piece has the tokens it has there.
             self._assistant(example, head, learned=False)
-            self._assistant(example, " from" + tail, learned=True)
-            if not ends:
-                self._assistant(example, ".", learned=False)
-            self._assistant(example, " ", learned=False)
+            self._assistant(example, note[len(head) : note.index(to)] if not ends else note[len(head) :], learned=True)
+            self._assistant(example, "." if not ends else "", learned=False)
         return example
 
     def reading(self, banked: BankedVideo, *, nothing: float, max_frames: int) -> Example:

@@ -42,6 +42,7 @@ def export(model: Any, tokenizer: Any, config: ZoomConfig, folder: Path) -> None
     model.save_pretrained(folder)
     weights = folder / "model.safetensors"
     save_file({k: v.to(torch.bfloat16) for k, v in load_file(weights).items()}, weights, metadata={"format": "pt"})
+    weights.chmod(0o644)  # safetensors writes files that only their owner can read
     tokenizer.save_pretrained(folder)
     processor = {**_PROCESSOR, "size": {"shortest_edge": config.min_pixels, "longest_edge": config.max_pixels}}
     (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=1) + "\n")

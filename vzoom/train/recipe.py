@@ -12,7 +12,7 @@ from ..world.spec import WorldConfig
 
 @dataclass(frozen=True)
 class Stage:
-    """mix: how often each kind of batch comes (weights). Rates are peaks: warm-up, then cosine to a tenth.
+    """mix: how often each kind of batch comes (weights). Rates are peaks: warm-up, then a cosine to `last` times the peak.
 
     vision_factor: on the rates of the vision tower. glance_frames, clip_frames: the most frames that a drill shows.
     """
@@ -25,6 +25,7 @@ class Stage:
     vision_factor: float = 1.0
     glance_frames: int = 64
     clip_frames: int = 16
+    last: float = 0.05
 
 
 @dataclass(frozen=True)
@@ -36,15 +37,15 @@ class Recipe:
     zoom: ZoomConfig
     world: WorldConfig = field(default_factory=WorldConfig)
     side: int = 56
-    num_videos: int = 1000
+    num_videos: int = 500
     batch_sizes: Mapping[str, int] = field(
-        default_factory=lambda: {"captions": 24, "letters": 32, "scenes": 8, "reading": 16, "later": 14, "whole": 12}
+        default_factory=lambda: {"captions": 24, "letters": 32, "scenes": 10, "reading": 20, "later": 14, "whole": 12}
     )
     questions_per_video: int = 3
     nothing: float = 0.4
     flaw_rate: float = 0.2
     seed: int = 0
-    check_every: int = 50
+    check_every: int = 70
     save_every: int = 100
 
     @property
@@ -64,7 +65,7 @@ class Recipe:
         for stage in self.stages:
             if step < begin + stage.steps:
                 inside = step - begin
-                cosine = 0.1 + 0.45 * (1 + math.cos(math.pi * inside / stage.steps))
+                cosine = stage.last + (1 - stage.last) * 0.5 * (1 + math.cos(math.pi * inside / stage.steps))
                 return stage, cosine * min(1.0, (inside + 1) / warmup)
             begin += stage.steps
         raise ValueError(f"step {step} is behind the last of {self.num_steps}")
@@ -83,10 +84,13 @@ def tiny() -> Recipe:
             answer_reserve=64,
         ),
         stages=(
-            Stage("captions", 250, {"captions": 1}),
-            Stage("drills", 600, {"captions": 1, "scenes": 3, "reading": 3}),
-            Stage("mixed", 300, {"captions": 1, "scenes": 2, "reading": 2, "later": 2, "whole": 3}),
-            Stage("whole", 600, {"later": 1, "reading": 1, "whole": 8}, muon_lr=0.008, adam_lr=1.5e-3),
+            Stage("see", 140, {"captions": 3, "letters": 1}, last=0.4),
+            Stage(
+                "few", 400, {"captions": 1, "letters": 1.5, "scenes": 3, "reading": 2},
+                vision_factor=0.4, glance_frames=10, clip_frames=6, last=0.7,
+            ),
+            Stage("drills", 350, {"captions": 0.5, "letters": 0.5, "scenes": 3, "reading": 3}, 0.01, 2e-3, 0.3, last=0.5),
+            Stage("whole", 700, {"captions": 0.3, "scenes": 0.5, "reading": 0.7, "later": 1, "whole": 8}, 0.01, 2e-3, 0.3),
         ),
     )
 

@@ -100,6 +100,8 @@ class SFT:
         """A batch of one kind; several questions share a video, so its frames are encoded once."""
         builder = self._builder(rng)
         count, share = self.recipe.batch_sizes[kind], self.recipe.questions_per_video
+        if kind == "scenes" and stage.glance_frames <= 16:
+            count *= 2
         numbers = rng.integers(len(self.bank), size=-(-count // share))
         return [self._example(kind, stage, builder, self.bank, int(numbers[i // share])) for i in range(count)]
 

@@ -35,7 +35,7 @@ TAGS = tuple(
     tag for name in ("think", "video_zoom", "answer", "tool_response") for tag in (f"<{name}>", f"</{name}>")
 )
 _LARGEST_INTEGER = 127
-_SPLIT = r"""\{"segment": \[|\], "fps": |\.\d\ds|\.\d+|\d{1,3}| ?\p{L}+|\n|[^\S\n]+| ?[^\s\p{L}\p{N}]"""
+_SPLIT = r""" \([A-D]\)|[A-D]:(?= )| \p{L}+ (?=\d)|, (?=\d)|\{"segment": \[|\], "fps": |\.\d\ds|\.\d+|\d{1,3}| ?\p{L}+|\n|[^\S\n]+| ?[^\s\p{L}\p{N}]"""
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:

@@ -1,7 +1,6 @@
 """Frames of real videos at exact times.
 
-    with open_video("match.mp4") as video:
-        clip = video.frames_at([12.0, 12.5, 13.0])
+`with open_video("match.mp4") as video: clip = video.frames_at([12.0, 12.5, 13.0])`
 """
 
 from __future__ import annotations
@@ -40,13 +39,15 @@ def open_video(
     ):  # fmt: skip
         if not value > 0:
             raise ValueError(f"{name} must be above 0, got {value!r}")
-    if backend == "dali":
-        from .dali import DaliReader as Reader
-    elif backend in ("auto", "pyav"):
-        from .pyav import PyAVReader as Reader
-    else:
+    if backend not in ("auto", "pyav", "dali"):
         raise ValueError(f"backend must be auto, pyav or dali, got {backend!r}")
-    return Reader(path, num_threads=num_threads, deadline_seconds=deadline_seconds, max_packets=max_packets)
+    if backend == "dali":
+        from .dali import DaliReader
+
+        return DaliReader(path, num_threads=num_threads, deadline_seconds=deadline_seconds, max_packets=max_packets)
+    from .pyav import PyAVReader  # only now, so that importing vzoom does not load libav
+
+    return PyAVReader(path, num_threads=num_threads, deadline_seconds=deadline_seconds, max_packets=max_packets)
 
 
 open = open_video

@@ -26,7 +26,7 @@ class VideoError(ValueError):
 
 
 class VideoReadError(VideoError):
-    """The video was opened, but frames that were asked for cannot be had: nothing decodes there, or it took too long."""
+    """Frames of an open video that were asked for cannot be had: nothing decodes there, or it took too long."""
 
 
 @dataclass(frozen=True)

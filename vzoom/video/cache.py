@@ -83,7 +83,7 @@ class ClipCache:
         return kept
 
     def frames_at(self, reader: VideoReader, timestamps: Sequence[float], *, resize: Resize | None = None) -> Clip:
-        """`reader.frames_at(timestamps)`, each frame resized, decoding only frames that are not held. Errors as there."""
+        """`reader.frames_at(timestamps)`, resized, decoding only frames that are not held. Errors as there."""
         ticks = [reader.to_ticks(t) for t in timestamps]
         group = self._group(reader, resize)
         with self._lock:

@@ -55,7 +55,8 @@ def load_dali() -> Any:
     try:
         import nvidia.dali.experimental.dynamic as dynamic
     except ImportError as error:
-        raise VideoError(f"backend dali needs NVIDIA DALI ({error}); install it with: pip install 'vzoom[dali]'") from error
+        hint = "pip install 'vzoom[dali]'"
+        raise VideoError(f"backend dali needs NVIDIA DALI ({error}); install it with: {hint}") from error
     return dynamic
 
 
@@ -79,16 +80,12 @@ class DaliReader(PyAVReader):
         self, path: str | os.PathLike[str], *, num_threads: int, deadline_seconds: float, max_packets: int
     ) -> None:
         self._dynamic = load_dali()
-        super().__init__(
-            path, num_threads=num_threads, deadline_seconds=deadline_seconds, max_packets=max_packets
-        )
+        super().__init__(path, num_threads=num_threads, deadline_seconds=deadline_seconds, max_packets=max_packets)
         self.device = "gpu" if has_gpu() else "cpu"
         codec = self._source.stream.codec_context
         if self.device == "cpu" and codec.name not in _CPU_CODECS and codec.codec.canonical_name not in _CPU_CODECS:
             self.close()
-            raise VideoError(
-                f"{path}: DALI decodes {codec.name} only on a GPU and sees none; use backend='pyav', or install a driver"
-            )
+            raise VideoError(f"{path}: DALI decodes {codec.name} only on a GPU and sees none; use backend='pyav'")
         if self._colorspace not in _WEIGHTS:
             self.close()
             raise VideoError(f"{path}: backend dali does not know colour space {self._colorspace}; use backend='pyav'")
@@ -151,11 +148,12 @@ class DaliReader(PyAVReader):
         data = dynamic.batch([np.frombuffer(cut.data, np.uint8) for cut in slices])
         numbers = dynamic.batch([np.array(cut.numbers, np.int32) for cut in slices])
         try:
-            decoded = dynamic.decoders.video(data, frames=numbers, device=self.device).cpu()
-            clips = [np.asarray(clip) for clip in decoded.tensors]
+            with dynamic.EvalContext(num_threads=self._source.num_threads):
+                decoded = dynamic.decoders.video(data, frames=numbers, device=self.device).cpu()
+                clips = [np.asarray(clip) for clip in decoded.tensors]
         except RuntimeError as error:
             reason = str(error.__cause__ or error).strip().splitlines()[0]
-            raise VideoReadError(f"{self.info.path}: DALI could not decode it on the {self.device} ({reason})") from error
+            raise VideoReadError(f"{self.info.path}: DALI could not decode it on {self.device} ({reason})") from error
         return [
             {number: self._finish(image) for number, image in zip(cut.numbers, clip, strict=True)}
             for cut, clip in zip(slices, clips, strict=True)

@@ -24,14 +24,15 @@ class KeyIndex:
     """Keyframes in decode order; all times are in ticks of the stream, not yet relative to the first frame.
 
     key_ticks[k] names keyframe k: its dts where `by_dts`, else its pts. seek_ticks[k] is what to ask libav for.
-    ordinals[k] counts the displayed frames that come before it in the file. end_ticks is where the last frame's
-    display ends, fps the average rate of display.
+    ordinals[k] counts the displayed frames that come before it in the file. The last frame is displayed from
+    last_ticks (None: the file is cut off before it) to end_ticks. fps is the average rate of display.
     """
 
     key_ticks: list[int]
     seek_ticks: list[int]
     ordinals: list[int]
     by_dts: bool
+    last_ticks: int | None
     end_ticks: int
     fps: float
 
@@ -72,23 +73,31 @@ def _from_header(source: Source, budget: Budget) -> KeyIndex | None:
         displayed += not entry.is_discard
     if not keys:
         return None
-    end = _tail_end(source, entries[max(0, len(entries) - _TAIL_PACKETS)].timestamp, budget)
-    if end is None:  # the header is whole and the data behind it is cut off: believe the header, frames will be clamped
+    last, duration = _last_packet(source, entries[max(0, len(entries) - _TAIL_PACKETS)].timestamp, budget)
+    if last is None:  # the header is whole and the data behind it is cut off: believe the header, frames are clamped
         end = (stream.start_time or 0) + (stream.duration or 0)
-    return KeyIndex(keys, keys, ordinals, by_dts=True, end_ticks=end, fps=float(rate))
+    else:
+        end = last + (duration or _frame_ticks(source, float(rate)))
+    return KeyIndex(keys, keys, ordinals, by_dts=True, last_ticks=last, end_ticks=end, fps=float(rate))
 
 
-def _tail_end(source: Source, dts: int, budget: Budget) -> int | None:
-    """The latest end of display among the packets from `dts` on."""
-    end: int | None = None
+def _last_packet(source: Source, dts: int, budget: Budget) -> tuple[int | None, int]:
+    """(pts, duration) of the packet displayed last, of those from `dts` on. (None, 0): nothing can be read there."""
+    last, duration = None, 0
     try:
         source.container.seek(dts, stream=source.stream, any_frame=True)
     except av.error.FFmpegError:
-        return None
+        return None, 0
     for packet in source.packets(budget):
-        if packet.pts is not None:
-            end = max(packet.pts + (packet.duration or 0), packet.pts if end is None else end)
-    return end
+        if packet.pts is not None and (last is None or packet.pts >= last):
+            last, duration = packet.pts, packet.duration or 0
+    return last, duration
+
+
+def _frame_ticks(source: Source, fps: float) -> int:
+    """Ticks of one frame at a constant `fps`."""
+    assert source.stream.time_base is not None  # checked when the source was opened
+    return max(1, round(1 / (fps * source.stream.time_base)))
 
 
 def _from_scan(source: Source, budget: Budget) -> KeyIndex:
@@ -126,9 +135,9 @@ def _from_scan(source: Source, budget: Budget) -> KeyIndex:
     assert stream.time_base is not None  # checked when the source was opened
     named = float(stream.average_rate or 0)
     if not last_duration:
-        last_duration = round((last - first) / (displayed - 1)) if displayed > 1 else 0
-        last_duration = last_duration or (round(1 / (named * stream.time_base)) if named else 1)
+        spacing = round((last - first) / (displayed - 1)) if displayed > 1 else 0
+        last_duration = spacing or (_frame_ticks(source, named) if named else 1)
     counted = displayed / float((last + last_duration - first) * stream.time_base)
     # The named rate is exact (30000/1001) where it is true at all; a header may also name a rate that never was.
     fps = named if abs(named - counted) < 0.01 * counted else counted
-    return KeyIndex(keys, seeks, ordinals, by_dts=False, end_ticks=last + last_duration, fps=fps)
+    return KeyIndex(keys, seeks, ordinals, by_dts=False, last_ticks=last, end_ticks=last + last_duration, fps=fps)

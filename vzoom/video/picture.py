@@ -7,10 +7,12 @@ away. A stream that names no matrix is read as BT.601, as swscale and most reade
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
-from av.sidedata.sidedata import Type
+from av.sidedata.sidedata import SideData, Type
 from av.video.frame import VideoFrame
 
 
@@ -42,9 +44,10 @@ def orientation(frame: VideoFrame) -> Orientation:
 
     The matrix maps stored (x, y) to displayed (a x + c y, b x + d y), 16.16 fixed point, rows of three.
     """
-    if Type.DISPLAYMATRIX.name not in {data.type.name for data in frame.side_data}:
+    matrix = cast("Mapping[str, SideData]", frame.side_data).get(Type.DISPLAYMATRIX.name)
+    if matrix is None:
         return Orientation()
-    a, b, _, c, d = np.frombuffer(bytes(frame.side_data[Type.DISPLAYMATRIX]), dtype="<i4")[:5].tolist()
+    a, b, _, c, d = np.frombuffer(bytes(matrix), dtype=np.int32)[:5].tolist()
     if abs(a) + abs(d) >= abs(b) + abs(c):
         return Orientation(mirror_columns=a < 0, mirror_rows=d < 0)
     return Orientation(transpose=True, mirror_columns=c < 0, mirror_rows=b < 0)

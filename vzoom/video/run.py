@@ -69,7 +69,9 @@ class Run:
     def end_of(self, pts: int) -> int:
         """When the frame at `pts` gives way: the next pts, or the last frame's own end."""
         after = bisect_right(self._pts, pts)
-        return self._pts[after] if after < len(self._pts) else self._end_of_newest
+        if after < len(self._pts):
+            return self._pts[after]
+        return self._index.end_ticks if pts == self._index.last_ticks else self._end_of_newest
 
     def is_newest(self, pts: int) -> bool:
         """Whether no packet read so far is displayed after `pts`."""

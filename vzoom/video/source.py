@@ -12,7 +12,7 @@ import av.container
 import av.error
 import av.video.stream
 from av.packet import Packet
-from av.stream import Discard, Disposition
+from av.stream import Disposition
 
 from .base import Budget, VideoError, VideoReadError
 
@@ -87,9 +87,6 @@ class Source:
         except VideoError:
             self.container.close()
             raise
-        for other in self.container.streams:
-            if other.index != self.stream.index:
-                other.discard = Discard.all
         self.stream.codec_context.thread_count = self.num_threads
         self.stream.thread_type = "AUTO" if self.num_threads > 1 else "NONE"
 

@@ -114,8 +114,9 @@ def scene_note(colour: str, start_seconds: float, end_seconds: float) -> str:
     return f"The {colour} scene is from {clock(start_seconds)} to {clock(end_seconds)}."
 
 
-def sighting(event: WorldEvent) -> str:
-    return f"I see a {event.shape} at {event.start_seconds:.2f}s"
+def sighting(event: WorldEvent, letter: str = "") -> str:
+    option = f" ({letter})" if letter else ""
+    return f"I see a {event.shape}{option} at {event.start_seconds:.2f}s"
 
 
 def _finding(video: WorldVideo, question: Question) -> str:
@@ -124,7 +125,9 @@ def _finding(video: WorldVideo, question: Question) -> str:
 
 
 def finding_note(events: list[WorldEvent], letter: str) -> str:
-    return f"{', '.join(sighting(e) for e in events)} ({letter})."
+    if len(events) == 1:
+        return f"{sighting(events[0], letter)}."  # the letter beside the shape: a short way from one to the other
+    return f"{', '.join(sighting(e) for e in events)}: {letter}."
 
 
 def _flawed_call(

@@ -1,0 +1,220 @@
+"""Ahead-of-time compilation of the GPU kernels, for what a machine without a GPU can know: that they compile for each
+architecture, how many registers and how much shared memory they take, that nothing spills, how wide their accesses are.
+
+    python -m vzoom.kernels.aot                 print the table
+    python -m vzoom.kernels.aot --record FILE   write it as JSON (tests/kernels/gpu_resources.json)
+
+Triton kernels are compiled from the launches that the package's own code makes (`specimens`): the launches are recorded
+instead of run, so tile sizes, strides and alignments are those of use. CUDA C++ is compiled by nvcc (`cuda_aot`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ARCHITECTURES = (80, 90, 100)  # A100; H100 and H200; B200
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one kernel takes on one architecture. wide_*: instructions that move 128 bits a thread."""
+
+    registers: int
+    shared_bytes: int
+    stack_bytes: int
+    local_accesses: int  # loads and stores of spilled registers
+    wide_loads: int
+    wide_stores: int
+    wide_copies: int  # cp.async straight to shared memory
+
+    @property
+    def spills(self) -> bool:
+        return self.stack_bytes > 0 or self.local_accesses > 0
+
+
+def tool(name: str) -> Path:
+    """cuobjdump or nvdisasm, from the triton wheel. RuntimeError where triton is not installed."""
+    import triton
+
+    path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
+    if not path.exists():
+        raise RuntimeError(f"{name} is not in the triton wheel ({path}): install another triton, 3.9 has it")
+    return path
+
+
+def inspect_cubin(cubin: Path) -> dict[str, Resources]:
+    """kernel's mangled name -> resources, read from the machine code."""
+    usage = _output(str(tool("cuobjdump")), "-res-usage", str(cubin))
+    sass = _output(str(tool("cuobjdump")), "-sass", str(cubin))
+    code = {m.group(1): m.group(2) for m in re.finditer(r"Function : (\S+)\n(.*?)(?=\n\s*Function : |\Z)", sass, re.S)}
+    found = {}
+    for match in re.finditer(r"Function (\S+):\n\s*(.*)", usage):
+        numbers = {key: int(value) for key, value in re.findall(r"([A-Z]+)(?:\[\d+\])?:(\d+)", match.group(2))}
+        text = code[match.group(1)]
+        found[match.group(1)] = Resources(
+            registers=numbers["REG"],
+            shared_bytes=numbers["SHARED"],
+            stack_bytes=numbers["STACK"],
+            local_accesses=len(re.findall(r"\b(?:LDL|STL)[.\s]", text)),
+            wide_loads=len(re.findall(r"\bLDG\.E\S*\.128", text)),
+            wide_stores=len(re.findall(r"\bSTG\.E\S*\.128", text)),
+            wide_copies=len(re.findall(r"\bLDGSTS\.E\S*\.128", text)),
+        )
+    return found
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+# ---------------------------------------------------------------- Triton
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A kernel and the arguments of one launch."""
+
+    kernel: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+@contextmanager
+def recorded_launches() -> Iterator[list[Launch]]:
+    """Within it launches of Triton kernels are noted and not run."""
+    from triton.runtime.jit import JITFunction
+
+    launches: list[Launch] = []
+    run = JITFunction.run
+
+    def note(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
+        launches.append(Launch(self, args, kwargs))
+
+    JITFunction.run = note
+    try:
+        yield launches
+    finally:
+        JITFunction.run = run
+
+
+_POINTERS = {
+    torch.float32: "*fp32",
+    torch.bfloat16: "*bf16",
+    torch.float16: "*fp16",
+    torch.uint8: "*u8",
+    torch.int32: "*i32",
+    torch.int64: "*i64",
+}
+
+
+def compile_launch(launch: Launch, architecture: int) -> Any:
+    """What triton would compile for the launch on sm_`architecture`: pointers and sizes specialised as its binder does
+    (1 is a constant, multiples of 16 are known to be; tensors start on 16 bytes, as torch allocates them)."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    options = {name: launch.kwargs[name] for name in ("num_warps", "num_stages") if name in launch.kwargs}
+    named = {name: value for name, value in launch.kwargs.items() if name not in options}
+    names = launch.kernel.arg_names
+    values = dict(zip(names, launch.args, strict=False)) | named
+    signature: dict[str, str] = {}
+    constants: dict[str, Any] = {}
+    attributes: dict[tuple[int, ...], list[list[Any]]] = {}
+    for index, (name, parameter) in enumerate(zip(names, launch.kernel.params, strict=True)):
+        value = values[name]
+        if parameter.is_constexpr or value is None or (type(value) is int and value == 1):
+            signature[name] = "constexpr"
+            constants[name] = value
+        elif isinstance(value, torch.Tensor):
+            signature[name] = _POINTERS[value.dtype]
+            attributes[(index,)] = [["tt.divisibility", 16]]
+        elif isinstance(value, float):
+            signature[name] = "fp32"
+        else:
+            signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
+            if value % 16 == 0:
+                attributes[(index,)] = [["tt.divisibility", 16]]
+    source = ASTSource(launch.kernel, signature, constants, attributes)
+    return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+
+
+def triton_resources(
+    specimens: dict[str, Callable[[], None]], architectures: tuple[int, ...] = ARCHITECTURES
+) -> dict[str, dict[str, Resources]]:
+    """"specimen/kernel" -> "sm_90" -> resources. Each specimen is a call of a `triton_impl` function."""
+    table: dict[str, dict[str, Resources]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, call in specimens.items():
+            with recorded_launches() as launches:
+                call()
+            for launch in launches:
+                row = table.setdefault(f"{name}/{launch.kernel.fn.__name__}", {})
+                for architecture in architectures:
+                    compiled = compile_launch(launch, architecture)
+                    cubin = Path(folder) / "kernel.cubin"
+                    cubin.write_bytes(compiled.asm["cubin"])
+                    (found,) = inspect_cubin(cubin).values()
+                    # Dynamic shared memory is not in the cubin.
+                    shared = max(found.shared_bytes, int(compiled.metadata.shared))
+                    row[f"sm_{architecture}"] = Resources(**{**asdict(found), "shared_bytes": shared})
+    return table
+
+
+# ---------------------------------------------------------------- the table
+
+
+def as_text(table: dict[str, dict[str, Resources]]) -> str:
+    """The table for people: one line a kernel and architecture."""
+    lines = [f"{'kernel':66} {'arch':>6} regs  shared  spill  128-bit loads/stores/copies"]
+    for name, row in table.items():
+        for architecture, r in row.items():
+            lines.append(
+                f"{name:66} {architecture:>6} {r.registers:4} {r.shared_bytes:7} {'YES' if r.spills else 'no':>6}"
+                f"  {r.wide_loads}/{r.wide_stores}/{r.wide_copies}"
+            )
+    return "\n".join(lines)
+
+
+def as_json(table: dict[str, dict[str, Resources]]) -> dict[str, Any]:
+    return {name: {arch: asdict(r) for arch, r in row.items()} for name, row in table.items()}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command. 1 where something spills."""
+    from .cuda_aot import cuda_resources, nvcc_version
+    from .specimens import triton_specimens
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--record", type=Path, help="write the table to this JSON file")
+    options = parser.parse_args(arguments)
+    import triton
+
+    parts = {"triton": (triton.__version__, triton_resources(triton_specimens()))}
+    version = nvcc_version()
+    if version is None:
+        print("nvcc was not found: the table holds Triton only", file=sys.stderr)
+    else:
+        parts["cuda"] = (version, cuda_resources())
+    for tool_name, (version, table) in parts.items():
+        print(f"{tool_name} {version}\n{as_text(table)}\n")
+    if options.record:
+        made = {name: {"version": version, "kernels": as_json(table)} for name, (version, table) in parts.items()}
+        options.record.write_text(json.dumps(made, indent=1) + "\n")
+    return int(any(r.spills for _, table in parts.values() for row in table.values() for r in row.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,38 @@
+"""Triton without a GPU: the whole suite of kernels/suite in the interpreter, in a process of its own.
+
+An interpreted kernel cannot be compiled, and TRITON_INTERPRET is read when triton is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vzoom.kernels.gpu import choose_splits
+from vzoom.kernels.suite.checks import all_checks
+
+HERE = Path(__file__).parent
+
+
+def test_the_suite_passes_in_the_interpreter() -> None:
+    pytest.importorskip("triton", reason="triton is not installed: pip install 'vzoom[gpu]'")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "triton_suite.py")]
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(HERE.parents[1])}
+    done = subprocess.run(command, env=environment, cwd=HERE.parents[1], capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert passed is not None
+    assert int(passed.group(1)) == len(all_checks()) + 1  # and the split contexts
+
+
+@pytest.mark.parametrize(
+    ("programs", "longest", "splits"),
+    [(4, 8192, 32), (64, 8192, 4), (1000, 8192, 1), (4, 256, 1), (4, 1024, 4)],
+)
+def test_a_small_batch_splits_a_long_context(programs: int, longest: int, splits: int) -> None:
+    assert choose_splits(programs=programs, longest=longest, keys_a_step=64, multiprocessors=132) == splits
