@@ -2,8 +2,11 @@
 
 #include <pybind11/pybind11.h>
 
+#include <memory>
+
 #include "cpu/frames_to_patches.h"
 #include "cpu/isa.h"
+#include "cpu/move.h"
 #include "cpu/threads.h"
 #include "tensor_view.h"
 
@@ -52,6 +55,50 @@ void bind_frames(py::module_& m) {
   });
 }
 
+// A tensor that may be None.
+class Maybe {
+ public:
+  Maybe(const char* name, py::handle object) {
+    if (!object.is_none()) borrowed_ = std::make_unique<Borrowed>(name, object.ptr());
+  }
+  const vz::View* get() const { return borrowed_ ? &**borrowed_ : nullptr; }
+
+ private:
+  std::unique_ptr<Borrowed> borrowed_;
+};
+
+void bind_moves(py::module_& m) {
+  m.def("mrope_append", [](py::handle q, py::handle k, py::handle v, py::handle cos, py::handle sin, py::handle k_pages,
+                           py::handle v_pages, py::handle slots) {
+    const Borrowed a("q", q.ptr()), b("k", k.ptr()), c("v", v.ptr()), d("cos", cos.ptr()), e("sin", sin.ptr()),
+        f("k_pages", k_pages.ptr()), g("v_pages", v_pages.ptr()), h("slots", slots.ptr());
+    const py::gil_scoped_release release;
+    vz::mrope_append(*a, *b, *c, *d, *e, *f, *g, *h);
+  });
+  m.def("copy_blocks", [](py::handle k_pages, py::handle v_pages, py::handle sources, py::handle targets) {
+    const Borrowed k("k_pages", k_pages.ptr()), v("v_pages", v_pages.ptr()), s("sources", sources.ptr()),
+        t("targets", targets.ptr());
+    const py::gil_scoped_release release;
+    vz::copy_blocks(*k, *v, *s, *t);
+  });
+  m.def("splice_move", [](py::handle k_pages, py::handle v_pages, py::handle sources, py::handle targets,
+                          py::handle cos, py::handle sin) {
+    const Borrowed k("k_pages", k_pages.ptr()), v("v_pages", v_pages.ptr()), s("sources", sources.ptr()),
+        t("targets", targets.ptr());
+    const Maybe c("cos", cos), n("sin", sin);
+    const py::gil_scoped_release release;
+    vz::splice_move(*k, *v, *s, *t, c.get(), n.get());
+  });
+  m.def("merge_states", [](py::handle out_a, py::handle lse_a, py::handle out_b, py::handle lse_b, py::handle out,
+                           py::handle lse) {
+    const Borrowed a("out_a", out_a.ptr()), b("lse_a", lse_a.ptr()), c("out_b", out_b.ptr()), d("lse_b", lse_b.ptr()),
+        o("out", out.ptr());
+    const Maybe l("lse", lse);
+    const py::gil_scoped_release release;
+    vz::merge_states(*a, *b, *c, *d, *o, l.get());
+  });
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_vzoom, m) {
@@ -63,6 +110,7 @@ PYBIND11_MODULE(_vzoom, m) {
   m.def("has_bf16_dot", &vz::has_bf16_dot);
   m.def("num_threads", &vz::threads);
   bind_frames(m);
-  m.attr("cpu_ops") = py::make_tuple("frames_to_patches");
+  bind_moves(m);
+  m.attr("cpu_ops") = py::make_tuple("frames_to_patches", "mrope_append", "copy_blocks", "splice_move", "merge_states");
   m.attr("cuda_ops") = py::make_tuple();
 }

@@ -25,6 +25,7 @@ ROWS = (
     ("ext",),
     ("kernels",),
     ("video", "patches"),
+    ("clips",),
     ("positions", "cache"),
     ("attention",),
     ("models",),

@@ -24,7 +24,7 @@ def _song(path: Path, *, cover: bool) -> None:
         if cover:
             picture = out.add_stream("mjpeg", rate=1)
             picture.width, picture.height, picture.pix_fmt = 64, 48, "yuvj420p"
-            picture.disposition = av.stream.Disposition.attached_pic
+            picture.disposition = av.stream.Disposition.attached_pic.value
             frame = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")
             frame.pts, frame.time_base = 0, Fraction(1, 1)
             out.mux([*picture.encode(frame), *picture.encode(None)])

@@ -36,7 +36,14 @@ template <class T> static inline Vec rounded(Vec x);
 template <> inline Vec rounded<float>(Vec x) { return x; }
 template <> inline Vec rounded<bf16>(Vec x) { return of_bf16(to_bf16(x)); }
 template <> inline Vec rounded<f16>(Vec x) { return {_mm256_cvtph_ps(to_f16(x))}; }
-static inline void stream(void* p, Vec x) { _mm256_stream_ps(static_cast<float*>(p), x.v); }
+static inline void stream(float* p, Vec x) { _mm256_stream_ps(p, x.v); }
+static inline void stream(bf16* p, Vec x) { _mm_stream_si128(reinterpret_cast<__m128i*>(p), to_bf16(x)); }
+static inline void stream(f16* p, Vec x) { _mm_stream_si128(reinterpret_cast<__m128i*>(p), to_f16(x)); }
+constexpr int kStreamBytes = 32;
+static inline void stream_bytes(char* dst, const char* src) {
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(dst), _mm256_loadu_si256(reinterpret_cast<const __m256i*>(src)));
+}
+static inline void fence() { _mm_sfence(); }
 
 static inline Vec set1(float f) { return {_mm256_set1_ps(f)}; }
 static inline Vec add(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }

@@ -35,8 +35,15 @@ template <class T> static inline Vec rounded(Vec x);  // to T and back
 template <> inline Vec rounded<float>(Vec x) { return x; }
 template <> inline Vec rounded<bf16>(Vec x) { return of_bf16(to_bf16(x)); }
 template <> inline Vec rounded<f16>(Vec x) { return {_mm512_cvtph_ps(to_f16(x))}; }
-// 64 bytes past the caches; p is aligned to them.
-static inline void stream(void* p, Vec x) { _mm512_stream_ps(p, x.v); }
+// Stores past the caches; p is aligned to the bytes that are stored.
+static inline void stream(float* p, Vec x) { _mm512_stream_ps(p, x.v); }
+static inline void stream(bf16* p, Vec x) { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), to_bf16(x)); }
+static inline void stream(f16* p, Vec x) { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), to_f16(x)); }
+constexpr int kStreamBytes = 64;
+static inline void stream_bytes(char* dst, const char* src) {
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(dst), _mm512_loadu_si512(src));
+}
+static inline void fence() { _mm_sfence(); }
 
 static inline Vec set1(float f) { return {_mm512_set1_ps(f)}; }
 static inline Vec add(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }

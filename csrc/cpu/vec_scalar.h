@@ -40,7 +40,10 @@ static inline void store(f16* p, Vec x) { p->bits = to_f16(x.v); }
 template <class T> static inline Vec load_n(const T* p, int n) { return n > 0 ? load(p) : Vec{0}; }
 template <class T> static inline void store_n(T* p, Vec x, int n) { if (n > 0) store(p, x); }
 template <class T> static inline Vec rounded(Vec x) { T t; store(&t, x); return load(&t); }
-static inline void stream(void* p, Vec x) { store(static_cast<float*>(p), x); }
+template <class T> static inline void stream(T* p, Vec x) { store(p, x); }
+static inline void stream_bytes(char* dst, const char* src) { *dst = *src; }
+constexpr int kStreamBytes = 1;
+static inline void fence() {}
 
 static inline Vec set1(float f) { return {f}; }
 static inline Vec add(Vec a, Vec b) { return {a.v + b.v}; }
