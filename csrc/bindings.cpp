@@ -4,6 +4,7 @@
 
 #include <memory>
 
+#include "cpu/attention.h"
 #include "cpu/frames_to_patches.h"
 #include "cpu/isa.h"
 #include "cpu/move.h"
@@ -99,18 +100,31 @@ void bind_moves(py::module_& m) {
   });
 }
 
+void bind_attention(py::module_& m) {
+  m.def("paged_attention", [](py::handle q, py::handle k_pages, py::handle v_pages, py::handle block_table,
+                              py::handle kv_lens, py::handle cu_seqlens_q, py::handle out, py::handle lse, double scale,
+                              bool causal) {
+    const Borrowed a("q", q.ptr()), b("k_pages", k_pages.ptr()), c("v_pages", v_pages.ptr()),
+        d("block_table", block_table.ptr()), e("kv_lens", kv_lens.ptr()), f("cu_seqlens_q", cu_seqlens_q.ptr()),
+        o("out", out.ptr());
+    const Maybe l("lse", lse);
+    const py::gil_scoped_release release;
+    vz::paged_attention(*a, *b, *c, *d, *e, *f, *o, l.get(), scale, causal);
+  });
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_vzoom, m) {
   m.doc() = "C++ and CUDA implementations of vzoom's kernels; use them through vzoom.kernels.";
   m.attr("__version__") = VZOOM_VERSION;
   py::register_local_exception<vz::BadArgument>(m, "BadArgument", PyExc_ValueError);
-  m.def("isa", &vz::isa_name, "The instruction set in use: scalar, avx2 or avx512.");
-  m.def("set_isa", &vz::set_isa, "Use another instruction set (auto, scalar, avx2, avx512); for tests.");
-  m.def("has_bf16_dot", &vz::has_bf16_dot);
+  m.def("isa", &vz::isa_name, "The instruction set in use: scalar, avx2, avx512 or avx512bf16.");
+  m.def("set_isa", &vz::set_isa, "Use another instruction set, or auto; for tests.");
   m.def("num_threads", &vz::threads);
   bind_frames(m);
   bind_moves(m);
-  m.attr("cpu_ops") = py::make_tuple("frames_to_patches", "mrope_append", "copy_blocks", "splice_move", "merge_states");
+  bind_attention(m);
+  m.attr("cpu_ops") = py::make_tuple("frames_to_patches", "mrope_append", "paged_attention", "copy_blocks", "splice_move", "merge_states");
   m.attr("cuda_ops") = py::make_tuple();
 }

@@ -152,17 +152,17 @@ def compile_launch(launch: Launch, architecture: int) -> Any:
 
 
 def triton_resources(
-    specimens: dict[str, Callable[[], None]], architectures: tuple[int, ...] = ARCHITECTURES
+    specimens: dict[str, Callable[[int], None]], architectures: tuple[int, ...] = ARCHITECTURES
 ) -> dict[str, dict[str, Resources]]:
-    """"specimen/kernel" -> "sm_90" -> resources. Each specimen is a call of a `triton_impl` function."""
+    """ "specimen/kernel" -> "sm_90" -> resources. Each specimen is a call of a `triton_impl` function."""
     table: dict[str, dict[str, Resources]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, call in specimens.items():
-            with recorded_launches() as launches:
-                call()
-            for launch in launches:
-                row = table.setdefault(f"{name}/{launch.kernel.fn.__name__}", {})
-                for architecture in architectures:
+            for architecture in architectures:
+                with recorded_launches() as launches:
+                    call(architecture)
+                for launch in launches:
+                    row = table.setdefault(f"{name}/{launch.kernel.fn.__name__}", {})
                     compiled = compile_launch(launch, architecture)
                     cubin = Path(folder) / "kernel.cubin"
                     cubin.write_bytes(compiled.asm["cubin"])

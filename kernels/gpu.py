@@ -32,6 +32,20 @@ def num_multiprocessors(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
+@cache
+def architecture_of(device: torch.device) -> int:
+    """80 for sm_80 and so on. The interpreter on the CPU takes the tiles of an H100."""
+    if device.type != "cuda":
+        return 90
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
+def warps_for(elements: int, element_bytes: int) -> int:
+    """Warps of a program that moves a tile of `elements`: so few that each thread moves 16 bytes at once; at most 4."""
+    return max(1, min(4, elements * element_bytes // (32 * 16)))
+
+
 def power_of_2(n: int) -> int:
     """The smallest power of two that is not below n."""
     return 1 << max(0, n - 1).bit_length()

@@ -18,7 +18,7 @@ def _pages(*lead: int, groups: int, dim: int, dtype: torch.dtype, block_size: in
     return torch.empty(*lead, block_size, groups, dim, dtype=dtype).transpose(-3, -2)
 
 
-def _mrope(*, dim: int, dtype: torch.dtype, heads: int = 28, groups: int = 4) -> None:
+def _mrope(architecture: int, *, dim: int, dtype: torch.dtype, heads: int = 28, groups: int = 4) -> None:
     from .mrope_append.triton_impl import mrope_append
 
     tokens = 16
@@ -27,23 +27,27 @@ def _mrope(*, dim: int, dtype: torch.dtype, heads: int = 28, groups: int = 4) ->
     mrope_append(q, k, v, angles, angles, pages, pages, torch.empty(tokens, dtype=torch.int64))
 
 
-def _attention(*, dim: int, dtype: torch.dtype, tokens: int, splits: int = 1, heads: int = 28, groups: int = 4) -> None:
+def _attention(
+    architecture: int, *, dim: int, dtype: torch.dtype, tokens: int, splits: int = 1, heads: int = 28, groups: int = 4
+) -> None:
     from .paged_attention.triton_impl import paged_attention
 
     q, pages = torch.empty(tokens, heads, dim, dtype=dtype), _pages(4, groups=groups, dim=dim, dtype=dtype)
     table, numbers = torch.empty(8, 256, dtype=torch.int32), torch.empty(9, dtype=torch.int32)
     lse = torch.empty(tokens, heads)
-    paged_attention(q, pages, pages, table, numbers[:8], numbers, q, lse, 0.1, True, splits=splits)
+    paged_attention(
+        q, pages, pages, table, numbers[:8], numbers, q, lse, 0.1, True, splits=splits, architecture=architecture
+    )
 
 
-def _copy() -> None:
+def _copy(architecture: int) -> None:
     from .copy_blocks.triton_impl import copy_blocks
 
     pages, numbers = _pages(2, 4, groups=4, dim=128, dtype=BF16), torch.empty(16, dtype=torch.int64)
     copy_blocks(pages, pages, numbers, numbers)
 
 
-def _splice(*, dim: int, rotate: bool) -> None:
+def _splice(architecture: int, *, dim: int, rotate: bool) -> None:
     from .splice_move.triton_impl import splice_move
 
     pages, slots = _pages(2, 4, groups=4, dim=dim, dtype=BF16), torch.empty(16, dtype=torch.int64)
@@ -51,14 +55,14 @@ def _splice(*, dim: int, rotate: bool) -> None:
     splice_move(pages, pages, slots, slots, angles, angles)
 
 
-def _merge() -> None:
+def _merge(architecture: int) -> None:
     from .merge_states.triton_impl import merge_states
 
     out, lse = torch.empty(16, 28, 128, dtype=BF16), torch.empty(16, 28)
     merge_states(out, lse, out, lse, out, lse)
 
 
-def _frames(*, patch: int) -> None:
+def _frames(architecture: int, *, patch: int) -> None:
     from .frames_to_patches.triton_impl import frames_to_patches
 
     frames, table = torch.empty(2, 360, 640, 3, dtype=torch.uint8), torch.empty(3, 256, dtype=BF16)
@@ -68,9 +72,9 @@ def _frames(*, patch: int) -> None:
     frames_to_patches(frames, table, out, steps=steps, patch=patch, merge=2, temporal=2)
 
 
-def triton_specimens() -> dict[str, Callable[[], None]]:
-    """name -> call."""
-    calls: dict[str, Callable[[], None]] = {}
+def triton_specimens() -> dict[str, Callable[[int], None]]:
+    """name -> call for an architecture (90 for sm_90)."""
+    calls: dict[str, Callable[[int], None]] = {}
     for dim, dtype in ((128, BF16), (64, HALF), (80, BF16), (128, FLOAT)):
         calls[f"mrope_append {_short(dtype)} {dim}"] = partial(_mrope, dim=dim, dtype=dtype)
     for dim, dtype in ((64, BF16), (80, BF16), (96, BF16), (128, BF16), (256, BF16), (128, HALF), (128, FLOAT)):

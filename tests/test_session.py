@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,15 @@ def test_an_unreadable_segment_is_told(vocabulary: Vocabulary) -> None:
         driver.session.accept(token, 0.0)
     driver.session.unreadable("no frame decodes")
     assert "cannot be read" in driver.opening
+
+
+def test_a_clip_behind_the_last_decodable_frame_is_unreadable(vocabulary: Vocabulary) -> None:
+    driver = Driver(vocabulary)
+    for token in vocabulary.tokenizer.encode(CALL):
+        driver.session.accept(token, 0.0)
+    driver.session.splice(dataclasses.replace(clip([3.5]), clamped=(True,)))
+    assert "nothing can be decoded behind 3.50 s" in driver.opening
+    assert driver.session.trajectory.zooms == []
 
 
 def test_tags_and_control_tokens_in_a_question_are_only_text(vocabulary: Vocabulary) -> None:

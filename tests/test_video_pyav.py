@@ -266,6 +266,52 @@ def test_a_damaged_frame_gives_the_good_one_before_it(make: Make, tmp_path: Path
     assert read_number(clip.frames[0]) == clip.frame_indices[0]
 
 
+def test_a_damaged_frame_among_skipped_ones(tmp_path: Path) -> None:
+    import av
+
+    # In P0 B1 B2 B3 P4 nothing refers to a B. Asked for B2, which is damaged, the reader has skipped B1: it must go
+    # back for it.
+    whole = render(
+        tmp_path / "whole.mp4", pts=range(60), options={"x264-params": "bframes=3:b-adapt=0:b-pyramid=none:keyint=60"}
+    )
+    path = tmp_path / "hole.mp4"
+    with av.open(str(whole)) as source, av.open(str(path), "w") as out:
+        stream = out.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.size:
+                if packet.pts == 22 * 512:
+                    noise = av.Packet(bytes(packet)[:5] + b"\xff" * 40)
+                    noise.pts, noise.dts, noise.time_base = packet.pts, packet.dts, packet.time_base
+                    packet = noise
+                packet.stream = stream
+                out.mux(packet)
+    with pytest.raises(av.error.InvalidDataError):
+        decode_all(path)
+    with open_video(path) as video:
+        clip = video.frames_at([22.2 / 30])
+    assert (read_number(clip.frames[0]), clip.frame_indices, clip.clamped) == (21, (21,), (False,))
+
+
+def test_a_recording_that_starts_in_an_open_group(make: Make, tmp_path: Path) -> None:
+    import av
+
+    # The first keyframe's leading pictures cannot be decoded: the keyframe is frame 0 and t = 0.
+    path = tmp_path / "joined_late.ts"
+    keys = 0
+    with av.open(str(make("open_gop.ts"))) as source, av.open(str(path), "w") as out:
+        stream = out.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            keys += packet.is_keyframe
+            if packet.size and keys > 1:
+                packet.stream = stream
+                out.mux(packet)
+    truth = decode_all(path)
+    with open_video(path) as video:
+        clip = video.frames_at([k / 30 for k in range(len(truth))])
+    assert clip.frame_indices == tuple(range(len(truth)))
+    assert [read_number(image) for image in clip.frames] == [read_number(image) for _, image in truth]
+
+
 def test_a_file_cut_off_in_the_middle(tmp_path: Path) -> None:
     whole = render(
         tmp_path / "whole.mp4", pts=range(400), options={"g": "20"}, container_options={"movflags": "faststart"}

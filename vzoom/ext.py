@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 from functools import cache
 from types import ModuleType
+from typing import Any
 
 
 @cache
@@ -25,6 +26,13 @@ def native() -> ModuleType | None:
             f"_vzoom {module.__version__} ({module.__file__}) does not belong to vzoom {__version__}: "
             "run `pip install .` in the source tree again"
         )
+    return module
+
+
+def loaded() -> Any:
+    """The extension, where it is known to be there: `registry.resolve` chose it."""
+    module = native()
+    assert module is not None
     return module
 
 

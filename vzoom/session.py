@@ -100,6 +100,9 @@ class Session:
             self._open_with(self._prompt(clip), clip)
             self.trajectory.glance_seconds = clip.pts_seconds
             return
+        if all(clip.clamped):  # a file that was cut off still claims its whole duration
+            self.unreadable(f"nothing can be decoded behind {clip.pts_seconds[-1]:.2f} s")
+            return
         end_seconds = clamped_end(call, self.trajectory.video)
         note = protocol.clip_note(call, end_seconds, len(clip), self.config.prompt)
         run = self._tool_turn(note, clip.pts_seconds, clip.frames.shape[1:3])

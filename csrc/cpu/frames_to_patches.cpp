@@ -12,7 +12,7 @@ namespace {
 
 const FrameKernels& kernels() {
 #if defined(__x86_64__)
-  if (isa() == Isa::avx512) return frames_avx512;
+  if (isa() >= Isa::avx512) return frames_avx512;
   if (isa() == Isa::avx2) return frames_avx2;
 #endif
   return frames_scalar;

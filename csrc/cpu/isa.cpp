@@ -13,13 +13,14 @@ Isa detect() {
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vbmi") &&
       __builtin_cpu_supports("avx512vnni"))
-    return Isa::avx512;
+    return __builtin_cpu_supports("avx512bf16") ? Isa::avx512bf16 : Isa::avx512;
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
     return Isa::avx2;
 #endif
   return Isa::scalar;
 }
 
+constexpr const char* kNames[] = {"scalar", "avx2", "avx512", "avx512bf16"};
 const Isa best = detect();
 Isa current = best;
 
@@ -27,29 +28,23 @@ Isa current = best;
 
 Isa isa() { return current; }
 
-bool has_bf16_dot() {
-#if defined(__x86_64__)
-  static const bool there = __builtin_cpu_supports("avx512bf16");
-  return there && current == Isa::avx512;
-#else
-  return false;
-#endif
-}
+bool has_bf16_dot() { return current == Isa::avx512bf16; }
 
-const char* isa_name() {
-  constexpr const char* names[] = {"scalar", "avx2", "avx512"};
-  return names[static_cast<int>(current)];
-}
+const char* isa_name() { return kNames[static_cast<int>(current)]; }
 
 void set_isa(const char* name) {
   const std::string wanted = name;
-  const Isa found = wanted == "auto"     ? best
-                    : wanted == "scalar" ? Isa::scalar
-                    : wanted == "avx2"   ? Isa::avx2
-                    : wanted == "avx512" ? Isa::avx512
-                                         : throw BadArgument("isa must be auto, scalar, avx2 or avx512, got " + wanted);
-  if (found > best) throw BadArgument("this machine has no " + wanted);
-  current = found;
+  if (wanted == "auto") {
+    current = best;
+    return;
+  }
+  for (int i = 0; i < 4; ++i) {
+    if (wanted != kNames[i]) continue;
+    if (static_cast<Isa>(i) > best) throw BadArgument("this machine has no " + wanted);
+    current = static_cast<Isa>(i);
+    return;
+  }
+  throw BadArgument("isa must be auto, scalar, avx2, avx512 or avx512bf16, got " + wanted);
 }
 
 }  // namespace vz

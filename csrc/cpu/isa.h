@@ -7,12 +7,13 @@ namespace vz {
 enum class Isa {
   scalar,
   avx2,    // with FMA and F16C
-  avx512,  // F, BW, VL, DQ, VBMI and VNNI: Ice Lake and Zen 4 on
+  avx512,      // F, BW, VL, DQ, VBMI and VNNI: Ice Lake on
+  avx512bf16,  // and dot products of bf16: Sapphire Rapids and Zen 4 on
 };
 
 Isa isa();                      // the best of this machine, or what was set
-bool has_bf16_dot();            // AVX512_BF16, and isa() is avx512
-void set_isa(const char* name); // "auto", "scalar", "avx2", "avx512": for tests; BadArgument where it is not there
+bool has_bf16_dot();            // isa() is avx512bf16
+void set_isa(const char* name); // "auto" or a name below: for tests; BadArgument where it is not there
 const char* isa_name();
 
 }  // namespace vz

@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vzoom import ext
+
 from ..checks import check_dims, check_last_dim_contiguous, check_same_device
 from ..layout import check_layered_pages
 from ..library import LIB
@@ -43,6 +45,9 @@ def check(k_pages: Tensor, v_pages: Tensor, sources: Tensor, targets: Tensor) ->
 
 def _run(k_pages: Tensor, v_pages: Tensor, sources: Tensor, targets: Tensor, impl: str) -> None:
     chosen = resolve("copy_blocks", impl, k_pages.device.type)
+    if chosen == "cpu":  # which checks its arguments itself
+        ext.loaded().copy_blocks(k_pages, v_pages, sources, targets)
+        return
     check(k_pages, v_pages, sources, targets)
     if chosen == "triton":
         from .triton_impl import copy_blocks as run

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..gpu import on_device_of, power_of_2
+from ..gpu import on_device_of, power_of_2, warps_for
 from ..layout import layered_heads_first
 
 ROWS = 32  # rows of head_dim a program
@@ -69,5 +69,5 @@ def copy_blocks(k_pages: Tensor, v_pages: Tensor, sources_N: Tensor, targets_N: 
             D=dim,
             D_PAD=power_of_2(dim),
             ROWS=ROWS,
-            num_warps=4,
+            num_warps=warps_for(ROWS * power_of_2(dim), k_pages.element_size()),
         )

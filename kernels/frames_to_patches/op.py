@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,7 +69,7 @@ def resize_frames(frames_NHWC: np.ndarray, steps: tuple[Step, ...], *, impl: str
         height, width = steps[-1][:2] if steps else frames_NHWC.shape[1:3]
         out = np.empty((len(frames_NHWC), height, width, 3), np.uint8)
         plan = _plan(*frames_NHWC.shape[1:3], pack_steps(steps))
-        cast(Any, ext.native()).resize_frames(plan, np.ascontiguousarray(frames_NHWC), out)
+        ext.loaded().resize_frames(plan, np.ascontiguousarray(frames_NHWC), out)
         return out
     for step in steps:
         frames_NHWC = resize(frames_NHWC, step)
@@ -109,9 +109,7 @@ def check(frames: Tensor, table: Tensor, out: Tensor, steps: list[int], patch: i
 @lru_cache(maxsize=64)
 def _plan(height: int, width: int, steps: tuple[int, ...]) -> Any:
     """The C++ plan of frames of one size: weights packed for this CPU."""
-    native = ext.native()
-    assert native is not None
-    plan = native.FramePlan(height, width)
+    plan = ext.loaded().FramePlan(height, width)
     for step in unpack_steps(steps):
         h, v = make_pass(width, step.width, step.filter), make_pass(height, step.height, step.filter)
         plan.add_step(h.first, h.weights, v.first, v.weights, step.vertical_first)
@@ -126,7 +124,7 @@ def _run(
     chosen = resolve("frames_to_patches", impl, frames.device.type)
     if chosen == "cpu":
         plan = _plan(frames.shape[1], frames.shape[2], tuple(steps))
-        cast(Any, ext.native()).frames_to_patches(plan, frames, table, out, patch, merge, temporal)
+        ext.loaded().frames_to_patches(plan, frames, table, out, patch, merge, temporal)
         return
     if chosen == "triton":
         from .triton_impl import frames_to_patches as run

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..gpu import check_gpu_dtype, on_device_of, power_of_2
+from ..gpu import check_gpu_dtype, on_device_of, power_of_2, warps_for
 
 ROWS = 16  # (token, head) rows a program
 
@@ -90,5 +90,5 @@ def merge_states(
             D_PAD=power_of_2(dim),
             ROWS=ROWS,
             HAS_LSE=lse_TH is not None,
-            num_warps=4,
+            num_warps=warps_for(ROWS * power_of_2(dim), out_a_THD.element_size()),
         )

@@ -13,6 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vzoom import ext
+
 from ..checks import check_dims, check_last_dim_contiguous, check_same_device
 from ..layout import page_dims
 from ..library import LIB
@@ -82,6 +84,9 @@ def _run(
     impl: str,
 ) -> None:
     chosen = resolve("mrope_append", impl, q.device.type)
+    if chosen == "cpu":  # which checks its arguments itself
+        ext.loaded().mrope_append(q, k, v, cos, sin, k_pages, v_pages, slots)
+        return
     check(q, k, v, cos, sin, k_pages, v_pages, slots)
     if chosen == "triton":
         from .triton_impl import mrope_append as run

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..gpu import check_gpu_dtype, on_device_of, power_of_2
+from ..gpu import check_gpu_dtype, on_device_of, power_of_2, warps_for
 from ..layout import heads_first
 
 HEAD_TILE = 8  # heads a program; 8 heads of 128 bf16 are 2 KB
@@ -125,5 +125,5 @@ def mrope_append(
             R=pairs,
             R_PAD=power_of_2(pairs),
             HEAD_TILE=HEAD_TILE,
-            num_warps=4,
+            num_warps=warps_for(HEAD_TILE * power_of_2(pairs), q_THD.element_size()),
         )

@@ -14,6 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vzoom import ext
+
 from ..checks import check_dims, check_last_dim_contiguous, check_same_device
 from ..layout import page_dims
 from ..library import LIB
@@ -107,6 +109,11 @@ def _run(
     impl: str,
 ) -> None:
     chosen = resolve("paged_attention", impl, q.device.type)
+    if chosen == "cpu":  # which checks its arguments itself
+        ext.loaded().paged_attention(
+            q, k_pages, v_pages, block_table, kv_lens, cu_seqlens_q, out, lse, scale, causal
+        )
+        return
     check(q, k_pages, v_pages, block_table, kv_lens, cu_seqlens_q, out, lse)
     if chosen == "triton":
         from .triton_impl import paged_attention as run

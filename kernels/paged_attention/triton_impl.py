@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..gpu import check_gpu_dtype, choose_splits, num_multiprocessors, on_device_of, power_of_2
+from ..gpu import architecture_of, check_gpu_dtype, choose_splits, num_multiprocessors, on_device_of, power_of_2
 from ..layout import heads_first
 
 
@@ -177,13 +177,26 @@ class Tiles(NamedTuple):
     warps: int
 
 
-def choose_tiles(*, tokens: int, seqs: int, group: int, dim: int, element_bytes: int) -> Tiles:
-    """One token a tile where the call is a decode step, else as many tokens as fill the tile with their heads."""
-    keys = 64 if power_of_2(dim) * element_bytes <= 256 else 32
-    if tokens <= seqs:
-        return Tiles(1, max(16, power_of_2(group)), keys, 4)
-    rows = max(128 if power_of_2(dim) * element_bytes <= 256 else 64, power_of_2(group))
-    return Tiles(rows // group, rows, keys, 8 if rows >= 128 else 4)
+def choose_tiles(*, tokens: int, seqs: int, group: int, dim: int, element_bytes: int, architecture: int) -> Tiles:
+    """One token a tile where the call is a decode step, else as many tokens as fill the tile with their heads.
+
+    The largest tiles that spill no register on sm_80, sm_90 and sm_100 (`python -m vzoom.kernels.aot` shows it).
+    float32 is multiplied without tensor cores, which keeps a whole row of both operands in registers: small tiles.
+    """
+    padded = power_of_2(dim)
+    group_rows = max(16, power_of_2(group))
+    decode = tokens <= seqs
+    if element_bytes == 4:
+        tiles = Tiles(0, group_rows, 32 if padded <= 128 else 16, 8)
+    elif decode:
+        tiles = Tiles(0, group_rows, 64 if padded <= 128 else 32, 4)
+    elif padded <= 64:
+        tiles = Tiles(0, max(128, group_rows), 64, 8)
+    elif padded <= 128:
+        tiles = Tiles(0, max(128, group_rows), 64 if architecture >= 90 else 32, 8)
+    else:
+        tiles = Tiles(0, max(64, group_rows), 32, 8)
+    return tiles._replace(tokens=1 if decode else tiles.rows // group)
 
 
 def paged_attention(
@@ -199,8 +212,9 @@ def paged_attention(
     causal: bool,
     *,
     splits: int | None = None,
+    architecture: int | None = None,
 ) -> None:
-    """splits: pieces of the context, a power of two; None chooses."""
+    """splits: pieces of the context, a power of two; architecture: 90 for sm_90. None asks the device."""
     check_gpu_dtype("q", q_THD)
     tokens, heads, dim = q_THD.shape
     seqs, width = block_table_SB.shape
@@ -208,7 +222,14 @@ def paged_attention(
     groups, block_size = kp.shape[1:3]
     if tokens == 0 or seqs == 0:
         return
-    tiles = choose_tiles(tokens=tokens, seqs=seqs, group=heads // groups, dim=dim, element_bytes=q_THD.element_size())
+    tiles = choose_tiles(
+        tokens=tokens,
+        seqs=seqs,
+        group=heads // groups,
+        dim=dim,
+        element_bytes=q_THD.element_size(),
+        architecture=architecture or architecture_of(q_THD.device),
+    )
     # At most one tile of each sequence is not full.
     num_tiles = tokens if tiles.tokens == 1 else tokens // tiles.tokens + seqs
     if splits is None:

@@ -14,6 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vzoom import ext
+
 from ..checks import check_dims, check_last_dim_contiguous, check_same_device
 from ..layout import check_layered_pages
 from ..library import LIB
@@ -79,6 +81,9 @@ def _run(
     impl: str,
 ) -> None:
     chosen = resolve("splice_move", impl, k_pages.device.type)
+    if chosen == "cpu":  # which checks its arguments itself
+        ext.loaded().splice_move(k_pages, v_pages, sources, targets, cos, sin)
+        return
     check(k_pages, v_pages, sources, targets, cos, sin)
     if chosen == "triton":
         from .triton_impl import splice_move as run

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..gpu import check_gpu_dtype, on_device_of, power_of_2
+from ..gpu import check_gpu_dtype, on_device_of, power_of_2, warps_for
 from ..layout import layered_heads_first
 from ..mrope_append.triton_impl import HEAD_TILE, rotate_halves
 
@@ -99,5 +99,5 @@ def splice_move(
             R_PAD=power_of_2(dim // 2),
             HEAD_TILE=HEAD_TILE,
             ROTATE=cos_R is not None,
-            num_warps=4,
+            num_warps=warps_for(HEAD_TILE * power_of_2(dim // 2), k_pages.element_size()),
         )

@@ -1,4 +1,4 @@
-"""The checks of the six ops, as a list of named functions of a runner. Shapes are small: an interpreter runs them too."""
+"""The checks of the six ops: named functions of a runner. Shapes are small, because an interpreter runs them too."""
 
 from __future__ import annotations
 
@@ -126,7 +126,12 @@ def _frames() -> Iterator[Check]:
         ("one axis", (28, 61), [(28, 28, "bicubic", False)], {}),
         ("lanczos, then bicubic", (30, 40), [(24, 33, "lanczos", False), (28, 28, "bicubic", True)], {}),
         ("patches of 16", (40, 40), [(32, 32, "bicubic", False)], {"patch": 16}),
-        ("one temporal copy, no merge", (40, 60), [(28, 42, "bicubic", False)], {"merge": 1, "temporal": 1, "num_frames": 1}),
+        (
+            "one temporal copy, no merge",
+            (40, 60),
+            [(28, 42, "bicubic", False)],
+            {"merge": 1, "temporal": 1, "num_frames": 1},
+        ),
         ("steep shrink", (140, 40), [(28, 28, "lanczos", False)], {"num_frames": 1}),
         ("several tiles", (56, 130), [(56, 112, "bicubic", False)], {"num_frames": 1}),
         ("no frames", (28, 56), [(28, 28, "bicubic", False)], {"num_frames": 0}),

@@ -23,7 +23,9 @@ def test_the_suite_passes_in_the_interpreter() -> None:
     pytest.importorskip("triton", reason="triton is not installed: pip install 'vzoom[gpu]'")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "triton_suite.py")]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(HERE.parents[1])}
-    done = subprocess.run(command, env=environment, cwd=HERE.parents[1], capture_output=True, text=True, timeout=900)
+    done = subprocess.run(
+        command, check=False, env=environment, cwd=HERE.parents[1], capture_output=True, text=True, timeout=900
+    )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed is not None

@@ -6,15 +6,13 @@ import os
 
 import pytest
 import torch
-
-assert os.environ.get("TRITON_INTERPRET") == "1", "run tests/kernels/test_triton.py, or set TRITON_INTERPRET=1"
-
-from kernels.interpreter_repairs import repair
+from triton_interpreter import repair
 
 from vzoom.kernels.paged_attention import triton_impl as attention
 from vzoom.kernels.suite.checks import Check, all_checks
 from vzoom.kernels.suite.runner import OpRunner
 
+assert os.environ.get("TRITON_INTERPRET") == "1", "run tests/kernels/test_triton.py, or set TRITON_INTERPRET=1"
 repair()
 RUNNER = OpRunner("triton", torch.device("cpu"))
 
@@ -27,15 +25,16 @@ def test_check(check: Check) -> None:
 def test_long_contexts_are_split_and_joined(monkeypatch: pytest.MonkeyPatch) -> None:
     """The interpreter has one multiprocessor; here it claims to have a GPU's number, so that decode splits."""
     seen: list[int] = []
+    choose_splits = attention.choose_splits
 
-    def choose(**sizes: int) -> int:
-        seen.append(attention_splits(**{**sizes, "multiprocessors": 132}))
+    def choose(*, programs: int, longest: int, keys_a_step: int, multiprocessors: int) -> int:
+        assert multiprocessors == 1
+        seen.append(choose_splits(programs=programs, longest=longest, keys_a_step=keys_a_step, multiprocessors=132))
         return seen[-1]
 
-    attention_splits = attention.choose_splits
     monkeypatch.setattr(attention, "choose_splits", choose)
     long = [check for check in all_checks() if check.op == "paged_attention" and check.name == "long context"]
     assert len(long) == 3
     for check in long:
         check.body(RUNNER)
-    assert seen == [4, 4, 4]
+    assert min(seen) >= 4

@@ -19,7 +19,7 @@ from ..timeline import glance_timestamps, zoom_timestamps
 from ..types import Answer, Malformed, ZoomCall
 from ..world.oracle import Flaw, finding_note, nothing_note, oracle_turns, scene_note
 from ..world.questions import LETTERS, ask
-from ..world.spec import WorldEvent
+from ..world.spec import COLOURS, SHAPES, WorldEvent
 from .bank import BankedVideo
 
 MERGE = 2
@@ -102,10 +102,13 @@ class Builder:
         return example
 
     def letters(self, banked: BankedVideo) -> Example:
-        """A question, then which letter each of its options has, in random order: no image, only look-ups."""
+        """A question, then which letter some of its options have: no image, only look-ups.
+
+        Options are drawn anew each time, so none can be found by leaving out those already named.
+        """
         example, question = Example(), ask(banked.video, "which", self.rng)
         self._prompt(example, banked, question.text, self.config.max_zooms, times=[])
-        for i in self.rng.permutation(len(question.options)):
+        for i in self.rng.integers(len(question.options), size=6):
             seconds = float(self.rng.integers(len(banked.frames))) * banked.step_seconds
             event = WorldEvent(seconds, seconds, 0, question.options[int(i)], 0.5, 0.5)
             letter = LETTERS[int(i)]
@@ -115,6 +118,22 @@ class Builder:
             self._assistant(example, tail, learned=False)
             self._assistant(example, render_answer(letter), learned=True)
         return example
+
+    def recall(self) -> Example:
+        """Times in front of words, then the words again, each to be followed by its time: the look-up that finding a
+        scene by its colour and an option by its shape are made of, at its densest and without any image."""
+        example, words = Example(), self.rng.permutation([f" {w}" for w in (*COLOURS, *SHAPES)])[:8]
+        numbers = [str(n) for n in self.rng.choice(64, size=len(words), replace=False)]
+        for number, word in zip(numbers, words, strict=True):
+            self._assistant(example, number + self._filler() + word, learned=False)
+        for i in self.rng.integers(len(words), size=20):
+            self._assistant(example, words[int(i)], learned=False)
+            self._assistant(example, numbers[int(i)], learned=True)
+        return example
+
+    def _filler(self) -> str:
+        """Nothing, or what stands between a frame's time and its pixels."""
+        return ("", ".00s", ".50s<|vision_start|>")[int(self.rng.integers(3))]
 
     def scenes(self, banked: BankedVideo, *, max_frames: int) -> Example:
         """A run of glance frames, then where the scenes in it begin and end, in random order.

@@ -106,6 +106,8 @@ class SFT:
         return [self._example(kind, stage, builder, self.bank, int(numbers[i // share])) for i in range(count)]
 
     def _example(self, kind: str, stage: Stage, builder: Builder, bank: FrameBank, number: int) -> Example:
+        if kind == "recall":
+            return builder.recall()
         rng, banked = builder.rng, bank[number]
         if kind == "captions":
             return builder.captions([banked, *(bank[int(n)] for n in rng.integers(len(bank), size=7))])

@@ -32,8 +32,7 @@ class Decoding:
         self.skipped = False
         self.current: VideoFrame | None = None
         self._codec = source.stream.codec_context
-        self._codec.flush_buffers()
-        # A flush may forget how far frames are reordered, and a decoder that does not know drops B-frames.
+        # Seeking flushed the decoder. That may forget how far frames are reordered, and then B-frames are dropped.
         self._codec.reorder_depth = max(reorder_depth, self._codec.reorder_depth)
         self._skip = skip
         self._ready: deque[VideoFrame] = deque()
@@ -125,7 +124,7 @@ class PyAVReader(VideoReader):
         self._reorder_depth = source.stream.codec_context.reorder_depth
         self._index = build_index(source, self._budget)
         self._last_key = len(self._index.key_ticks) - 1
-        self._decoding = self._start(0, skip=False)
+        self._decoding = self._start(0, skip=True)
         frame = self._decoding.first()
         if frame is None:
             raise VideoError(f"{source.path}: no frame of its {source.stream.codec_context.name} stream can be decoded")

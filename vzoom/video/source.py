@@ -46,8 +46,8 @@ class Source:
     def __init__(self, path: str | os.PathLike[str], *, num_threads: int, timeout_seconds: float) -> None:
         self.path = os.fspath(path)
         self.num_threads = num_threads
-        # The prefix keeps libav from reading a protocol into a name such as "a:b.mp4".
-        self._name = self.path if is_url(path) else "file:" + os.path.abspath(_checked(path))
+        # Absolute, so that libav reads no protocol into a name such as "a:b.mp4".
+        self._name = self.path if is_url(path) else os.path.abspath(_checked(path))
         self._timeout_seconds = timeout_seconds if is_url(path) else None
         self._open()
 

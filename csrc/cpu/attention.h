@@ -1,0 +1,57 @@
+// paged_attention on the CPU: online softmax over blocks of keys that are packed into the core's cache.
+// Decode and append-prefill are one algorithm: the H / G query heads of a group and the queries of a sequence are the
+// rows of one matrix, so a page is read once for all of them.
+#pragma once
+
+#include <cstdint>
+
+#include "../tensor_view.h"
+
+namespace vz {
+
+// Strides count elements.
+struct AttentionArgs {
+  const char *q, *k_pages, *v_pages;
+  char* out;
+  float* lse;  // nullptr where it is not wanted
+  int64_t q_token, q_head, out_token, out_head, lse_token, lse_head;
+  int64_t k_block, k_group, k_offset, v_block, v_group, v_offset;
+  int heads_per_group, dim, block_size;
+  float scale;
+  bool causal;
+};
+
+// Rows [row_begin, row_end) of one sequence and group against keys [key_begin, key_end). Row r is query
+// r / heads_per_group of the sequence, head r % heads_per_group of the group.
+struct AttentionTile {
+  const int32_t* blocks;      // of the sequence
+  int64_t first_token;        // of the sequence's queries in q and out
+  int group, num_queries, num_keys;
+  int row_begin, row_end, key_begin, key_end;
+  // Where only a part of the keys is seen: unnormalised sums [rows][dim], maxima and sums of weights [rows] of this
+  // part, instead of out and lse.
+  float *part_out, *part_max, *part_sum;
+};
+
+struct AttentionKernel {
+  int64_t (*scratch_bytes)(const AttentionArgs&, int rows);
+  void (*run)(const AttentionArgs&, const AttentionTile&, char* scratch);  // scratch is 64-byte aligned
+  // Joins `parts` partial results of each of `rows` rows into out and lse; the parts lie `rows` rows apart.
+  void (*join)(const AttentionArgs&, const AttentionTile&, int parts, const float* outs, const float* maxima,
+               const float* sums);
+};
+
+struct AttentionKernels {
+  AttentionKernel f32, bf16, f16;
+};
+extern const AttentionKernels attention_scalar;
+#if defined(__x86_64__)
+extern const AttentionKernels attention_avx2, attention_avx512;
+extern const AttentionKernel attention_avx512bf16;  // bf16 dot products, two keys or dimensions an instruction
+#endif
+
+void paged_attention(const View& q, const View& k_pages, const View& v_pages, const View& block_table,
+                     const View& kv_lens, const View& cu_seqlens_q, const View& out, const View* lse, double scale,
+                     bool causal);
+
+}  // namespace vz

@@ -1,0 +1,224 @@
+// paged_attention over Vec; included inside a namespace behind one of vec_*.h and a Math:
+//   Math::Stored            element type of q, pages and out
+//   Math::Cell              what the packed matrices hold: a float, or a pair of bf16
+//   Math::kPair             dimensions (or keys) a Cell holds
+//   Math::madd(acc, a, b)   acc + a * b, a one Cell for all lanes, b kWidth Cells at an address
+//   Math::pack_keys, pack_values, pack_row, pack_weights
+// Letters: R rows of the tile, N keys of a block, D head_dim, W lanes.
+
+constexpr int kW = Vec::kWidth;
+constexpr int kPanel = 2 * kW;       // keys in a panel of packed keys
+constexpr int kKeys = kW == 1 ? 64 : 128;  // keys in a block
+constexpr int kMaxRows = kW == 16 ? 12 : kW == 8 ? 6 : 4;
+
+static inline int up(int n, int to) { return (n + to - 1) / to * to; }
+
+// C[r][j] = sum_k A[r][k] B[k][j] for `kRows` rows and 2 registers of columns; with kAdd C[r] is scaled by alpha[r] and
+// added to. A's rows are a_stride Cells apart, B's b_stride, C's c_stride floats.
+template <class Math, int kRows, bool kAdd>
+static inline void multiply(const typename Math::Cell* a, int a_stride, const typename Math::Cell* b, int b_stride,
+                            int depth, float* c, int c_stride, const float* alpha) {
+  Vec left[kRows], right[kRows];
+  for (int r = 0; r < kRows; ++r) {
+    left[r] = kAdd ? mul(load(c + r * c_stride), set1(alpha[r])) : set1(0);
+    right[r] = kAdd ? mul(load(c + r * c_stride + kW), set1(alpha[r])) : set1(0);
+  }
+  for (int k = 0; k < depth; ++k) {
+    const auto b_left = Math::cells(b + static_cast<int64_t>(k) * b_stride);
+    const auto b_right = Math::cells(b + static_cast<int64_t>(k) * b_stride + kW);
+    for (int r = 0; r < kRows; ++r) {
+      const auto cell = Math::all(a[r * a_stride + k]);
+      left[r] = Math::madd(left[r], cell, b_left);
+      right[r] = Math::madd(right[r], cell, b_right);
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    store(c + r * c_stride, left[r]);
+    store(c + r * c_stride + kW, right[r]);
+  }
+}
+
+template <class Math, bool kAdd>
+static inline void multiply_rows(int rows, const typename Math::Cell* a, int a_stride, const typename Math::Cell* b,
+                                 int b_stride, int depth, float* c, int c_stride, const float* alpha) {
+#define VZ_ROWS(n) \
+  case n: \
+    if (n <= kMaxRows) return multiply<Math, (n <= kMaxRows ? n : 1), kAdd>(a, a_stride, b, b_stride, depth, c, c_stride, alpha); \
+    break;
+  switch (rows) {
+    VZ_ROWS(1) VZ_ROWS(2) VZ_ROWS(3) VZ_ROWS(4) VZ_ROWS(5) VZ_ROWS(6)
+    VZ_ROWS(7) VZ_ROWS(8) VZ_ROWS(9) VZ_ROWS(10) VZ_ROWS(11) VZ_ROWS(12)
+  }
+#undef VZ_ROWS
+}
+
+// Where the parts of the scratch memory lie.
+template <class Math>
+struct Scratch {
+  using Cell = typename Math::Cell;
+  int d_cells, d_padded, n_cells;  // Cells along D; floats of a row of out, whole panels; Cells along N
+  Cell *q, *keys, *values, *weights;
+  float *scores, *sums, *row_max, *row_sum;
+  const typename Math::Stored **k_rows, **v_rows;
+
+  int64_t lay_out(const AttentionArgs& args, int rows, char* base) {
+    d_cells = up(args.dim, Math::kPair) / Math::kPair;
+    d_padded = up(args.dim, kPanel);
+    n_cells = kKeys / Math::kPair;
+    int64_t at = 0;
+    const auto take = [&](auto*& pointer, int64_t count) {
+      pointer = reinterpret_cast<Plain<decltype(pointer)>>(base + at);
+      at += (count * static_cast<int64_t>(sizeof(*pointer)) + 63) / 64 * 64;
+    };
+    take(q, static_cast<int64_t>(rows) * d_cells);
+    take(keys, static_cast<int64_t>(kKeys) * d_cells);
+    take(values, static_cast<int64_t>(n_cells) * d_padded);
+    take(weights, static_cast<int64_t>(kMaxRows) * n_cells);
+    take(scores, static_cast<int64_t>(kMaxRows) * kKeys);
+    take(sums, static_cast<int64_t>(rows) * d_padded);
+    take(row_max, rows);
+    take(row_sum, rows);
+    take(k_rows, kKeys);
+    take(v_rows, kKeys);
+    return at;
+  }
+};
+
+template <class Math>
+static int64_t scratch_bytes(const AttentionArgs& args, int rows) {
+  return Scratch<Math>().lay_out(args, rows, nullptr);
+}
+
+static inline int visible(const AttentionArgs& args, const AttentionTile& tile, int row) {
+  const int last = tile.num_keys - tile.num_queries + row / args.heads_per_group + 1;
+  const int seen = args.causal ? last : tile.num_keys;
+  return seen < 0 ? 0 : seen;
+}
+
+// Scores [kKeys] of one row -> weights; keys from `seen` on count nothing. Returns what older sums are scaled by.
+template <class Math>
+static inline float weigh(float* scores, int seen, float scale, float& row_max, float& row_sum,
+                          typename Math::Cell* weights, int keys) {
+  float* end = scores + keys;
+  for (float* s = scores + seen; s < end; ++s) *s = -__builtin_inff();
+  Vec high = set1(-__builtin_inff());
+  const Vec factor = set1(scale);
+  for (float* s = scores; s < end; s += kW) {
+    const Vec x = mul(load(s), factor);
+    store(s, x);
+    high = max(high, x);
+  }
+  const float block_max = reduce_max(high), new_max = block_max > row_max ? block_max : row_max;
+  if (new_max == -__builtin_inff()) {  // nothing seen so far: exp(-inf + inf) is no number
+    for (float* s = scores; s < end; s += kW) store(s, set1(0));
+    Math::pack_weights(scores, keys, weights);
+    return 1;
+  }
+  Vec total = set1(0);
+  const Vec shift = set1(new_max);
+  for (float* s = scores; s < end; s += kW) {
+    const Vec p = exp(sub(load(s), shift));
+    store(s, p);
+    total = add(total, p);
+  }
+  const float alpha = row_max == -__builtin_inff() ? 0 : __builtin_expf(row_max - new_max);
+  row_sum = row_sum * alpha + reduce_add(total);
+  row_max = new_max;
+  Math::pack_weights(scores, keys, weights);
+  return alpha;
+}
+
+// Pointers to `count` consecutive rows of pages from token `begin`.
+template <class T>
+static inline void find_rows(const char* pages, int64_t block_stride, int64_t offset_stride, int64_t start,
+                             const int32_t* blocks, int block_size, int begin, int count, const T** rows) {
+  int block = begin / block_size, offset = begin % block_size;
+  for (int i = 0; i < count; ++block, offset = 0) {
+    const T* row = reinterpret_cast<const T*>(pages) + start + blocks[block] * block_stride + offset * offset_stride;
+    for (; offset < block_size && i < count; ++offset, ++i, row += offset_stride) rows[i] = row;
+  }
+}
+
+template <class Math>
+static void run(const AttentionArgs& args, const AttentionTile& tile, char* memory) {
+  using T = typename Math::Stored;
+  const int rows = tile.row_end - tile.row_begin, dim = args.dim, per_group = args.heads_per_group;
+  Scratch<Math> s;
+  s.lay_out(args, rows, memory);
+  const int64_t first_head = static_cast<int64_t>(tile.group) * per_group;
+  for (int r = 0; r < rows; ++r) {
+    const int row = tile.row_begin + r;
+    const T* q = reinterpret_cast<const T*>(args.q) + (tile.first_token + row / per_group) * args.q_token +
+                 (first_head + row % per_group) * args.q_head;
+    Math::pack_row(q, dim, s.q + static_cast<int64_t>(r) * s.d_cells);
+    s.row_max[r] = -__builtin_inff();
+    s.row_sum[r] = 0;
+  }
+  for (int64_t i = 0; i < static_cast<int64_t>(rows) * s.d_padded; i += kW) store(s.sums + i, set1(0));
+
+  const int last_seen = visible(args, tile, tile.row_end - 1);
+  const int key_end = tile.key_end < last_seen ? tile.key_end : last_seen;
+  const auto rows_of_block = [&](int begin, int count) {
+    find_rows(args.k_pages, args.k_block, args.k_offset, tile.group * args.k_group, tile.blocks, args.block_size, begin,
+              count, s.k_rows);
+    find_rows(args.v_pages, args.v_block, args.v_offset, tile.group * args.v_group, tile.blocks, args.block_size, begin,
+              count, s.v_rows);
+  };
+  for (int begin = tile.key_begin; begin < key_end; begin += kKeys) {
+    const int count = key_end - begin < kKeys ? key_end - begin : kKeys, keys = up(count, kPanel);
+    rows_of_block(begin, count);
+    Math::pack_keys(s.k_rows, count, keys, dim, s.d_cells, s.keys);
+    Math::pack_values(s.v_rows, count, dim, s.d_padded, s.values);
+    const int depth = up(count, Math::kPair) / Math::kPair;
+    for (int r = 0; r < rows; r += kMaxRows) {
+      const int some = rows - r < kMaxRows ? rows - r : kMaxRows;
+      if (visible(args, tile, tile.row_begin + r + some - 1) <= begin) continue;
+      for (int n = 0; n < keys; n += kPanel)
+        multiply_rows<Math, false>(some, s.q + static_cast<int64_t>(r) * s.d_cells, s.d_cells,
+                                   s.keys + static_cast<int64_t>(n) * s.d_cells, kPanel, s.d_cells, s.scores + n, kKeys,
+                                   nullptr);
+      float alpha[kMaxRows];
+      for (int i = 0; i < some; ++i) {
+        int seen = visible(args, tile, tile.row_begin + r + i) - begin;
+        seen = seen < 0 ? 0 : seen < count ? seen : count;
+        alpha[i] = weigh<Math>(s.scores + i * kKeys, seen, args.scale, s.row_max[r + i], s.row_sum[r + i],
+                               s.weights + i * s.n_cells, keys);
+      }
+      for (int d = 0; d < s.d_padded; d += kPanel)
+        multiply_rows<Math, true>(some, s.weights, s.n_cells, s.values + d, s.d_padded, depth,
+                                  s.sums + static_cast<int64_t>(r) * s.d_padded + d, s.d_padded, alpha);
+    }
+  }
+  for (int r = 0; r < rows; ++r) {
+    const int row = tile.row_begin + r;
+    const float* sums = s.sums + static_cast<int64_t>(r) * s.d_padded;
+    if (tile.part_out) {
+      for (int d = 0; d < dim; d += kW) store_n(tile.part_out + static_cast<int64_t>(r) * dim + d, load(sums + d), dim - d);
+      tile.part_max[r] = s.row_max[r];
+      tile.part_sum[r] = s.row_sum[r];
+      continue;
+    }
+    finish<T>(args, tile, row, s.row_max[r], s.row_sum[r], sums, dim);
+  }
+}
+
+template <class Math>
+static void join(const AttentionArgs& args, const AttentionTile& tile, int parts, const float* outs,
+                 const float* maxima, const float* part_sums) {
+  const int rows = tile.row_end - tile.row_begin, dim = args.dim;
+  float sums[kMaxDim];
+  for (int r = 0; r < rows; ++r) {
+    float high = -__builtin_inff(), total = 0;
+    for (int p = 0; p < parts; ++p) high = maxima[p * rows + r] > high ? maxima[p * rows + r] : high;
+    for (int d = 0; d < dim; ++d) sums[d] = 0;
+    for (int p = 0; p < parts; ++p) {
+      const float part_max = maxima[p * rows + r];
+      if (part_max == -__builtin_inff()) continue;
+      const float weight = __builtin_expf(part_max - high);
+      const float* out = outs + (static_cast<int64_t>(p) * rows + r) * dim;
+      total += part_sums[p * rows + r] * weight;
+      for (int d = 0; d < dim; ++d) sums[d] += out[d] * weight;
+    }
+    finish<typename Math::Stored>(args, tile, tile.row_begin + r, high, total, sums, dim);
+  }
+}

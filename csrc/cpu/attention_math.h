@@ -1,0 +1,54 @@
+// Math in floats for any stored type, and what both Maths share. Included inside a namespace behind vec_*.h.
+
+constexpr int kMaxDim = 512;
+
+template <class T> struct RemoveReference { using type = T; };
+template <class T> struct RemoveReference<T&> { using type = T; };
+template <class T> using Plain = typename RemoveReference<T>::type;
+
+// out = sums / row_sum in the stored type, and lse = row_max + log(row_sum). No key seen: 0 and -inf.
+template <class T>
+static inline void finish(const AttentionArgs& args, const AttentionTile& tile, int row, float row_max, float row_sum,
+                          const float* sums, int dim) {
+  const int64_t token = tile.first_token + row / args.heads_per_group;
+  const int64_t head = static_cast<int64_t>(tile.group) * args.heads_per_group + row % args.heads_per_group;
+  T* out = reinterpret_cast<T*>(args.out) + token * args.out_token + head * args.out_head;
+  const Vec inverse = set1(row_sum > 0 ? 1 / row_sum : 0);
+  for (int d = 0; d < dim; d += Vec::kWidth) store_n(out + d, mul(load_n(sums + d, dim - d), inverse), dim - d);
+  if (args.lse)
+    args.lse[token * args.lse_token + head * args.lse_head] =
+        row_sum > 0 ? row_max + __builtin_logf(row_sum) : -__builtin_inff();
+}
+
+template <class T>
+struct FloatMath {
+  using Stored = T;
+  using Cell = float;
+  static constexpr int kPair = 1;
+  static inline Vec cells(const float* p) { return load(p); }
+  static inline Vec all(float a) { return set1(a); }
+  static inline Vec madd(Vec acc, Vec a, Vec b) { return fma(a, b, acc); }
+
+  static inline void pack_row(const T* row, int dim, float* out) {
+    for (int d = 0; d < dim; d += Vec::kWidth) store_n(out + d, load_n(row + d, dim - d), dim - d);
+  }
+  // keys[panel][d][key of the panel], zeros behind `count`.
+  static inline void pack_keys(const T* const* rows, int count, int keys, int dim, int d_cells, float* out) {
+    constexpr int W = Vec::kWidth, panel = 2 * W;
+    for (int n = 0; n < keys; n += W)
+      for (int d = 0; d < dim; d += W) {
+        Vec block[W];
+        for (int i = 0; i < W; ++i) block[i] = n + i < count ? load_n(rows[n + i] + d, dim - d) : set1(0);
+        transpose(block);
+        float* to = out + static_cast<int64_t>(n / panel) * panel * d_cells + n % panel + static_cast<int64_t>(d) * panel;
+        for (int i = 0; i < W && d + i < dim; ++i) store(to + i * panel, block[i]);
+      }
+  }
+  static inline void pack_values(const T* const* rows, int count, int dim, int d_padded, float* out) {
+    for (int n = 0; n < count; ++n)
+      for (int d = 0; d < d_padded; d += Vec::kWidth) store(out + static_cast<int64_t>(n) * d_padded + d, load_n(rows[n] + d, dim - d));
+  }
+  static inline void pack_weights(const float* weights, int keys, float* out) {
+    for (int n = 0; n < keys; n += Vec::kWidth) store(out + n, load(weights + n));
+  }
+};

@@ -1,0 +1,164 @@
+// Ragged queries against paged keys and values: checks, and how the work is cut; formula in kernels/paged_attention/op.py.
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "attention.h"
+#include "isa.h"
+#include "move.h"
+#include "threads.h"
+
+namespace vz {
+namespace {
+
+constexpr int kRowsOfATile = 384;   // their sums stay in the core's second cache
+constexpr int kKeysOfAPart = 1024;  // at least, where the keys of a sequence are cut for more threads
+constexpr int kMaxHeadDim = 512;
+
+const AttentionKernel& kernel_for(Dtype dtype) {
+  const AttentionKernels* all = &attention_scalar;
+#if defined(__x86_64__)
+  if (dtype == Dtype::bf16 && has_bf16_dot()) return attention_avx512bf16;
+  if (isa() >= Isa::avx512) all = &attention_avx512;
+  if (isa() == Isa::avx2) all = &attention_avx2;
+#endif
+  return dtype == Dtype::f32 ? all->f32 : dtype == Dtype::bf16 ? all->bf16 : all->f16;
+}
+
+// Grows and is kept, one a thread.
+char* scratch_of(int64_t bytes) {
+  static thread_local std::unique_ptr<char[]> memory;
+  static thread_local int64_t size = 0;
+  if (bytes + 64 > size) {
+    memory.reset(new char[bytes + 64]);
+    size = bytes + 64;
+  }
+  return reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(memory.get()) + 63) / 64 * 64);
+}
+
+void check_types(const View& q, const View& k_pages, const View& v_pages, const View& block_table, const View& kv_lens,
+                 const View& cu_seqlens_q, const View& out, const View* lse) {
+  if (!is_float(q.dtype)) throw BadArgument(std::string("q must be float32, bfloat16 or float16, got ") + name(q.dtype));
+  const struct { const char* name; const View& view; } floats[] = {
+      {"q", q}, {"k_pages", k_pages}, {"v_pages", v_pages}, {"out", out}};
+  for (const auto& [name, view] : floats) {
+    want_dtype(name, view, q.dtype);
+    want_last_contiguous(name, view);
+    want_cpu(name, view);
+  }
+  const struct { const char* name; const View& view; } numbers[] = {
+      {"block_table", block_table}, {"kv_lens", kv_lens}, {"cu_seqlens_q", cu_seqlens_q}};
+  for (const auto& [name, view] : numbers) {
+    want_dtype(name, view, Dtype::i32);
+    want_last_contiguous(name, view);
+    want_cpu(name, view);
+  }
+  if (lse) {
+    want_dtype("lse", *lse, Dtype::f32);
+    want_cpu("lse", *lse);
+  }
+}
+
+}  // namespace
+
+void paged_attention(const View& q, const View& k_pages, const View& v_pages, const View& block_table,
+                     const View& kv_lens, const View& cu_seqlens_q, const View& out, const View* lse, double scale,
+                     bool causal) {
+  check_types(q, k_pages, v_pages, block_table, kv_lens, cu_seqlens_q, out, lse);
+  Dims dims;
+  dims.bind("q", q, "THD");
+  dims.bind("out", out, "THD");
+  dims.bind("k_pages", k_pages, "NGPD");
+  dims.bind("v_pages", v_pages, "NGPD");
+  dims.bind("block_table", block_table, "SB");
+  dims.bind("kv_lens", kv_lens, "S");
+  dims.bind("cu_seqlens_q", cu_seqlens_q, "C");
+  if (lse) dims.bind("lse", *lse, "TH");
+  const int64_t sequences = dims['S'], heads = dims['H'], groups = dims['G'], dim = dims['D'], block_size = dims['P'];
+  if (dims['C'] != sequences + 1)
+    throw BadArgument("cu_seqlens_q must hold S + 1 = " + std::to_string(sequences + 1) + " numbers, got " +
+                      shape_text(cu_seqlens_q));
+  if (groups == 0 || heads % groups)
+    throw BadArgument(std::to_string(heads) + " query heads are not a multiple of " + std::to_string(groups) +
+                      " key/value heads");
+  if (dim < 1 || dim > kMaxHeadDim) throw BadArgument("head_dim must be 1 to 512, got " + std::to_string(dim));
+
+  const int32_t *starts = cu_seqlens_q.as<int32_t>(), *lengths = kv_lens.as<int32_t>();
+  if (starts[0] != 0 || starts[sequences] != dims['T'])
+    throw BadArgument("cu_seqlens_q must go from 0 to T = " + std::to_string(dims['T']) + ", got " +
+                      std::to_string(starts[0]) + " to " + std::to_string(starts[sequences]));
+  const int64_t max_blocks = dims['B'], num_blocks = dims['N'];
+  for (int64_t s = 0; s < sequences; ++s) {
+    if (starts[s + 1] < starts[s]) throw BadArgument("cu_seqlens_q decreases at " + std::to_string(s));
+    const int64_t used = (lengths[s] + block_size - 1) / block_size;
+    if (lengths[s] < 0 || used > max_blocks)
+      throw BadArgument("kv_lens[" + std::to_string(s) + "] = " + std::to_string(lengths[s]) +
+                        " does not fit the block table of " + std::to_string(max_blocks) + " blocks");
+    for (int64_t b = 0; b < used && starts[s + 1] > starts[s]; ++b) {
+      const int32_t block = block_table.as<int32_t>()[s * block_table.stride[0] + b];
+      if (block < 0 || block >= num_blocks)
+        throw BadArgument("block_table[" + std::to_string(s) + ", " + std::to_string(b) + "] = " +
+                          std::to_string(block) + ", but there are " + std::to_string(num_blocks) + " blocks");
+    }
+  }
+
+  const int per_group = static_cast<int>(heads / groups);
+  const AttentionArgs args = {
+      q.data, k_pages.data, v_pages.data, out.data, lse ? lse->as<float>() : nullptr,
+      q.stride[0], q.stride[1], out.stride[0], out.stride[1], lse ? lse->stride[0] : 0, lse ? lse->stride[1] : 0,
+      k_pages.stride[0], k_pages.stride[1], k_pages.stride[2], v_pages.stride[0], v_pages.stride[1], v_pages.stride[2],
+      per_group, static_cast<int>(dim), static_cast<int>(block_size), static_cast<float>(scale), causal};
+
+  // Tiles of rows; where they are fewer than threads, the keys of each are cut into parts and joined.
+  std::vector<AttentionTile> tiles;
+  for (int64_t s = 0; s < sequences; ++s) {
+    const int queries = starts[s + 1] - starts[s], rows = queries * per_group;
+    for (int g = 0; g < groups; ++g)
+      for (int r = 0; r < rows; r += kRowsOfATile)
+        tiles.push_back({block_table.as<int32_t>() + s * block_table.stride[0], starts[s], g, queries, lengths[s], r,
+                         std::min(rows, r + kRowsOfATile), 0, lengths[s], nullptr, nullptr, nullptr});
+  }
+  const AttentionKernel& kernel = kernel_for(q.dtype);
+  const int64_t num = static_cast<int64_t>(tiles.size());
+  const int64_t wanted = num && num < threads() ? (threads() + num - 1) / num : 1;
+  std::vector<AttentionTile> units;
+  std::vector<int> parts_of(tiles.size());
+  int64_t part_rows = 0;
+  for (int64_t i = 0; i < num; ++i) {
+    const int parts = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(wanted, tiles[i].num_keys / kKeysOfAPart)));
+    parts_of[i] = parts;
+    if (parts > 1) part_rows += parts * (tiles[i].row_end - tiles[i].row_begin);
+  }
+  std::vector<float> part_out(part_rows * dim), part_max(part_rows), part_sum(part_rows);
+  int64_t at = 0;
+  for (int64_t i = 0; i < num; ++i) {
+    for (int p = 0; p < parts_of[i]; ++p) {
+      AttentionTile unit = tiles[i];
+      if (parts_of[i] > 1) {
+        unit.key_begin = static_cast<int>(int64_t{tiles[i].num_keys} * p / parts_of[i]);
+        unit.key_end = static_cast<int>(int64_t{tiles[i].num_keys} * (p + 1) / parts_of[i]);
+        unit.part_out = part_out.data() + at * dim;
+        unit.part_max = part_max.data() + at;
+        unit.part_sum = part_sum.data() + at;
+        at += unit.row_end - unit.row_begin;
+      }
+      units.push_back(unit);
+    }
+  }
+  parallel_for(static_cast<int64_t>(units.size()), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const AttentionTile& unit = units[i];
+      kernel.run(args, unit, scratch_of(kernel.scratch_bytes(args, unit.row_end - unit.row_begin)));
+    }
+  });
+  at = 0;
+  for (int64_t i = 0; i < num; ++i) {
+    if (parts_of[i] == 1) continue;
+    kernel.join(args, tiles[i], parts_of[i], part_out.data() + at * dim, part_max.data() + at, part_sum.data() + at);
+    at += parts_of[i] * (tiles[i].row_end - tiles[i].row_begin);
+  }
+}
+
+}  // namespace vz
