@@ -21,13 +21,30 @@ struct PairMath {
   static inline __m512bh all(uint32_t a) { return reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(a))); }
   static inline Vec madd(Vec acc, __m512bh a, __m512bh b) { return {_mm512_dpbf16_ps(acc.v, a, b)}; }
 
+  using Cells = __m512bh;
+  static inline __m512bh as_cells(Vec x) { return reinterpret_cast<__m512bh>(x.v); }
+  static inline Vec key_cells(const bf16* row, int d, int dim) {
+    return {_mm512_castsi512_ps(load_pairs(row + 2 * d, dim - 2 * d))};
+  }
+  static inline void value_cells(const bf16* const* rows, int n, int count, int d, int dim, Cells& left, Cells& right) {
+    const __m512i low = low_pairs(), high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
+    const __m512i a = load_pairs(rows[n] + d, dim - d);
+    const __m512i b = n + 1 < count ? load_pairs(rows[n + 1] + d, dim - d) : _mm512_setzero_si512();
+    left = reinterpret_cast<__m512bh>(_mm512_permutex2var_epi16(a, low, b));
+    right = reinterpret_cast<__m512bh>(_mm512_permutex2var_epi16(a, high, b));
+  }
+
+  // Takes the first 16 of two rows of 32 to pairs.
+  static inline __m512i low_pairs() {
+    return _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4, 35,
+                            3, 34, 2, 33, 1, 32, 0);
+  }
   // n of 32 bf16 at p, zeros behind.
   static inline __m512i load_pairs(const bf16* p, int n) {
-    return _mm512_maskz_loadu_epi16(n >= 32 ? ~0u : (1u << n) - 1, p);
+    return _mm512_maskz_loadu_epi16(n >= 32 ? ~0u : n > 0 ? (1u << n) - 1 : 0, p);
   }
-  static inline void pack_row(const bf16* row, int dim, uint32_t* out) {
-    for (int d = 0; d < dim; d += 32)
-      _mm512_mask_storeu_epi32(out + d / 2, first((dim - d + 1) / 2), load_pairs(row + d, dim - d));
+  static inline void pack_row(const bf16* row, int dim, uint32_t* out, int stride) {
+    for (int d = 0; d < stride; d += 16) _mm512_storeu_si512(out + d, load_pairs(row + 2 * d, dim - 2 * d));
   }
   static inline void pack_keys(const bf16* const* rows, int count, int keys, int dim, int d_cells, uint32_t* out) {
     constexpr int W = 16, panel = 2 * W;
@@ -43,14 +60,11 @@ struct PairMath {
   }
   // values[pair of keys][d]
   static inline void pack_values(const bf16* const* rows, int count, int dim, int d_padded, uint32_t* out) {
-    const __m512i low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37,
-                                         5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
-    const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
+    const __m512i low = low_pairs(), high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
     for (int n = 0; n < count; n += 2)
       for (int d = 0; d < d_padded; d += 32) {
-        const int left = dim - d > 0 ? dim - d : 0;
-        const __m512i a = load_pairs(rows[n] + d, left);
-        const __m512i b = n + 1 < count ? load_pairs(rows[n + 1] + d, left) : _mm512_setzero_si512();
+        const __m512i a = load_pairs(rows[n] + d, dim - d);
+        const __m512i b = n + 1 < count ? load_pairs(rows[n + 1] + d, dim - d) : _mm512_setzero_si512();
         uint32_t* to = out + static_cast<int64_t>(n / 2) * d_padded + d;
         _mm512_storeu_si512(to, _mm512_permutex2var_epi16(a, low, b));
         _mm512_storeu_si512(to + 16, _mm512_permutex2var_epi16(a, high, b));

@@ -3,6 +3,9 @@
 //   Math::Cell              what the packed matrices hold: a float, or a pair of bf16
 //   Math::kPair             dimensions (or keys) a Cell holds
 //   Math::madd(acc, a, b)   acc + a * b, a one Cell for all lanes, b kWidth Cells at an address
+//   Math::Cells, as_cells   what a register holds of them
+//   Math::key_cells(row, d, dim)   a register of Cells of one key, zeros from `dim` on
+//   Math::value_cells       two registers of Cells of the keys n .. n + kPair - 1 from dimension d on
 //   Math::pack_keys, pack_values, pack_row, pack_weights
 // Letters: R rows of the tile, N keys of a block, D head_dim, W lanes.
 
@@ -38,13 +41,12 @@ static inline void multiply(const typename Math::Cell* a, int a_stride, const ty
   }
 }
 
-template <class Math, bool kAdd>
-static inline void multiply_rows(int rows, const typename Math::Cell* a, int a_stride, const typename Math::Cell* b,
-                                 int b_stride, int depth, float* c, int c_stride, const float* alpha) {
+// Calls f with the number of rows as a type, so that it is known when f is compiled.
+template <int n> struct Number { static constexpr int value = n; };
+template <class F>
+static inline void with_rows(int rows, const F& f) {
 #define VZ_ROWS(n) \
-  case n: \
-    if (n <= kMaxRows) return multiply<Math, (n <= kMaxRows ? n : 1), kAdd>(a, a_stride, b, b_stride, depth, c, c_stride, alpha); \
-    break;
+  case n: return f(Number<(n <= kMaxRows ? n : 1)>());
   switch (rows) {
     VZ_ROWS(1) VZ_ROWS(2) VZ_ROWS(3) VZ_ROWS(4) VZ_ROWS(5) VZ_ROWS(6)
     VZ_ROWS(7) VZ_ROWS(8) VZ_ROWS(9) VZ_ROWS(10) VZ_ROWS(11) VZ_ROWS(12)
@@ -52,17 +54,75 @@ static inline void multiply_rows(int rows, const typename Math::Cell* a, int a_s
 #undef VZ_ROWS
 }
 
+// The same two products for few rows, straight from the pages: packing would cost more than it saves. What the next
+// block reads is prefetched line by line on the way, so that memory works while the core does.
+
+// scores[r][n] = sum_d q[r][d] key[n][d] for `keys` keys; those from `count` on are zero.
+template <class Math, int kRows>
+static inline void score_rows(const typename Math::Cell* q, int q_stride, const typename Math::Stored* const* rows,
+                              const typename Math::Stored* const* next, int count, int keys, int dim, float* scores) {
+  for (int n = 0; n < keys; n += kW) {
+    Vec sums[kRows];
+    for (int r = 0; r < kRows; ++r) sums[r] = set1(0);
+    for (int d = 0; d < q_stride; d += kW) {
+      Vec block[kW];
+      for (int i = 0; i < kW; ++i) {
+        const int at = n + i < count ? n + i : 0;
+        block[i] = Math::key_cells(rows[at], d, n + i < count ? dim : 0);
+        __builtin_prefetch(next[at] + d * Math::kPair, 0, 2);
+      }
+      transpose(block);
+      for (int i = 0; i < kW; ++i)
+        for (int r = 0; r < kRows; ++r)
+          sums[r] = Math::madd(sums[r], Math::all(q[r * q_stride + d + i]), Math::as_cells(block[i]));
+    }
+    for (int r = 0; r < kRows; ++r) store(scores + r * kKeys + n, sums[r]);
+  }
+}
+
+// sums[r][d] = sums[r][d] alpha[r] + sum_n weights[r][n] value[n][d]
+template <class Math, int kRows>
+static inline void add_rows(const typename Math::Cell* weights, int n_cells, const typename Math::Stored* const* rows,
+                            const typename Math::Stored* const* next, int count, int dim, float* sums, int d_padded,
+                            const float* alpha) {
+  for (int d = 0; d < d_padded; d += kPanel) {
+    Vec left[kRows], right[kRows];
+    for (int r = 0; r < kRows; ++r) {
+      left[r] = mul(load(sums + r * d_padded + d), set1(alpha[r]));
+      right[r] = mul(load(sums + r * d_padded + d + kW), set1(alpha[r]));
+    }
+    for (int n = 0, k = 0; n < count; n += Math::kPair, ++k) {
+      typename Math::Cells b_left, b_right;
+      Math::value_cells(rows, n, count, d, dim, b_left, b_right);
+      for (int i = 0; i < Math::kPair && n + i < count; ++i)
+        for (int line = 0; line < kPanel; line += 64 / static_cast<int>(sizeof(typename Math::Stored)))
+          __builtin_prefetch(next[n + i] + d + line, 0, 2);
+      for (int r = 0; r < kRows; ++r) {
+        const auto weight = Math::all(weights[r * n_cells + k]);
+        left[r] = Math::madd(left[r], weight, b_left);
+        right[r] = Math::madd(right[r], weight, b_right);
+      }
+    }
+    for (int r = 0; r < kRows; ++r) {
+      store(sums + r * d_padded + d, left[r]);
+      store(sums + r * d_padded + d + kW, right[r]);
+    }
+  }
+}
+
 // Where the parts of the scratch memory lie.
 template <class Math>
 struct Scratch {
   using Cell = typename Math::Cell;
-  int d_cells, d_padded, n_cells;  // Cells along D; floats of a row of out, whole panels; Cells along N
+  int d_cells, q_stride, d_padded, n_cells;  // Cells along D, and in whole registers; floats of a row of out, whole
+                                             // panels; Cells along N
   Cell *q, *keys, *values, *weights;
   float *scores, *sums, *row_max, *row_sum;
-  const typename Math::Stored **k_rows, **v_rows;
+  const typename Math::Stored **k_rows, **v_rows, **next_k_rows, **next_v_rows;
 
   int64_t lay_out(const AttentionArgs& args, int rows, char* base) {
     d_cells = up(args.dim, Math::kPair) / Math::kPair;
+    q_stride = up(d_cells, kW);
     d_padded = up(args.dim, kPanel);
     n_cells = kKeys / Math::kPair;
     int64_t at = 0;
@@ -70,7 +130,7 @@ struct Scratch {
       pointer = reinterpret_cast<Plain<decltype(pointer)>>(base + at);
       at += (count * static_cast<int64_t>(sizeof(*pointer)) + 63) / 64 * 64;
     };
-    take(q, static_cast<int64_t>(rows) * d_cells);
+    take(q, static_cast<int64_t>(rows) * q_stride);
     take(keys, static_cast<int64_t>(kKeys) * d_cells);
     take(values, static_cast<int64_t>(n_cells) * d_padded);
     take(weights, static_cast<int64_t>(kMaxRows) * n_cells);
@@ -80,6 +140,8 @@ struct Scratch {
     take(row_sum, rows);
     take(k_rows, kKeys);
     take(v_rows, kKeys);
+    take(next_k_rows, kKeys);
+    take(next_v_rows, kKeys);
     return at;
   }
 };
@@ -150,7 +212,7 @@ static void run(const AttentionArgs& args, const AttentionTile& tile, char* memo
     const int row = tile.row_begin + r;
     const T* q = reinterpret_cast<const T*>(args.q) + (tile.first_token + row / per_group) * args.q_token +
                  (first_head + row % per_group) * args.q_head;
-    Math::pack_row(q, dim, s.q + static_cast<int64_t>(r) * s.d_cells);
+    Math::pack_row(q, dim, s.q + static_cast<int64_t>(r) * s.q_stride, s.q_stride);
     s.row_max[r] = -__builtin_inff();
     s.row_sum[r] = 0;
   }
@@ -158,25 +220,39 @@ static void run(const AttentionArgs& args, const AttentionTile& tile, char* memo
 
   const int last_seen = visible(args, tile, tile.row_end - 1);
   const int key_end = tile.key_end < last_seen ? tile.key_end : last_seen;
-  const auto rows_of_block = [&](int begin, int count) {
+  const bool few = rows <= kMaxRows;
+  const auto rows_of_block = [&](int begin, const T** k_rows, const T** v_rows) {
+    const int count = key_end - begin < kKeys ? key_end - begin : kKeys;
     find_rows(args.k_pages, args.k_block, args.k_offset, tile.group * args.k_group, tile.blocks, args.block_size, begin,
-              count, s.k_rows);
+              count, k_rows);
     find_rows(args.v_pages, args.v_block, args.v_offset, tile.group * args.v_group, tile.blocks, args.block_size, begin,
-              count, s.v_rows);
+              count, v_rows);
   };
+  if (tile.key_begin < key_end) rows_of_block(tile.key_begin, s.next_k_rows, s.next_v_rows);
   for (int begin = tile.key_begin; begin < key_end; begin += kKeys) {
     const int count = key_end - begin < kKeys ? key_end - begin : kKeys, keys = up(count, kPanel);
-    rows_of_block(begin, count);
-    Math::pack_keys(s.k_rows, count, keys, dim, s.d_cells, s.keys);
-    Math::pack_values(s.v_rows, count, dim, s.d_padded, s.values);
+    for (int n = 0; n < count; ++n) {  // a block whose successor is shorter prefetches some of its own lines again
+      s.k_rows[n] = s.next_k_rows[n];
+      s.v_rows[n] = s.next_v_rows[n];
+    }
+    if (begin + kKeys < key_end) rows_of_block(begin + kKeys, s.next_k_rows, s.next_v_rows);
+    if (!few) {
+      Math::pack_keys(s.k_rows, count, keys, dim, s.d_cells, s.keys);
+      Math::pack_values(s.v_rows, count, dim, s.d_padded, s.values);
+    }
     const int depth = up(count, Math::kPair) / Math::kPair;
     for (int r = 0; r < rows; r += kMaxRows) {
       const int some = rows - r < kMaxRows ? rows - r : kMaxRows;
       if (visible(args, tile, tile.row_begin + r + some - 1) <= begin) continue;
-      for (int n = 0; n < keys; n += kPanel)
-        multiply_rows<Math, false>(some, s.q + static_cast<int64_t>(r) * s.d_cells, s.d_cells,
-                                   s.keys + static_cast<int64_t>(n) * s.d_cells, kPanel, s.d_cells, s.scores + n, kKeys,
-                                   nullptr);
+      const typename Math::Cell* q = s.q + static_cast<int64_t>(r) * s.q_stride;
+      float* sums = s.sums + static_cast<int64_t>(r) * s.d_padded;
+      with_rows(some, [&](auto number) {
+        constexpr int kRows = decltype(number)::value;
+        if (few) return score_rows<Math, kRows>(q, s.q_stride, s.k_rows, s.next_k_rows, count, keys, dim, s.scores);
+        for (int n = 0; n < keys; n += kPanel)
+          multiply<Math, kRows, false>(q, s.q_stride, s.keys + static_cast<int64_t>(n) * s.d_cells, kPanel, s.d_cells,
+                                       s.scores + n, kKeys, nullptr);
+      });
       float alpha[kMaxRows];
       for (int i = 0; i < some; ++i) {
         int seen = visible(args, tile, tile.row_begin + r + i) - begin;
@@ -184,9 +260,13 @@ static void run(const AttentionArgs& args, const AttentionTile& tile, char* memo
         alpha[i] = weigh<Math>(s.scores + i * kKeys, seen, args.scale, s.row_max[r + i], s.row_sum[r + i],
                                s.weights + i * s.n_cells, keys);
       }
-      for (int d = 0; d < s.d_padded; d += kPanel)
-        multiply_rows<Math, true>(some, s.weights, s.n_cells, s.values + d, s.d_padded, depth,
-                                  s.sums + static_cast<int64_t>(r) * s.d_padded + d, s.d_padded, alpha);
+      with_rows(some, [&](auto number) {
+        constexpr int kRows = decltype(number)::value;
+        if (few)
+          return add_rows<Math, kRows>(s.weights, s.n_cells, s.v_rows, s.next_v_rows, count, dim, sums, s.d_padded, alpha);
+        for (int d = 0; d < s.d_padded; d += kPanel)
+          multiply<Math, kRows, true>(s.weights, s.n_cells, s.values + d, s.d_padded, depth, sums + d, s.d_padded, alpha);
+      });
     }
   }
   for (int r = 0; r < rows; ++r) {

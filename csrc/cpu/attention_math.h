@@ -29,8 +29,18 @@ struct FloatMath {
   static inline Vec all(float a) { return set1(a); }
   static inline Vec madd(Vec acc, Vec a, Vec b) { return fma(a, b, acc); }
 
-  static inline void pack_row(const T* row, int dim, float* out) {
-    for (int d = 0; d < dim; d += Vec::kWidth) store_n(out + d, load_n(row + d, dim - d), dim - d);
+  using Cells = Vec;
+  static inline Vec as_cells(Vec x) { return x; }
+  static inline Vec key_cells(const T* row, int d, int dim) { return some(row + d, dim - d); }
+  static inline void value_cells(const T* const* rows, int n, int, int d, int dim, Vec& left, Vec& right) {
+    left = some(rows[n] + d, dim - d);
+    right = some(rows[n] + d + Vec::kWidth, dim - d - Vec::kWidth);
+  }
+  static inline Vec some(const T* p, int n) {
+    return n >= Vec::kWidth ? load(p) : n > 0 ? load_n(p, n) : set1(0);
+  }
+  static inline void pack_row(const T* row, int dim, float* out, int stride) {
+    for (int d = 0; d < stride; d += Vec::kWidth) store(out + d, some(row + d, dim - d));
   }
   // keys[panel][d][key of the panel], zeros behind `count`.
   static inline void pack_keys(const T* const* rows, int count, int keys, int dim, int d_cells, float* out) {
@@ -38,7 +48,7 @@ struct FloatMath {
     for (int n = 0; n < keys; n += W)
       for (int d = 0; d < dim; d += W) {
         Vec block[W];
-        for (int i = 0; i < W; ++i) block[i] = n + i < count ? load_n(rows[n + i] + d, dim - d) : set1(0);
+        for (int i = 0; i < W; ++i) block[i] = n + i < count ? some(rows[n + i] + d, dim - d) : set1(0);
         transpose(block);
         float* to = out + static_cast<int64_t>(n / panel) * panel * d_cells + n % panel + static_cast<int64_t>(d) * panel;
         for (int i = 0; i < W && d + i < dim; ++i) store(to + i * panel, block[i]);
@@ -46,7 +56,7 @@ struct FloatMath {
   }
   static inline void pack_values(const T* const* rows, int count, int dim, int d_padded, float* out) {
     for (int n = 0; n < count; ++n)
-      for (int d = 0; d < d_padded; d += Vec::kWidth) store(out + static_cast<int64_t>(n) * d_padded + d, load_n(rows[n] + d, dim - d));
+      for (int d = 0; d < d_padded; d += Vec::kWidth) store(out + static_cast<int64_t>(n) * d_padded + d, some(rows[n] + d, dim - d));
   }
   static inline void pack_weights(const float* weights, int keys, float* out) {
     for (int n = 0; n < keys; n += Vec::kWidth) store(out + n, load(weights + n));

@@ -64,15 +64,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def summary(result: Result, *, report: object = None, **more: Any) -> dict[str, Any]:
-    """The object of `--json`: the trajectory's own, the model, wall time, and milliseconds of each stage in all."""
-    trajectory = result.trajectory
-    totals: dict[str, float] = {}
-    for turn in trajectory.turns:
-        for stage, milliseconds in turn.milliseconds.items():
-            totals[stage] = totals.get(stage, 0.0) + milliseconds
+    """The object of `--json`: the trajectory's own, the model, wall time, and where the report is."""
     return {
-        **trajectory.to_json(),
-        "milliseconds": {stage: round(ms, 3) for stage, ms in totals.items()},
+        **result.trajectory.to_json(),
         "model": result.model,
         "seconds": round(result.seconds, 3),
         "report": None if report is None else str(report),

@@ -18,6 +18,9 @@ import numpy as np
 from ..types import Clip
 from .base import Frame, VideoReader, make_clip
 
+# Decoded at once before they are resized: a glance of 64 frames of 4K would be 1.6 GB.
+_CHUNK_FRAMES = 16
+
 FileKey = tuple[str, int, int]
 Group = tuple[Hashable, ...]
 
@@ -90,17 +93,23 @@ class ClipCache:
             found = {at: frame for at in set(ticks) if (frame := self._lookup(group, at)) is not None}
             self._hits += len({frame.index for frame in found.values()})
         missing = sorted(set(ticks) - found.keys())
-        if missing or not ticks:
-            decoded = reader.read(missing)
-            fresh = {frame.index: frame for frame in decoded}
-            if resize is not None:
-                fresh = {i: replace(frame, image=_resized(frame.image, resize)) for i, frame in fresh.items()}
-            found |= {at: fresh[frame.index] for at, frame in zip(missing, decoded, strict=True)}
-            with self._lock:
-                self._misses += len(fresh)
-                for frame in fresh.values():
-                    self._insert(group, frame)
+        if not ticks:
+            reader.read([])  # says what is wrong with that
+        for begin in range(0, len(missing), _CHUNK_FRAMES):
+            found |= self._decode(reader, missing[begin : begin + _CHUNK_FRAMES], group, resize)
         return make_clip(timestamps, [found[at] for at in ticks], reader.tick_seconds)
+
+    def _decode(self, reader: VideoReader, ticks: list[int], group: Group, resize: Resize | None) -> dict[int, Frame]:
+        """Decode, resize and keep what is on display at `ticks` (increasing)."""
+        decoded = reader.read(ticks)
+        fresh = {frame.index: frame for frame in decoded}
+        if resize is not None:
+            fresh = {i: replace(frame, image=_resized(frame.image, resize)) for i, frame in fresh.items()}
+        with self._lock:
+            self._misses += len(fresh)
+            for frame in fresh.values():
+                self._insert(group, frame)
+        return {at: fresh[frame.index] for at, frame in zip(ticks, decoded, strict=True)}
 
     def stats(self) -> CacheStats:
         with self._lock:
