@@ -4,6 +4,9 @@
 
 #include <memory>
 
+#ifdef VZOOM_CUDA
+#include "bindings_cuda.h"
+#endif
 #include "cpu/attention.h"
 #include "cpu/frames_to_patches.h"
 #include "cpu/isa.h"
@@ -126,5 +129,9 @@ PYBIND11_MODULE(_vzoom, m) {
   bind_moves(m);
   bind_attention(m);
   m.attr("cpu_ops") = py::make_tuple("frames_to_patches", "mrope_append", "paged_attention", "copy_blocks", "splice_move", "merge_states");
+#ifdef VZOOM_CUDA
+  vz::bind_cuda(m);
+#else
   m.attr("cuda_ops") = py::make_tuple();
+#endif
 }

@@ -19,13 +19,12 @@ import torch
 from browser.sample import make_result
 
 import vzoom
-from vzoom.cli import main, world
+from vzoom.cli import main
 from vzoom.cli.console import Style, printable
 from vzoom.cli.live import Live
 from vzoom.config import Sampling, ZoomConfig
 from vzoom.result import Result
 from vzoom.types import Clip, Event, Finished, Malformed, StopReason, TextDelta, TurnEnded, TurnOpened
-from vzoom.world import FAMILIES
 
 
 class ScriptedZoomer:
@@ -118,10 +117,6 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
         after = os.times()
         spent.append(after.children_user + after.children_system - before.children_user - before.children_system)
     assert min(spent) < 0.3
-
-
-def test_families_are_the_worlds() -> None:
-    assert world.FAMILIES == FAMILIES
 
 
 # ---------------------------------------------------------------- ask
@@ -291,6 +286,15 @@ def test_a_missing_package_is_named(
     assert "vzoom doctor" in one_line_error(capsys, "ask", video, "What?", "--model", "some/where")
 
 
+def test_world_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "from 32 to 3600, got 5" in one_line_error(
+        capsys, "world", "render", "--out", tmp_path / "w.mp4", "--seconds", "5"
+    )
+    with pytest.raises(SystemExit):
+        main(["world", "render", "--out", str(tmp_path / "w.json")])
+    assert "must end in .mp4" in capsys.readouterr().err
+
+
 # ---------------------------------------------------------------- interrupts, pipes, colours
 
 
@@ -373,46 +377,6 @@ def test_output_in_a_poor_encoding_does_not_fail(tmp_path: Path) -> None:
     done = run("ask", tmp_path / "fehlt–ä.mp4", "What?", env=environment)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
-
-
-# ---------------------------------------------------------------- world
-
-
-def test_world_render_writes_video_and_truth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "w.mp4"
-    assert (
-        main(["world", "render", "--out", str(out), "--seed", "5", "--seconds", "40", "--scenes", "4", "--json"]) == 0
-    )
-    printed = json.loads(capsys.readouterr().out)
-    truth = json.loads((tmp_path / "w.json").read_text())
-    assert printed == truth
-    assert len(truth["scenes"]) == 4
-    assert truth["scenes"][-1]["end_seconds"] == 40.0
-    assert {q["family"] for q in truth["questions"]} >= {"which", "first", "order"}
-    with av.open(str(out)) as container:
-        assert float(container.duration / av.time_base) == pytest.approx(40.0, abs=0.2)
-
-
-@pytest.mark.parametrize(("seconds", "scenes"), [(32, None), (120, None), (600, 8), (64, 2), (3600, 5)])
-def test_any_length_and_number_of_scenes_that_the_world_allows(seconds: float, scenes: int | None) -> None:
-    from argparse import Namespace
-
-    from vzoom.world import make_video
-
-    options = Namespace(family="which", seconds=seconds, scenes=scenes, event_seconds=None, distractors=None)
-    for seed in range(3):
-        made = make_video(seed, world.world_config(options))
-        assert made.scenes[-1].end_seconds == seconds
-        assert scenes in (None, len(made.scenes))
-
-
-def test_world_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "from 32 to 3600, got 5" in one_line_error(
-        capsys, "world", "render", "--out", tmp_path / "w.mp4", "--seconds", "5"
-    )
-    with pytest.raises(SystemExit):
-        main(["world", "render", "--out", str(tmp_path / "w.json")])
-    assert "must end in .mp4" in capsys.readouterr().err
 
 
 def test_refused_events_are_what_the_engine_sends() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 import vzoom
 
 PACKAGE = Path(vzoom.__file__).parent
@@ -134,7 +135,9 @@ def test_modules_do_not_import_each_other_in_circles() -> None:
 
 
 def _python(code: str, *, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 def test_import_needs_no_torch_and_no_extra() -> None:

@@ -52,7 +52,8 @@ def test_any_text_survives_and_times_are_single_tokens(tokenizer):
     assert "<|im_end|>" not in tokenizer.convert_ids_to_tokens(tokenizer.encode(text, split_special_tokens=True))
     for n in (0, 9, 64, 127):
         in_label, in_call = tokenizer.encode(f"{n}.50s"), tokenizer.encode(f'{{"segment": [{n}, {n}], "fps": 2}}')
-        assert len(in_label) == 2 and in_call[1] == in_call[3] == in_label[0]
+        assert len(in_label) == 2
+        assert in_call[1] == in_call[3] == in_label[0]
     for word in (*SPECIAL, *TAGS, " star", " gray"):
         assert len(tokenizer.encode(word)) == 1
     assert build_tokenizer().get_vocab() == tokenizer.get_vocab()
@@ -110,7 +111,8 @@ def test_drills_use_the_conversations_tokens(builder, bank, tokenizer):
             example = make(bank[number])
             kept = [t for t in example.run.ids if t != builder.image_token]
             assert tokenizer.encode(tokenizer.decode(kept)) == kept
-            assert any(example.learned) and not all(example.learned)
+            assert any(example.learned)
+            assert not all(example.learned)
             assert len(example.frames) == len(example.run.images)
 
 

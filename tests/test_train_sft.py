@@ -12,13 +12,15 @@ from vzoom.train.export import export
 from vzoom.train.recipe import RECIPES, Stage, tiny
 from vzoom.train.sft import SFT
 
-ALL = {"captions": 1, "letters": 1, "scenes": 1, "reading": 1, "later": 1, "whole": 1}
+ALL = {"captions": 1, "recall": 1, "letters": 1, "scenes": 1, "reading": 1, "later": 1, "whole": 1}
 
 
 def small(**changes):
     stages = (Stage("see", 2, {"captions": 1}), Stage("all", 6, ALL, glance_frames=10, clip_frames=5))
     sizes = dict.fromkeys(ALL, 2)
-    return replace(tiny(), stages=stages, num_videos=2, batch_sizes=sizes, check_every=8, save_every=100, **changes)
+    return replace(
+        tiny(), stages=stages, num_videos=2, check_videos=2, batch_sizes=sizes, check_every=8, save_every=100, **changes
+    )
 
 
 def quiet(line):
@@ -35,11 +37,13 @@ def test_a_resumed_run_is_the_uninterrupted_run(tmp_path):
     first.save()
     second = SFT(small(), tmp_path / "parts", say=quiet)
     second.resume()
-    assert second.step == 3 and second.run() and second.step == 8
+    assert second.step == 3
+    assert second.run()
+    assert second.step == 8
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, second.model.state_dict()[name]), name
     rows = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
-    assert set(rows[-1]) >= {"step", "seconds", "captions", "letters", "scenes", "reading", "whole"}
+    assert set(rows[-1]) >= {"step", "seconds", "captions", "recall", "letters", "scenes", "reading", "whole"}
     with pytest.raises(ValueError, match="another recipe"):
         SFT(small(seed=1), tmp_path / "parts", say=quiet).resume()
     with pytest.raises(ValueError, match="nothing to resume"):
@@ -47,10 +51,11 @@ def test_a_resumed_run_is_the_uninterrupted_run(tmp_path):
 
 
 def test_it_learns_what_frames_show(tmp_path):
-    recipe = replace(small(), stages=(Stage("see", 14, {"captions": 1}),), batch_sizes={"captions": 6})
+    recipe = replace(small(), stages=(Stage("see", 40, {"captions": 1}),), batch_sizes={"captions": 4})
     run = SFT(recipe, tmp_path, say=quiet)
-    losses = [run.train_step()[1] for _ in range(14)]
-    assert losses[0] > 5 and losses[-1] < 0.7 * losses[0]
+    losses = [run.train_step()[1] for _ in range(40)]
+    assert losses[0] > 5
+    assert losses[-1] < 0.3 * losses[0]
 
 
 def test_every_parameter_is_trained_and_flat_rates_move_nothing(tmp_path):
@@ -90,21 +95,25 @@ def test_the_command_line_trains_stops_and_goes_on(tmp_path, capsys, monkeypatch
     assert "stopped, --resume goes on at step 0" in capsys.readouterr().out
     assert command_line.main(["sft", "tiny", "--out", out, "--resume"]) == 0
     shown = capsys.readouterr().out
-    assert "step 8/8 all loss" in shown and "min left" in shown and "check captions" in shown
+    assert "step 8/8 all loss" in shown
+    assert "min left" in shown
+    assert "check captions" in shown
     assert (tmp_path / "out" / "model.safetensors").exists()
     assert command_line.main(["sft", "tiny", "--out", str(tmp_path / "no"), "--resume"]) == 2
     assert "nothing to resume" in capsys.readouterr().err
     assert command_line.main(["sft", "tiny", "--out", out, "--steps", "1"]) == 2
     with pytest.raises(SystemExit) as stopped:
         command_line.main(["sft", "--help"])
-    assert stopped.value.code == 0 and "--minutes" in capsys.readouterr().out
+    assert stopped.value.code == 0
+    assert "--minutes" in capsys.readouterr().out
 
 
 def test_a_recipe_is_scaled_and_its_rates_warm_up_and_fall():
     recipe = tiny()
     assert abs(recipe.scaled(recipe.num_steps // 10).num_steps - recipe.num_steps / 10) <= len(recipe.stages)
     factors = [recipe.at(step)[1] for step in range(recipe.stages[0].steps)]
-    assert factors[0] < 0.1 < factors[20] and factors[-1] < factors[20]
+    assert factors[0] < 0.1 < factors[20]
+    assert factors[-1] < factors[20]
     assert recipe.at(recipe.num_steps - 1)[0] == recipe.stages[-1]
     with pytest.raises(ValueError, match="behind the last"):
         recipe.at(recipe.num_steps)

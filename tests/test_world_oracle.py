@@ -21,7 +21,8 @@ def play(family, seed, **options):
         assert parse_turn(turn.text) == turn.outcome  # the strict form is read back as it was meant
         if isinstance(turn.outcome, ZoomCall):
             clip = zoom_timestamps(turn.outcome, video.info(), CONFIG)
-            assert isinstance(clip, list) and len(clip) <= CONFIG.zoom_max_frames
+            assert isinstance(clip, list)
+            assert len(clip) <= CONFIG.zoom_max_frames
             times += clip
     assert [isinstance(t.outcome, Answer) for t in turns] == [False] * (len(turns) - 1) + [True]
     return video, question, turns, times
@@ -44,9 +45,10 @@ def test_it_looks_again_where_it_has_not_looked():
     numbers = [len(play("which", seed, max_zooms=4)[2]) for seed in range(40)]
     assert set(numbers) == {2, 3}  # one zoom, or a second where the first showed nothing
     for seed in range(40):
-        video, question, turns, _ = play("which", seed, max_zooms=4)
+        _, question, turns, _ = play("which", seed, max_zooms=4)
         (start, end), calls = question.search[0], [t.outcome for t in turns[:-1]]
-        assert calls[0].start_seconds == start and all(c.end_seconds <= end for c in calls)
+        assert calls[0].start_seconds == start
+        assert all(c.end_seconds <= end for c in calls)
         if len(calls) == 2:
             assert calls[1].start_seconds == calls[0].end_seconds
             assert turns[1].thought.startswith("No shape")
@@ -56,6 +58,8 @@ def test_without_zooms_it_guesses():
     letters = []
     for seed in range(40):
         _, question, turns, times = play("which", seed, max_zooms=0)
-        assert len(turns) == 1 and not times and turns[0].thought == "Not seen."
+        assert len(turns) == 1
+        assert not times
+        assert turns[0].thought == "Not seen."
         letters.append(turns[0].outcome.text == question.answer_letter)
     assert sum(letters) < 25

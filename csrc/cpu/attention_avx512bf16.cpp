@@ -26,6 +26,15 @@ struct PairMath {
   static inline Vec key_cells(const bf16* row, int d, int dim) {
     return {_mm512_castsi512_ps(load_pairs(row + 2 * d, dim - 2 * d))};
   }
+  static inline Vec whole_cells(const bf16* row, int d) {
+    return {_mm512_loadu_ps(reinterpret_cast<const float*>(row + 2 * d))};
+  }
+  static inline void whole_value_cells(const bf16* const* rows, int d, Cells& left, Cells& right) {
+    const __m512i low = low_pairs(), high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
+    const __m512i a = _mm512_loadu_si512(rows[0] + d), b = _mm512_loadu_si512(rows[1] + d);
+    left = reinterpret_cast<__m512bh>(_mm512_permutex2var_epi16(a, low, b));
+    right = reinterpret_cast<__m512bh>(_mm512_permutex2var_epi16(a, high, b));
+  }
   static inline void value_cells(const bf16* const* rows, int n, int count, int d, int dim, Cells& left, Cells& right) {
     const __m512i low = low_pairs(), high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
     const __m512i a = load_pairs(rows[n] + d, dim - d);

@@ -5,6 +5,7 @@
 //   Math::madd(acc, a, b)   acc + a * b, a one Cell for all lanes, b kWidth Cells at an address
 //   Math::Cells, as_cells   what a register holds of them
 //   Math::key_cells(row, d, dim)   a register of Cells of one key, zeros from `dim` on
+//   Math::whole_cells, whole_value_cells   the same where nothing is missing
 //   Math::value_cells       two registers of Cells of the keys n .. n + kPair - 1 from dimension d on
 //   Math::pack_keys, pack_values, pack_row, pack_weights
 // Letters: R rows of the tile, N keys of a block, D head_dim, W lanes.
@@ -54,36 +55,63 @@ static inline void with_rows(int rows, const F& f) {
 #undef VZ_ROWS
 }
 
-// The same two products for few rows, straight from the pages: packing would cost more than it saves. What the next
-// block reads is prefetched line by line on the way, so that memory works while the core does.
+// What the next block will read, fetched on the way so that memory works while the core does. Lines go in the order of
+// their addresses, which also wakes the core's own prefetcher; a column at a time reached half of its bandwidth.
+template <class T>
+struct Ahead {
+  const T* const* rows;
+  int num_rows, row_bytes;
+  int row = 0, at = 0;
+  inline void fetch(int lines) {
+    for (int i = 0; i < lines && row < num_rows; ++i) {
+      __builtin_prefetch(reinterpret_cast<const char*>(rows[row]) + at, 0, 2);
+      at += 64;
+      if (at >= row_bytes) {
+        at = 0;
+        ++row;
+      }
+    }
+  }
+};
 
-// scores[r][n] = sum_d q[r][d] key[n][d] for `keys` keys; those from `count` on are zero.
+// The same two products for few rows, straight from the pages: packing would cost more than it saves.
+
+// scores[r][i] = sum_d q[r][d] key[i][d] for one register of keys. kWhole: all of them are there, in whole registers;
+// otherwise those from `count` on are zero.
+template <class Math, int kRows, bool kWhole>
+static inline void score_register(const typename Math::Cell* q, int q_stride, const typename Math::Stored* const* rows,
+                                  Ahead<typename Math::Stored>& ahead, int count, int dim, float* scores) {
+  Vec sums[kRows];
+  for (int r = 0; r < kRows; ++r) sums[r] = set1(0);
+  for (int d = 0; d < q_stride; d += kW) {
+    Vec block[kW];
+    for (int i = 0; i < kW; ++i)
+      block[i] = kWhole ? Math::whole_cells(rows[i], d) : Math::key_cells(rows[i < count ? i : 0], d, i < count ? dim : 0);
+    ahead.fetch(kW);
+    transpose(block);
+    for (int i = 0; i < kW; ++i)
+      for (int r = 0; r < kRows; ++r)
+        sums[r] = Math::madd(sums[r], Math::all(q[r * q_stride + d + i]), Math::as_cells(block[i]));
+  }
+  for (int r = 0; r < kRows; ++r) store(scores + r * kKeys, sums[r]);
+}
+
+// scores[r][n] of `keys` keys, whole panels; those from `count` on are zero.
 template <class Math, int kRows>
 static inline void score_rows(const typename Math::Cell* q, int q_stride, const typename Math::Stored* const* rows,
-                              const typename Math::Stored* const* next, int count, int keys, int dim, float* scores) {
-  for (int n = 0; n < keys; n += kW) {
-    Vec sums[kRows];
-    for (int r = 0; r < kRows; ++r) sums[r] = set1(0);
-    for (int d = 0; d < q_stride; d += kW) {
-      Vec block[kW];
-      for (int i = 0; i < kW; ++i) {
-        const int at = n + i < count ? n + i : 0;
-        block[i] = Math::key_cells(rows[at], d, n + i < count ? dim : 0);
-        __builtin_prefetch(next[at] + d * Math::kPair, 0, 2);
-      }
-      transpose(block);
-      for (int i = 0; i < kW; ++i)
-        for (int r = 0; r < kRows; ++r)
-          sums[r] = Math::madd(sums[r], Math::all(q[r * q_stride + d + i]), Math::as_cells(block[i]));
-    }
-    for (int r = 0; r < kRows; ++r) store(scores + r * kKeys + n, sums[r]);
-  }
+                              Ahead<typename Math::Stored> ahead, int count, int keys, int dim, float* scores) {
+  const int whole = dim % (kW * Math::kPair) == 0 ? count / kW * kW : 0;
+  int n = 0;
+  for (; n < whole; n += kW)
+    score_register<Math, kRows, true>(q, q_stride, rows + n, ahead, kW, dim, scores + n);
+  for (; n < keys; n += kW)
+    score_register<Math, kRows, false>(q, q_stride, rows + n, ahead, count - n, dim, scores + n);
 }
 
 // sums[r][d] = sums[r][d] alpha[r] + sum_n weights[r][n] value[n][d]
 template <class Math, int kRows>
 static inline void add_rows(const typename Math::Cell* weights, int n_cells, const typename Math::Stored* const* rows,
-                            const typename Math::Stored* const* next, int count, int dim, float* sums, int d_padded,
+                            Ahead<typename Math::Stored> ahead, int count, int dim, float* sums, int d_padded,
                             const float* alpha) {
   for (int d = 0; d < d_padded; d += kPanel) {
     Vec left[kRows], right[kRows];
@@ -91,17 +119,23 @@ static inline void add_rows(const typename Math::Cell* weights, int n_cells, con
       left[r] = mul(load(sums + r * d_padded + d), set1(alpha[r]));
       right[r] = mul(load(sums + r * d_padded + d + kW), set1(alpha[r]));
     }
-    for (int n = 0, k = 0; n < count; n += Math::kPair, ++k) {
-      typename Math::Cells b_left, b_right;
-      Math::value_cells(rows, n, count, d, dim, b_left, b_right);
-      for (int i = 0; i < Math::kPair && n + i < count; ++i)
-        for (int line = 0; line < kPanel; line += 64 / static_cast<int>(sizeof(typename Math::Stored)))
-          __builtin_prefetch(next[n + i] + d + line, 0, 2);
+    const auto add = [&](int k, typename Math::Cells b_left, typename Math::Cells b_right) {
       for (int r = 0; r < kRows; ++r) {
         const auto weight = Math::all(weights[r * n_cells + k]);
         left[r] = Math::madd(left[r], weight, b_left);
         right[r] = Math::madd(right[r], weight, b_right);
       }
+    };
+    const int whole = d + kPanel <= dim ? count / Math::kPair : 0;
+    typename Math::Cells b_left, b_right;
+    for (int k = 0; k < whole; ++k) {
+      Math::whole_value_cells(rows + k * Math::kPair, d, b_left, b_right);
+      ahead.fetch(2);
+      add(k, b_left, b_right);
+    }
+    for (int k = whole; k * Math::kPair < count; ++k) {
+      Math::value_cells(rows, k * Math::kPair, count, d, dim, b_left, b_right);
+      add(k, b_left, b_right);
     }
     for (int r = 0; r < kRows; ++r) {
       store(sums + r * d_padded + d, left[r]);
@@ -221,6 +255,7 @@ static void run(const AttentionArgs& args, const AttentionTile& tile, char* memo
   const int last_seen = visible(args, tile, tile.row_end - 1);
   const int key_end = tile.key_end < last_seen ? tile.key_end : last_seen;
   const bool few = rows <= kMaxRows;
+  const int row_bytes = dim * static_cast<int>(sizeof(T));
   const auto rows_of_block = [&](int begin, const T** k_rows, const T** v_rows) {
     const int count = key_end - begin < kKeys ? key_end - begin : kKeys;
     find_rows(args.k_pages, args.k_block, args.k_offset, tile.group * args.k_group, tile.blocks, args.block_size, begin,
@@ -231,11 +266,13 @@ static void run(const AttentionArgs& args, const AttentionTile& tile, char* memo
   if (tile.key_begin < key_end) rows_of_block(tile.key_begin, s.next_k_rows, s.next_v_rows);
   for (int begin = tile.key_begin; begin < key_end; begin += kKeys) {
     const int count = key_end - begin < kKeys ? key_end - begin : kKeys, keys = up(count, kPanel);
-    for (int n = 0; n < count; ++n) {  // a block whose successor is shorter prefetches some of its own lines again
+    for (int n = 0; n < count; ++n) {
       s.k_rows[n] = s.next_k_rows[n];
       s.v_rows[n] = s.next_v_rows[n];
     }
-    if (begin + kKeys < key_end) rows_of_block(begin + kKeys, s.next_k_rows, s.next_v_rows);
+    int ahead = key_end - begin - kKeys;  // keys of the next block
+    ahead = ahead < 0 ? 0 : ahead < kKeys ? ahead : kKeys;
+    if (ahead) rows_of_block(begin + kKeys, s.next_k_rows, s.next_v_rows);
     if (!few) {
       Math::pack_keys(s.k_rows, count, keys, dim, s.d_cells, s.keys);
       Math::pack_values(s.v_rows, count, dim, s.d_padded, s.values);
@@ -248,7 +285,9 @@ static void run(const AttentionArgs& args, const AttentionTile& tile, char* memo
       float* sums = s.sums + static_cast<int64_t>(r) * s.d_padded;
       with_rows(some, [&](auto number) {
         constexpr int kRows = decltype(number)::value;
-        if (few) return score_rows<Math, kRows>(q, s.q_stride, s.k_rows, s.next_k_rows, count, keys, dim, s.scores);
+        if (few)
+          return score_rows<Math, kRows>(q, s.q_stride, s.k_rows, Ahead<T>{s.next_k_rows, ahead, row_bytes}, count, keys,
+                                         dim, s.scores);
         for (int n = 0; n < keys; n += kPanel)
           multiply<Math, kRows, false>(q, s.q_stride, s.keys + static_cast<int64_t>(n) * s.d_cells, kPanel, s.d_cells,
                                        s.scores + n, kKeys, nullptr);
@@ -263,7 +302,8 @@ static void run(const AttentionArgs& args, const AttentionTile& tile, char* memo
       with_rows(some, [&](auto number) {
         constexpr int kRows = decltype(number)::value;
         if (few)
-          return add_rows<Math, kRows>(s.weights, s.n_cells, s.v_rows, s.next_v_rows, count, dim, sums, s.d_padded, alpha);
+          return add_rows<Math, kRows>(s.weights, s.n_cells, s.v_rows, Ahead<T>{s.next_v_rows, ahead, row_bytes}, count,
+                                       dim, sums, s.d_padded, alpha);
         for (int d = 0; d < s.d_padded; d += kPanel)
           multiply<Math, kRows, true>(s.weights, s.n_cells, s.values + d, s.d_padded, depth, sums + d, s.d_padded, alpha);
       });

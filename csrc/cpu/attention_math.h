@@ -32,6 +32,11 @@ struct FloatMath {
   using Cells = Vec;
   static inline Vec as_cells(Vec x) { return x; }
   static inline Vec key_cells(const T* row, int d, int dim) { return some(row + d, dim - d); }
+  static inline Vec whole_cells(const T* row, int d) { return load(row + d); }
+  static inline void whole_value_cells(const T* const* rows, int d, Vec& left, Vec& right) {
+    left = load(rows[0] + d);
+    right = load(rows[0] + d + Vec::kWidth);
+  }
   static inline void value_cells(const T* const* rows, int n, int, int d, int dim, Vec& left, Vec& right) {
     left = some(rows[n] + d, dim - d);
     right = some(rows[n] + d + Vec::kWidth, dim - d - Vec::kWidth);

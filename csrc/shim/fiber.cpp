@@ -38,7 +38,8 @@ namespace shim {
 void Fiber::start(Entry entry, void* argument) {
   auto top = reinterpret_cast<uintptr_t>(stack_.get() + kStackBytes) & ~uintptr_t{15};
   auto* sp = reinterpret_cast<void**>(top);
-  *--sp = nullptr;  // keeps the stack at a multiple of 16 where vz_shim_begin calls
+  *--sp = nullptr;
+  *--sp = nullptr;  // two: the stack must be at a multiple of 16 where vz_shim_begin calls
   *--sp = reinterpret_cast<void*>(&vz_shim_begin);
   *--sp = nullptr;                             // rbp
   *--sp = nullptr;                             // rbx

@@ -49,7 +49,9 @@ def _run(k_pages: Tensor, v_pages: Tensor, sources: Tensor, targets: Tensor, imp
         ext.loaded().copy_blocks(k_pages, v_pages, sources, targets)
         return
     check(k_pages, v_pages, sources, targets)
-    if chosen == "triton":
+    if chosen == "cuda":
+        run = ext.loaded().cuda_copy_blocks
+    elif chosen == "triton":
         from .triton_impl import copy_blocks as run
     else:
         run = _reference

@@ -16,14 +16,26 @@ from .weights import PRECISION_BITS, Filter, make_pass
 
 
 class DevicePass(NamedTuple):
-    """One pass over one axis: first [out] int32, weights [out, taps] int32, both contiguous."""
+    """One pass over one axis: first [out] int32, weights [out, taps] int32, both contiguous.
+
+    in_size and host_first: what a launch must know without reading from the device.
+    """
 
     first: Tensor
     weights: Tensor
+    in_size: int
+    host_first: np.ndarray
 
     @property
     def taps(self) -> int:
         return int(self.weights.shape[1])
+
+    def span(self, tile: int) -> int:
+        """The most source pixels under `tile` neighbouring output pixels that start at a multiple of `tile`."""
+        first = self.host_first
+        ends = (min(at + tile, len(first)) - 1 for at in range(0, len(first), tile))
+        spans = (min(first[end] + self.taps, self.in_size) - first[end // tile * tile] for end in ends)
+        return int(max(spans))
 
 
 @lru_cache(maxsize=256)
@@ -35,7 +47,8 @@ def device_pass(in_size: int, out_size: int, filter_name: Filter, device: torch.
     else:
         made = make_pass(in_size, out_size, filter_name)
         first, weights = made.first, made.weights
-    return DevicePass(torch.from_numpy(first.copy()).to(device), torch.from_numpy(weights.copy()).to(device))
+    on_device = (torch.from_numpy(array.copy()).to(device) for array in (first, weights))
+    return DevicePass(*on_device, in_size, first)
 
 
 def dense_frames(frames_NHWC: Tensor) -> Tensor:

@@ -126,7 +126,9 @@ def _run(
         plan = _plan(frames.shape[1], frames.shape[2], tuple(steps))
         ext.loaded().frames_to_patches(plan, frames, table, out, patch, merge, temporal)
         return
-    if chosen == "triton":
+    if chosen == "cuda":
+        from .cuda_impl import frames_to_patches as run
+    elif chosen == "triton":
         from .triton_impl import frames_to_patches as run
     else:
         run = _reference

@@ -72,7 +72,9 @@ def _run(
         ext.loaded().merge_states(out_a, lse_a, out_b, lse_b, out, lse)
         return
     check(out_a, lse_a, out_b, lse_b, out, lse)
-    if chosen == "triton":
+    if chosen == "cuda":
+        run = ext.loaded().cuda_merge_states
+    elif chosen == "triton":
         from .triton_impl import merge_states as run
     else:
         run = _reference

@@ -88,7 +88,9 @@ def _run(
         ext.loaded().mrope_append(q, k, v, cos, sin, k_pages, v_pages, slots)
         return
     check(q, k, v, cos, sin, k_pages, v_pages, slots)
-    if chosen == "triton":
+    if chosen == "cuda":
+        run = ext.loaded().cuda_mrope_append
+    elif chosen == "triton":
         from .triton_impl import mrope_append as run
     else:
         run = _reference

@@ -115,7 +115,9 @@ def _run(
         )
         return
     check(q, k_pages, v_pages, block_table, kv_lens, cu_seqlens_q, out, lse)
-    if chosen == "triton":
+    if chosen == "cuda":
+        from .cuda_impl import paged_attention as run
+    elif chosen == "triton":
         from .triton_impl import paged_attention as run
     else:
         run = _reference

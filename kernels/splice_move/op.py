@@ -85,7 +85,9 @@ def _run(
         ext.loaded().splice_move(k_pages, v_pages, sources, targets, cos, sin)
         return
     check(k_pages, v_pages, sources, targets, cos, sin)
-    if chosen == "triton":
+    if chosen == "cuda":
+        run = ext.loaded().cuda_splice_move
+    elif chosen == "triton":
         from .triton_impl import splice_move as run
     else:
         run = _reference

@@ -80,10 +80,11 @@ def glance_section(trajectory: Trajectory, glance: Clip) -> str:
         every = f", one every {(glance.pts_seconds[-1] - glance.pts_seconds[0]) / (len(glance) - 1):.2f} s"
     opened = " open" if len(glance) <= _OPEN_GLANCE_FRAMES else ""
     cost = opening_line(trajectory.turns[0]) if trajectory.turns else ""
+    height, width = glance.frames.shape[1:3]
     return (
         f'<section class="step" id="glance"><h2><span class="badge">G</span>Glance '
         f'<small>{count_text(len(glance), "frame")}{every}</small></h2><div class="body">'
-        f"<details{opened}><summary>Frames of the whole video</summary>"
+        f"<details{opened}><summary>Frames of the whole video, {width}\u00d7{height} pixels</summary>"
         f"{_frames(glance, 'Glance', max_side_pixels=_GLANCE_SIDE_PIXELS)}</details>{cost}</div></section>"
     )
 

@@ -40,14 +40,12 @@ class CachedTokenizer:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._cache: dict[tuple[str, bool], list[int]] = {}
+        self._cache: dict[tuple[Any, ...], list[int]] = {}
 
-    def encode(self, text: str, *, add_special_tokens: bool = False, split_special_tokens: bool = False) -> list[int]:
-        key = (text, split_special_tokens)
+    def encode(self, text: str, **kwargs: Any) -> list[int]:
+        key = (text, tuple(sorted(kwargs.items())))
         if key not in self._cache:
-            self._cache[key] = self._tokenizer.encode(
-                text, add_special_tokens=add_special_tokens, split_special_tokens=split_special_tokens
-            )
+            self._cache[key] = self._tokenizer.encode(text, **kwargs)
         return self._cache[key]
 
     def decode(self, ids: Sequence[int], **kwargs: Any) -> str:
@@ -133,7 +131,7 @@ class Builder:
 
     def _filler(self) -> str:
         """Nothing, or what stands between a frame's time and its pixels."""
-        return ("", ".00s", ".50s<|vision_start|>")[int(self.rng.integers(3))]
+        return ("", "", ".00s", ".50s<|vision_start|>")[int(self.rng.integers(4))]
 
     def scenes(self, banked: BankedVideo, *, max_frames: int) -> Example:
         """A run of glance frames, then where the scenes in it begin and end, in random order.
@@ -154,12 +152,13 @@ class Builder:
             if not starts:
                 continue
             note = scene_note(scene.colour, scene.start_seconds, scene.end_seconds)
-            head, _, tail = note.partition(" from ")
-            start, to, end = tail.partition(" to ")
-            # Cut as the tokenizer cuts the whole note, so that a piece has the tokens it has there.
+            head, tail = note.partition(" from ")[0], note.partition(" to ")[0]
             self._assistant(example, head, learned=False)
-            self._assistant(example, note[len(head) : note.index(to)] if not ends else note[len(head) :], learned=True)
-            self._assistant(example, "." if not ends else "", learned=False)
+            if ends:
+                self._assistant(example, note[len(head) :], learned=True)
+            else:  # where it ends is not shown
+                self._assistant(example, tail[len(head) :], learned=True)
+                self._assistant(example, ".", learned=False)
         return example
 
     def reading(self, banked: BankedVideo, *, nothing: float, max_frames: int) -> Example:
@@ -197,7 +196,12 @@ class Builder:
     ) -> None:
         info = banked.video.info()
         parts = prompt(
-            text, info, times, max_zooms=max_zooms, zoom_max_frames=self.config.zoom_max_frames, style=self.config.prompt
+            text,
+            info,
+            times,
+            max_zooms=max_zooms,
+            zoom_max_frames=self.config.zoom_max_frames,
+            style=self.config.prompt,
         )
         self._add(example, parts, banked, times)
 

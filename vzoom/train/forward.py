@@ -43,7 +43,11 @@ def collate(examples: Sequence[Example], bank: FrameBank, *, pad_token: int) -> 
     ids = torch.full((len(examples), width), pad_token)
     positions = torch.zeros((3, len(examples), width), dtype=torch.long)
     unique = {ref: i for i, ref in enumerate(dict.fromkeys(ref for e in examples for ref in e.frames))}
-    visual_at, visual_from, at, targets, turns = [], [], [], [], []
+    visual_at: list[int] = []
+    visual_from: list[int] = []
+    at: list[int] = []
+    targets: list[int] = []
+    turns: list[int] = []
     num_turns = 0
     for row, example in enumerate(examples):
         run, base = example.run, row * width

@@ -1,6 +1,8 @@
-"""Muon for the matrices, AdamW for embeddings, norms, biases and the patch kernel."""
+"""Muon for the matrices, AdamW for embeddings, the head, norms, biases and the patch kernel."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,10 +12,9 @@ class TwoOptimizers:
     """Steps both; rates are set by the caller before each step."""
 
     def __init__(self, model: nn.Module, *, muon_lr: float, adam_lr: float) -> None:
-        embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-        for name, parameter in model.named_parameters():  # a tied head comes once
-            is_matrix = parameter.ndim == 2 and id(parameter) not in embeddings
+        for name, parameter in model.named_parameters():
+            is_matrix = parameter.ndim == 2 and "embed_tokens" not in name and "lm_head" not in name
             groups.setdefault((is_matrix, ".visual." in name), []).append(parameter)
         both = (False, True)
         self.muon = torch.optim.Muon(
@@ -41,9 +42,9 @@ class TwoOptimizers:
         self.adam.zero_grad(set_to_none=True)
         return norm
 
-    def state_dict(self) -> dict[str, dict]:
+    def state_dict(self) -> dict[str, Any]:
         return {"muon": self.muon.state_dict(), "adam": self.adam.state_dict()}
 
-    def load_state_dict(self, state: dict[str, dict]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.muon.load_state_dict(state["muon"])
         self.adam.load_state_dict(state["adam"])

@@ -12,7 +12,7 @@ from ..world.spec import WorldConfig
 
 @dataclass(frozen=True)
 class Stage:
-    """mix: how often each kind of batch comes (weights). Rates are peaks: warm-up, then a cosine to `last` times the peak.
+    """mix: how often each kind of batch comes (weights). Rates are peaks: warm-up, then a cosine to `last` of them.
 
     vision_factor: on the rates of the vision tower. glance_frames, clip_frames: the most frames that a drill shows.
     """
@@ -20,8 +20,8 @@ class Stage:
     name: str
     steps: int
     mix: Mapping[str, float]
-    muon_lr: float = 0.012
-    adam_lr: float = 2.5e-3
+    muon_lr: float = 0.01
+    adam_lr: float = 2e-3
     vision_factor: float = 1.0
     glance_frames: int = 64
     clip_frames: int = 16
@@ -30,22 +30,32 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recipe:
-    """batch_sizes: rows of a batch of each kind. side: of a frame in pixels. num_videos: distinct training videos."""
+    """batch_sizes: rows of a batch of each kind. side: of a frame in pixels. num_videos: distinct training videos,
+    drawn behind the check_videos that are never trained on."""
 
     name: str
     stages: tuple[Stage, ...]
     zoom: ZoomConfig
     world: WorldConfig = field(default_factory=WorldConfig)
     side: int = 56
-    num_videos: int = 500
+    num_videos: int = 400
     batch_sizes: Mapping[str, int] = field(
-        default_factory=lambda: {"captions": 24, "letters": 32, "scenes": 10, "reading": 20, "later": 14, "whole": 12}
+        default_factory=lambda: {
+            "captions": 12,
+            "recall": 8,
+            "letters": 12,
+            "scenes": 6,
+            "reading": 10,
+            "later": 7,
+            "whole": 6,
+        }
     )
-    questions_per_video: int = 3
+    questions_per_video: int = 2
     nothing: float = 0.4
     flaw_rate: float = 0.2
     seed: int = 0
-    check_every: int = 70
+    check_videos: int = 40
+    check_every: int = 100
     save_every: int = 100
 
     @property
@@ -84,13 +94,26 @@ def tiny() -> Recipe:
             answer_reserve=64,
         ),
         stages=(
-            Stage("see", 140, {"captions": 3, "letters": 1}, last=0.4),
+            Stage("recall", 450, {"recall": 1}, last=0.8),
+            Stage("see", 300, {"captions": 3, "recall": 1, "letters": 1.5}, last=0.8),
             Stage(
-                "few", 400, {"captions": 1, "letters": 1.5, "scenes": 3, "reading": 2},
-                vision_factor=0.4, glance_frames=10, clip_frames=6, last=0.7,
+                "few",
+                600,
+                {"captions": 1, "recall": 0.7, "letters": 1.5, "scenes": 3, "reading": 2},
+                vision_factor=0.4,
+                glance_frames=10,
+                clip_frames=6,
+                last=0.8,
             ),
-            Stage("drills", 350, {"captions": 0.5, "letters": 0.5, "scenes": 3, "reading": 3}, 0.01, 2e-3, 0.3, last=0.5),
-            Stage("whole", 700, {"captions": 0.3, "scenes": 0.5, "reading": 0.7, "later": 1, "whole": 8}, 0.01, 2e-3, 0.3),
+            Stage(
+                "drills", 500, {"captions": 0.5, "letters": 0.5, "scenes": 3, "reading": 3}, vision_factor=0.3, last=0.8
+            ),
+            Stage(
+                "whole",
+                1100,
+                {"captions": 0.3, "scenes": 0.5, "reading": 0.7, "later": 1, "whole": 8},
+                vision_factor=0.3,
+            ),
         ),
     )
 

@@ -25,7 +25,6 @@ from .recipe import Recipe, Stage
 from .tiny_model import build_model
 from .tokenizer import build_tokenizer
 
-_CHECK_VIDEOS = 40
 _STATE = "trainer.pt"
 
 
@@ -37,8 +36,8 @@ class SFT:
         self.tokenizer = build_tokenizer()
         self.model: Any = build_model(self.tokenizer, seed=recipe.seed)
         self.optimizers = TwoOptimizers(self.model, muon_lr=0.0, adam_lr=0.0)
-        self.bank = FrameBank(recipe.world, side=recipe.side, first=_CHECK_VIDEOS, count=recipe.num_videos)
-        self.check_bank = FrameBank(recipe.world, side=recipe.side, first=0, count=_CHECK_VIDEOS)
+        self.bank = FrameBank(recipe.world, side=recipe.side, first=recipe.check_videos, count=recipe.num_videos)
+        self.check_bank = FrameBank(recipe.world, side=recipe.side, first=0, count=recipe.check_videos)
         self.pad = self.tokenizer.convert_tokens_to_ids("<|endoftext|>")
         self.step = 0
         self.trained_seconds = 0.0
@@ -65,7 +64,8 @@ class SFT:
                 means = {name: round(float(np.mean(values)), 4) for name, values in sorted(losses.items())}
                 self.say(
                     f"step {self.step}/{self.recipe.num_steps} {stage.name} "
-                    f"loss {' '.join(f'{name} {value:.3f}' for name, value in means.items())} lr x{factor:.2f} {pace:.2f} s/step, {pace * (self.recipe.num_steps - self.step) / 60:.1f} min left"
+                    f"loss {' '.join(f'{name} {value:.3f}' for name, value in means.items())} lr x{factor:.2f} "
+                    f"{pace:.2f} s/step, {pace * (self.recipe.num_steps - self.step) / 60:.1f} min left"
                 )
                 self._log({"step": self.step, "stage": stage.name, "loss": means})
                 losses = {}
@@ -134,18 +134,18 @@ class SFT:
 
     @torch.no_grad()
     def check(self) -> dict[str, float]:
-        """Per kind, on videos that are never trained on: how many turns the model would write greedily as the oracle."""
+        """Per kind, on videos never trained on: the share of turns that it would write greedily as the oracle."""
         self.model.eval()
         figures = {}
         stage = self.recipe.stages[-1]
-        for kind in ("captions", "letters", "scenes", "reading", "whole"):
+        for kind in ("captions", "recall", "letters", "scenes", "reading", "whole"):
             rng = np.random.default_rng(0)
             builder = self._builder(rng)
             examples = [
                 builder.conversation(self.check_bank[n], max_zooms=self.recipe.zoom.max_zooms)
                 if kind == "whole"
                 else self._example(kind, stage, builder, self.check_bank, n)
-                for n in range(min(_CHECK_VIDEOS, 2 * self.recipe.batch_sizes[kind]))
+                for n in range(min(self.recipe.check_videos, 4 * self.recipe.batch_sizes[kind]))
             ]
             batch = collate(examples, self.check_bank, pad_token=self.pad)
             right = learned_logits(self.model, batch, batch.frames_F).argmax(-1) == batch.targets_S

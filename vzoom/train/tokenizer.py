@@ -14,7 +14,7 @@ import numpy as np
 from ..config import ZoomConfig
 from ..protocol import Text, prompt, tool_turn
 from ..timeline import glance_timestamps
-from ..world.oracle import oracle_turns
+from ..world.oracle import Flaw, oracle_turns
 from ..world.questions import FAMILIES, ask, config_for
 from ..world.spec import COLOURS, SHAPES, make_training_video
 
@@ -31,11 +31,25 @@ SPECIAL = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
-TAGS = tuple(
-    tag for name in ("think", "video_zoom", "answer", "tool_response") for tag in (f"<{name}>", f"</{name}>")
-)
+TAGS = tuple(tag for name in ("think", "video_zoom", "answer", "tool_response") for tag in (f"<{name}>", f"</{name}>"))
 _LARGEST_INTEGER = 127
-_SPLIT = r""" \([A-D]\)|[A-D]:(?= )| \p{L}+ (?=\d)|, (?=\d)|\{"segment": \[|\], "fps": |\.\d\ds|\.\d+|\d{1,3}| ?\p{L}+|\n|[^\S\n]+| ?[^\s\p{L}\p{N}]"""
+_SPLIT = "|".join(
+    (
+        r" \([A-D]\)",  # an option as thoughts name it,
+        r"[A-D]:(?= )",  # as questions list it
+        r" \p{L}+ (?=\d)",  # " from ": what leads to a time, so that the time is the next token
+        r", (?=\d)",
+        r'\{"segment": \[',
+        r'\], "fps": ',
+        r"\.\d\ds",
+        r"\.\d+",
+        r"\d{1,3}",
+        r" ?\p{L}+",
+        r"\n",
+        r"[^\S\n]+",
+        r" ?[^\s\p{L}\p{N}]",
+    )
+)
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -88,7 +102,7 @@ def _texts() -> Iterator[str]:
             times = glance_timestamps(video.info(), config)
             parts = prompt(question.text, video.info(), times, max_zooms=max_zooms, zoom_max_frames=16, style="brief")
             parts += tool_turn(times, "", zooms_left=max_zooms, style="brief")
-            flaw = "elsewhere" if index % 2 else "none"
+            flaw: Flaw = "elsewhere" if index % 2 else "none"
             turns = oracle_turns(video, question, config, max_zooms=max_zooms, rng=rng, flaw=flaw)
             texts = [part.text for part in parts if isinstance(part, Text)] + [turn.text for turn in turns]
             for text in texts:

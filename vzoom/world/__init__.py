@@ -1,9 +1,9 @@
 """Procedural long videos with exact ground truth: for tests, for the demo, and the embedded model's school.
 
-    video = make_video(seed=3)
-    render(video, "world.mp4")
-    question = ask_questions(video, "which", seed=3)
-    evaluate(zoomer, "which", num_questions=200, seed=0, max_zooms=4)["accuracy"]
+video = make_video(seed=3)
+render(video, "world.mp4")
+question = ask_questions(video, "which", seed=3)
+evaluate(zoomer, "which", num_questions=200, seed=0, max_zooms=4)["accuracy"]
 """
 
 from .evaluate import evaluate

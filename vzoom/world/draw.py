@@ -63,9 +63,9 @@ def _paste(image: np.ndarray, mask: np.ndarray, rgb: tuple[int, int, int], x: fl
     """Blend `rgb` through `mask` [h, w] in 0..1, centred at (x, y) of the frame, cut at the frame's edges."""
     size, side = image.shape[0], mask.shape[0]
     top, left = round(y * size - side / 2), round(x * size - side / 2)
-    t, l, b, r = max(0, top), max(0, left), min(size, top + side), min(size, left + side)
-    alpha = mask[t - top : b - top, l - left : r - left, None]
-    patch = image[t:b, l:r]
+    t, lo, b, r = max(0, top), max(0, left), min(size, top + side), min(size, left + side)
+    alpha = mask[t - top : b - top, lo - left : r - left, None]
+    patch = image[t:b, lo:r]
     patch[:] = np.rint(patch * (1 - alpha) + np.asarray(rgb, np.float32) * alpha).astype(np.uint8)
 
 
@@ -77,7 +77,8 @@ def _background(scene: Scene, size: int) -> np.ndarray:
     image = base * (1.08 - 0.16 * ys[..., None])
     for level, shade in ((0.74, 0.86), (0.86, 0.70)):
         height = level + sum(
-            0.035 / k * math.sin(1) * np.sin(2 * math.pi * (k * xs * rng.uniform(0.6, 1.1) + rng.uniform())) for k in (1, 2, 3)
+            0.035 / k * math.sin(1) * np.sin(2 * math.pi * (k * xs * rng.uniform(0.6, 1.1) + rng.uniform()))
+            for k in (1, 2, 3)
         )
         edge = np.clip((ys - height) * size + 0.5, 0, 1)[..., None]
         image = image * (1 - edge) + base * shade * edge

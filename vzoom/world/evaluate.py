@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from .video import render
 
 if TYPE_CHECKING:
     from ..result import Result
+    from ..types import Event
     from ..zoomer import Zoomer
 
 _BATCH = 16  # videos on disk and conversations in memory at once
@@ -34,11 +35,13 @@ def evaluate(
     config: WorldConfig | None = None,
     cache_dir: str | Path | None = None,
     max_sessions: int = 8,
+    on_event: Callable[[Event], None] | None = None,
 ) -> dict[str, Any]:
     """Draw `num_questions` fresh videos and questions from `seed`, render, ask greedily and score.
 
     One question a video. max_zooms: None is the model's own limit, 0 is the no-zoom baseline. config: another
     difficulty. cache_dir: where rendered videos are kept and found again; without it they are removed.
+    on_event sees what happens, a Finished for each question among it.
     Returns {family, seed, n, max_zooms, chance, accuracy, hit_rate, correct_and_hit, correct_without_hit, answered,
     mean_zooms, mean_frames, seconds}; hit_rate, correct_and_hit, correct_without_hit and answered are fractions of n.
     """
@@ -58,7 +61,10 @@ def evaluate(
                     render(video, path)
                 jobs.append((path, ask_questions(video, family, one)))
             results = zoomer.ask_many(
-                [(path, question.text) for path, question in jobs], max_zooms=max_zooms, max_sessions=max_sessions
+                [(path, question.text) for path, question in jobs],
+                max_zooms=max_zooms,
+                max_sessions=max_sessions,
+                on_event=on_event,
             )
         scores += [score(result, question) for result, (_, question) in zip(results, jobs, strict=True)]
     mean = {name: float(np.mean([s[name] for s in scores])) for name in scores[0]}

@@ -86,7 +86,9 @@ def _first(video: WorldVideo, rng: np.random.Generator) -> Question:
     pair = [once[i] for i in rng.choice(len(once), size=2, replace=False)]
     earlier = min(pair, key=lambda e: e.start_seconds)
     shapes = [e.shape for e in pair]
-    return _question("first", "Which shape flashes first?", shapes, earlier.shape, pair, [(0.0, video.config.duration_seconds)])
+    return _question(
+        "first", "Which shape flashes first?", shapes, earlier.shape, pair, [(0.0, video.config.duration_seconds)]
+    )
 
 
 def _count(video: WorldVideo, rng: np.random.Generator) -> Question:

@@ -160,7 +160,10 @@ def _draw(rng: np.random.Generator, config: WorldConfig) -> WorldVideo:
         starts = _hidden_starts(scene, config, glance)
         count = int(rng.integers(config.events_per_scene[0], config.events_per_scene[1] + 1))
         if count > len(starts):
-            raise ValueError(f"a scene of {scene.end_seconds - scene.start_seconds:g} s has room for {len(starts)} hidden events, not {count}")
+            raise ValueError(
+                f"the scene from {scene.start_seconds:g} to {scene.end_seconds:g} s has room for "
+                f"{len(starts)} hidden events, not {count}: lower events_per_scene"
+            )
         for at in sorted(rng.choice(starts, size=count, replace=False)):
             deck = deck or [str(s) for s in rng.permutation(SHAPES)]  # shapes repeat only once all were shown
             x, y = rng.uniform(0.45, 0.55, size=2)
@@ -178,7 +181,10 @@ def _scene_lengths(rng: np.random.Generator, config: WorldConfig) -> list[float]
     low, high = math.ceil(config.scene_seconds[0] / step - 1e-9), math.floor(config.scene_seconds[1] / step + 1e-9)
     counts = [n for n in range(config.num_scenes[0], config.num_scenes[1] + 1) if n * low <= total <= n * high]
     if not counts:
-        raise ValueError(f"no number of scenes in {config.num_scenes} fills {config.duration_seconds:g} s with lengths {config.scene_seconds}")
+        raise ValueError(
+            f"no number of scenes in {config.num_scenes} fills {config.duration_seconds:g} s "
+            f"with lengths in {config.scene_seconds}: widen scene_seconds or num_scenes"
+        )
     lengths = np.full(int(rng.choice(counts)), low)
     while (spare := total - int(lengths.sum())) > 0:
         open_scenes = np.flatnonzero(lengths < high)

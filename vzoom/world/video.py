@@ -12,7 +12,7 @@ _KEYFRAME_SECONDS = 4
 
 
 def render(video: WorldVideo, path: str | Path) -> Path:
-    """Draw and encode `video` to `path` (.mp4): H.264, 4:2:0, constant frame rate, first frame at 0 s. Returns the path."""
+    """Draw and encode `video` to `path` (.mp4): H.264 4:2:0, constant frame rate, first frame at 0 s."""
     import av
 
     config = video.config

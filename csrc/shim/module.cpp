@@ -1,0 +1,11 @@
+// A Python module with the CUDA ops compiled for the CPU, for the tests: same bindings, same kernels, CPU tensors.
+#include <pybind11/pybind11.h>
+
+#include "../bindings_cuda.h"
+#include "cuda_shim.h"
+
+PYBIND11_MODULE(_vzoom_shim, m) {
+  pybind11::register_local_exception<vz::BadArgument>(m, "BadArgument", PyExc_ValueError);
+  m.def("set_order", &shim::set_order, "The order in which blocks and threads run: forward, backward or shuffled.");
+  vz::bind_cuda(m);
+}
