@@ -40,20 +40,42 @@ def config_of(family: str, layers: int = 3) -> Any:
     ids = {f"{kind}_token_id": token_id(f"<|{kind}_pad|>") for kind in ("image", "video")}
     ids |= {f"vision_{kind}_token_id": token_id(f"<|vision_{kind}|>") for kind in ("start", "end")}
     text: dict[str, Any] = {
-        "vocab_size": VOCAB + 11, "bos_token_id": token_id("<|endoftext|>"), "eos_token_id": token_id("<|im_end|>"), "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": layers,
+        "vocab_size": VOCAB + 11, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": layers,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 32768, "rope_theta": 1e6,
-        "tie_word_embeddings": False,
+        "bos_token_id": token_id("<|endoftext|>"), "eos_token_id": token_id("<|im_end|>"), "tie_word_embeddings": False,
     }  # fmt: skip
     if family == "qwen3_vl":
-        text |= {"head_dim": 16, "rope_scaling": {"rope_type": "default", "mrope_section": [4, 2, 2], "mrope_interleaved": True}}
-        vision = {"depth": 3, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 64, "patch_size": 14}
-        vision |= {"spatial_merge_size": 2, "temporal_patch_size": 2, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}
+        text |= {
+            "head_dim": 16,
+            "rope_scaling": {"rope_type": "default", "mrope_section": [4, 2, 2], "mrope_interleaved": True},
+        }
+        vision = {
+            "depth": 3,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_heads": 2,
+            "out_hidden_size": 64,
+            "patch_size": 14,
+        }
+        vision |= {
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            "num_position_embeddings": 64,
+            "deepstack_visual_indexes": [0, 1],
+        }
         return transformers.Qwen3VLConfig(text_config=text, vision_config=vision, **ids)
     text["rope_scaling"] = {"type": "mrope", "mrope_section": [2, 3, 3]}
     if family == "qwen2_vl":
         vision = {"depth": 2, "embed_dim": 32, "num_heads": 2, "mlp_ratio": 2, "hidden_size": 64, "patch_size": 14}
         return transformers.Qwen2VLConfig(text_config=text, vision_config=vision, **ids)
-    vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 64, "patch_size": 14}
+    vision = {
+        "depth": 2,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_heads": 2,
+        "out_hidden_size": 64,
+        "patch_size": 14,
+    }
     vision |= {"window_size": 56, "fullatt_block_indexes": [1]}
     return transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision, **ids)
 
@@ -97,7 +119,9 @@ def as_published(source: Path, folder: Path, *, style: str) -> Path:
     short = {k.replace("model.visual.", "visual.").replace("model.language_model.", "model."): k for k in weights}
     long = {k.replace("model.", "model.language_model.").replace("visual.", "model.visual."): k for k in short}
     names = short if style == "flat" else {k: short[v] for k, v in long.items()}
-    save_file({name: weights[key] for name, key in names.items()}, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {name: weights[key] for name, key in names.items()}, folder / "model.safetensors", metadata={"format": "pt"}
+    )
 
     new = json.loads((source / "config.json").read_text())
     rope = {"type": "mrope", "mrope_section": new["text_config"]["rope_parameters"]["mrope_section"]}
@@ -105,14 +129,18 @@ def as_published(source: Path, folder: Path, *, style: str) -> Path:
     text = {k: v for k, v in new["text_config"].items() if k not in dropped} | {"rope_scaling": rope, "rope_theta": 1e6}
     vision = {k: v for k, v in new["vision_config"].items() if k != "rope_parameters"} | {"model_type": "qwen2_5_vl"}
     top = {k: v for k, v in new.items() if k.endswith("_token_id")}
-    top |= {"model_type": "qwen2_5_vl", "architectures": ["Qwen2_5_VLForConditionalGeneration"], "torch_dtype": "float32"}
+    top |= {
+        "model_type": "qwen2_5_vl",
+        "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+        "torch_dtype": "float32",
+    }
     texts = text if style == "flat" else {"text_config": text | {"model_type": "qwen2_5_vl_text"}}
     (folder / "config.json").write_text(json.dumps({**texts, **top, "vision_config": vision}))
     return folder
 
 
 def stock_processor(folder: str | Path) -> Any:
-    """transformers' own image processor on Pillow. Before 5.3 it had the plain name; since, that one wants torchvision."""
+    """transformers' own image processor on Pillow. It once had the plain name, which now stands for torchvision's."""
     try:
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil as Processor
     except ModuleNotFoundError:

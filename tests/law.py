@@ -61,7 +61,12 @@ class Recorded:
 
 
 def run_scripted(
-    monkeypatch: Any, checkpoint: Checkpoint, scripts: dict[str, list[str]], *, config: ZoomConfig = CONFIG, together: bool = True
+    monkeypatch: Any,
+    checkpoint: Checkpoint,
+    scripts: dict[str, list[str]],
+    *,
+    config: ZoomConfig = CONFIG,
+    together: bool = True,
 ) -> tuple[dict[str, Recorded], Engine]:
     """Run one session a question; its model "writes" the script's turns. together: all in one ragged batch."""
     tokens = {q: [t for turn in turns for t in checkpoint.tokenizer.encode(turn)] for q, turns in scripts.items()}
@@ -80,9 +85,7 @@ def run_scripted(
 
     monkeypatch.setattr(engine_module, "choose", spy)
     monkeypatch.setattr(session_module.Session, "accept", scripted)
-    engine = Engine(
-        checkpoint, max_sessions=len(scripts) if together else 1, max_total_tokens=config.max_total_tokens
-    )
+    engine = Engine(checkpoint, max_sessions=len(scripts) if together else 1, max_total_tokens=config.max_total_tokens)
     numbers = {}
     for seed, question in enumerate(scripts):
         numbers[engine.add(Job(lambda seed=seed: FakeReader(seed), question, config, Sampling()))] = question

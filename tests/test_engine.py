@@ -12,7 +12,6 @@ import torch
 from checkpoints import SPECIALS, make_checkpoint, token_id
 from law import CONFIG, FakeReader, run_scripted
 
-from vzoom import engine as engine_module
 from vzoom.config import Sampling
 from vzoom.engine import Engine, Job
 from vzoom.models import Checkpoint, load_checkpoint
@@ -85,7 +84,9 @@ def test_events_tell_the_whole_story(checkpoint: Checkpoint, monkeypatch: pytest
     assert isinstance(events[-1], Finished)
 
 
-def test_a_feed_that_fails_leaves_the_session_as_it_was(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_feed_that_fails_leaves_the_session_as_it_was(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whole-clip rollback: half a clip in the cache would shift everything behind it."""
     undisturbed, _ = run_scripted(monkeypatch, checkpoint, {"Q?": [ZOOM, ANSWER]})
     forward, calls = checkpoint.model.forward, []

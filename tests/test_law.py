@@ -63,7 +63,9 @@ def test_four_zooms_equal_a_full_prefill(checkpoint: Checkpoint, monkeypatch: py
     assert engine.pool.num_free == engine.pool.num_blocks
 
 
-def test_interleaved_sessions_do_not_disturb_each_other(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interleaved_sessions_do_not_disturb_each_other(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scripts = {"First?": [zoom(8, 12, 2), ANSWER], "And the second?": [zoom(64, 72, 2), zoom(1, 2, 5), ANSWER]}
     recorded, _ = run_scripted(monkeypatch, checkpoint, scripts)
     hf, processor = stock(checkpoint)

@@ -13,13 +13,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers import Qwen2VLImageProcessor
 
 from vzoom import ext
 from vzoom.config import ZoomConfig
 from vzoom.kernels.frames_to_patches.order import pillow_step
 from vzoom.kernels.frames_to_patches.reference import resize
 from vzoom.patches import PatchSpec, frames_to_patches, grid_for, resize_frames, smart_resize, value_table
+
+try:
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil as Processor
+except ModuleNotFoundError:  # transformers 5.0: the plain processor is PIL's
+    Processor = Qwen2VLImageProcessor
 
 QWEN2 = PatchSpec()
 QWEN3 = PatchSpec(patch_size=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -65,7 +70,7 @@ def frames(num: int, height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def processor(spec: PatchSpec, config: ZoomConfig) -> Any:
-    return Qwen2VLImageProcessorPil(
+    return Processor(
         patch_size=spec.patch_size,
         image_mean=list(spec.mean),
         image_std=list(spec.std),

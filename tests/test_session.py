@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -246,5 +245,3 @@ def test_user_errors(vocabulary: Vocabulary) -> None:
         Session("  ", VIDEO, vocabulary, ZoomConfig())
     with pytest.raises(ValueError, match="lower glance_max_frames"):
         Driver(vocabulary, max_total_tokens=1000)
-
-

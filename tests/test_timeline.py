@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -82,7 +83,7 @@ def test_zoom_times_increase_inside_the_segment(duration: float, start: float, l
     assert 1 <= len(times) <= EXACT.zoom_max_frames
     assert times[0] == start
     assert times[-1] < clamped_end(asked, video(duration))
-    assert all(b - a > 0.99 / min(fps, 30) for a, b in zip(times, times[1:], strict=False))
+    assert all(b - a > 0.99 / min(fps, 30) for a, b in itertools.pairwise(times))
 
 
 def test_config_refuses_nonsense() -> None:

@@ -144,10 +144,13 @@ def stock_logits(model, example, bank, image_token):
 
 
 def test_pixels_are_the_processors(bank):
-    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+    try:
+        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil as Processor
+    except ModuleNotFoundError:  # transformers 5.0
+        from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor as Processor
 
     frames = bank[0].frames[:3]
-    theirs = Qwen2VLImageProcessorPil(min_pixels=3136, max_pixels=3136)(list(frames), return_tensors="pt").pixel_values
+    theirs = Processor(min_pixels=3136, max_pixels=3136)(list(frames), return_tensors="pt").pixel_values
     ours = frames_to_pixels(frames).view(-1, 3, 1, 196).expand(-1, 3, 2, 196).reshape(-1, 1176)
     assert torch.allclose(ours, theirs, atol=1e-5)
 

@@ -56,6 +56,7 @@ def test_a_seed_is_one_video_and_training_never_meets_it():
         ({"event_seconds": 0.7}, "at most 0.5"),
         ({"event_step_seconds": 0.25}, "overlap"),
         ({"event_seconds": 0.3}, "whole number of frames"),
+        ({"duration_seconds": 33.0, "num_scenes": (3, 4)}, "multiple of scene_step_seconds"),
         ({"distractors": 4}, "0..3"),
         ({"fps": 2}, "4 to 60"),
         ({"events_per_scene": (3, 1)}, "fewest"),

@@ -29,7 +29,11 @@ class Ragged:
 
     @classmethod
     def pack(
-        cls, tables: Sequence[BlockTable], slots: Sequence[np.ndarray], positions: Sequence[np.ndarray], device: torch.device
+        cls,
+        tables: Sequence[BlockTable],
+        slots: Sequence[np.ndarray],
+        positions: Sequence[np.ndarray],
+        device: torch.device,
     ) -> Ragged:
         """tables[s] already holds the tokens whose `slots[s]` and int64 [3, n] `positions[s]` are given."""
         counts = [len(s) for s in slots]

@@ -21,7 +21,7 @@ from .models.base import Features
 from .patches import grid_for
 from .sampler import choose
 from .session import Done, Feed, Fetch, Session, Vocabulary
-from .types import Clip, Event, Finished, TextDelta, TurnEnded, TurnOpened, ZoomCall
+from .types import Event, Finished, TextDelta, TurnEnded, TurnOpened, ZoomCall
 from .video import VideoReadError
 from .vision import encode_clip
 

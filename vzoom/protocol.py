@@ -46,12 +46,15 @@ class Image:
 
 Part = Text | Image
 
-_SYSTEM = """You answer questions about a video. You first see a glance: a few frames of the whole video, each with \
-its time. Brief events between them are missing. To look closer, zoom: end your turn with
-<think>why and where to look</think><video_zoom>{"segment": [start_seconds, end_seconds], "fps": frames_per_second}</video_zoom>
-and the frames of that segment come back, at most %(zoom_max_frames)d a call. You may zoom again, elsewhere if you looked in the wrong \
-place. When you know, end your turn with
-<think>what you saw</think><answer>your answer</answer>"""
+_SYSTEM = (
+    "You answer questions about a video. You first see a glance: a few frames of the whole video, each with its time. "
+    "Brief events between them are missing. To look closer, zoom: end your turn with\n"
+    '<think>why and where to look</think><video_zoom>{"segment": [start_seconds, end_seconds], '
+    '"fps": frames_per_second}</video_zoom>\n'
+    "and the frames of that segment come back, at most %(zoom_max_frames)d a call. You may zoom again, elsewhere if you "
+    "looked in the wrong place. When you know, end your turn with\n"
+    "<think>what you saw</think><answer>your answer</answer>"
+)
 
 
 def prompt(
@@ -131,7 +134,7 @@ def _left(zooms_left: int, style: PromptStyle) -> str:
     if zooms_left == 0:
         return "Answer now." if style == "brief" else "No zooms are left. Think, then answer now."
     if style == "brief":
-        return f"Zoom or answer."
+        return "Zoom or answer."
     return f"Think, then zoom (at most {zooms_left} more) or answer."
 
 

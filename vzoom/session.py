@@ -67,7 +67,12 @@ class Session:
     """
 
     def __init__(
-        self, question: str, video: VideoInfo, vocabulary: Vocabulary, config: ZoomConfig, sampling: Sampling | None = None
+        self,
+        question: str,
+        video: VideoInfo,
+        vocabulary: Vocabulary,
+        config: ZoomConfig,
+        sampling: Sampling | None = None,
     ) -> None:
         if not question.strip():
             raise ValueError("the question is empty")
@@ -114,7 +119,8 @@ class Session:
 
     def unreadable(self, detail: str) -> None:
         """The frames of a zoom could not be decoded: the model is told and may look elsewhere."""
-        assert isinstance(self.action, Fetch) and self.action.call is not None
+        assert isinstance(self.action, Fetch)
+        assert self.action.call is not None
         self._refuse(Malformed(CallError.UNREADABLE, detail))
 
     def cancel(self) -> None:
@@ -209,8 +215,9 @@ class Session:
         room = config.max_total_tokens - config.answer_reserve
         if len(run.ids) > room or len(clip) > config.max_frames:
             raise ValueError(
-                f"the glance of {len(clip)} frames and the question take {len(run.ids)} tokens, but {room} tokens and "
-                f"{config.max_frames} frames are allowed: lower glance_max_frames or max_pixels, or raise max_total_tokens"
+                f"the glance of {len(clip)} frames and the question take {len(run.ids)} tokens, but {room} tokens "
+                f"and {config.max_frames} frames are allowed: lower glance_max_frames or max_pixels, "
+                "or raise max_total_tokens"
             )
         return run
 

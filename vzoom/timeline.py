@@ -39,9 +39,7 @@ def zoom_timestamps(call: ZoomCall, video: VideoInfo, config: ZoomConfig) -> lis
     """
     start, end = call.start_seconds, clamped_end(call, video)
     if start >= video.duration_seconds:
-        return Malformed(
-            CallError.BEYOND_END, f"start {start:g} s is beyond the end, {video.duration_seconds:.2f} s"
-        )
+        return Malformed(CallError.BEYOND_END, f"start {start:g} s is beyond the end, {video.duration_seconds:.2f} s")
     limit = config.zoom_max_frames
     if config.frame_policy == "videozoomer":
         count = int(call.fps * (end - start))

@@ -12,7 +12,7 @@
 
 constexpr int kW = Vec::kWidth;
 constexpr int kPanel = 2 * kW;       // keys in a panel of packed keys
-constexpr int kKeys = kW == 1 ? 64 : 128;  // keys in a block
+constexpr int kKeys = 64;                                // keys in a block
 constexpr int kMaxRows = kW == 16 ? 12 : kW == 8 ? 6 : 4;
 
 static inline int up(int n, int to) { return (n + to - 1) / to * to; }

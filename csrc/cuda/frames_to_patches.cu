@@ -25,6 +25,7 @@ struct ResizeArgs {
   int patch, merge, temporal;
   int tile, tiles_x, tiles_y;
   int middle_pixels;  // room for the first pass
+  bool rows_first;    // rows are summed first (Pillow's vertical pass), then columns
 };
 
 __device__ __forceinline__ int least(int a, int b) { return a < b ? a : b; }
@@ -34,7 +35,7 @@ __device__ __forceinline__ int to_level(int total) {
 }
 
 // Grid: frame x tile. PATCHES: through the table into patches; else levels into [N, h, w, 3].
-template <class T, bool PATCHES, bool VERTICAL_FIRST, bool WIDE>
+template <class T, bool PATCHES, bool WIDE>
 __global__ void __launch_bounds__(kThreads) resize_kernel(ResizeArgs a) {
   VZ_DYNAMIC_SHARED(shared);
   uint8_t* const middle = shared;
@@ -47,18 +48,19 @@ __global__ void __launch_bounds__(kThreads) resize_kernel(ResizeArgs a) {
   constexpr int kHalf = 1 << (kBits - 1);
 
   // The axis that is summed first, and the one that stays as it is in the middle: rows or columns of the frame.
-  const AxisArgs& one = VERTICAL_FIRST ? a.y : a.x;
-  const AxisArgs& two = VERTICAL_FIRST ? a.x : a.y;
-  const int one0 = VERTICAL_FIRST ? y0 : x0, one_count = VERTICAL_FIRST ? height : width;
-  const int two0 = VERTICAL_FIRST ? x0 : y0, two_count = VERTICAL_FIRST ? width : height;
+  const bool rows_first = a.rows_first;
+  const AxisArgs& one = rows_first ? a.y : a.x;
+  const AxisArgs& two = rows_first ? a.x : a.y;
+  const int one0 = rows_first ? y0 : x0, one_count = rows_first ? height : width;
+  const int two0 = rows_first ? x0 : y0, two_count = rows_first ? width : height;
   const int begin = two.first[two0];
   const int span = least(two.first[two0 + two_count - 1] + two.taps, two.in_size) - begin;
-  const int64_t one_stride = VERTICAL_FIRST ? a.row_stride : 3, two_stride = VERTICAL_FIRST ? 3 : a.row_stride;
+  const int64_t one_stride = rows_first ? a.row_stride : 3, two_stride = rows_first ? 3 : a.row_stride;
 
   // middle [span][one_count][3] where columns are summed, [one_count][span][3] where rows are: as the frame lies.
   for (int item = threadIdx.x; item < span * one_count; item += kThreads) {
-    const int line = VERTICAL_FIRST ? item % span : item / one_count;
-    const int i = VERTICAL_FIRST ? item / span : item % one_count;
+    const int line = rows_first ? item % span : item / one_count;
+    const int i = rows_first ? item / span : item % one_count;
     const int from = one.first[one0 + i];
     const int* const weights = one.weights + static_cast<int64_t>(one0 + i) * one.taps;
     const uint8_t* const pixels = source + (begin + line) * two_stride;
@@ -77,10 +79,10 @@ __global__ void __launch_bounds__(kThreads) resize_kernel(ResizeArgs a) {
   }
   __syncthreads();
 
-  const int line_stride = VERTICAL_FIRST ? 3 : one_count * 3, i_stride = VERTICAL_FIRST ? span * 3 : 3;
+  const int line_stride = rows_first ? 3 : one_count * 3, i_stride = rows_first ? span * 3 : 3;
   for (int item = threadIdx.x; item < height * width; item += kThreads) {
     const int y = item / width, x = item - y * width;
-    const int i = VERTICAL_FIRST ? y : x, j = VERTICAL_FIRST ? x : y;
+    const int i = rows_first ? y : x, j = rows_first ? x : y;
     const int from = two.first[two0 + j] - begin;
     const int* const weights = two.weights + static_cast<int64_t>(two0 + j) * two.taps;
     int red = kHalf, green = kHalf, blue = kHalf;
@@ -150,16 +152,6 @@ AxisArgs axis_args(const char* name, const Axis& axis, int64_t in_size) {
           static_cast<int>(in_size), static_cast<int>(axis.first.shape[0])};
 }
 
-template <class T, bool PATCHES, bool WIDE>
-void run(const ResizeArgs& a, int64_t frames, bool vertical_first, size_t shared_bytes, void* stream) {
-  const dim3 grid(static_cast<unsigned>(frames * a.tiles_x * a.tiles_y));
-  if (vertical_first) {
-    launch(resize_kernel<T, PATCHES, true, WIDE>, grid, dim3(kThreads), shared_bytes, stream, a);
-  } else {
-    launch(resize_kernel<T, PATCHES, false, WIDE>, grid, dim3(kThreads), shared_bytes, stream, a);
-  }
-}
-
 }  // namespace
 
 void resize(const View& frames, const View* table, const View& out, const Axis& x, const Axis& y, bool vertical_first,
@@ -176,6 +168,7 @@ void resize(const View& frames, const View* table, const View& out, const Axis& 
   a.x = axis_args("x", x, dims['W']), a.y = axis_args("y", y, dims['H']);
   a.patch = patch, a.merge = merge, a.temporal = temporal, a.tile = tile;
   a.tiles_x = ceil_div(a.x.out_size, tile), a.tiles_y = ceil_div(a.y.out_size, tile);
+  a.rows_first = vertical_first;
   a.middle_pixels = (vertical_first ? x.span : y.span) * tile;
   // The middle is followed by levels, whose first byte need not be aligned.
   const size_t shared_bytes = size_t(3) * a.middle_pixels + (table ? size_t(3) * tile * tile : 0);
@@ -202,11 +195,14 @@ void resize(const View& frames, const View* table, const View& out, const Axis& 
   if (!dims['N']) return;
 
   const OnDevice device(frames.device_id);
-  if (!table) return run<uint8_t, false, false>(a, dims['N'], vertical_first, shared_bytes, stream);
+  const dim3 grid(static_cast<unsigned>(dims['N'] * a.tiles_x * a.tiles_y));
+  if (!table) return launch(resize_kernel<uint8_t, false, false>, grid, dim3(kThreads), shared_bytes, stream, a);
   with_type("table", table->dtype, [&](auto t) {
     using T = typename decltype(t)::type;
     const bool wide = rows_aligned(out) && 3 * temporal * patch * patch * sizeof(T) % 16 == 0;
-    with_bool(wide, [&](auto w) { run<T, true, decltype(w)::value>(a, dims['N'], vertical_first, shared_bytes, stream); });
+    with_bool(wide, [&](auto w) {
+      launch(resize_kernel<T, true, decltype(w)::value>, grid, dim3(kThreads), shared_bytes, stream, a);
+    });
   });
 }
 

@@ -18,7 +18,7 @@ struct SpliceArgs {
 };
 
 // Grid: tile of tokens, layer.
-template <class T, bool ROTATE, bool WIDE>
+template <class T, bool WIDE>
 __global__ void __launch_bounds__(kThreads) splice_move_kernel(SpliceArgs a) {
   constexpr int N = Pack<T>::N;
   const int packs = (a.pairs + N - 1) / N;
@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kThreads) splice_move_kernel(SpliceArgs a) {
     const T* from = pages + source / a.block_size * s.block + source % a.block_size * s.offset;
     T* to = pages + target / a.block_size * s.block + target % a.block_size * s.offset;
     Pack<T> first = load_pack<WIDE>(from, count), second = load_pack<WIDE>(from + a.pairs, count);
-    if (ROTATE && is_k) {
+    if (a.cos && is_k) {
       float cos[N], sin[N];
       load_floats<WIDE>(a.cos + i, count, cos);
       load_floats<WIDE>(a.sin + i, count, sin);
@@ -92,12 +92,7 @@ void splice_move(const View& k_pages, const View& v_pages, const View& sources, 
   with_type("k_pages", k_pages.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
     with_bool(wide, [&](auto w) {
-      constexpr bool WIDE = decltype(w)::value;
-      if (cos) {
-        launch(splice_move_kernel<T, true, WIDE>, grid, dim3(kThreads), 0, stream, a);
-      } else {
-        launch(splice_move_kernel<T, false, WIDE>, grid, dim3(kThreads), 0, stream, a);
-      }
+      launch(splice_move_kernel<T, decltype(w)::value>, grid, dim3(kThreads), 0, stream, a);
     });
   });
 }

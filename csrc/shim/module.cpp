@@ -3,9 +3,11 @@
 
 #include "../bindings_cuda.h"
 #include "cuda_shim.h"
+#include "faults.h"
 
 PYBIND11_MODULE(_vzoom_shim, m) {
   pybind11::register_local_exception<vz::BadArgument>(m, "BadArgument", PyExc_ValueError);
   m.def("set_order", &shim::set_order, "The order in which blocks and threads run: forward, backward or shuffled.");
+  m.def("run_fault", &shim::run_fault, "Runs a kernel that is wrong: barrier, lane, alignment, shared or race.");
   vz::bind_cuda(m);
 }

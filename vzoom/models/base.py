@@ -64,7 +64,9 @@ class VisionLanguageModel:
         sections = (getattr(text, "rope_parameters", None) or text.rope_scaling)["mrope_section"]
         axes = self.rope_axes(list(sections))
         if len(axes) != self.head_dim // 2:
-            raise ValueError(f"mrope_section {sections} gives {len(axes)} frequencies, head_dim {self.head_dim} needs half")
+            raise ValueError(
+                f"mrope_section {sections} gives {len(axes)} frequencies, head_dim {self.head_dim} needs half"
+            )
         self._axes_R = torch.tensor(axes, device=self.device)
 
     # ------------------------------------------------------------ what a family decides

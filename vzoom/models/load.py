@@ -59,15 +59,21 @@ def load_checkpoint(name_or_path: str, *, device: str = "auto", dtype: str = "au
     if dtype == "auto" and torch.device(device).type == "cpu":
         dtype = "float32"
     tokenizer = AutoTokenizer.from_pretrained(name_or_path)
-    hf = AutoModelForImageTextToText.from_pretrained(name_or_path, dtype=dtype if dtype == "auto" else getattr(torch, dtype))
+    hf = AutoModelForImageTextToText.from_pretrained(
+        name_or_path, dtype=dtype if dtype == "auto" else getattr(torch, dtype)
+    )
     model = family(hf.to(device))
 
-    ids = {t: _token_id(tokenizer, t, name_or_path) for t in (*_VISUAL_TOKENS, _END_OF_TURN, _END_OF_TEXT, _START_OF_TURN)}
+    ids = {
+        t: _token_id(tokenizer, t, name_or_path) for t in (*_VISUAL_TOKENS, _END_OF_TURN, _END_OF_TEXT, _START_OF_TURN)
+    }
     preprocessor = _read_json(name_or_path, "preprocessor_config.json")
     if preprocessor is None:
         preprocessor = (_read_json(name_or_path, "processor_config.json") or {}).get("image_processor")
     if preprocessor is None:
-        raise ValueError(f"{name_or_path} has neither preprocessor_config.json nor processor_config.json: copy it from the base model")
+        raise ValueError(
+            f"{name_or_path} has neither preprocessor_config.json nor processor_config.json: copy one from the base"
+        )
     settings = _read_json(name_or_path, "vzoom.json")
     return Checkpoint(
         name=name_or_path,
@@ -78,7 +84,11 @@ def load_checkpoint(name_or_path: str, *, device: str = "auto", dtype: str = "au
         end_of_turn_id=ids[_END_OF_TURN],
         end_ids=frozenset({ids[_END_OF_TURN], ids[_END_OF_TEXT]}),
         # Rows of the embedding beyond the tokenizer's vocabulary are padding and decode to nothing.
-        banned_ids=(*(ids[t] for t in _VISUAL_TOKENS), ids[_START_OF_TURN], *range(len(tokenizer), hf.lm_head.out_features)),
+        banned_ids=(
+            *(ids[t] for t in _VISUAL_TOKENS),
+            ids[_START_OF_TURN],
+            *range(len(tokenizer), hf.lm_head.out_features),
+        ),
     )
 
 

@@ -133,6 +133,27 @@ class Builder:
         """Nothing, or what stands between a frame's time and its pixels."""
         return ("", "", ".00s", ".50s<|vision_start|>")[int(self.rng.integers(4))]
 
+    def look(self, banked: BankedVideo) -> Example:
+        """One frame of every scene, then each colour, and each shape that is seen, to be followed by its frame's time:
+        `recall` with pixels in the place of words."""
+        example, video = Example(), banked.video
+        shown: list[tuple[float, list[str]]] = []
+        for number, scene in enumerate(video.scenes):
+            low, high = (round(t / banked.step_seconds) for t in (scene.start_seconds, scene.end_seconds))
+            seconds = int(self.rng.integers(low, high)) * banked.step_seconds
+            events = video.events_in(number)
+            if events and self.rng.random() < 0.5:
+                seconds = events[int(self.rng.integers(len(events)))].start_seconds
+            shapes = [e.shape for e in events if e.start_seconds <= seconds < e.end_seconds]
+            shown.append((seconds, [scene.colour, *shapes]))
+        self._frames(example, banked, [seconds for seconds, _ in shown])
+        queries = [(word, seconds) for seconds, words in shown for word in words]
+        for i in self.rng.permutation(len(queries)):
+            word, seconds = queries[int(i)]
+            self._assistant(example, f" {word}", learned=False)
+            self._assistant(example, str(int(seconds)), learned=True)
+        return example
+
     def scenes(self, banked: BankedVideo, *, max_frames: int) -> Example:
         """A run of glance frames, then where the scenes in it begin and end, in random order.
 

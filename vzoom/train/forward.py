@@ -102,7 +102,7 @@ def encode_frames(vision: Any, pixels_FPK: torch.Tensor, grid_hw: tuple[int, int
     # An image is repeated along the temporal patch, so the two halves of the kernel add up.
     weight = vision.patch_embed.proj.weight.sum(2).flatten(1)
     x = pixels_FPK @ weight.T
-    cos, sin = vision.rotary_pos_emb(x, _patch_coordinates(grid_hw))
+    cos, sin = _rotation(vision, grid_hw)
     for block in vision.blocks:
         attention = block.attn
         qkv = attention.qkv(block.norm1(x)).view(num_frames, num_patches, 3, attention.num_heads, -1)
@@ -112,6 +112,13 @@ def encode_frames(vision: Any, pixels_FPK: torch.Tensor, grid_hw: tuple[int, int
         x = x + attention.proj(mixed.transpose(1, 2).reshape(num_frames, num_patches, -1))
         x = x + block.mlp(block.norm2(x))
     return vision.merger(x)
+
+
+def _rotation(vision: Any, grid_hw: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """cos and sin [P, head_dim] of the tower's rotary embedding: rows, then columns, then both again."""
+    angles = (_patch_coordinates(grid_hw)[..., None] * vision.rotary_pos_emb.inv_freq).flatten(1)
+    angles = torch.cat([angles, angles], dim=-1)
+    return angles.cos(), angles.sin()
 
 
 def _patch_coordinates(grid_hw: tuple[int, int]) -> torch.Tensor:

@@ -44,10 +44,11 @@ class Recipe:
             "captions": 12,
             "recall": 8,
             "letters": 12,
+            "look": 12,
             "scenes": 6,
             "reading": 10,
             "later": 7,
-            "whole": 6,
+            "whole": 7,
         }
     )
     questions_per_video: int = 2
@@ -55,7 +56,7 @@ class Recipe:
     flaw_rate: float = 0.2
     seed: int = 0
     check_videos: int = 40
-    check_every: int = 100
+    check_every: int = 150
     save_every: int = 100
 
     @property
@@ -94,25 +95,36 @@ def tiny() -> Recipe:
             answer_reserve=64,
         ),
         stages=(
-            Stage("recall", 450, {"recall": 1}, last=0.8),
-            Stage("see", 300, {"captions": 3, "recall": 1, "letters": 1.5}, last=0.8),
+            Stage("recall", 420, {"recall": 1}, last=0.8),
+            Stage("see", 480, {"captions": 2, "look": 3, "recall": 0.7, "letters": 1}, last=0.6),
+            Stage("shapes", 220, {"captions": 4, "look": 2, "recall": 0.3, "letters": 0.3}, last=0.6),
             Stage(
                 "few",
-                600,
-                {"captions": 1, "recall": 0.7, "letters": 1.5, "scenes": 3, "reading": 2},
+                350,
+                {"captions": 1, "look": 2, "recall": 0.5, "letters": 0.7, "scenes": 3, "reading": 2},
+                muon_lr=0.008,
                 vision_factor=0.4,
                 glance_frames=10,
                 clip_frames=6,
-                last=0.8,
+                last=0.7,
             ),
             Stage(
-                "drills", 500, {"captions": 0.5, "letters": 0.5, "scenes": 3, "reading": 3}, vision_factor=0.3, last=0.8
+                "drills",
+                350,
+                {"captions": 0.6, "look": 1, "letters": 0.6, "scenes": 3, "reading": 2.5},
+                muon_lr=0.007,
+                adam_lr=1.5e-3,
+                vision_factor=0.3,
+                last=0.7,
             ),
             Stage(
                 "whole",
-                1100,
-                {"captions": 0.3, "scenes": 0.5, "reading": 0.7, "later": 1, "whole": 8},
+                700,
+                {"captions": 0.4, "look": 0.4, "letters": 0.4, "scenes": 1.2, "reading": 1, "later": 0.6, "whole": 6},
+                muon_lr=0.006,
+                adam_lr=1.2e-3,
                 vision_factor=0.3,
+                last=0.03,
             ),
         ),
     )

@@ -113,6 +113,8 @@ class SFT:
             return builder.captions([banked, *(bank[int(n)] for n in rng.integers(len(bank), size=7))])
         if kind == "letters":
             return builder.letters(banked)
+        if kind == "look":
+            return builder.look(banked)
         if kind == "scenes":
             return builder.scenes(banked, max_frames=stage.glance_frames)
         if kind == "reading":
@@ -138,7 +140,7 @@ class SFT:
         self.model.eval()
         figures = {}
         stage = self.recipe.stages[-1]
-        for kind in ("captions", "recall", "letters", "scenes", "reading", "whole"):
+        for kind in ("captions", "recall", "letters", "look", "scenes", "reading", "whole"):
             rng = np.random.default_rng(0)
             builder = self._builder(rng)
             examples = [

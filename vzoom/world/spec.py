@@ -73,9 +73,11 @@ class WorldConfig:
         for name in ("duration_seconds", "scene_step_seconds", "event_seconds", "event_step_seconds"):
             if not _whole(getattr(self, name) * self.fps):
                 raise ValueError(f"{name} {getattr(self, name)} is not a whole number of frames at {self.fps} fps")
-        for name in ("duration_seconds", "scene_step_seconds"):
-            if not _whole(getattr(self, name) / min(self.scene_step_seconds, self.event_step_seconds)):
-                raise ValueError(f"{name} {getattr(self, name)} is not a multiple of the scene or event step")
+        if not _whole(self.duration_seconds / self.scene_step_seconds):
+            raise ValueError(
+                f"duration_seconds {self.duration_seconds:g} is not a multiple of scene_step_seconds "
+                f"{self.scene_step_seconds:g}: lengthen the video or choose another step"
+            )
         if not 0 <= self.distractors <= 3:
             raise ValueError(f"distractors must be 0..3, got {self.distractors}")
 
