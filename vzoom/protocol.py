@@ -51,8 +51,8 @@ _SYSTEM = (
     "Brief events between them are missing. To look closer, zoom: end your turn with\n"
     '<think>why and where to look</think><video_zoom>{"segment": [start_seconds, end_seconds], '
     '"fps": frames_per_second}</video_zoom>\n'
-    "and the frames of that segment come back, at most %(zoom_max_frames)d a call. You may zoom again, elsewhere if you "
-    "looked in the wrong place. When you know, end your turn with\n"
+    "and the frames of that segment come back, at most %(zoom_max_frames)d a call. You may zoom again, elsewhere if "
+    "you looked in the wrong place. When you know, end your turn with\n"
     "<think>what you saw</think><answer>your answer</answer>"
 )
 
