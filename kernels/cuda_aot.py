@@ -26,7 +26,14 @@ def nvcc_version() -> str | None:
 
 def compile_file(source: Path, architecture: int, cubin: Path) -> None:
     """RuntimeError with nvcc's words where it does not compile."""
-    command = ["nvcc", "-std=c++17", "-O3", f"-arch=sm_{architecture}", "-cubin", f"-I{sysconfig.get_paths()['include']}"]
+    command = [
+        "nvcc",
+        "-std=c++17",
+        "-O3",
+        f"-arch=sm_{architecture}",
+        "-cubin",
+        f"-I{sysconfig.get_paths()['include']}",
+    ]
     done = subprocess.run([*command, str(source), "-o", str(cubin)], check=False, capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(f"nvcc failed on {source.name} for sm_{architecture}:\n{done.stderr[-4000:]}")
@@ -43,7 +50,7 @@ def readable(mangled: str) -> str:
 def cuda_resources(
     architectures: tuple[int, ...] = ARCHITECTURES, files: tuple[str, ...] | None = None
 ) -> dict[str, dict[str, Resources]]:
-    """"file/kernel<...>" -> "sm_90" -> resources. files: names without .cu; None takes them all."""
+    """ "file/kernel<...>" -> "sm_90" -> resources. files: names without .cu; None takes them all."""
     table: dict[str, dict[str, Resources]] = {}
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernels.cubin"

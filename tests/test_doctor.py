@@ -15,7 +15,7 @@ import torch
 
 from vzoom import doctor, ext
 from vzoom.cli import main
-from vzoom.kernels import registry
+from vzoom.kernels import gpu_check, registry
 
 ROOT = Path(__file__).parents[1]
 
@@ -121,3 +121,37 @@ def test_a_gpu_is_described(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert "Some Card, 80.0 GiB, sm_90" in out
     assert "operations on cuda" in out
     assert "a GPU" not in out
+
+
+def test_the_gpu_check_says_that_there_is_no_gpu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(["doctor", "--gpu", "--save", str(tmp_path / "gpu.json")]) == 3
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("vzoom doctor: no GPU was found here: ")
+    assert err.count("\n") == 1
+    assert not (tmp_path / "gpu.json").exists()
+
+
+def test_the_gpu_check_runs_where_there_is_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    def check(arguments: list[str]) -> int:
+        asked.append(arguments)
+        return 1
+
+    card = SimpleNamespace(name="Some Card", total_memory=80 * 2**30, major=9, minor=0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: card)
+    monkeypatch.setattr(gpu_check, "main", check)
+    assert main(["doctor", "--gpu", "--save", "table.json"]) == 1  # a check failed
+    assert asked == [["--save", "table.json"]]
+
+
+@pytest.mark.needs_cuda
+def test_the_kernels_on_a_real_gpu(tmp_path: Path) -> None:
+    assert main(["doctor", "--gpu", "--save", str(tmp_path / "gpu.json")]) == 0
+    assert json.loads((tmp_path / "gpu.json").read_text())["failed"] == {}

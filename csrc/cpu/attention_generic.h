@@ -11,8 +11,8 @@
 // Letters: R rows of the tile, N keys of a block, D head_dim, W lanes.
 
 constexpr int kW = Vec::kWidth;
-constexpr int kPanel = 2 * kW;       // keys in a panel of packed keys
-constexpr int kKeys = 64;                                // keys in a block
+constexpr int kPanel = 2 * kW;  // keys in a panel of packed keys
+constexpr int kKeys = 64;       // keys in a block
 constexpr int kMaxRows = kW == 16 ? 12 : kW == 8 ? 6 : 4;
 
 static inline int up(int n, int to) { return (n + to - 1) / to * to; }
@@ -42,17 +42,16 @@ static inline void multiply(const typename Math::Cell* a, int a_stride, const ty
   }
 }
 
-// Calls f with the number of rows as a type, so that it is known when f is compiled.
+// Calls f with the number of rows as a type, so that it is known when f is compiled: `rows` or the next greater of a
+// few sizes. Rows behind the last are padding, for which the scratch memory has room.
 template <int n> struct Number { static constexpr int value = n; };
 template <class F>
 static inline void with_rows(int rows, const F& f) {
-#define VZ_ROWS(n) \
-  case n: return f(Number<(n <= kMaxRows ? n : 1)>());
-  switch (rows) {
-    VZ_ROWS(1) VZ_ROWS(2) VZ_ROWS(3) VZ_ROWS(4) VZ_ROWS(5) VZ_ROWS(6)
-    VZ_ROWS(7) VZ_ROWS(8) VZ_ROWS(9) VZ_ROWS(10) VZ_ROWS(11) VZ_ROWS(12)
-  }
-#undef VZ_ROWS
+  if (rows <= 1) return f(Number<1>());
+  if (rows <= 2) return f(Number<2>());
+  if (rows <= 4 || kMaxRows == 4) return f(Number<4>());
+  if (rows <= 7 && kMaxRows > 7) return f(Number<(kMaxRows > 7 ? 7 : 4)>());
+  f(Number<kMaxRows>());
 }
 
 // What the next block will read, fetched on the way so that memory works while the core does. Lines go in the order of
@@ -164,12 +163,13 @@ struct Scratch {
       pointer = reinterpret_cast<Plain<decltype(pointer)>>(base + at);
       at += (count * static_cast<int64_t>(sizeof(*pointer)) + 63) / 64 * 64;
     };
-    take(q, static_cast<int64_t>(rows) * q_stride);
+    const int padded = rows + kMaxRows;  // see with_rows
+    take(q, static_cast<int64_t>(padded) * q_stride);
     take(keys, static_cast<int64_t>(kKeys) * d_cells);
     take(values, static_cast<int64_t>(n_cells) * d_padded);
     take(weights, static_cast<int64_t>(kMaxRows) * n_cells);
     take(scores, static_cast<int64_t>(kMaxRows) * kKeys);
-    take(sums, static_cast<int64_t>(rows) * d_padded);
+    take(sums, static_cast<int64_t>(padded) * d_padded);
     take(row_max, rows);
     take(row_sum, rows);
     take(k_rows, kKeys);
@@ -250,7 +250,9 @@ static void run(const AttentionArgs& args, const AttentionTile& tile, char* memo
     s.row_max[r] = -__builtin_inff();
     s.row_sum[r] = 0;
   }
-  for (int64_t i = 0; i < static_cast<int64_t>(rows) * s.d_padded; i += kW) store(s.sums + i, set1(0));
+  for (int64_t i = 0; i < static_cast<int64_t>(rows + kMaxRows) * s.d_padded; i += kW) store(s.sums + i, set1(0));
+  __builtin_memset(s.q + static_cast<int64_t>(rows) * s.q_stride, 0, sizeof(*s.q) * kMaxRows * s.q_stride);
+  __builtin_memset(s.weights, 0, sizeof(*s.weights) * kMaxRows * s.n_cells);
 
   const int last_seen = visible(args, tile, tile.row_end - 1);
   const int key_end = tile.key_end < last_seen ? tile.key_end : last_seen;
@@ -292,7 +294,7 @@ static void run(const AttentionArgs& args, const AttentionTile& tile, char* memo
           multiply<Math, kRows, false>(q, s.q_stride, s.keys + static_cast<int64_t>(n) * s.d_cells, kPanel, s.d_cells,
                                        s.scores + n, kKeys, nullptr);
       });
-      float alpha[kMaxRows];
+      float alpha[kMaxRows] = {};
       for (int i = 0; i < some; ++i) {
         int seen = visible(args, tile, tile.row_begin + r + i) - begin;
         seen = seen < 0 ? 0 : seen < count ? seen : count;

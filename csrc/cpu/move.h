@@ -19,6 +19,8 @@ struct Rotation {
   bool past_caches;  // for amounts that no cache would keep; dst rows are then 64-byte aligned or it is ignored
 };
 
+constexpr int kMaxPairs = 512;
+
 struct MoveKernels {
   // Angles in the rows' 16-bit type round every product to it, as torch does; float32 angles round once.
   void (*rotate)(const Rotation&, Dtype data, Dtype angles);

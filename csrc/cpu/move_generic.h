@@ -2,8 +2,12 @@
 
 template <class T, class A, bool kRoundProducts, bool kStream>
 static void rotate_as(const Rotation& r) {
-  const A *cos = static_cast<const A*>(r.cos), *sin = static_cast<const A*>(r.sin);
   constexpr int W = Vec::kWidth;
+  float cos[kMaxPairs], sin[kMaxPairs];  // converted once for all rows
+  for (int i = 0; i < r.pairs; i += W) {
+    store_n(cos + i, load_n(static_cast<const A*>(r.cos) + i, r.pairs - i), r.pairs - i);
+    store_n(sin + i, load_n(static_cast<const A*>(r.sin) + i, r.pairs - i), r.pairs - i);
+  }
   const auto product = [](Vec a, Vec b) { return kRoundProducts ? rounded<T>(mul(a, b)) : mul(a, b); };
   for (int row = 0; row < r.rows; ++row) {
     const T* x = reinterpret_cast<const T*>(r.src + row * r.src_stride);

@@ -45,6 +45,7 @@ void mrope_append(const View& q, const View& k, const View& v, const View& cos, 
   dims.bind("slots", slots, "T");
   dims.bind("k_pages", k_pages, "NGBD");
   dims.bind("v_pages", v_pages, "NGBD");
+  if (dims['R'] > kMaxPairs) throw BadArgument("head_dim must be at most 1024");
   const int64_t tokens = dims['T'], block_size = dims['B'], num_slots = dims['N'] * block_size;
   const int heads = static_cast<int>(dims['H']), groups = static_cast<int>(dims['G']);
   const int pairs = static_cast<int>(dims['R']);

@@ -63,6 +63,7 @@ void splice_move(const View& k_pages, const View& v_pages, const View& sources, 
     want_dtype("sin", *sin, Dtype::f32);
     want_contiguous("cos", *cos);
     want_contiguous("sin", *sin);
+    if (dims['R'] > kMaxPairs) throw BadArgument("head_dim must be at most 1024");
     if (dims['D'] != 2 * dims['R'])
       throw BadArgument("cos must hold head_dim / 2 = " + std::to_string(dims['D'] / 2) + " angles, got " +
                         std::to_string(dims['R']));

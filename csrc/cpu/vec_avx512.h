@@ -33,7 +33,12 @@ static inline void store_n(bf16* p, Vec x, int n) { _mm256_mask_storeu_epi16(p, 
 static inline void store_n(f16* p, Vec x, int n) { _mm256_mask_storeu_epi16(p, first(n), to_f16(x)); }
 template <class T> static inline Vec rounded(Vec x);  // to T and back
 template <> inline Vec rounded<float>(Vec x) { return x; }
-template <> inline Vec rounded<bf16>(Vec x) { return of_bf16(to_bf16(x)); }
+template <> inline Vec rounded<bf16>(Vec x) {  // of products of bf16: a NaN among them keeps its quiet bit
+  const __m512i u = _mm512_castps_si512(x.v);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+  const __m512i up = _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7FFF)), odd);
+  return {_mm512_castsi512_ps(_mm512_and_si512(up, _mm512_set1_epi32(static_cast<int>(0xFFFF0000))))};
+}
 template <> inline Vec rounded<f16>(Vec x) { return {_mm512_cvtph_ps(to_f16(x))}; }
 // Stores past the caches; p is aligned to the bytes that are stored.
 static inline void stream(float* p, Vec x) { _mm512_stream_ps(p, x.v); }

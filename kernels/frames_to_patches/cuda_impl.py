@@ -30,7 +30,7 @@ def frames_to_patches(
     """native: the extension, or what stands for it."""
     native = native or ext.loaded()
     frames, table = dense_frames(frames_NHWC), table.contiguous()
-    steps = steps or (Step(*frames.shape[1:3], "bicubic"),)  # of one size: only the table and the order
+    steps = steps or (Step(frames.shape[1], frames.shape[2], "bicubic"),)  # of one size: only the table and the order
     for index, step in enumerate(steps):
         last = index + 1 == len(steps)
         _, height, width, _ = frames.shape
@@ -56,7 +56,7 @@ def frames_to_patches(
 
 
 def choose_tile(second_pass: DevicePass, patch: int) -> int:
-    """Pixels on a side of a tile: two patches, or one where the rows or columns under two do not fit into shared memory.
+    """Pixels on a side of a tile: two patches, or one where what lies under two does not fit into shared memory.
 
     patch 0: the tile is written as a frame. ValueError where not even the smaller one fits (a shrink by about 60).
     """

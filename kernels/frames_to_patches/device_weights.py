@@ -47,8 +47,8 @@ def device_pass(in_size: int, out_size: int, filter_name: Filter, device: torch.
     else:
         made = make_pass(in_size, out_size, filter_name)
         first, weights = made.first, made.weights
-    on_device = (torch.from_numpy(array.copy()).to(device) for array in (first, weights))
-    return DevicePass(*on_device, in_size, first)
+    first_there, weights_there = (torch.from_numpy(array.copy()).to(device) for array in (first, weights))
+    return DevicePass(first_there, weights_there, in_size, first)
 
 
 def dense_frames(frames_NHWC: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ Shapes: N frames, H x W pixels; R = N (h / patch) (w / patch) patches of E = 3 t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -126,12 +126,15 @@ def _run(
         plan = _plan(frames.shape[1], frames.shape[2], tuple(steps))
         ext.loaded().frames_to_patches(plan, frames, table, out, patch, merge, temporal)
         return
+    run: Callable[..., None] = _reference
     if chosen == "cuda":
-        from .cuda_impl import frames_to_patches as run
+        from . import cuda_impl
+
+        run = cuda_impl.frames_to_patches
     elif chosen == "triton":
-        from .triton_impl import frames_to_patches as run
-    else:
-        run = _reference
+        from . import triton_impl
+
+        run = triton_impl.frames_to_patches
     run(frames, table, out, steps=unpack_steps(steps), patch=patch, merge=merge, temporal=temporal)
 
 

@@ -158,7 +158,7 @@ def frames_to_patches(
     frames, table = dense_frames(frames_NHWC), table.contiguous()
     if len(frames) == 0:
         return
-    steps = steps or (Step(*frames.shape[1:3], "bicubic"),)  # of one size: only the table and the order
+    steps = steps or (Step(frames.shape[1], frames.shape[2], "bicubic"),)  # of one size: only the table and the order
     with on_device_of(frames):
         for step in steps[:-1]:
             scratch = torch.empty((len(frames), step.height, step.width, 3), dtype=torch.uint8, device=frames.device)

@@ -46,7 +46,7 @@ def paged_attention(
 
 
 def append_impl(q_THD: Tensor, *, block_size: int) -> str:
-    """What runs an append: a FlashAttention (its name in `flash`), "triton", or the C++ decode kernel, slow but right."""
+    """What runs an append: a FlashAttention (its name in `flash`), "triton", or "cuda", the slow but right decode."""
     usable = flash.usable(q_THD, block_size=block_size)
     if usable is not None:
         return usable
@@ -70,8 +70,8 @@ def decode(
 ) -> None:
     """The C++ kernel, right for any number of queries a sequence. native: the extension, or what stands for it.
 
-    splits: pieces of the context; None chooses from the batch and what the block table can hold, so that nothing is read
-    back from the GPU.
+    splits: pieces of the context; None chooses from the batch and what the block table can hold, so that nothing is
+    read back from the GPU.
     """
     native = native or ext.loaded()
     tokens, heads, dim = q_THD.shape

@@ -46,7 +46,7 @@ class AttentionCase:
         return AttentionCase(*tensors, self.block_table, self.kv_lens, self.cu_seqlens_q)
 
     @property
-    def args(self) -> tuple[Tensor, ...]:
+    def args(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         return self.q, self.k_pages, self.v_pages, self.block_table, self.kv_lens, self.cu_seqlens_q
 
 
@@ -68,16 +68,18 @@ def attention_case(
     needed = [-(-keys // block_size) for _, keys in runs]
     order = (torch.randperm(sum(needed), generator=rng) + 1).tolist()
     table = torch.full((len(runs), max(needed) + 1), -1, dtype=torch.int32)
-    pages = [new_pages(sum(needed) + 1, groups=groups, block_size=block_size, dim=dim, dtype=dtype) for _ in range(2)]
+    k_pages, v_pages = (
+        new_pages(sum(needed) + 1, groups=groups, block_size=block_size, dim=dim, dtype=dtype) for _ in range(2)
+    )
     for s, (_, keys) in enumerate(runs):
         for b in range(needed[s]):
             shared = share_first_block and b == 0 and s > 0
             table[s, b] = table[0, 0] if shared else order.pop()
             filled = min(block_size, keys - b * block_size)
             if not shared:
-                for p in pages:
+                for p in (k_pages, v_pages):
                     p[table[s, b], :, :filled] = torch.randn(groups, filled, dim, generator=rng).to(dtype)
     cu = torch.tensor([0, *(n for n, _ in runs)]).cumsum(0).to(torch.int32)
     q = torch.randn(int(cu[-1]), heads, dim, generator=rng).to(dtype)
     lens = torch.tensor([keys for _, keys in runs], dtype=torch.int32)
-    return AttentionCase(q, *pages, table, lens, cu)
+    return AttentionCase(q, k_pages, v_pages, table, lens, cu)

@@ -31,10 +31,25 @@ class NativeRunner:
 
     def run(self, op: str, *args: Any, **kwargs: Any) -> Any:
         if op == "frames_to_patches":
-            frames_to_patches(*args, kwargs.pop("out"), native=self.native, **kwargs)
+            frames, table = args
+            frames_to_patches(frames, table, kwargs.pop("out"), native=self.native, **kwargs)
         elif op == "paged_attention":
             out, lse = kwargs["out"], kwargs["lse"]
-            decode(*args, out, lse, kwargs["scale"], kwargs["causal"], native=self.native, splits=self.splits)
+            q, k_pages, v_pages, block_table, kv_lens, cu_seqlens_q = args
+            decode(
+                q,
+                k_pages,
+                v_pages,
+                block_table,
+                kv_lens,
+                cu_seqlens_q,
+                out,
+                lse,
+                kwargs["scale"],
+                kwargs["causal"],
+                native=self.native,
+                splits=self.splits,
+            )
             return out
         elif op == "merge_states":
             self.native.cuda_merge_states(*args, kwargs["out"], kwargs["lse"])

@@ -1,4 +1,4 @@
-"""The CUDA C++ kernels on the CPU: the same .cu files, compiled by g++ against csrc/shim, in three orders of threads."""
+"""The CUDA C++ kernels on the CPU: the same .cu files, compiled by g++ against csrc/shim; three orders of threads."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def test_misfits_name_the_argument(shim: ModuleType) -> None:
         attend(case.block_table, case.kv_lens.long(), case.cu_seqlens_q)
     with pytest.raises(ValueError, match="cu_seqlens_q must hold S \\+ 1 numbers"):
         attend(case.block_table, case.kv_lens, case.cu_seqlens_q[:1])
+    double = pages[0].double()[None]
     with pytest.raises(ValueError, match="k_pages must be float32, bfloat16 or float16 for CUDA, got float64"):
-        double = pages[0].double()[None]
         shim.cuda_splice_move(double, double, torch.zeros(1).long(), torch.ones(1).long(), None, None)
 
 

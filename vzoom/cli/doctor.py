@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
 from .console import Style, print_json
 
+_NO_GPU = 3
+
 _EXAMPLES = """examples:
   vzoom doctor
   vzoom doctor --json | jq .ops
+  vzoom doctor --gpu --save h100.json
 """
 
 
@@ -22,7 +26,21 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    kind.add_argument(
+        "--gpu",
+        action="store_true",
+        help="check every kernel on this machine's GPU against the reference, time it, print and save a table; "
+        "exit code 1 where a check fails, 3 where there is no GPU",
+    )
+    parser.add_argument(
+        "--save",
+        type=Path,
+        default=Path("gpu_check.json"),
+        metavar="FILE",
+        help="where --gpu saves its table (default: gpu_check.json)",
+    )
     parser.set_defaults(run=run)
 
 
@@ -30,11 +48,23 @@ def run(args: argparse.Namespace) -> int:
     from vzoom.doctor import examine
 
     found = examine()
+    if args.gpu:
+        return _check_gpu(found, args.save)
     if args.json:
         print_json(found)
     else:
         _show(found, Style(sys.stdout))
     return 0
+
+
+def _check_gpu(found: dict[str, Any], save: Path) -> int:
+    if not found["gpu"]["devices"]:
+        how = next(entry["how"] for entry in found["missing"] if entry["what"] == "a GPU")
+        print(f"vzoom doctor: no GPU was found here: {found['gpu']['why_none']}; {how}", file=sys.stderr)
+        return _NO_GPU
+    from vzoom.kernels import gpu_check
+
+    return gpu_check.main(["--save", str(save)])
 
 
 def _show(found: dict[str, Any], style: Style) -> None:

@@ -1,0 +1,27 @@
+"""Compares what compiled kernels take with tests/kernels/gpu_resources.json."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from vzoom.kernels.aot import Resources
+
+RECORD = Path(__file__).parent / "kernels" / "gpu_resources.json"
+HOW = "python -m vzoom.kernels.aot --record tests/kernels/gpu_resources.json"
+
+
+def assert_as_recorded(compiler: str, version: str, table: dict[str, dict[str, Resources]]) -> None:
+    """No spill with any compiler; with the version that is recorded, the recorded numbers."""
+    assert table, "nothing was compiled"
+    spilled = [f"{name} {arch}" for name, row in table.items() for arch, found in row.items() if found.spills]
+    assert not spilled, f"registers are spilled: {spilled}"
+    record = json.loads(RECORD.read_text())[compiler]
+    unknown = table.keys() - record["kernels"].keys()
+    assert not unknown, f"not in {RECORD.name}: {sorted(unknown)}; record them: {HOW}"
+    if record["version"] != version:
+        return
+    for name, row in table.items():
+        for arch, found in row.items():
+            assert asdict(found) == record["kernels"][name][arch], f"{name} {arch} changed; if that is meant: {HOW}"
