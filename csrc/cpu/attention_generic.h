@@ -51,6 +51,7 @@ static inline void with_rows(int rows, const F& f) {
   if (rows <= 2) return f(Number<2>());
   if (rows <= 4 || kMaxRows == 4) return f(Number<4>());
   if (rows <= 7 && kMaxRows > 7) return f(Number<(kMaxRows > 7 ? 7 : 4)>());
+  if (rows <= 8 && kMaxRows > 8) return f(Number<(kMaxRows > 8 ? 8 : 4)>());
   f(Number<kMaxRows>());
 }
 
