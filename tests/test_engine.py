@@ -188,3 +188,16 @@ def test_other_model_families_are_refused_by_name(tmp_path: Path) -> None:
         load_checkpoint(str(tmp_path))
     with pytest.raises(OSError, match="nowhere"):
         load_checkpoint(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"device": "tpu"}, "device must be auto, cpu, cuda or cuda:N"),
+        ({"device": "cuda:99"}, "torch sees"),
+        ({"dtype": "int8"}, "dtype must be one of auto, float32"),
+    ],
+)
+def test_devices_and_dtypes_that_are_not_there(checkpoint: Checkpoint, settings: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_checkpoint(checkpoint.name, **settings)

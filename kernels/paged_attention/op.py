@@ -110,9 +110,7 @@ def _run(
 ) -> None:
     chosen = resolve("paged_attention", impl, q.device.type)
     if chosen == "cpu":  # which checks its arguments itself
-        ext.loaded().paged_attention(
-            q, k_pages, v_pages, block_table, kv_lens, cu_seqlens_q, out, lse, scale, causal
-        )
+        ext.loaded().paged_attention(q, k_pages, v_pages, block_table, kv_lens, cu_seqlens_q, out, lse, scale, causal)
         return
     check(q, k_pages, v_pages, block_table, kv_lens, cu_seqlens_q, out, lse)
     if chosen == "cuda":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..paged_attention.reference import paged_attention as reference
-from .cases import AttentionCase, attention_case, poisoned
+from .cases import AttentionCase, attention_case, poisoned, shifted
 from .compare import within_house_rule
 from .runner import Runner
 
@@ -22,6 +22,7 @@ def check_attention(
     causal: bool = True,
     with_lse: bool = True,
     share_first_block: bool = False,
+    unaligned: bool = False,
 ) -> None:
     """out and lse against the reference in float64; both start as NaN. q is a slice of wider rows."""
     case = attention_case(
@@ -43,7 +44,7 @@ def check_attention(
     out = runner.put(poisoned(tokens, heads, dim, dtype=dtype))
     lse = runner.put(poisoned(tokens, heads, dtype=torch.float32)) if with_lse else None
     tensors = (
-        runner.put(wide)[:, :heads],
+        runner.put(shifted(wide) if unaligned else wide)[:, :heads],
         runner.put_pages(case.k_pages),
         runner.put_pages(case.v_pages),
         *(runner.put(t) for t in (case.block_table, case.kv_lens, case.cu_seqlens_q)),

@@ -26,6 +26,20 @@ def copied(tensor: Tensor) -> Tensor:
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype).copy_(tensor)
 
 
+def placed(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy on `device` with the same strides, and as far from 16 bytes as the tensor's storage offset says."""
+    span = 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)) if tensor.numel() else 0
+    shift = tensor.storage_offset() % 8
+    memory = torch.empty(span + shift, dtype=tensor.dtype, device=device)
+    return memory.as_strided(tensor.shape, tensor.stride(), shift).copy_(tensor)
+
+
+def shifted(tensor: Tensor) -> Tensor:
+    """The same in memory that starts one element behind 16 bytes."""
+    memory = torch.empty(tensor.numel() + 1, dtype=tensor.dtype)
+    return memory[1:].view(tensor.shape).copy_(tensor)
+
+
 def at_slots(pages: Tensor, slots: Tensor) -> Tensor:
     """[.., N, groups, dim] at slots [N] of heads-first pages [.., blocks, groups, block_size, dim]."""
     rows = pages.transpose(-3, -2)

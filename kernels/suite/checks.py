@@ -48,6 +48,8 @@ def _mrope() -> Iterator[Check]:
         yield Check("mrope_append", "angles in the model's dtype", dtype, low)
         odd = partial(check_mrope_append, dim=20, dtype=dtype, heads=3, groups=1)
         yield Check("mrope_append", "unaligned head_dim 20", dtype, odd)
+        shifted = partial(check_mrope_append, dim=64, dtype=dtype, heads=4, groups=2, unaligned=True)
+        yield Check("mrope_append", "unaligned storage", dtype, shifted)
         none = partial(check_mrope_append, dim=64, dtype=dtype, heads=4, groups=2, tokens=0)
         yield Check("mrope_append", "no tokens", dtype, none)
 
@@ -76,6 +78,7 @@ def _attention() -> Iterator[Check]:
             ("1 head a group", [(1, 65), (1, 40)], {"heads": 2}),
             ("one group", decode, {"heads": 4, "groups": 1}),
             ("unaligned head_dim 20", [(1, 65), (1, 40)], {"dim": 20}),
+            ("unaligned storage", decode, {"unaligned": True}),
             ("long context", [(1, 1500), (1, 3)], {"heads": 2, "groups": 1}),
         ):
             settings = {"dim": 64, "heads": 6, "groups": 2, **more}
@@ -88,6 +91,8 @@ def _copies() -> Iterator[Check]:
         for dim, block_size in ((128, 32), (80, 5), (8, 1), (20, 3)):
             body = partial(check_copy_blocks, dim=dim, block_size=block_size, dtype=dtype)
             yield Check("copy_blocks", f"blocks of {block_size} x {dim}", dtype, body)
+        shifted = partial(check_copy_blocks, dim=64, dtype=dtype, unaligned=True)
+        yield Check("copy_blocks", "unaligned storage", dtype, shifted)
         yield Check("copy_blocks", "no pairs", dtype, partial(check_copy_blocks, dim=64, dtype=dtype, pairs=0))
 
 
@@ -99,6 +104,8 @@ def _splices() -> Iterator[Check]:
         yield Check("splice_move", "delta 0 is bitwise", dtype, still)
         odd = partial(check_splice_move, dim=20, dtype=dtype)
         yield Check("splice_move", "unaligned head_dim 20", dtype, odd)
+        shifted = partial(check_splice_move, dim=64, dtype=dtype, unaligned_angles=True)
+        yield Check("splice_move", "unaligned angles", dtype, shifted)
         many = partial(check_splice_move, dim=16, dtype=dtype, groups=9, block_size=3)
         yield Check("splice_move", "tiles of heads", dtype, many)
         same = partial(check_splice_move, dim=64, dtype=dtype, in_place=True)
@@ -110,6 +117,8 @@ def _merges() -> Iterator[Check]:
     for dtype in GPU_DTYPES:
         for dim in (*HEAD_DIMS, 20):
             yield Check("merge_states", f"head_dim {dim}", dtype, partial(check_merge_states, dim=dim, dtype=dtype))
+        wider = partial(check_merge_states, dim=20, dtype=dtype, padding=12)
+        yield Check("merge_states", "rows wider than head_dim 20", dtype, wider)
         no_lse = partial(check_merge_states, dim=64, dtype=dtype, with_lse=False)
         yield Check("merge_states", "no lse", dtype, no_lse)
         yield Check("merge_states", "no tokens", dtype, partial(check_merge_states, dim=64, dtype=dtype, tokens=0))

@@ -8,7 +8,7 @@ from ..copy_blocks.reference import copy_blocks as copy_reference
 from ..merge_states.reference import merge_states as merge_reference
 from ..mrope_append.reference import mrope_append as mrope_reference
 from ..splice_move.reference import splice_move as splice_reference
-from .cases import at_slots, copied, new_pages, poisoned, random
+from .cases import at_slots, copied, new_pages, poisoned, random, shifted
 from .compare import same_bits, within_house_rule
 from .runner import Runner
 
@@ -23,6 +23,7 @@ def check_mrope_append(
     tokens: int = 5,
     block_size: int = 4,
     angle_dtype: torch.dtype = torch.float32,
+    unaligned: bool = False,
 ) -> None:
     """q, k, v are slices of one fused projection; one token is padding; no other slot may change by a bit."""
     fused = random(tokens, heads + 2 * groups, dim, dtype=dtype, seed=dim)
@@ -41,7 +42,7 @@ def check_mrope_append(
 
     truth_q, truth_k, _ = by_reference(torch.float64)
     torch_q, torch_k, _ = by_reference(dtype)
-    on_device = runner.put(fused)
+    on_device = runner.put(shifted(fused) if unaligned else fused)
     q, k, v = on_device.split([heads, groups, groups], dim=1)
     k_pages, v_pages = runner.put_pages(pages), runner.put_pages(pages)
     runner.run("mrope_append", q, k, v, runner.put(cos), runner.put(sin), k_pages, v_pages, runner.put(slots))
@@ -61,12 +62,20 @@ def check_mrope_append(
 
 
 def check_copy_blocks(
-    runner: Runner, *, dim: int, dtype: torch.dtype, block_size: int = 16, groups: int = 3, pairs: int = 3
+    runner: Runner,
+    *,
+    dim: int,
+    dtype: torch.dtype,
+    block_size: int = 16,
+    groups: int = 3,
+    pairs: int = 3,
+    unaligned: bool = False,
 ) -> None:
     """Bitwise, NaNs too; one pair is padding."""
     layers, blocks = 2, 7
     start = random(2, layers, blocks, block_size, groups, dim, dtype=dtype, seed=3)
     start[:, :, 1, 0] = torch.nan
+    start = shifted(start) if unaligned else start
     k, v = (x.transpose(-3, -2) for x in start)
     sources, targets = torch.tensor([[1, 4, 4], [6, 0, -1]])[:, :pairs]
     wanted_k, wanted_v = copied(k), copied(v)
@@ -88,6 +97,7 @@ def check_splice_move(
     tokens: int = 6,
     groups: int = 2,
     block_size: int = 4,
+    unaligned_angles: bool = False,
 ) -> None:
     """K by the tolerance of the house where it is rotated; V, unmoved slots and unrotated K bitwise."""
     layers, blocks = 3, 6
@@ -100,6 +110,8 @@ def check_splice_move(
         targets[1] = -1
     angles = random(dim // 2, dtype=torch.float64, seed=6) * 5
     cos, sin = (angles.cos().float(), angles.sin().float()) if rotated else (None, None)
+    if unaligned_angles and cos is not None and sin is not None:
+        cos, sin = shifted(cos), shifted(sin)
 
     def by_reference(exact: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         pages = copied(k.to(exact)), copied(v.to(exact))
@@ -125,10 +137,18 @@ def check_splice_move(
 
 
 def check_merge_states(
-    runner: Runner, *, dim: int, dtype: torch.dtype, tokens: int = 5, heads: int = 3, with_lse: bool = True
+    runner: Runner,
+    *,
+    dim: int,
+    dtype: torch.dtype,
+    tokens: int = 5,
+    heads: int = 3,
+    with_lse: bool = True,
+    padding: int = 0,
 ) -> None:
-    """Sides without keys hold NaN, which must not come through; the outputs are slices of wider rows."""
-    both = random(2, tokens, heads + 1, dim, dtype=dtype, seed=7)
+    """Sides without keys hold NaN, which must not come through; tensors are slices of wider ones."""
+    wide = random(2, tokens, heads + 1, dim + padding, dtype=dtype, seed=7)
+    both = wide[..., :dim]
     lses = random(2, tokens, heads, dtype=torch.float32, seed=8) * 4
     if tokens > 2:
         lses[0, 0, 0] = lses[1, 1, 1] = lses[:, 2, 2] = -torch.inf
@@ -143,10 +163,12 @@ def check_merge_states(
 
     truth, truth_lse = by_reference(torch.float64, torch.float64)
     torch_got, torch_lse = by_reference(dtype, torch.float32)
-    out = runner.put(poisoned(tokens, heads, dim, dtype=dtype))
+    padded = runner.put(poisoned(tokens, heads, dim + padding, dtype=dtype))
+    out = padded[..., :dim]
     lse = runner.put(poisoned(tokens, heads, dtype=torch.float32)) if with_lse else None
     tensors = [runner.put(x) for x in (both[0], lses[0], both[1], lses[1])]
     runner.run("merge_states", tensors[0][:, :heads], tensors[1], tensors[2][:, :heads], tensors[3], out=out, lse=lse)
     within_house_rule("out", out, torch_got, truth)
+    assert padded[..., dim:].isnan().all(), "written behind head_dim"
     if lse is not None:
         within_house_rule("lse", lse, torch_lse, truth_lse)

@@ -19,6 +19,7 @@ from ..merge_states.op import merge_states
 from ..mrope_append.op import mrope_append
 from ..paged_attention.op import paged_attention
 from ..splice_move.op import splice_move
+from .cases import placed
 
 OPS: dict[str, Callable[..., Any]] = {
     "mrope_append": mrope_append,
@@ -34,7 +35,7 @@ class Runner(Protocol):
     """Runs ops of one implementation."""
 
     def put(self, tensor: Tensor) -> Tensor:
-        """A tensor on the runner's device, strides kept."""
+        """A copy on the runner's device, strides and alignment kept."""
 
     def put_pages(self, heads_first: Tensor) -> Tensor:
         """Pages [.., kv_heads, block_size, head_dim] on the runner's device, in its order of dimensions."""
@@ -54,8 +55,7 @@ class OpRunner:
     device: torch.device
 
     def put(self, tensor: Tensor) -> Tensor:
-        moved = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=self.device)
-        return moved.copy_(tensor)
+        return placed(tensor, self.device)
 
     def put_pages(self, heads_first: Tensor) -> Tensor:
         moved = self.put(heads_first)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..frames_to_patches.cuda_impl import frames_to_patches
 from ..paged_attention.cuda_impl import decode
-from .cases import copied
+from .cases import placed
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class NativeRunner:
     splits: int = 1
 
     def put(self, tensor: Tensor) -> Tensor:
-        return copied(tensor)
+        return placed(tensor, tensor.device)
 
     def put_pages(self, heads_first: Tensor) -> Tensor:
-        return copied(heads_first).transpose(-3, -2)
+        return placed(heads_first, heads_first.device).transpose(-3, -2)
 
     def heads_first(self, pages: Tensor) -> Tensor:
         return pages.transpose(-3, -2)

@@ -23,6 +23,7 @@ _VISUAL_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|ima
 _END_OF_TURN = "<|im_end|>"
 _END_OF_TEXT = "<|endoftext|>"
 _START_OF_TURN = "<|im_start|>"
+_DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -54,15 +55,16 @@ def load_checkpoint(name_or_path: str, *, device: str = "auto", dtype: str = "au
     if family is None:
         known = ", ".join(t for f in FAMILIES for t in f.model_types)
         raise ValueError(f"{name_or_path} is a {hf_config.model_type!r} model; vzoom runs {known}")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if dtype == "auto" and torch.device(device).type == "cpu":
+    target = _device(device)
+    if dtype == "auto" and target.type == "cpu":
         dtype = "float32"
+    if dtype not in _DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
     tokenizer = AutoTokenizer.from_pretrained(name_or_path)
     hf = AutoModelForImageTextToText.from_pretrained(
         name_or_path, dtype=dtype if dtype == "auto" else getattr(torch, dtype)
     )
-    model = family(hf.to(device))
+    model = family(hf.to(target))
 
     ids = {
         t: _token_id(tokenizer, t, name_or_path) for t in (*_VISUAL_TOKENS, _END_OF_TURN, _END_OF_TEXT, _START_OF_TURN)
@@ -90,6 +92,19 @@ def load_checkpoint(name_or_path: str, *, device: str = "auto", dtype: str = "au
             *range(len(tokenizer), hf.lm_head.out_features),
         ),
     )
+
+
+def _device(name: str) -> torch.device:
+    """ValueError where there is no such device here."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
+        raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count() if torch.cuda.is_available() else "no"
+        raise ValueError(f"device {name!r}: torch sees {found} CUDA device (`vzoom doctor` says why); use cpu")
+    return torch.device(name)
 
 
 def _token_id(tokenizer: Any, token: str, name: str) -> int:
