@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -201,3 +203,20 @@ def test_other_model_families_are_refused_by_name(tmp_path: Path) -> None:
 def test_devices_and_dtypes_that_are_not_there(checkpoint: Checkpoint, settings: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_checkpoint(checkpoint.name, **settings)
+
+
+def test_settings_of_a_checkpoint_are_read_and_checked(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(checkpoint.name, folder)
+    SHORT.save(folder / "vzoom.json")
+    assert load_checkpoint(str(folder)).config == SHORT
+    (folder / "vzoom.json").write_text('{"glance_rate": 2}')
+    with pytest.raises(ValueError, match="unknown field glance_rate"):
+        load_checkpoint(str(folder))
+    (folder / "vzoom.json").unlink()
+    preprocessor = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").unlink()
+    with pytest.raises(ValueError, match="neither preprocessor_config.json nor processor_config.json"):
+        load_checkpoint(str(folder))
+    (folder / "processor_config.json").write_text(json.dumps({"image_processor": preprocessor}))
+    assert load_checkpoint(str(folder)).patch_spec == checkpoint.patch_spec

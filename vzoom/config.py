@@ -70,12 +70,11 @@ class ZoomConfig:
         return replace(self, **{k: v for k, v in changes.items() if v is not None})
 
     @classmethod
-    def load(cls, path: Path) -> ZoomConfig:
-        """Read `vzoom.json`. ValueError names an unknown field or a value that is out of range."""
-        data = json.loads(path.read_text())
+    def from_dict(cls, data: dict[str, Any], source: str) -> ZoomConfig:
+        """The contents of a `vzoom.json`. ValueError names `source` and an unknown field, or a value out of range."""
         unknown = set(data) - {f.name for f in fields(cls)}
         if unknown:
-            raise ValueError(f"{path}: unknown field {', '.join(sorted(unknown))}")
+            raise ValueError(f"vzoom.json of {source}: unknown field {', '.join(sorted(unknown))}")
         return cls(**data)
 
     def save(self, path: Path) -> None:

@@ -76,13 +76,13 @@ def load_checkpoint(name_or_path: str, *, device: str = "auto", dtype: str = "au
         raise ValueError(
             f"{name_or_path} has neither preprocessor_config.json nor processor_config.json: copy one from the base"
         )
-    settings = _read_json(name_or_path, "vzoom.json")
+    settings = _read_json(name_or_path, "vzoom.json") or {}
     return Checkpoint(
         name=name_or_path,
         model=model,
         tokenizer=tokenizer,
         patch_spec=PatchSpec.from_dict(preprocessor, name_or_path),
-        config=ZoomConfig() if settings is None else ZoomConfig(**settings),
+        config=ZoomConfig.from_dict(settings, name_or_path),
         end_of_turn_id=ids[_END_OF_TURN],
         end_ids=frozenset({ids[_END_OF_TURN], ids[_END_OF_TEXT]}),
         # Rows of the embedding beyond the tokenizer's vocabulary are padding and decode to nothing.
