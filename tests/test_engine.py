@@ -216,7 +216,7 @@ def test_settings_of_a_checkpoint_are_read_and_checked(checkpoint: Checkpoint, t
     (folder / "vzoom.json").unlink()
     preprocessor = json.loads((folder / "preprocessor_config.json").read_text())
     (folder / "preprocessor_config.json").unlink()
-    with pytest.raises(ValueError, match="neither preprocessor_config.json nor processor_config.json"):
+    with pytest.raises(ValueError, match="neither preprocessor_config"):
         load_checkpoint(str(folder))
     (folder / "processor_config.json").write_text(json.dumps({"image_processor": preprocessor}))
     assert load_checkpoint(str(folder)).patch_spec == checkpoint.patch_spec
