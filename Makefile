@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= 2.13.0
+# Whether the CUDA kernels are compiled: only where they can run. (Plain `pip install` compiles them where nvcc is found.)
+CUDA ?= $(if $(or $(wildcard /proc/driver/nvidia/version),$(shell command -v nvidia-smi)),ON,OFF)
 # More for pytest, for example: make test ARGS='-m "not slow" -k protocol'
 ARGS ?=
 
@@ -58,13 +60,13 @@ $(VENV)/.torch: | $(BIN)/python
 	@touch $@
 
 $(VENV)/.package: $(SOURCES) $(VENV)/.torch
-	$(PIP) install -q -e .
+	$(PIP) install -q -C cmake.define.VZOOM_CUDA=$(CUDA) -e .
 	@touch $@
 
 $(VENV)/.test: $(SOURCES) $(VENV)/.torch
-	$(PIP) install -q -e '.[test]'
+	$(PIP) install -q -C cmake.define.VZOOM_CUDA=$(CUDA) -e '.[test]'
 	@touch $(VENV)/.package $@
 
 $(VENV)/.dev: $(SOURCES) $(VENV)/.torch
-	$(PIP) install -q -e '.[dev]'
+	$(PIP) install -q -C cmake.define.VZOOM_CUDA=$(CUDA) -e '.[dev]'
 	@touch $(VENV)/.package $(VENV)/.test $@

@@ -217,7 +217,7 @@ def test_table_is_exact_at_both_ends() -> None:
 def test_wrong_frames_are_named() -> None:
     with pytest.raises(ValueError, match=r"must be uint8 \[N, H, W, 3\], got float32"):
         frames_to_patches(np.zeros((1, 30, 30, 3), np.float32), config=DIRECT, spec=QWEN2)
-    with pytest.raises(ValueError, match=r"got torch.uint8 \(30, 30, 3\)"):
+    with pytest.raises(ValueError, match=r"got uint8 \(30, 30, 3\)"):
         frames_to_patches(np.zeros((30, 30, 3), np.uint8), config=DIRECT, spec=QWEN2)
     with pytest.raises(ValueError, match="200 : 1"):
         smart_resize(1, 300, factor=28, min_pixels=1, max_pixels=1000)

@@ -104,6 +104,8 @@ def test_drills_use_the_conversations_tokens(builder, bank, tokenizer):
         lambda b: builder.scenes(b, max_frames=10),
         lambda b: builder.scenes(b, max_frames=64),
         builder.letters,
+        builder.look,
+        lambda b: builder.recall(),
         lambda b: builder.reading(b, nothing=0.5, max_frames=5),
         lambda b: builder.captions([b, bank[0]]),
     ):
