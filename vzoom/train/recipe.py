@@ -83,7 +83,7 @@ class Recipe:
 
 
 def tiny() -> Recipe:
-    """The embedded model: captions, then drills, then whole conversations."""
+    """The embedded model: look-ups among words, look-ups among pixels, drills, whole conversations."""
     return Recipe(
         name="tiny",
         zoom=ZoomConfig(
