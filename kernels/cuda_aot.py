@@ -9,7 +9,7 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
-from .aot import ARCHITECTURES, Resources, inspect_cubin
+from .resources import ARCHITECTURES, Resources, inspect_cubin
 
 SOURCES = Path(__file__).resolve().parents[1] / "csrc" / "cuda"
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from vzoom.kernels.aot import Resources
+from vzoom.kernels.resources import Resources
 
 RECORD = Path(__file__).parent / "kernels" / "gpu_resources.json"
 HOW = "python -m vzoom.kernels.aot --record tests/kernels/gpu_resources.json"

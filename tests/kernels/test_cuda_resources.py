@@ -7,8 +7,8 @@ import json
 import pytest
 from gpu_resources import RECORD, assert_as_recorded
 
-from vzoom.kernels.aot import ARCHITECTURES
 from vzoom.kernels.cuda_aot import SOURCES, cuda_resources, nvcc_version
+from vzoom.kernels.resources import ARCHITECTURES
 
 VERSION = nvcc_version()
 needs_nvcc = pytest.mark.skipif(VERSION is None, reason="nvcc is not on the path")
