@@ -102,7 +102,7 @@ class Session:
         assert isinstance(self.action, Fetch)
         call = self.action.call
         if call is None:
-            self._open_with(self._prompt(clip), clip)
+            self._feed(self._prompt(clip), clip, opens_turn=True)
             self.trajectory.glance_seconds = clip.pts_seconds
             return
         if all(clip.clamped):  # a file that was cut off still claims its whole duration
@@ -115,7 +115,7 @@ class Session:
             self._refuse(problem)
             return
         self.turn.pts_seconds, self.turn.end_seconds = clip.pts_seconds, end_seconds
-        self._open_with(run, clip)
+        self._feed(run, clip, opens_turn=True)
 
     def unreadable(self, detail: str) -> None:
         """The frames of a zoom could not be decoded: the model is told and may look elsewhere."""
@@ -199,7 +199,7 @@ class Session:
         if len(self.trajectory.ids) - 1 + len(run.ids) >= self.config.max_total_tokens:
             self._finish(StopReason.TOTAL_TOKENS)
         else:
-            self._open_with(run, None)
+            self._feed(run, None, opens_turn=True)
 
     def _prompt(self, clip: Clip) -> Run:
         config, video = self.config, self.trajectory.video
@@ -238,9 +238,6 @@ class Session:
         v = self.vocabulary
         grid = v.grid_hw(size_hw[0], size_hw[1], self.config) if num_frames else (0, 0)
         return lay_out(parts, [grid] * num_frames, v.tokenizer, v.image_token_id, v.merge)
-
-    def _open_with(self, run: Run, clip: Clip | None) -> None:
-        self._feed(run, clip, opens_turn=True)
 
     def _feed(self, run: Run, clip: Clip | None, *, opens_turn: bool) -> None:
         positions, next_position = run_positions(self._next_position, run, self.vocabulary.merge)

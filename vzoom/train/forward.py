@@ -15,13 +15,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..patches import PatchSpec
 from ..positions import run_positions
 from .bank import FrameBank
 from .examples import MERGE, Example
 
-PATCH = 14
-_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of Qwen2VLImageProcessor
-_STD = (0.26862954, 0.26130258, 0.27577711)
+SPEC = PatchSpec()  # of Qwen2VLImageProcessor
+PATCH = SPEC.patch_size
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def augment(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def frames_to_pixels(frames: np.ndarray) -> torch.Tensor:
     """uint8 [F, side, side, 3] of the processor's final size -> normalised patches [F, P, 3 * 14 * 14], merge order."""
-    x = (torch.from_numpy(frames).float() / 255 - torch.tensor(_MEAN)) / torch.tensor(_STD)
+    x = (torch.from_numpy(frames).float() / 255 - torch.tensor(SPEC.mean)) / torch.tensor(SPEC.std)
     n, height, width, _ = x.shape
     gh, gw = height // PATCH // MERGE, width // PATCH // MERGE
     x = x.view(n, gh, MERGE, PATCH, gw, MERGE, PATCH, 3).permute(0, 1, 4, 2, 5, 7, 3, 6)
