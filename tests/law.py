@@ -18,9 +18,10 @@ import torch
 from vzoom import engine as engine_module
 from vzoom import session as session_module
 from vzoom.config import Sampling, ZoomConfig
-from vzoom.engine import Engine, Job
+from vzoom.engine import Engine
+from vzoom.job import Job
 from vzoom.models import Checkpoint
-from vzoom.types import Clip, Event, Trajectory, TurnOpened, VideoInfo
+from vzoom.types import Clip, Event, Failed, Trajectory, TurnOpened, VideoInfo
 
 CONFIG = ZoomConfig(resize="direct", max_total_tokens=16384)
 VIDEO = VideoInfo("scripted.mp4", duration_seconds=128.0, fps=30.0, width=56, height=84)
@@ -66,9 +67,14 @@ def run_scripted(
     scripts: dict[str, list[str]],
     *,
     config: ZoomConfig = CONFIG,
-    together: bool = True,
+    group: bool = False,
+    **settings: Any,
 ) -> tuple[dict[str, Recorded], Engine]:
-    """Run one session a question; its model "writes" the script's turns. together: all in one ragged batch."""
+    """Run one session a script, all in one engine made with `settings`; the model "writes" the script's turns.
+
+    The keys are the questions; `group`: rollouts of one question, the first key, that share its glance.
+    """
+    names = list(scripts)
     tokens = {q: [t for turn in turns for t in checkpoint.tokenizer.encode(turn)] for q, turns in scripts.items()}
     recorded: dict[str, Recorded] = defaultdict(Recorded)
     rows: list[torch.Tensor] = []
@@ -79,18 +85,22 @@ def run_scripted(
         return choose(logits, *rest)
 
     def scripted(self: session_module.Session, token: int, logprob: float) -> str:
-        question = self.trajectory.question
-        recorded[question].logits.append(rows.pop(0))
-        return accept(self, tokens[question].pop(0), logprob)
+        name = names[self.sampling.seed]
+        recorded[name].logits.append(rows.pop(0))
+        return accept(self, tokens[name].pop(0), logprob)
 
     monkeypatch.setattr(engine_module, "choose", spy)
     monkeypatch.setattr(session_module.Session, "accept", scripted)
-    engine = Engine(checkpoint, max_sessions=len(scripts) if together else 1, max_total_tokens=config.max_total_tokens)
-    numbers = {}
-    for seed, question in enumerate(scripts):
-        numbers[engine.add(Job(lambda seed=seed: FakeReader(seed), question, config, Sampling()))] = question
+    settings = {"max_sessions": len(scripts), "max_total_tokens": config.max_total_tokens} | settings
+    engine = Engine(checkpoint, **settings)
+    if group:
+        engine.add(Job(FakeReader, names[0], config, Sampling(), num_rollouts=len(names)))
+    else:
+        for seed, name in enumerate(names):
+            engine.add(Job(lambda seed=seed: FakeReader(seed), name, config, Sampling(seed=seed)))
     for event in engine.run():
-        record = recorded[numbers[event.session]]
+        assert not isinstance(event, Failed), event
+        record = recorded[names[event.session]]
         record.events.append(event)
         if isinstance(event, TurnOpened) and event.clip is not None:
             record.clips.append(event.clip)

@@ -15,9 +15,10 @@ from checkpoints import SPECIALS, make_checkpoint, token_id
 from law import CONFIG, FakeReader, run_scripted
 
 from vzoom.config import Sampling
-from vzoom.engine import Engine, Job
+from vzoom.engine import Engine
+from vzoom.job import Job
 from vzoom.models import Checkpoint, load_checkpoint
-from vzoom.types import CallError, Clip, Finished, Malformed, StopReason, TextDelta, TurnEnded, TurnOpened
+from vzoom.types import CallError, Clip, Failed, Finished, Malformed, StopReason, TextDelta, TurnEnded, TurnOpened
 from vzoom.video import VideoReadError
 
 ZOOM = '<video_zoom>{"segment": [8, 12], "fps": 2}</video_zoom>'
@@ -145,16 +146,17 @@ def test_an_unreadable_segment_is_told_to_the_model(checkpoint: Checkpoint, monk
     assert trajectory.zooms == []
 
 
-def test_an_unreadable_glance_raises_and_the_others_go_on(checkpoint: Checkpoint) -> None:
+def test_an_unreadable_glance_fails_alone(checkpoint: Checkpoint) -> None:
     broken = BrokenReader(0)
     engine = Engine(checkpoint, max_sessions=2, max_total_tokens=CONFIG.max_total_tokens)
     engine.add(Job(lambda: broken, "Broken?", SHORT, Sampling()))
     engine.add(Job(FakeReader, "Fine?", SHORT, Sampling()))
-    with pytest.raises(VideoReadError):
-        engine.step()
+    events = list(engine.run())
+    (failed,) = [e for e in events if isinstance(e, Failed)]
+    assert failed.session == 0
+    assert isinstance(failed.error, VideoReadError)
     assert broken.closed
-    done = [e for e in engine.run() if isinstance(e, Finished)]
-    assert [e.session for e in done] == [1]
+    assert [e.session for e in events if isinstance(e, Finished)] == [1]
 
 
 def test_cancel_and_close_give_everything_back(checkpoint: Checkpoint) -> None:

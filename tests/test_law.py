@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from checkpoints import FAMILIES, as_published, make_checkpoint, stock_processor
 from law import CONFIG, law_error, run_scripted
 
 from vzoom import positions, session
+from vzoom.active import Active
 from vzoom.cache import BlockTable
 from vzoom.layout import Run
 from vzoom.models import Checkpoint, load_checkpoint
+from vzoom.session import Feed
 from vzoom.types import StopReason
 
 TOLERANCE = 1e-5  # of the largest logit; two float32 orders of summation differ by about 1e-6
@@ -75,6 +78,68 @@ def test_interleaved_sessions_do_not_disturb_each_other(
         assert error <= TOLERANCE
 
 
+TIGHT = dataclasses.replace(CONFIG, glance_max_frames=16, max_total_tokens=2560, max_new_tokens=256)
+SCARCE = {"pool_tokens": TIGHT.max_total_tokens}
+
+GROUP = {
+    "Which?": [zoom(8, 12, 2), ANSWER],
+    "later": [zoom(64, 72, 2), zoom(1, 2, 5), ANSWER],
+    "same call": [zoom(8, 12, 2), ANSWER],
+    "no zoom": [ANSWER],
+}
+
+
+def test_a_group_that_shares_its_glance_obeys_the_law(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded, engine = run_scripted(monkeypatch, checkpoint, GROUP, group=True)
+    hf, processor = stock(checkpoint)
+    for one in recorded.values():
+        error, same_positions = law_error(hf, one, processor)
+        assert same_positions
+        assert error <= TOLERANCE
+    trajectories = [one.trajectory for one in recorded.values() if one.trajectory]
+    prompt = trajectories[0].turns[0].num_prefilled
+    assert engine.tokens_fed == prompt + sum(len(t.ids) - 1 - prompt for t in trajectories)  # the glance once
+    features = engine.stats().features
+    distinct = {v.pts_seconds for t in trajectories for v in t.visuals[64:]}
+    assert features.misses == 64 + len(distinct)
+    assert engine.pool.num_free == engine.pool.num_blocks
+
+
+def test_preempted_sessions_obey_the_law(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages for one conversation as long as it may be, four that want them."""
+    scripts = {name: [zoom(start, start + 8, 2), zoom(start + 1, start + 3, 4), ANSWER] for name, start in
+               (("a?", 8), ("b?", 16), ("c?", 64), ("d?", 65))}  # fmt: skip
+    recorded, engine = run_scripted(monkeypatch, checkpoint, scripts, config=TIGHT, **SCARCE, overcommit=9.0)
+    assert engine.preemptions > 1
+    assert engine.tokens_refed > 1000
+    hf, processor = stock(checkpoint)
+    for one in recorded.values():
+        assert one.trajectory is not None
+        assert one.trajectory.answer == "B"
+        error, same_positions = law_error(hf, one, processor)
+        assert same_positions
+        assert error <= TOLERANCE
+    fed_once = sum(len(one.trajectory.ids) - 1 for one in recorded.values() if one.trajectory)
+    assert engine.tokens_fed - engine.tokens_refed == fed_once
+    assert engine.pool.num_free == engine.pool.num_blocks
+
+
+def test_a_group_that_is_preempted_obeys_the_law(small: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded, engine = run_scripted(
+        monkeypatch, small, GROUP, group=True, config=TIGHT, pool_tokens=TIGHT.max_total_tokens
+    )
+    assert engine.preemptions > 0
+    hf, processor = stock(small)
+    assert max(law_error(hf, one, processor)[0] for one in recorded.values()) <= TOLERANCE
+    assert engine.pool.num_free == engine.pool.num_blocks
+
+
+def test_clips_that_come_in_beside_the_model_obey_the_law(small: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded, _ = run_scripted(monkeypatch, small, GROUP, overlap=True)
+    hf, processor = stock(small)
+    assert max(law_error(hf, one, processor)[0] for one in recorded.values()) <= TOLERANCE
+
+
 def test_a_zoom_turn_feeds_only_its_own_tokens(small: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     recorded, engine = run_scripted(monkeypatch, small, {"Q?": [zoom(0, 8, 2), ANSWER]})
     trajectory = recorded["Q?"].trajectory
@@ -107,13 +172,22 @@ def _forget_pending(self: session.Session, note: str, times: Any, size_hw: Any) 
     return run
 
 
+def _no_copy(self: BlockTable, count: int) -> bool:
+    return False  # a fork writes into the page that the others read
+
+
+def _lose_positions(self: Active, feed: Feed) -> Any:
+    ids, positions = _RUN(self, feed)
+    return ids, np.broadcast_to(positions[:1], positions.shape)  # what was lost comes back as text
+
+
 def _swap_blocks(self: BlockTable, count: int) -> np.ndarray:
     slots = _EXTEND(self, count)
     self.blocks[:2] = self.blocks[1::-1]
     return slots
 
 
-_TOOL_TURN, _EXTEND = session.Session._tool_turn, BlockTable.extend
+_TOOL_TURN, _EXTEND, _RUN = session.Session._tool_turn, BlockTable.extend, Active.run
 
 
 @pytest.mark.parametrize(
@@ -133,3 +207,17 @@ def test_a_mutation_breaks_the_law(
     hf, processor = stock(small)
     error, _ = law_error(hf, recorded["Q?"], processor)
     assert error > 100 * TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "mutant", "pool_tokens"),
+    [(BlockTable, "must_copy", _no_copy, None), (Active, "run", _lose_positions, TIGHT.max_total_tokens)],
+    ids=["copy on write", "positions fed again"],
+)
+def test_a_mutation_breaks_the_law_of_groups(
+    target: Any, name: str, mutant: Any, pool_tokens: int | None, small: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(target, name, mutant)
+    recorded, _ = run_scripted(monkeypatch, small, GROUP, group=True, config=TIGHT, pool_tokens=pool_tokens)
+    hf, processor = stock(small)
+    assert max(law_error(hf, one, processor)[0] for one in recorded.values()) > 20 * TOLERANCE

@@ -1,7 +1,8 @@
 """The paged KV cache: a pool of pages for all sessions, and one block table a session.
 
 A page holds `block_size` consecutive tokens of one sequence. A slot is block * block_size + offset in the block.
-The layout of a page is a property of the device: see `kernels/layout.py`.
+The layout of a page is a property of the device: see `kernels/layout.py`. Sequences that were forked share pages; who
+writes behind a shared, half-filled page first gets a copy of it (copy-on-write), so no sequence sees another's tokens.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from .kernels.copy_blocks.op import copy_blocks
 from .kernels.layout import page_shape
 
 
@@ -17,7 +19,7 @@ class OutOfPages(RuntimeError):
 
 
 class PagePool:
-    """K and V pages of all layers, and the list of free blocks.
+    """K and V pages of all layers, the list of free blocks, and how many sequences hold each of the others.
 
     k_pages, v_pages: [num_layers, *pages] in `dtype` on `device`, one tensor so that one launch can move a clip in all
     layers. Memory is reserved, not touched: on the CPU the system commits a page when it is first written.
@@ -40,20 +42,44 @@ class PagePool:
         page = page_shape(num_blocks, num_kv_heads, block_size, head_dim, device=torch.device(device))
         self.k_pages, self.v_pages = (torch.zeros((num_layers, *page), dtype=dtype, device=device) for _ in range(2))
         self._free = list(range(num_blocks - 1, -1, -1))
+        self._holders = [0] * num_blocks
 
     @property
     def num_free(self) -> int:
         return len(self._free)
 
     def allocate(self, count: int) -> list[int]:
-        """`count` blocks, or OutOfPages with the pool unchanged."""
+        """`count` blocks with one holder each, or OutOfPages with the pool unchanged."""
         if count > len(self._free):
             raise OutOfPages(f"{count} blocks needed, {len(self._free)} of {self.num_blocks} free")
-        return [self._free.pop() for _ in range(count)]
+        blocks = [self._free.pop() for _ in range(count)]
+        for block in blocks:
+            self._holders[block] = 1
+        return blocks
+
+    def share(self, blocks: list[int]) -> None:
+        """One more holder for each."""
+        for block in blocks:
+            assert self._holders[block] > 0, "a free block was shared"
+            self._holders[block] += 1
 
     def release(self, blocks: list[int]) -> None:
-        assert not set(blocks) & set(self._free), "a block was released twice"
-        self._free += reversed(blocks)
+        """One holder less for each; a block that nobody holds is free."""
+        for block in reversed(blocks):
+            assert self._holders[block] > 0, "a block was released twice"
+            self._holders[block] -= 1
+            if not self._holders[block]:
+                self._free.append(block)
+
+    def is_shared(self, block: int) -> bool:
+        return self._holders[block] > 1
+
+    def copy(self, source: int, target: int) -> None:
+        """The contents of a block, K and V of all layers."""
+        device = self.k_pages.device
+        copy_blocks(
+            self.k_pages, self.v_pages, torch.tensor([source], device=device), torch.tensor([target], device=device)
+        )
 
 
 class BlockTable:
@@ -64,20 +90,40 @@ class BlockTable:
         self.blocks: list[int] = []
         self.length = 0
 
+    def blocks_for(self, count: int) -> int:
+        """How many free blocks `extend(count)` takes."""
+        missing = -(-(self.length + count) // self.pool.block_size) - len(self.blocks)
+        return max(0, missing) + self.must_copy(count)
+
     def extend(self, count: int) -> np.ndarray:
         """Room for `count` more tokens: their slots, int64 [count]. OutOfPages leaves the table unchanged."""
         size = self.pool.block_size
-        missing = -(-(self.length + count) // size) - len(self.blocks)
-        self.blocks += self.pool.allocate(max(0, missing))
+        fresh = self.pool.allocate(self.blocks_for(count))
+        if self.must_copy(count):
+            shared, self.blocks[-1] = self.blocks[-1], fresh.pop()
+            self.pool.copy(shared, self.blocks[-1])
+            self.pool.release([shared])
+        self.blocks += fresh
         at = np.arange(self.length, self.length + count, dtype=np.int64)
         self.length += count
         return np.asarray(self.blocks, dtype=np.int64)[at // size] * size + at % size
 
+    def fork(self) -> BlockTable:
+        """Another sequence with the same tokens so far. Nothing is copied until one of the two goes on."""
+        other = BlockTable(self.pool)
+        self.pool.share(self.blocks)
+        other.blocks, other.length = list(self.blocks), self.length
+        return other
+
     def truncate(self, length: int) -> None:
-        """Forget the tokens behind `length` and give back the pages that only they used."""
+        """Forget the tokens behind `length` and give back the pages that no other sequence holds."""
         if not 0 <= length <= self.length:
             raise ValueError(f"cannot truncate {self.length} tokens to {length}")
         keep = -(-length // self.pool.block_size)
         self.pool.release(self.blocks[keep:])
         del self.blocks[keep:]
         self.length = length
+
+    def must_copy(self, count: int) -> bool:
+        """Whether the next tokens fall into a page that another sequence holds, too."""
+        return count > 0 and self.length % self.pool.block_size > 0 and self.pool.is_shared(self.blocks[-1])

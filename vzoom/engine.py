@@ -1,75 +1,106 @@
 """The only loop: takes what many sessions want fed, packs it ragged, runs the model once, gives each its token.
 
-A session is admitted when the pool can hold its `max_total_tokens`, so pages never run out under a running session.
+Pages. A session is admitted when the pool can hold what it and those before it may still write (`max_total_tokens`
+each, shared pages counted once). Forks, and an engine made with `overcommit`, can ask for more than there is: then the
+youngest session gives up its pages and is fed again later, token for token, which changes nothing but time.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
+from .active import Active
 from .attention import Ragged
 from .cache import BlockTable, PagePool
-from .clips import FrameSource
-from .config import Sampling, ZoomConfig
+from .config import Sampling
+from .intake import Intake
+from .job import Job
 from .models import Checkpoint
 from .models.base import Features
 from .patches import grid_for
 from .sampler import choose
-from .session import Done, Feed, Fetch, Session, Vocabulary
-from .types import Event, Finished, TextDelta, TurnEnded, TurnOpened, ZoomCall
-from .video import VideoReadError
-from .vision import encode_clip
-
-
-@dataclass
-class _Active:
-    """A session in progress with what belongs to it alone."""
-
-    number: int
-    session: Session
-    video: FrameSource
-    table: BlockTable
-    generator: torch.Generator
-    stage_ms: dict[str, float] = field(default_factory=dict)  # of the turn about to open
+from .session import Done, Feed, Fetch, Vocabulary
+from .types import Event, Failed, Finished, TextDelta, TurnEnded, TurnOpened
+from .vision import FeatureCache, FeatureStats
+from .workers import SharedVideo
 
 
 @dataclass(frozen=True)
-class Job:
-    """A question that waits for room. `open_video` is called on admission, so waiting jobs hold no files."""
+class EngineStats:
+    """Since the engine was made. tokens_fed counts every token that went through the language model, tokens_refed
+    those of them that were fed again after a preemption."""
 
-    open_video: Callable[[], FrameSource]
-    question: str
-    config: ZoomConfig
-    sampling: Sampling
+    tokens_fed: int
+    tokens_refed: int
+    preemptions: int
+    features: FeatureStats
+
+
+@dataclass(frozen=True)
+class _Fed:
+    """A session in the batch: what is fed to it now, where, and how long its table was before."""
+
+    active: Active
+    feed: Feed
+    ids: list[int]
+    positions: np.ndarray
+    slots: np.ndarray
+    length: int
 
 
 class Engine:
     """Runs up to `max_sessions` conversations at once over one paged pool; more wait in a queue.
 
-    max_total_tokens: the longest conversation that the pool is made for. max_step_tokens bounds what is fed in one
-    run of the model; a single longer run is still fed whole.
+    max_total_tokens: the longest conversation that the pool is made for. pool_tokens: the pool's size, by default
+    max_sessions * max_total_tokens. overcommit: how many times over the pool may be promised; few conversations use
+    all that they may, and 1 never preempts but for forks. max_step_tokens bounds what is fed in one run of the model;
+    a single longer run is still fed whole.
+    overlap: go on with some sessions while clips of others are decoded and encoded. Without it (the default on the
+    CPU, where there is nothing to gain but wall time) who is fed together does not depend on timing. A clip is decoded
+    while its call is still being written in either case.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, *, max_sessions: int = 1, max_total_tokens: int, max_step_tokens: int = 16384
+        self,
+        checkpoint: Checkpoint,
+        *,
+        max_total_tokens: int,
+        max_sessions: int = 1,
+        pool_tokens: int | None = None,
+        overcommit: float = 1.0,
+        max_step_tokens: int = 16384,
+        overlap: bool | None = None,
+        feature_cache: FeatureCache | None = None,
     ) -> None:
         if max_sessions < 1:
             raise ValueError(f"max_sessions must be 1 or more, got {max_sessions}")
+        if overcommit < 1:
+            raise ValueError(f"overcommit must be 1 or more, got {overcommit}")
         self.checkpoint = checkpoint
         self.model = model = checkpoint.model
-        self.max_step_tokens = max_step_tokens
+        self.max_sessions, self.max_step_tokens, self.overcommit = max_sessions, max_step_tokens, overcommit
+        self._intake = Intake(
+            checkpoint,
+            FeatureCache() if feature_cache is None else feature_cache,
+            overlap=model.device.type == "cuda" if overlap is None else overlap,
+            max_step_tokens=max_step_tokens,
+        )
         block_size = 32 if model.device.type == "cpu" else 256
         self._blocks_a_session = -(-max_total_tokens // block_size)
+        num_blocks = max_sessions * self._blocks_a_session if pool_tokens is None else pool_tokens // block_size
+        if num_blocks < self._blocks_a_session:
+            raise ValueError(f"pool_tokens {pool_tokens} does not hold one session of {max_total_tokens} tokens")
         self.pool = PagePool(
             num_layers=model.num_layers,
             num_kv_heads=model.num_kv_heads,
             head_dim=model.head_dim,
-            num_blocks=max_sessions * self._blocks_a_session,
+            num_blocks=num_blocks,
             block_size=block_size,
             dtype=model.dtype,
             device=model.device,
@@ -82,27 +113,44 @@ class Engine:
             merge=model.merge,
             grid_hw=lambda height, width, config: grid_for(height, width, config=config, spec=checkpoint.patch_spec),
         )
-        self.tokens_fed = 0  # to the language model, since the engine was made
+        self.tokens_fed = self.tokens_refed = self.preemptions = 0
         self._banned = torch.tensor(checkpoint.banned_ids, dtype=torch.int64, device=model.device)
         self._waiting: deque[tuple[int, Job]] = deque()
-        self._active: list[_Active] = []
+        self._active: list[Active] = []  # oldest first
         self._count = 0
 
     def add(self, job: Job) -> int:
-        """Queue a question. Its number comes back in every event of its session."""
+        """Queue a question. Its number comes back in every event of its session; that of rollout i is i higher."""
         if -(-job.config.max_total_tokens // self.pool.block_size) > self._blocks_a_session:
             raise ValueError(f"max_total_tokens {job.config.max_total_tokens} is more than this engine was made for")
-        self._waiting.append((self._count, job))
-        self._count += 1
-        return self._count - 1
+        if not 1 <= job.num_rollouts <= self.max_sessions:
+            raise ValueError(f"num_rollouts must be 1 to max_sessions ({self.max_sessions}), got {job.num_rollouts}")
+        number = self._count
+        self._waiting.append((number, job))
+        self._count += job.num_rollouts
+        return number
+
+    def fork(self, number: int, samplings: Sequence[Sampling]) -> list[int]:
+        """Branch a running session once for each of `samplings`; the numbers of the branches.
+
+        They part behind what the session feeds next, so that a clip on its way is fed once for all. ValueError where
+        no such session runs.
+        """
+        active = self._find(number)
+        numbers = list(range(self._count, self._count + len(samplings)))
+        self._count += len(samplings)
+        active.forks += zip(numbers, samplings, strict=True)
+        return numbers
 
     def cancel(self, number: int) -> None:
         """End a session at the next step; its trajectory so far comes back as Finished. ValueError if none runs."""
-        for active in self._active:
-            if active.number == number:
-                active.session.cancel()
-                return
-        raise ValueError(f"session {number} is not running")
+        active = self._find(number)
+        if active.forks:  # they are not cancelled with it
+            (first, sampling), *rest = active.forks
+            heir = active.branch(first, sampling)
+            heir.forks, active.forks = rest, []
+            self._active.append(heir)
+        active.session.cancel()
 
     def run(self) -> Iterator[Event]:
         """All events until nothing is left to do."""
@@ -110,112 +158,182 @@ class Engine:
             yield from self.step()
 
     def step(self) -> list[Event]:
-        """Admit, fetch, run the model once, and report. An exception leaves every session where it was."""
+        """Admit, take clips in, run the model once, and report. An exception leaves every session where it was."""
         events: list[Event] = []
-        self._admit()
-        for active in self._active:
-            if isinstance(active.session.action, Fetch):
-                self._fetch(active, active.session.action, events)
-        self._feed(events)
+        self._admit(events)
+        for active in list(self._active):
+            if isinstance(active.session.action, Fetch) and (
+                error := self._intake.fetch(active, active.session.action, events)
+            ):
+                self._fail(active, error, events)
+        self._intake.encode(self._active)
+        if batch := self._select():
+            self._feed(batch, events)
+        else:
+            self._intake.wait(self._active)
         for active in [a for a in self._active if isinstance(a.session.action, Done)]:
             self._retire(active)
             events.append(Finished(active.number, active.session.trajectory))
         return events
+
+    def stats(self) -> EngineStats:
+        return EngineStats(self.tokens_fed, self.tokens_refed, self.preemptions, self._intake.cache.stats())
 
     def close(self) -> None:
         """Drop what runs and waits; give back pages and files."""
         self._waiting.clear()
         for active in list(self._active):
             self._retire(active)
+        self._intake.close()
 
-    # ------------------------------------------------------------ inside
+    # ------------------------------------------------------------ who runs
 
-    def _admit(self) -> None:
-        while self._waiting and self.pool.num_blocks >= (len(self._active) + 1) * self._blocks_a_session:
-            number, job = self._waiting.popleft()
-            video = job.open_video()
-            session = Session(job.question, video.info, self.vocabulary, job.config, job.sampling)
-            generator = torch.Generator(self.model.device).manual_seed(job.sampling.seed)
-            self._active.append(_Active(number, session, video, BlockTable(self.pool), generator))
-
-    def _retire(self, active: _Active) -> None:
-        self._active.remove(active)
-        active.table.truncate(0)
-        active.video.close()
-
-    def _fetch(self, active: _Active, fetch: Fetch, events: list[Event]) -> None:
-        session, started = active.session, time.perf_counter()
-        try:
-            clip = active.video.frames_at(fetch.timestamps)
-            session.splice(clip)
-        except ValueError as error:
-            if fetch.call is None:  # without a glance there is nothing to ask about: the user's file is at fault
-                self._retire(active)
-                raise
-            if not isinstance(error, VideoReadError):
-                raise
-            session.unreadable(str(error))
-            clip = None
-        active.stage_ms["decode"] = (time.perf_counter() - started) * 1e3
-        if fetch.call is not None:
-            accepted = isinstance(session.turn.outcome, ZoomCall)
-            events.append(TurnEnded(active.number, session.turn, clip if accepted else None))
-
-    def _feed(self, events: list[Event]) -> None:
-        batch: list[tuple[_Active, Feed]] = []
-        room = self.max_step_tokens
+    def _find(self, number: int) -> Active:
         for active in self._active:
-            feed = active.session.action
-            if isinstance(feed, Feed) and (not batch or len(feed.run.ids) <= room):
-                batch.append((active, feed))
-                room -= len(feed.run.ids)
-        if not batch:
-            return
-        started = time.perf_counter()
-        try:
-            logits, vision_ms = self._run_model(batch)
-        except BaseException:
-            for active, _ in batch:
-                active.table.truncate(active.session.num_fed)
-            raise
-        sessions = [active.session for active, _ in batch]
-        tokens, logprobs = choose(
-            logits, self._banned, [s.sampling for s in sessions], [active.generator for active, _ in batch]
-        )
-        elapsed = (time.perf_counter() - started) * 1e3 - vision_ms
-        for (active, feed), token, logprob in zip(batch, tokens, logprobs, strict=True):
-            self._deliver(active, feed, token, logprob, elapsed, events)
+            if active.number == number:
+                return active
+        raise ValueError(f"session {number} is not running")
 
-    def _run_model(self, batch: list[tuple[_Active, Feed]]) -> tuple[torch.Tensor, float]:
-        """Logits [S, V] of the batch and the milliseconds that vision took of it."""
-        device, spec = self.model.device, self.checkpoint.patch_spec
-        features: list[Features] = []
-        rows: list[int] = []
-        slots, total, vision_ms = [], 0, 0.0
-        for active, feed in batch:
+    def _admit(self, events: list[Event]) -> None:
+        while self._waiting and self._has_room(self._waiting[0][1]):
+            number, job = self._waiting.popleft()
+            numbers = range(number, number + job.num_rollouts)
+            samplings = [replace(job.sampling, seed=job.sampling.seed + i) for i in range(job.num_rollouts)]
+            try:
+                video = job.open_video()
+            except (ValueError, OSError) as error:
+                events += [Failed(n, error) for n in numbers]
+                continue
+            try:
+                session = job.session(job.question, video.info, self.vocabulary, job.config, samplings[0])
+            except ValueError as error:
+                video.close()
+                events += [Failed(n, error) for n in numbers]
+                continue
+            generator = torch.Generator(self.model.device).manual_seed(samplings[0].seed)
+            forks = list(zip(numbers[1:], samplings[1:], strict=True))
+            self._active.append(
+                Active(number, session, SharedVideo(video), BlockTable(self.pool), generator, forks=forks)
+            )
+
+    def _has_room(self, job: Job) -> bool:
+        running = sum(1 + len(a.forks) for a in self._active)
+        if running + job.num_rollouts > self.max_sessions:
+            return False
+        if not self._active:
+            return True
+        promised = self.pool.num_blocks - self.pool.num_free + sum(a.blocks_to_come() for a in self._active)
+        own = job.num_rollouts * -(-job.config.max_total_tokens // self.pool.block_size)
+        return promised + own <= self.pool.num_blocks * self.overcommit
+
+    def _retire(self, active: Active) -> None:
+        self._active.remove(active)
+        active.release()
+
+    def _fail(self, active: Active, error: Exception, events: list[Event]) -> None:
+        self._retire(active)
+        events += [Failed(number, error) for number in (active.number, *(n for n, _ in active.forks))]
+
+    # ------------------------------------------------------------ feeding
+
+    def _select(self) -> list[_Fed]:
+        """Who is fed in this step, oldest first, each with pages for its run."""
+        batch: list[_Fed] = []
+        room = self.max_step_tokens
+        for active in list(self._active):
+            feed = active.session.action
+            if not isinstance(feed, Feed):
+                continue
+            if active.unseen(feed) and not (active.encoding and active.encoding.future.done()):
+                continue
+            count = active.run_length(feed)
+            if (batch and count > room) or not self._make_room(active, count):
+                continue
+            ids, positions = active.run(feed)
+            length = active.table.length
+            batch.append(_Fed(active, feed, ids, positions, active.table.extend(count), length))
+            room -= count
+        return batch
+
+    def _make_room(self, active: Active, count: int) -> bool:
+        """Pages for `count` more tokens, if need be from younger sessions. They are not in the batch yet."""
+        younger = self._active[self._active.index(active) + 1 :]
+        while active.table.blocks_for(count) > self.pool.num_free:
+            victim = next((a for a in reversed(younger) if a.table.blocks), None)
+            if victim is None:
+                return False  # older sessions hold them
+            victim.preempt()
+            self.preemptions += 1
+        return True
+
+    def _feed(self, batch: list[_Fed], events: list[Event]) -> None:
+        """Run the model, part the forks, sample, and hand each session its token."""
+        started = time.perf_counter()
+        takers: list[tuple[Active, Feed]] = []
+        try:
+            logits = self._run_model(batch)
+            for fed in batch:
+                active = fed.active
+                if fed.feed.clip is not None:
+                    active.stage_ms |= active.encoding.future.result()[1] if active.encoding else {}
+                takers.append((active, fed.feed))
+                takers += [(active.branch(number, sampling), fed.feed) for number, sampling in active.forks]
+            rows = [row for row, fed in enumerate(batch) for _ in range(1 + len(fed.active.forks))]
+            tokens, logprobs = choose(
+                logits if len(rows) == len(batch) else logits[rows],
+                self._banned,
+                [active.session.sampling for active, _ in takers],
+                [active.generator for active, _ in takers],
+            )
+        except BaseException:
+            self._roll_back(batch, [active for active, _ in takers if active not in self._active])
+            raise
+        elapsed = (time.perf_counter() - started) * 1e3
+        self._active += [active for active, _ in takers if active not in self._active]
+        for (active, feed), token, logprob in zip(takers, tokens, logprobs, strict=True):
+            active.forks, active.encoding = [], None
             if feed.clip is not None:
-                encoded, stages = encode_clip(feed.clip, self.model, spec=spec, config=active.session.config)
-                features.append(encoded)
-                vision_ms += sum(stages.values())
-                active.stage_ms |= stages
-                rows += [total + i for i, token in enumerate(feed.run.ids) if token == self.model.image_token_id]
-            slots.append(active.table.extend(len(feed.run.ids)))
-            total += len(feed.run.ids)
+                active.clips.append(feed.clip)
+            self._deliver(active, feed, token, logprob, elapsed, events)
+            self._intake.foresee(active)
+
+    def _roll_back(self, batch: list[_Fed], branches: list[Active]) -> None:
+        """As if the batch had never been fed. What was encoded is kept, what failed is encoded again."""
+        for branch in branches:
+            branch.release()
+        for fed in batch:
+            fed.active.table.truncate(fed.length)
+        for active in self._active:
+            if active.encoding and active.encoding.future.done() and active.encoding.future.exception():
+                active.encoding = None
+
+    def _run_model(self, batch: list[_Fed]) -> torch.Tensor:
+        """Logits [S, V] of the batch."""
+        device = self.model.device
+        ids = [i for fed in batch for i in fed.ids]
+        features = [f for fed in batch if fed.active.encoding for f in fed.active.encoding.features()]
         images = Features.cat(features) if features else None
+        rows = [i for i, token in enumerate(ids) if token == self.model.image_token_id] if features else []
         if images is not None and len(rows) != len(images.embeds):
             raise AssertionError(f"{len(rows)} image tokens, {len(images.embeds)} visual features")
         logits = self.model.forward(
-            torch.tensor([i for _, feed in batch for i in feed.run.ids], device=device),
-            Ragged.pack([a.table for a, _ in batch], slots, [feed.positions for _, feed in batch], device),
+            torch.tensor(ids, device=device),
+            Ragged.pack(
+                [fed.active.table for fed in batch],
+                [fed.slots for fed in batch],
+                [fed.positions for fed in batch],
+                device,
+            ),
             self.pool,
             torch.tensor(rows, device=device) if images is not None else None,
             images,
         )
-        self.tokens_fed += total
-        return logits, vision_ms
+        self.tokens_fed += len(ids)
+        self.tokens_refed += sum(fed.active.session.num_fed - fed.length for fed in batch)
+        return logits
 
     def _deliver(
-        self, active: _Active, feed: Feed, token: int, logprob: float, elapsed: float, events: list[Event]
+        self, active: Active, feed: Feed, token: int, logprob: float, elapsed: float, events: list[Event]
     ) -> None:
         session = active.session
         delta = session.accept(token, logprob)

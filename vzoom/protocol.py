@@ -180,6 +180,28 @@ def parse_turn(text: str) -> ZoomCall | Answer | Malformed:
     return Malformed(CallError.EMPTY, _excerpt(acting))
 
 
+def foresee_call(text: str, max_frames: int) -> ZoomCall | None:
+    """The call that an unfinished turn seems to be writing, once its segment is readable; None before.
+
+    Until its fps is readable, too, it is taken to fill `max_frames`. A guess for decoding early: `parse_turn` decides.
+    """
+    acting = text.rsplit(THINK_CLOSE, 1)[-1]
+    if CALL_OPEN not in acting:
+        return None
+    body = _between(acting, CALL_OPEN, CALL_CLOSE)[0]
+    segment = _SEGMENT.search(body)
+    start, end = map(_seconds, segment.groups()) if segment else (None, None)
+    if start is None or end is None or not 0 <= start < end < math.inf:
+        return None
+    written = _FPS.search(body)
+    fps = _seconds(written.group(1)) if written else None
+    return ZoomCall(start, end, fps if fps and fps < math.inf else max_frames / (end - start))
+
+
+_SEGMENT = re.compile(r"""segment["']?\s*:\s*[\[(]\s*["']?([^"',\])]+)["']?\s*,\s*["']?([^"',\])]+)["']?\s*[\])]""")
+_FPS = re.compile(r"""fps["']?\s*:\s*["']?([\d.]+)(?=[^\d.])""")  # a digit may still follow until something else does
+
+
 def _between(text: str, opening: str, closing: str) -> tuple[str, bool]:
     """The text behind the last `opening`, up to the next `closing`, and whether there was one."""
     body, closed, _ = text.rpartition(opening)[2].partition(closing)

@@ -2,7 +2,8 @@
 
 `action` says what the session wants next: Fetch these frames, Feed these tokens, or Done. The engine carries it out
 and answers with `splice`, `unreadable` or `accept`. Nothing is committed until the engine reports success, so a
-failed feed leaves the session as it was (whole-clip rollback).
+failed feed leaves the session as it was (whole-clip rollback). `foreseen` tells early which frames the call that the
+model is writing will ask for, so that they can be decoded meanwhile; nothing depends on it.
 
 Pending token: the token sampled last was never fed, so its key and value do not exist yet. It opens the next feed:
 alone while the model writes, or in front of the tool turn when a clip is spliced.
@@ -10,6 +11,7 @@ alone while the model writes, or in front of the tool turn when a clip is splice
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -81,7 +83,8 @@ class Session:
         self.vocabulary = vocabulary
         self.trajectory = Trajectory(question=question, video=video)
         self.action: Fetch | Feed | Done = Fetch(tuple(glance_timestamps(video, config)), None)
-        self.num_fed = 0  # tokens of the trajectory whose keys and values exist
+        self.foreseen: tuple[float, ...] = ()  # times of the frames that the call being written seems to want
+        self.num_fed = 0  # tokens of the trajectory that were fed
         self._next_position = 0
         self._stream = TextStream(vocabulary.tokenizer)
 
@@ -94,6 +97,14 @@ class Session:
     def generations_left(self) -> int:
         """How often the model may still write, the turn in progress not counted."""
         return self.config.max_zooms + 1 - len(self.trajectory.turns)
+
+    def fork(self, sampling: Sampling) -> Session:
+        """A second conversation with the same past, which goes its own way from here with its own `sampling`."""
+        other = copy.copy(self)
+        other.sampling = sampling
+        other.trajectory = copy.deepcopy(self.trajectory)
+        other._stream = self._stream.fork()
+        return other
 
     # ------------------------------------------------------------ what the engine reports
 
@@ -151,9 +162,16 @@ class Session:
             self._finish(StopReason.TOTAL_TOKENS)
         else:
             self._feed(Run([token]), None, opens_turn=False)
+            self._foresee()
         return delta
 
     # ------------------------------------------------------------ inside
+
+    def _foresee(self) -> None:
+        call = protocol.foresee_call(self.turn.text, self.config.zoom_max_frames)
+        if call is not None:
+            times = zoom_timestamps(call, self.trajectory.video, self.config)
+            self.foreseen = () if isinstance(times, Malformed) else tuple(times)
 
     def _end_turn(self) -> None:
         outcome = self.turn.outcome = protocol.parse_turn(self.turn.text)
@@ -261,6 +279,7 @@ class Session:
         self.num_fed += len(feed.run.ids)
         self._next_position = feed.next_position
         if feed.opens_turn:
+            self.foreseen = ()
             trajectory.turns.append(Turn(num_prefilled=len(feed.run.ids)))
             self._stream = TextStream(self.vocabulary.tokenizer)
 

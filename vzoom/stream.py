@@ -19,6 +19,13 @@ class TextStream:
         self._emitted = 0  # ids before this are in `text`
         self.text = ""
 
+    def fork(self) -> TextStream:
+        """A second stream that has seen the same tokens."""
+        other = TextStream(self._tokenizer)
+        other._ids = list(self._ids)
+        other._context, other._emitted, other.text = self._context, self._emitted, self.text
+        return other
+
     def push(self, token: int) -> str:
         self._ids.append(token)
         known = self._decode(self._ids[self._context : self._emitted])

@@ -45,14 +45,14 @@ def zoom_timestamps(call: ZoomCall, video: VideoInfo, config: ZoomConfig) -> lis
         count = int(call.fps * (end - start))
         if count == 0:
             return Malformed(CallError.ZERO_FRAMES, f"{call.fps:g} fps over {end - start:g} s is no frame at all")
-        times = np.linspace(start, end, count).tolist()
-    else:
-        step = 1 / min(call.fps, video.fps)
-        count = math.ceil((end - start) / step - _EPSILON)
         if count > limit:
             return _too_many(count, limit)
-        times = [start + i * step for i in range(max(1, count))]
-    return _too_many(count, limit) if count > limit else times
+        return [float(t) for t in np.linspace(start, end, count)]
+    step = 1 / min(call.fps, video.fps)
+    count = math.ceil((end - start) / step - _EPSILON)
+    if count > limit:
+        return _too_many(count, limit)
+    return [start + i * step for i in range(max(1, count))]
 
 
 def clamped_end(call: ZoomCall, video: VideoInfo) -> float:

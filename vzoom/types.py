@@ -253,4 +253,12 @@ class Finished:
     trajectory: Trajectory
 
 
-Event = TextDelta | TurnOpened | TurnEnded | Finished
+@dataclass(frozen=True)
+class Failed:
+    """The session could not begin or go on: its video cannot be read, or its glance does not fit. The others run."""
+
+    session: int
+    error: Exception
+
+
+Event = TextDelta | TurnOpened | TurnEnded | Finished | Failed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
@@ -12,11 +13,13 @@ from pathlib import Path
 
 from .clips import CachedVideo
 from .config import Sampling, ZoomConfig
-from .engine import Engine, Job
+from .engine import Engine
+from .job import Job
 from .models import Checkpoint, load_checkpoint
 from .result import Result
-from .types import Clip, Event, Finished, Trajectory, TurnOpened
+from .types import Clip, Event, Failed, Finished, Trajectory, TurnOpened
 from .video import ClipCache
+from .vision import FeatureCache
 
 EMBEDDED = "embedded"
 
@@ -44,13 +47,18 @@ def load(
 
 
 class Zoomer:
-    """A loaded model that answers questions about videos. `clip_cache` keeps decoded frames between questions."""
+    """A loaded model that answers questions about videos.
+
+    `clip_cache` keeps decoded frames between questions, `feature_cache` what the vision tower made of them; `stats()`
+    of either counts hits. Clear the latter when the weights of the tower change.
+    """
 
     def __init__(self, checkpoint: Checkpoint, *, config: ZoomConfig | None = None, name: str | None = None) -> None:
         self.checkpoint = checkpoint
         self.config = config or checkpoint.config
         self.name = name or checkpoint.name
         self.clip_cache = ClipCache()
+        self.feature_cache = FeatureCache()
 
     @property
     def is_embedded(self) -> bool:
@@ -85,32 +93,67 @@ class Zoomer:
 
         Pair i samples with seed sampling.seed + i. `seconds` of a result is counted from the start of the whole call.
         """
-        jobs = list(jobs)
+        config = self.config.override(max_zooms=max_zooms)
+        base = sampling or Sampling()
+        # One seed for all would draw the same numbers in every session.
+        queue = [
+            self._job(video, question, config, replace(base, seed=base.seed + i))
+            for i, (video, question) in enumerate(jobs)
+        ]
+        return self._run(queue, on_event, max_sessions=min(max_sessions, len(queue)))
+
+    def rollouts(
+        self,
+        video: str | PathLike[str],
+        question: str,
+        num_rollouts: int,
+        *,
+        max_zooms: int | None = None,
+        sampling: Sampling | None = None,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> list[Result]:
+        """Answer one question `num_rollouts` times in one batch that shares the glance: its frames are encoded and its
+        tokens fed once. Rollout i samples with seed sampling.seed + i; temperature 1 where no sampling is given.
+        """
+        if num_rollouts < 1:
+            raise ValueError(f"num_rollouts must be 1 or more, got {num_rollouts}")
+        job = self._job(
+            video, question, self.config.override(max_zooms=max_zooms), sampling or Sampling(temperature=1.0)
+        )
+        return self._run([replace(job, num_rollouts=num_rollouts)], on_event, max_sessions=num_rollouts)
+
+    def _job(self, video: str | PathLike[str], question: str, config: ZoomConfig, sampling: Sampling) -> Job:
+        opened = partial(CachedVideo, self.clip_cache, video, config=config, spec=self.checkpoint.patch_spec)
+        return Job(opened, question, config, sampling)
+
+    def _run(self, jobs: list[Job], on_event: Callable[[Event], None] | None, *, max_sessions: int) -> list[Result]:
+        """Results of all rollouts of all jobs, in order."""
         if not jobs:
             return []
         started = time.perf_counter()
-        config = self.config.override(max_zooms=max_zooms)
         engine = Engine(
-            self.checkpoint, max_sessions=min(max_sessions, len(jobs)), max_total_tokens=config.max_total_tokens
+            self.checkpoint,
+            max_sessions=max_sessions,
+            max_total_tokens=jobs[0].config.max_total_tokens,
+            feature_cache=self.feature_cache,
         )
-        clips: list[list[Clip]] = [[] for _ in jobs]
+        clips: defaultdict[int, list[Clip]] = defaultdict(list)
         done: dict[int, tuple[Trajectory, float]] = {}
-        base = sampling or Sampling()
-        for i, (video, question) in enumerate(jobs):
-            own = replace(base, seed=base.seed + i)  # one seed for all would draw the same numbers in every session
-            opened = partial(CachedVideo, self.clip_cache, video, config=config, spec=self.checkpoint.patch_spec)
-            engine.add(Job(opened, question, config, own))
         try:
+            for job in jobs:
+                engine.add(job)
             for event in engine.run():
+                if on_event:
+                    on_event(event)
                 if isinstance(event, TurnOpened) and event.clip is not None:
                     clips[event.session].append(event.clip)
                 elif isinstance(event, Finished):
                     done[event.session] = event.trajectory, time.perf_counter() - started
-                if on_event:
-                    on_event(event)
+                elif isinstance(event, Failed):
+                    raise event.error
         finally:
             engine.close()
         return [
             Result(done[i][0], glance=clips[i][0], clips=clips[i][1:], seconds=done[i][1], model=self.name)
-            for i in range(len(jobs))
+            for i in range(len(done))
         ]

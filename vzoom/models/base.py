@@ -31,6 +31,14 @@ class Features:
         levels = zip(*(level.split(list(counts)) for level in (self.embeds, *self.deepstack)), strict=True)
         return [Features(first, tuple(rest)) for first, *rest in levels]
 
+    @property
+    def num_bytes(self) -> int:
+        return sum(level.nbytes for level in (self.embeds, *self.deepstack))
+
+    def clone(self) -> Features:
+        """A copy in memory of its own."""
+        return Features(self.embeds.clone(), tuple(level.clone() for level in self.deepstack))
+
     @staticmethod
     def cat(features: Sequence[Features]) -> Features:
         deepstack = zip(*(f.deepstack for f in features), strict=True)
