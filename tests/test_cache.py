@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -62,3 +63,64 @@ def test_a_page_is_not_released_twice() -> None:
     shared.release(blocks)
     with pytest.raises(AssertionError, match="twice"):
         shared.release(blocks)
+
+
+def test_a_fork_shares_every_page_until_one_goes_on() -> None:
+    shared = PagePool(num_layers=2, num_kv_heads=1, head_dim=8, num_blocks=8, block_size=4)
+    keys = shared.k_pages.view(2, -1, 8)  # with one head a slot is a row
+    parent = BlockTable(shared)
+    keys[:, parent.extend(6), 0] = torch.arange(6.0)
+    child = parent.fork()
+    grandchild = child.fork()
+    assert child.blocks == grandchild.blocks == parent.blocks
+    assert shared.num_free == 6
+    assert (parent.blocks_for(1), parent.blocks_for(2), parent.blocks_for(3)) == (1, 1, 2)
+    new = child.extend(1)
+    assert child.blocks[0] == parent.blocks[0]
+    assert child.blocks[1] != parent.blocks[1]
+    assert new.tolist() == [4 * child.blocks[1] + 2]
+    assert keys[1, [4 * child.blocks[1], 4 * child.blocks[1] + 1], 0].tolist() == [4.0, 5.0]
+    parent.truncate(0)
+    grandchild.truncate(0)
+    assert shared.num_free == 6  # the child's own
+    assert keys[0, [4 * child.blocks[0] + i for i in range(4)], 0].tolist() == [0.0, 1.0, 2.0, 3.0]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["grow", "cut", "fork"]), st.integers(0, 9)), max_size=60))
+def test_no_sequence_sees_what_another_writes(steps: list[tuple[int, str, int]]) -> None:
+    """Every token gets a value of its own; each table must read back exactly its own."""
+    shared = PagePool(num_layers=1, num_kv_heads=1, head_dim=8, num_blocks=14, block_size=4)
+    tables = [BlockTable(shared) for _ in range(4)]
+    values: list[list[float]] = [[], [], [], []]
+    serial = 0.0
+    for which, what, count in steps:
+        table = tables[which]
+        if what == "fork":
+            other = count % 4
+            if other != which:
+                tables[other].truncate(0)
+                tables[other], values[other] = table.fork(), list(values[which])
+        elif what == "grow":
+            free, need = shared.num_free, table.blocks_for(count)
+            if need > free:
+                with pytest.raises(OutOfPages):
+                    table.extend(count)
+                continue
+            slots = torch.from_numpy(table.extend(count))
+            assert free - shared.num_free == need
+            fresh = [serial + i for i in range(count)]
+            serial += count
+            for pages in (shared.k_pages, shared.v_pages):
+                # heads is 1: [1, blocks, 1, size, D] -> slots first
+                pages.view(-1, 8)[slots] = torch.tensor(fresh)[:, None].expand(-1, 8)
+            values[which] += fresh
+        else:
+            table.truncate(max(0, table.length - count))
+            del values[which][table.length :]
+        for t, own in zip(tables, values, strict=True):
+            at = [t.blocks[i // 4] * 4 + i % 4 for i in range(t.length)]
+            assert shared.k_pages.view(-1, 8)[at, 0].tolist() == own
+            assert shared.v_pages.view(-1, 8)[at, 7].tolist() == own
+    for table in tables:
+        table.truncate(0)
+    assert shared.num_free == 14

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,13 @@ import torch
 from checkpoints import SPECIALS, make_checkpoint, token_id
 from law import CONFIG, FakeReader, run_scripted
 
+from vzoom.active import Active
 from vzoom.config import Sampling
 from vzoom.engine import Engine
+from vzoom.intake import Intake
 from vzoom.job import Job
 from vzoom.models import Checkpoint, load_checkpoint
+from vzoom.session import Session
 from vzoom.types import CallError, Clip, Failed, Finished, Malformed, StopReason, TextDelta, TurnEnded, TurnOpened
 from vzoom.video import VideoReadError
 
@@ -222,3 +226,176 @@ def test_settings_of_a_checkpoint_are_read_and_checked(checkpoint: Checkpoint, t
         load_checkpoint(str(folder))
     (folder / "processor_config.json").write_text(json.dumps({"image_processor": preprocessor}))
     assert load_checkpoint(str(folder)).patch_spec == checkpoint.patch_spec
+
+
+SAMPLED = Sampling(temperature=1.0, seed=7)
+
+
+def test_a_group_samples_what_its_members_would_alone(checkpoint: Checkpoint) -> None:
+    group = run(checkpoint, [dataclasses.replace(jobs(SAMPLED, 1)[0], num_rollouts=4)], max_sessions=4)
+    alone = [run(checkpoint, jobs(dataclasses.replace(SAMPLED, seed=7 + i), 1), max_sessions=1)[0] for i in range(4)]
+    assert [group[i].ids for i in range(4)] == [one.ids for one in alone]
+    assert len({tuple(one.ids) for one in alone}) > 1
+
+
+def test_a_fork_goes_on_from_where_it_branched(checkpoint: Checkpoint) -> None:
+    engine = Engine(checkpoint, max_sessions=3, max_total_tokens=CONFIG.max_total_tokens)
+    number = engine.add(jobs(Sampling(), 1)[0])
+    for _ in range(4):
+        engine.step()
+    before = list(engine._find(number).session.trajectory.ids)
+    greedy, warm = engine.fork(number, [Sampling(), Sampling(temperature=5.0, seed=3)])
+    done = {e.session: e.trajectory for e in engine.run() if isinstance(e, Finished)}
+    assert done[greedy].ids == done[number].ids
+    assert done[warm].ids[: len(before)] == before
+    assert done[warm].ids != done[number].ids
+    assert engine.tokens_fed < sum(len(t.ids) - 1 for t in done.values()) - 2 * (len(before) - 1) + 1
+    with pytest.raises(ValueError, match="session 0 is not running"):
+        engine.fork(number, [Sampling()])
+
+
+def test_forks_outlive_a_cancelled_parent(checkpoint: Checkpoint) -> None:
+    engine = Engine(checkpoint, max_sessions=3, max_total_tokens=CONFIG.max_total_tokens)
+    number = engine.add(jobs(Sampling(), 1)[0])
+    engine.step()
+    forks = engine.fork(number, [Sampling(), Sampling()])
+    engine.cancel(number)
+    done = {e.session: e.trajectory for e in engine.run() if isinstance(e, Finished)}
+    assert done[number].stop_reason is StopReason.CANCELLED
+    alone = run(checkpoint, jobs(Sampling(), 1), max_sessions=1)[0]
+    assert [done[f].ids for f in forks] == [alone.ids, alone.ids]
+    assert engine.pool.num_free == engine.pool.num_blocks
+
+
+def test_a_feed_that_fails_parts_no_forks(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(checkpoint, max_sessions=3, max_total_tokens=CONFIG.max_total_tokens)
+    engine.add(dataclasses.replace(jobs(SAMPLED, 1)[0], num_rollouts=3))
+    with monkeypatch.context() as patch:
+        patch.setattr("vzoom.engine.choose", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("no memory left")))
+        with pytest.raises(torch.OutOfMemoryError):
+            engine.step()
+    assert engine.pool.num_free == engine.pool.num_blocks
+    done = {e.session: e.trajectory.ids for e in engine.run() if isinstance(e, Finished)}
+    assert done == {i: t.ids for i, t in run(checkpoint, jobs(SAMPLED, 1), max_sessions=1).items()} | {
+        i: run(checkpoint, jobs(dataclasses.replace(SAMPLED, seed=7 + i), 1), max_sessions=1)[0].ids for i in (1, 2)
+    }
+
+
+def test_a_job_waits_until_the_pool_can_hold_all_that_it_may_write(checkpoint: Checkpoint) -> None:
+    small = dataclasses.replace(SHORT, max_total_tokens=2048)
+    engine = Engine(checkpoint, max_sessions=8, max_total_tokens=2048, pool_tokens=4096)
+    for i in range(4):
+        engine.add(Job(lambda i=i: FakeReader(i), f"Question {i}?", small, Sampling()))  # type: ignore[misc]
+    engine.step()
+    assert len(engine._active) == 2
+    done = [e.session for e in engine.run() if isinstance(e, Finished)]
+    assert sorted(done) == [0, 1, 2, 3]
+    assert engine.preemptions == 0
+    crowded = Engine(checkpoint, max_sessions=8, max_total_tokens=2048, pool_tokens=4096, overcommit=2.0)
+    for i in range(4):
+        crowded.add(Job(lambda i=i: FakeReader(i), f"Question {i}?", small, Sampling()))  # type: ignore[misc]
+    crowded.step()
+    assert len(crowded._active) == 4
+    crowded.close()
+
+
+def test_the_clip_is_decoded_while_its_call_is_written(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    asked: list[tuple[float, str]] = []  # first time of a request, what had been written by then
+
+    class Watching(FakeReader):
+        def frames_at(self, timestamps: Sequence[float]) -> Clip:
+            asked.append((timestamps[0], "".join(written)))
+            return super().frames_at(timestamps)
+
+    foresee = Intake.foresee
+
+    def patient(self: Intake, active: Active) -> None:
+        foresee(self, active)
+        if active.decoding:
+            active.decoding.future.result(timeout=30)  # so that it is certain when the worker looked
+
+    accept = Session.accept
+
+    def listen(self: Session, token: int, logprob: float) -> str:
+        written.append(accept(self, token, logprob))
+        return written[-1]
+
+    monkeypatch.setattr(Session, "accept", listen)
+    monkeypatch.setattr(Intake, "foresee", patient)
+    monkeypatch.setattr("law.FakeReader", Watching)
+    recorded, _ = run_scripted(monkeypatch, checkpoint, {"Q?": [ZOOM, ANSWER]})
+    assert recorded["Q?"].trajectory is not None
+    assert recorded["Q?"].trajectory.answer == "B"
+    zooms = [text for first, text in asked if first == 8.0]
+    assert [text.rpartition("<video_zoom>")[2] for text in zooms] == [
+        '{"segment": [8, 12]',
+        '{"segment": [8, 12], "fps": 2}',
+    ]
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_worker_that_fails_fails_in_its_session_alone(checkpoint: Checkpoint, overlap: bool) -> None:
+    class Bug(FakeReader):
+        def frames_at(self, timestamps: Sequence[float]) -> Clip:
+            raise OSError("the disk is gone")
+
+    engine = Engine(checkpoint, max_sessions=3, max_total_tokens=CONFIG.max_total_tokens, overlap=overlap)
+    engine.add(jobs(Sampling(), 1)[0])
+    engine.add(Job(Bug, "Broken?", SHORT, Sampling(), num_rollouts=2))
+    events = list(engine.run())
+    assert [(e.session, str(e.error)) for e in events if isinstance(e, Failed)] == [
+        (1, "the disk is gone"),
+        (2, "the disk is gone"),
+    ]
+    (done,) = [e for e in events if isinstance(e, Finished)]
+    assert done.trajectory.ids == run(checkpoint, jobs(Sampling(), 1), max_sessions=1)[0].ids
+    assert engine.pool.num_free == engine.pool.num_blocks
+
+
+def test_others_go_on_while_a_clip_is_decoded(checkpoint: Checkpoint) -> None:
+    released = threading.Event()
+
+    class Slow(FakeReader):
+        def frames_at(self, timestamps: Sequence[float]) -> Clip:
+            assert released.wait(30)
+            return super().frames_at(timestamps)
+
+    engine = Engine(checkpoint, max_sessions=2, max_total_tokens=CONFIG.max_total_tokens, overlap=True)
+    engine.add(Job(Slow, "Slow?", SHORT, Sampling()))
+    engine.add(jobs(Sampling(), 1)[0])
+    finished: list[int] = []
+    for event in engine.run():
+        if isinstance(event, Finished):
+            finished.append(event.session)
+            released.set()
+    assert finished == [1, 0]
+
+
+def test_a_tower_that_fails_can_be_tried_again(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    for overlap in (False, True):
+        engine = Engine(checkpoint, max_total_tokens=CONFIG.max_total_tokens, overlap=overlap)
+        engine.add(jobs(Sampling(), 1)[0])
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                "vzoom.intake.encode_clips", lambda *_, **__: (_ for _ in ()).throw(torch.OutOfMemoryError("no memory"))
+            )
+            with pytest.raises(torch.OutOfMemoryError):
+                list(engine.run())
+        done = [e.trajectory for e in engine.run() if isinstance(e, Finished)]
+        assert done[0].ids == run(checkpoint, jobs(Sampling(), 1), max_sessions=1)[0].ids
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"overcommit": 0.5}, "overcommit must be 1 or more, got 0.5"),
+        ({"pool_tokens": 1024}, "pool_tokens 1024 does not hold one session of 4096 tokens"),
+    ],
+)
+def test_engines_that_cannot_work(checkpoint: Checkpoint, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Engine(checkpoint, max_total_tokens=4096, **settings)
+    engine = Engine(checkpoint, max_total_tokens=4096, max_sessions=2)
+    with pytest.raises(ValueError, match=r"num_rollouts must be 1 to max_sessions \(2\), got 3"):
+        engine.add(Job(FakeReader, "Q?", dataclasses.replace(SHORT, max_total_tokens=4096), Sampling(), num_rollouts=3))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vzoom import protocol
-from vzoom.protocol import Image, Text, parse_turn, render_turn
+from vzoom.protocol import Image, Text, foresee_call, parse_turn, render_turn
 from vzoom.types import Answer, CallError, Malformed, VideoInfo, ZoomCall
 
 VIDEO = VideoInfo("v.mp4", duration_seconds=64.0, fps=8.0, width=112, height=112)
@@ -102,6 +102,7 @@ def test_rendering_is_read_back(start: float, length: float, fps: float, thought
 def test_nothing_that_a_model_writes_raises(text: str) -> None:
     for turn in (text, call(text), f"<answer>{text}", f"<video_zoom>{{{text}}}"):
         assert isinstance(parse_turn(turn), ZoomCall | Answer | Malformed)
+        assert isinstance(foresee_call(turn, 16), ZoomCall | None)
 
 
 @pytest.mark.parametrize("style", ["full", "brief"])
@@ -129,3 +130,24 @@ def test_an_end_moved_to_the_videos_end_is_told() -> None:
     assert "60.00s to 64.00s" in note
     assert "ends at 64.00s" in note
     assert "ends" not in protocol.clip_note(ZoomCall(60, 64, 2), 64.0, 8, "full")
+
+
+@pytest.mark.parametrize(
+    ("text", "call"),
+    [
+        ("<think><video_zoom>", None),
+        ('<think>no <video_zoom>{"segment": [8, 12]</think>', None),
+        ('<video_zoom>{"segment": [8, 1', None),
+        ('<video_zoom>{"segment": [8, 12]', ZoomCall(8, 12, 4)),
+        ('<video_zoom>{"segment": [8, 12], "fps": 2', ZoomCall(8, 12, 4)),  # it may become 24
+        ('<video_zoom>{"segment": [8, 12], "fps": 2}', ZoomCall(8, 12, 2)),
+        ("<video_zoom>{'fps': '2', 'segment': ('1:05', '70s')", ZoomCall(65, 70, 2)),
+        ('<video_zoom>{"segment": [12, 8]', None),
+        ('<video_zoom>{"segment": [a, 8]', None),
+        (f'<video_zoom>{{"segment": [8, 12], "fps": {"9" * 400}}}', ZoomCall(8, 12, 4)),
+        (f'<video_zoom>{{"segment": [8, {"9" * 400}]', None),
+        ('<video_zoom>{"segment": [8, 12], "fps": 0}', ZoomCall(8, 12, 4)),
+    ],
+)
+def test_a_call_is_foreseen_once_its_segment_is_there(text: str, call: ZoomCall | None) -> None:
+    assert foresee_call(text, max_frames=16) == call

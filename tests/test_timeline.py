@@ -36,6 +36,14 @@ def test_public_glance_takes_every_60th_frame_or_64_over_both_ends() -> None:
     assert hour[-1] == pytest.approx((3600 * 30 - 1) / 30)
 
 
+@pytest.mark.parametrize("config", [EXACT, PUBLIC])
+def test_a_rate_beyond_all_measure_is_too_many_frames(config: ZoomConfig) -> None:
+    """Not an array of 1e15 times."""
+    times = zoom_timestamps(ZoomCall(3, 50, 1e15), video(60), config)
+    assert isinstance(times, Malformed)
+    assert times.error is CallError.TOO_MANY_FRAMES
+
+
 def test_zoom_is_half_open_and_keeps_the_asked_rate() -> None:
     assert zoom_timestamps(ZoomCall(3, 5, 2), video(60), EXACT) == [3, 3.5, 4, 4.5]
     assert zoom_timestamps(ZoomCall(3, 3.1, 1), video(60), EXACT) == [3]

@@ -56,6 +56,28 @@ def test_sampled_sessions_of_a_batch_differ(zoomer: vzoom.Zoomer, video: Path) -
     assert a.trajectory.ids == again.trajectory.ids != b.trajectory.ids
 
 
+def test_rollouts_share_the_glance(zoomer: vzoom.Zoomer, video: Path) -> None:
+    zoomer.feature_cache.clear()
+    before = zoomer.feature_cache.stats().misses
+    sampling = vzoom.Sampling(temperature=1.0, seed=3)
+    group = zoomer.rollouts(video, "What?", 3, sampling=sampling)
+    assert len(group) == 3
+    seen = {index for r in group for clip in (r.glance, *r.clips) for index in clip.frame_indices}
+    assert zoomer.feature_cache.stats().misses == before + len(seen)
+    assert [r.trajectory.ids for r in group] == [
+        zoomer.ask(video, "What?", sampling=vzoom.Sampling(temperature=1.0, seed=3 + i)).trajectory.ids
+        for i in range(3)
+    ]
+    assert len({r.trajectory.turns[0].text for r in zoomer.rollouts(video, "What?", 4)}) > 1  # warm by default
+    with pytest.raises(ValueError, match="num_rollouts must be 1 or more"):
+        zoomer.rollouts(video, "What?", 0)
+
+
+def test_one_bad_video_is_an_exception(zoomer: vzoom.Zoomer, video: Path, tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match="nowhere"):
+        zoomer.ask_many([(video, "What?"), (tmp_path / "nowhere.mp4", "What?")])
+
+
 def test_a_second_question_decodes_nothing(zoomer: vzoom.Zoomer, video: Path) -> None:
     zoomer.ask(video, "What?", max_zooms=0)
     before = zoomer.clip_cache.stats()
