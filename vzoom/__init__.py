@@ -14,15 +14,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .backend import enable
     from .config import Sampling, ZoomConfig
-    from .result import Result
-    from .zoomer import Zoomer, load
+    from .zoom_cache import ZoomCache
+    from .zoomer import load
 
 __version__ = "0.1.0"  # the only place: the build reads it from here
 
-__all__ = ["Result", "Sampling", "ZoomConfig", "Zoomer", "__version__", "load"]
+__all__ = ["Sampling", "ZoomCache", "ZoomConfig", "__version__", "enable", "load"]
 
-_HOMES = {"load": "zoomer", "Zoomer": "zoomer", "Result": "result", "Sampling": "config", "ZoomConfig": "config"}
+_HOMES = {
+    "load": "zoomer",
+    "Sampling": "config",
+    "ZoomConfig": "config",
+    "enable": "backend",
+    "ZoomCache": "zoom_cache",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -30,6 +30,8 @@ from .types import Event, Failed, Finished, TextDelta, TurnEnded, TurnOpened
 from .vision import FeatureCache, FeatureStats
 from .workers import SharedVideo
 
+_SPARE = 4  # pages left for each older session when a session without pages gets its first
+
 
 @dataclass(frozen=True)
 class EngineStats:
@@ -256,9 +258,14 @@ class Engine:
         return batch
 
     def _make_room(self, active: Active, count: int) -> bool:
-        """Pages for `count` more tokens, if need be from younger sessions. They are not in the batch yet."""
-        younger = self._active[self._active.index(active) + 1 :]
-        while active.table.blocks_for(count) > self.pool.num_free:
+        """Pages for `count` more tokens, if need be from younger sessions. They are not in the batch yet.
+
+        Who has no pages yet also leaves some for those before it: else it would be preempted again at once.
+        """
+        index = self._active.index(active)
+        older, younger = self._active[:index], self._active[index + 1 :]
+        spare = 0 if active.table.blocks else _SPARE * sum(1 for a in older if a.table.blocks)
+        while active.table.blocks_for(count) + spare > self.pool.num_free:
             victim = next((a for a in reversed(younger) if a.table.blocks), None)
             if victim is None:
                 return False  # older sessions hold them

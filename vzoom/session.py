@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -98,7 +99,7 @@ class Session:
         """How often the model may still write, the turn in progress not counted."""
         return self.config.max_zooms + 1 - len(self.trajectory.turns)
 
-    def fork(self, sampling: Sampling) -> Session:
+    def fork(self, sampling: Sampling) -> Self:
         """A second conversation with the same past, which goes its own way from here with its own `sampling`."""
         other = copy.copy(self)
         other.sampling = sampling

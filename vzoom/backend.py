@@ -1,0 +1,209 @@
+"""Drop-in for transformers: `vzoom.enable(model)` gives an unmodified `generate()` our pages and our attention.
+
+transformers' own extension points and nothing else: a registered attention and mask function, forward hooks, and a
+`Cache` (see `zoom_cache.py`). No modelling file is touched. Before a run of the language model a hook plans it on the
+pages of its cache; the layers then write and attend by that plan.
+
+Without a cache (training, `use_cache=False`) attention is transformers' SDPA, masks and gradients included.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .cache import PagePool
+from .models.load import FAMILIES
+from .paged_batch import PagedBatch
+from .zoom_cache import HOMES, Home, ZoomCache, run_of
+
+NAME = "vzoom"
+
+_ENABLED: weakref.WeakKeyDictionary[Any, Enabled] = weakref.WeakKeyDictionary()
+
+
+class Enabled:
+    """What `vzoom.enable` switched on; `disable()`, or the end of a `with`, switches it off again."""
+
+    def __init__(self, model: Any, max_tokens: int) -> None:
+        self.max_tokens = max_tokens
+        self.pool = _pool(model, max_tokens)
+        self._model = weakref.ref(model)
+        self._previous: str = model.config.text_config._attn_implementation
+        config = model.config
+        home = Home(
+            self._model,
+            self.pool,
+            config.text_config.num_hidden_layers,
+            config.image_token_id,
+            config.video_token_id,
+            config.vision_config.spatial_merge_size,
+        )
+        model.set_attn_implementation({"text_config": NAME})
+        HOMES[model] = home
+        hooks = _Hooks(home)
+        self._handles = [
+            model.model.register_forward_pre_hook(hooks.before_model, with_kwargs=True),
+            model.model.register_forward_hook(hooks.after_model, with_kwargs=True),
+            model.model.language_model.register_forward_pre_hook(hooks.before_text, with_kwargs=True),
+        ]
+
+    def disable(self) -> None:
+        """Give the model the attention back that it had. Caches made meanwhile raise when they are used again."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        model = self._model()
+        if model is not None and _ENABLED.pop(model, None) is not None:
+            del HOMES[model]
+            model.set_attn_implementation({"text_config": self._previous})
+
+    def __enter__(self) -> Enabled:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.disable()
+
+
+def enable(model: Any, *, max_tokens: int | None = None) -> Enabled:
+    """Give a transformers Qwen2-VL, Qwen2.5-VL or Qwen3-VL model vzoom's paged cache and attention in `generate()`.
+
+    model: as `AutoModelForImageTextToText` loads it. max_tokens: what all its caches together may hold, 32768 unless
+    said; CUDA memory for them is taken at once. Calling it again returns the same handle.
+    ValueError where the model is of another family, uses sliding windows, is spread over devices, or is enabled
+    with another max_tokens.
+    """
+    known = _ENABLED.get(model)
+    if known is not None:
+        if max_tokens not in (None, known.max_tokens):
+            raise ValueError(f"this model is enabled with max_tokens={known.max_tokens}: disable() it first")
+        return known
+    _check(model)
+    AttentionInterface.register(NAME, _attention)
+    AttentionMaskInterface.register(NAME, _mask)
+    _ENABLED[model] = Enabled(model, 32768 if max_tokens is None else max_tokens)
+    return _ENABLED[model]
+
+
+def _check(model: Any) -> None:
+    config = getattr(model, "config", None)
+    known = [t for family in FAMILIES for t in family.model_types]
+    if getattr(config, "model_type", None) not in known or not hasattr(model, "lm_head"):
+        raise ValueError(
+            f"vzoom.enable takes a {', '.join(known)} model of AutoModelForImageTextToText, got {type(model).__name__}"
+        )
+    text = model.config.text_config
+    windows = {text.sliding_window for kind in getattr(text, "layer_types", None) or () if kind != "full_attention"}
+    if windows:
+        raise ValueError(f"this model uses sliding-window attention ({windows}), which vzoom does not run")
+    devices = {str(weight.device) for weight in model.model.language_model.parameters()}
+    if len(devices) != 1:
+        raise ValueError(f"the language model lies on {', '.join(sorted(devices))}: vzoom.enable needs one device")
+
+
+def _pool(model: Any, max_tokens: int) -> PagePool:
+    if max_tokens < 1:
+        raise ValueError(f"max_tokens must be 1 or more, got {max_tokens}")
+    text, weight = model.config.text_config, model.get_input_embeddings().weight
+    block_size = 32 if weight.device.type == "cpu" else 256
+    return PagePool(
+        num_layers=text.num_hidden_layers,
+        num_kv_heads=text.num_key_value_heads,
+        head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+        num_blocks=-(-max_tokens // block_size),
+        block_size=block_size,
+        dtype=weight.dtype,
+        device=weight.device,
+    )
+
+
+# ---------------------------------------------------------------- what transformers calls
+
+
+def _attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, Tensor | None]:
+    """query [B, H, n, D], key and value of the new tokens [B, G, n, D] -> [B, n, H, D]."""
+    run = run_of(key)
+    if run is None:
+        return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **kwargs)
+    step, layer = run
+    return step.attend(layer, query, kwargs["scaling"]), None
+
+
+def _mask(*args: Any, kv_length: int, **kwargs: Any) -> Any:
+    """None where the keys lie in pages (a ZoomLayer says that there are 0 others); else what SDPA needs."""
+    return None if kv_length == 0 else ALL_MASK_ATTENTION_FUNCTIONS["sdpa"](*args, kv_length=kv_length, **kwargs)
+
+
+class _Hooks:
+    """What happens around a run of an enabled model. Holds no reference to it: it is one of its hooks."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+
+    def before_model(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Refuse images that come to a warm cache past `append`: their positions would be silently wrong."""
+        cache = kwargs.get("past_key_values")
+        if not isinstance(cache, ZoomCache) or cache.pages.length == 0 or cache.pages.given_positions is not None:
+            return
+        media = [kwargs.get("pixel_values"), kwargs.get("pixel_values_videos")]
+        media += (kwargs.get("mm_encoder_outputs") or {}).values()
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        visual = torch.tensor(
+            [self.home.image_token_id, self.home.video_token_id], device=self.home.pool.k_pages.device
+        )
+        # One token is a decode step: generate() samples it, and looking at it would wait for the device.
+        placed = ids is not None and ids.shape[1] > 1 and bool(torch.isin(ids, visual).any())
+        if placed or any(item is not None for item in media):
+            raise ValueError(
+                "images cannot be passed to a model whose cache already holds a conversation: splice them with "
+                "ids = cache.append(ids, turn) and call generate(ids, past_key_values=cache)"
+            )
+
+    def before_text(
+        self, text: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Plan the run on the pages of its cache. The mask is used up by that; positions are the cache's."""
+        cache = kwargs.get("past_key_values")
+        if cache is None and kwargs.get("use_cache") and not torch.is_grad_enabled():
+            cache = ZoomCache.__new__(ZoomCache).set_up(self.home, PagedBatch(self.home.pool))
+        if cache is None:
+            return None
+        pages = self._pages(cache)
+        if kwargs.get("output_attentions") or text.config.output_attentions:  # type: ignore[union-attr]
+            raise ValueError("paged attention has no weights to return: drop output_attentions, or disable() vzoom")
+        embeds = kwargs.get("inputs_embeds")
+        tokens: Any = embeds if embeds is not None else kwargs.get("input_ids", args[0] if args else None)
+        batch, count = tokens.shape[:2]
+        positions = pages.begin(
+            batch, count, mask_BL=kwargs.get("attention_mask"), positions=kwargs.get("position_ids")
+        )
+        return args, kwargs | {"past_key_values": cache, "position_ids": positions, "attention_mask": None}
+
+    def after_model(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """Leave no session's offset on the model: the next one may have another batch size, which up to 5.0 raises."""
+        held = output if isinstance(output, tuple) else output.values()
+        if any(isinstance(item, ZoomCache) for item in held):
+            model.rope_deltas = torch.zeros(1, 1, dtype=torch.int64, device=self.home.pool.k_pages.device)
+
+    def _pages(self, cache: Any) -> PagedBatch:
+        """The cache's pages. The empty DynamicCache that generate() or a user made becomes a ZoomCache itself, so that
+        who holds it goes on with it."""
+        if not isinstance(cache, ZoomCache):
+            if type(cache) is not DynamicCache or cache.offloading or cache.get_seq_length():
+                raise ValueError(
+                    f"this model is enabled for vzoom, and a {type(cache).__name__} of {cache.get_seq_length()} tokens "
+                    "was given: pass vzoom.ZoomCache(model) or no cache, and no cache_implementation"
+                )
+            cache.__class__ = ZoomCache
+            cache.set_up(self.home, PagedBatch(self.home.pool))
+        if cache.pages.pool is not self.home.pool:
+            raise ValueError("this ZoomCache was made for another model: make one with vzoom.ZoomCache(model)")
+        return cache.pages

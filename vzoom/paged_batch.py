@@ -1,0 +1,239 @@
+"""The pages of a batch that transformers drives: B sequences of one length, so as `generate()` knows them.
+
+`begin` plans one run of the model, every layer writes and attends by that plan, `finish` makes it count. A run that
+died half-way is forgotten by the next `begin`. Positions are absolute and belong to the batch, not to the model: after
+its first run a batch says itself where it goes on, so sessions that take turns on one model cannot disturb each other.
+
+B sequences, n tokens a sequence in this run, T = B n rows, H query heads, G key heads, D head_dim.
+"""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .attention import Ragged
+from .cache import BlockTable, OutOfPages, PagePool
+from .kernels.mrope_append.op import mrope_append
+from .kernels.paged_attention.op import paged_attention
+
+
+@dataclass(frozen=True)
+class Step:
+    """One run of the model over the batch. Padding has slot -1 and no query."""
+
+    pool: PagePool
+    ragged: Ragged
+    slots_T: Tensor  # int64 [T]
+    rows: Tensor | None  # int64, the rows that are no padding; None where all are tokens
+    ones_TR: Tensor
+    zeros_TR: Tensor
+
+    def write(self, layer: int, k_BGnD: Tensor, v_BGnD: Tensor) -> None:
+        """Keys, already rotated by the model, and values to their pages."""
+        k, v = (x.transpose(1, 2).flatten(0, 1) for x in (k_BGnD, v_BGnD))
+        k_pages, v_pages = self.pool.k_pages[layer], self.pool.v_pages[layer]
+        # Rotation by zero over no query heads: what is left of the op is its write.
+        mrope_append(k[:, :0], k, v, self.ones_TR, self.zeros_TR, k_pages, v_pages, self.slots_T)
+
+    def attend(self, layer: int, q_BHnD: Tensor, scale: float) -> Tensor:
+        """Every query to everything of its sequence up to itself: [B, n, H, D], 0 where a row is padding."""
+        q = q_BHnD.transpose(1, 2).flatten(0, 1)
+        at = self.ragged
+        out = paged_attention(
+            q if self.rows is None else q.index_select(0, self.rows),
+            self.pool.k_pages[layer],
+            self.pool.v_pages[layer],
+            at.block_table_SB,
+            at.kv_lens_S,
+            at.cu_seqlens_q,
+            scale=scale,
+        )
+        if self.rows is not None:
+            out = torch.zeros_like(q, memory_format=torch.contiguous_format).index_copy_(0, self.rows, out)
+        return out.unflatten(0, (len(q_BHnD), -1))
+
+
+class PagedBatch:
+    """Block tables of B sequences over one pool, and where each goes on.
+
+    length: columns that the batch holds, padding on the left included; the same for all, as `generate()` wants it.
+    """
+
+    def __init__(self, pool: PagePool) -> None:
+        self.pool = pool
+        self.length = 0
+        self.step: Step | None = None  # begun and not finished
+        self.given_positions: Tensor | None = None  # of the next run, where the batch cannot know them: images
+        self._tables: list[BlockTable] = []
+        self._after_BL = torch.empty(0, 0, dtype=torch.int64)  # [b, i]: position of what follows column i
+        self._fresh_Bn = self._after_BL  # the same for the columns of `step`
+        weakref.finalize(self, _give_back, self._tables).atexit = False
+
+    def __len__(self) -> int:
+        return len(self._tables)
+
+    @property
+    def num_blocks(self) -> int:
+        """Pages that the batch holds; one that several sequences share counts once."""
+        return len({block for table in self._tables for block in table.blocks})
+
+    @property
+    def next_positions_B(self) -> Tensor:
+        """int64 [B]: the position that the next token gets on all three axes."""
+        return self._after_BL[:, self.length - 1]
+
+    # ------------------------------------------------------------ a run
+
+    def begin(self, batch: int, count: int, *, mask_BL: Tensor | None, positions: Tensor | None) -> Tensor:
+        """Take pages for `count` more columns of `batch` sequences, and return their positions, int64 [3, B, n].
+
+        mask_BL: 0 where a column is padding, for all columns so far or for the new ones. positions: what transformers
+        worked out; they count for the first run only. ValueError for padding that is not on the left of the first
+        run, or another batch size; OutOfPages leaves the batch as it was.
+        """
+        device = self.pool.k_pages.device
+        self._forget_unfinished()
+        pads = _left_pads(mask_BL, batch, count, first=self.length == 0)
+        if self.length == 0:
+            self._tables[:] = [BlockTable(self.pool) for _ in range(batch)]
+            positions_3Bn = _three_axes(positions, batch, count, device)
+        elif batch != len(self):
+            raise ValueError(
+                f"the cache holds {len(self)} sequences and this run has {batch}: "
+                "cache.batch_repeat_interleave(n) makes n copies of each, which share their pages"
+            )
+        elif self.given_positions is not None:
+            positions_3Bn = self.given_positions
+        else:
+            ahead = torch.arange(count, device=device)
+            positions_3Bn = (self.next_positions_B[:, None] + ahead).expand(3, batch, count)
+        self._fresh_Bn = positions_3Bn.amax(0) + 1  # the last token of an image is its largest position, too
+        self.step = self._plan(pads, count)
+        return positions_3Bn
+
+    def finish(self) -> None:
+        """All layers have written: the run counts."""
+        assert self.step is not None
+        end = self.length + self._fresh_Bn.shape[1]
+        if self.length == 0 or self._after_BL.shape[1] < end:
+            with torch.inference_mode(False):  # a buffer made in inference mode could not be written outside of it
+                grown = torch.zeros(len(self), max(2 * end, 256), dtype=torch.int64, device=self._fresh_Bn.device)
+            if self.length:
+                grown[:, : self.length] = self._after_BL[:, : self.length]
+            self._after_BL = grown
+        self._after_BL[:, self.length : end] = self._fresh_Bn
+        self.length, self.step = end, None
+
+    def _plan(self, pads: list[int], count: int) -> Step:
+        pool, device = self.pool, self.pool.k_pages.device
+        self._check_room(pads, count)
+        slots = [table.extend(count - pad) for table, pad in zip(self._tables, pads, strict=True)]
+        # HF's layers rotate by themselves: the positions in the plan are read by nobody.
+        unused = [np.zeros((3, len(s)), dtype=np.int64) for s in slots]
+        ragged = Ragged.pack(self._tables, slots, unused, device)
+        slots_T, rows = ragged.slots_T, None
+        if any(pads):
+            columns = np.arange(count)
+            rows = torch.from_numpy(np.flatnonzero(np.concatenate([columns >= pad for pad in pads]))).to(device)
+            slots_T = torch.full((len(pads) * count,), -1, device=device).index_copy_(0, rows, slots_T)
+        ones_TR = torch.ones(len(slots_T), pool.k_pages.shape[-1] // 2, dtype=pool.k_pages.dtype, device=device)
+        return Step(pool, ragged, slots_T, rows, ones_TR, torch.zeros_like(ones_TR))
+
+    def _check_room(self, pads: list[int], count: int) -> None:
+        def needed() -> int:
+            return sum(t.blocks_for(count - pad) for t, pad in zip(self._tables, pads, strict=True))
+
+        if needed() > self.pool.num_free:
+            gc.collect()  # caches in a reference cycle still hold their pages
+        if needed() > self.pool.num_free:
+            size, total = self.pool.block_size, self.pool.num_blocks
+            raise OutOfPages(
+                f"this run needs {needed()} more pages of {size} tokens and {self.pool.num_free} of {total} are free: "
+                "reset() or delete caches that are done, or vzoom.enable(model, max_tokens=...) with more than "
+                f"{total * size}"
+            )
+
+    def _forget_unfinished(self) -> None:
+        """Give back what a run took that an exception ended."""
+        if self.step is not None:
+            behind = self._fresh_Bn.shape[1]
+            for table in self._tables:
+                table.truncate(max(0, table.length - behind) if self.length else 0)
+            self.step = None
+
+    # ------------------------------------------------------------ between runs
+
+    def crop(self, count: int) -> None:
+        """Forget the last `count` columns. ValueError where that would cut into padding or beyond the start."""
+        self._forget_unfinished()
+        shortest = min((t.length for t in self._tables), default=0)
+        if not 0 <= count <= shortest:
+            raise ValueError(f"cannot remove {count} tokens: the shortest sequence of the cache holds {shortest}")
+        for table in self._tables:
+            table.truncate(table.length - count)
+        self.length -= count
+
+    def reset(self) -> None:
+        """Forget everything and give back all pages."""
+        _give_back(self._tables)
+        self.length, self.step = 0, None
+
+    def select(self, indices: list[int]) -> None:
+        """Sequence i becomes what sequence indices[i] was; copies share pages until they differ."""
+        self._forget_unfinished()
+        old, moved = list(self._tables), set()
+        self._tables.clear()
+        for index in indices:
+            self._tables.append(old[index].fork() if index in moved else old[index])
+            moved.add(index)
+        _give_back([table for i, table in enumerate(old) if i not in moved])
+        self._after_BL = self._after_BL.index_select(0, torch.tensor(indices, device=self._after_BL.device))
+
+    def fork(self) -> PagedBatch:
+        """The same batch again, on the same pages."""
+        self._forget_unfinished()
+        other = PagedBatch(self.pool)
+        other._tables += [table.fork() for table in self._tables]
+        other.length, other._after_BL = self.length, self._after_BL.clone()
+        return other
+
+
+def _give_back(tables: list[BlockTable]) -> None:
+    for table in tables:
+        table.truncate(0)
+    tables.clear()
+
+
+def _left_pads(mask_BL: Tensor | None, batch: int, count: int, *, first: bool) -> list[int]:
+    """How many of the new columns are padding, for each sequence. Only the left of a first run may be."""
+    if mask_BL is None:
+        return [0] * batch
+    if not isinstance(mask_BL, Tensor) or mask_BL.ndim != 2:
+        raise ValueError(
+            f"attention_mask must be [batch, tokens] or None, got {getattr(mask_BL, 'shape', type(mask_BL).__name__)}: "
+            "a mask of one's own between tokens needs stock attention (vzoom.enable(model).disable())"
+        )
+    mask = mask_BL[:, -count:].bool()
+    if bool(mask.all()):
+        return [0] * batch
+    on_left = bool((mask == mask.cummax(1).values).all()) and bool(mask[:, -1].all())
+    if not (first and on_left):
+        raise ValueError(
+            "attention_mask masks tokens behind the first ones of a sequence: pad on the left "
+            "(tokenizer.padding_side = 'left'), and only what opens a conversation"
+        )
+    return (count - mask.sum(1)).tolist()
+
+
+def _three_axes(positions: Tensor | None, batch: int, count: int, device: torch.device) -> Tensor:
+    """Position ids as transformers gives them, [B, n] or [3 or 4, B, n] or None for text -> int64 [3, B, n]."""
+    if positions is None:
+        return torch.arange(count, device=device).expand(3, batch, count)
+    axes = positions[None] if positions.ndim == 2 else positions[-3:]  # a fourth row, in front, counts text tokens
+    return axes.expand(3, batch, count)

@@ -1,0 +1,233 @@
+"""A `Cache` of transformers whose keys and values lie in vzoom's pages, for `generate()` of an enabled model.
+
+Its layers write pages and return only the new keys and values; attention (see `backend.py`) reads the pages.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from .cache import PagePool
+from .layout import Run
+from .paged_batch import PagedBatch, Step
+from .positions import run_positions
+
+_RUN = "_vzoom_run"
+
+
+@dataclass(frozen=True)
+class Home:
+    """What caches need of the model that `vzoom.enable` was called on."""
+
+    model: weakref.ref[Any]
+    pool: PagePool
+    num_layers: int
+    image_token_id: int
+    video_token_id: int
+    merge: int
+
+
+HOMES: weakref.WeakKeyDictionary[Any, Home] = weakref.WeakKeyDictionary()
+
+
+class ZoomLayer(CacheLayerMixin):
+    """One layer of a batch. What concerns all layers is done once, by the first."""
+
+    is_sliding = False
+    is_croppable = True
+    supports_early_init = False
+
+    def __init__(self, pages: PagedBatch, index: int, num_layers: int) -> None:
+        super().__init__()
+        self.pages, self.index, self.is_last = pages, index, index == num_layers - 1
+
+    def lazy_initialization(self, *args: Any) -> None:
+        """Nothing: the pages are there before the first run."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Write the new keys and values, [B, G, n, D], and return them; attention finds the pages through the keys."""
+        step = self.pages.step
+        if step is None:
+            raise ValueError("this ZoomCache belongs to a model that is not enabled: call vzoom.enable(model) first")
+        if key_states.requires_grad:
+            raise ValueError("a ZoomCache carries no gradients: call the model under torch.no_grad()")
+        step.write(self.index, key_states, value_states)
+        # Attention functions are not given the cache. Keys that carry the plan cannot be mistaken for another run's, as
+        # a global could with threads or nested models.
+        setattr(key_states, _RUN, (step, self.index))
+        if self.is_last:
+            self.pages.finish()
+        return key_states, value_states
+
+    def get_seq_length(self, *args: Any) -> int:
+        return self.pages.length
+
+    def get_mask_sizes(self, *args: Any) -> tuple[int, int]:
+        return 0, 0  # no keys outside the pages: there is nothing to mask
+
+    def get_max_length(self) -> int:
+        return -1
+
+    def get_max_cache_shape(self) -> int:
+        """What `get_max_length` was called up to transformers 5."""
+        return -1
+
+    def reset(self) -> None:
+        if self.index == 0:
+            self.pages.reset()
+
+    def crop(self, tokens: int) -> None:
+        """Below zero: remove so many tokens. Above: keep so many, as transformers had it at first. 0: nothing."""
+        if self.index == 0 and tokens:
+            self.pages.crop(-tokens if tokens < 0 else max(0, self.pages.length - tokens))
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        self.batch_select_indices(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        if self.index == 0 and self.pages.length:
+            self.pages.select(torch.arange(len(self.pages))[indices.cpu()].tolist())
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        if self.index == 0 and self.pages.length:
+            self.pages.select([i for i in range(len(self.pages)) for _ in range(repeats)])
+
+
+def run_of(key_states: Tensor) -> tuple[Step, int] | None:
+    """(plan, layer) of keys that a ZoomLayer returned; None for any other keys."""
+    return getattr(key_states, _RUN, None)
+
+
+class ZoomCache(Cache):
+    """A conversation, or a batch of equally long ones, in the pages of an enabled model.
+
+        vzoom.enable(model)
+        cache = vzoom.ZoomCache(model)
+        ids = model.generate(**glance, past_key_values=cache)
+        ids = cache.append(ids, processor(text=tool_turn, images=frames, return_tensors="pt"))
+        ids = model.generate(ids, past_key_values=cache)
+
+    ValueError where the model is not enabled. Pages go back on `reset()` or when the cache is deleted.
+    """
+
+    def __init__(self, model: Any) -> None:
+        home = HOMES.get(model)
+        if home is None:
+            raise ValueError(f"this {type(model).__name__} is not enabled: call vzoom.enable(model) first")
+        self.set_up(home, PagedBatch(home.pool))
+
+    def set_up(self, home: Home, pages: PagedBatch) -> ZoomCache:
+        """Put a cache on its pages. For the hooks, which know the home already."""
+        super().__init__(layers=[ZoomLayer(pages, index, home.num_layers) for index in range(home.num_layers)])
+        self.home, self.pages = home, pages
+        return self
+
+    @property
+    def num_blocks(self) -> int:
+        """Pages that the cache holds; one that several of its sequences share counts once."""
+        return self.pages.num_blocks
+
+    def fork(self, count: int) -> list[ZoomCache]:
+        """`count` caches that continue from here, each on its own. They share every page until one writes behind it.
+
+        For one batch of continuations: `cache.batch_repeat_interleave(count)`.
+        """
+        if count < 1:
+            raise ValueError(f"fork makes 1 or more caches, got {count}")
+        return [self.__deepcopy__({}) for _ in range(count)]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ZoomCache:
+        """transformers' recipe for a prompt used again and again is copy.deepcopy(cache): no page is copied here."""
+        return ZoomCache.__new__(ZoomCache).set_up(self.home, self.pages.fork())
+
+    def append(self, ids: Tensor, turn: Mapping[str, Tensor]) -> Tensor:
+        """Splice a turn with its images behind what was generated; returns all ids, for the next `generate()`.
+
+        ids: int64 [B, L], all tokens so far, as `generate()` returned them: the one sampled last was never fed and
+        opens the run that is fed here. turn: what a processor returns for the new text and images alone: input_ids
+        [B, n] with one image token a visual token, and pixel_values, image_grid_thw [images, 3] where there are
+        images. The last token of the turn is left for `generate()` to feed.
+        Positions are those of a prefill from scratch. ValueError where ids, tokens or grids do not fit; the cache is
+        then unchanged.
+        """
+        model, held = self.home.model(), self.pages.length
+        if model is None:
+            raise ValueError("the model of this ZoomCache was deleted")
+        _check_turn(ids, turn, held)
+        visual = [self.home.image_token_id, self.home.video_token_id]
+        if bool(torch.isin(ids[:, held:], torch.tensor(visual, device=ids.device)).any()):
+            raise ValueError(
+                f"the model sampled an image token, which no image belongs to: generate(..., suppress_tokens={visual})"
+            )
+        fresh = turn["input_ids"].to(ids.device)
+        everything = torch.cat([ids, fresh], dim=1)
+        run = everything[:, held:-1].to(model.device)
+        starts = self.pages.next_positions_B.tolist()
+        positions = _positions(run.tolist(), starts, turn.get("image_grid_thw"), self.home)
+        media = {k: turn[k].to(model.device) for k in ("pixel_values", "image_grid_thw") if k in turn}
+        self.pages.given_positions = torch.from_numpy(positions).to(model.device)
+        try:
+            if run.shape[1]:
+                with torch.no_grad():
+                    model.model(
+                        input_ids=run,
+                        position_ids=self.pages.given_positions,
+                        past_key_values=self,
+                        use_cache=True,
+                        **media,
+                    )
+        finally:
+            self.pages.given_positions = None
+        return everything
+
+
+def _check_turn(ids: Tensor, turn: Mapping[str, Tensor], held: int) -> None:
+    if held == 0:
+        raise ValueError("the cache is empty: the first turn goes to generate(**inputs, past_key_values=cache)")
+    if unknown := set(turn) - {"input_ids", "attention_mask", "mm_token_type_ids", "pixel_values", "image_grid_thw"}:
+        raise ValueError(f"append takes text and images, not {', '.join(sorted(unknown))}: give frames as images")
+    fresh = turn["input_ids"]
+    if ids.ndim != 2 or fresh.ndim != 2 or len(ids) != len(fresh) or not fresh.shape[1]:
+        raise ValueError(f"ids and input_ids must be [B, tokens], got {tuple(ids.shape)} and {tuple(fresh.shape)}")
+    if ids.shape[1] < held:
+        raise ValueError(
+            f"the cache holds {held} tokens and ids only {ids.shape[1]}: give all tokens, as generate() returned them"
+        )
+    mask = turn.get("attention_mask")
+    if mask is not None and not bool(mask.bool().all()):
+        raise ValueError("the turns of a batch must be equally long: append cannot pad between turns")
+
+
+def _positions(run: list[list[int]], starts: list[int], grids: Tensor | None, home: Home) -> np.ndarray:
+    """int64 [3, B, n] of runs that start at `starts`; grids [images, 3] go to the images in order."""
+    left = [] if grids is None else [tuple(grid) for grid in grids.tolist()]
+    given, rows = len(left), []
+    for ids, start in zip(run, starts, strict=True):
+        images: list[tuple[int, int, tuple[int, int]]] = []
+        at = 0
+        while home.image_token_id in ids[at:]:
+            at = ids.index(home.image_token_id, at)
+            frames, height, width = left.pop(0) if left else (1, 0, 0)
+            count = frames * (height // home.merge) * (width // home.merge)
+            if frames != 1 or not count or ids[at : at + count] != [home.image_token_id] * count:
+                raise ValueError(
+                    f"image tokens and image_grid_thw do not fit: image {given - len(left)} of {given} "
+                    f"{f'takes {count} tokens' if count else 'has no grid'}, and the tokens from {at} on are others: "
+                    "input_ids must hold one image token a visual token, as processors write them"
+                )
+            images.append((len(images), at, (height, width)))
+            at += count
+        if home.video_token_id in ids:
+            raise ValueError("append takes images, not videos: give the frames of a clip as images")
+        rows.append(run_positions(start, Run(ids, images), home.merge)[0])
+    if left:
+        raise ValueError(f"image_grid_thw holds {given} images, input_ids the tokens of {given - len(left)}")
+    return np.stack(rows, axis=1)
