@@ -8,13 +8,15 @@ TORCH ?= 2.13.0
 CUDA ?= $(if $(or $(wildcard /proc/driver/nvidia/version),$(shell command -v nvidia-smi)),ON,OFF)
 # More for pytest, for example: make test ARGS='-m "not slow" -k protocol'
 ARGS ?=
+# Folder with the environments of the peers, for bench-peers.
+PEERS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # What the extension is built from: a change there installs again. Python files are read from the tree.
 SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc -type f)
 
-.PHONY: help demo test lint format bench test-oldest clean
+.PHONY: help demo test lint format bench bench-peers test-oldest clean
 .DELETE_ON_ERROR:
 
 help: ## these lines
@@ -37,6 +39,12 @@ format: $(VENV)/.dev ## mend what ruff can mend
 
 bench: $(VENV)/.test ## the micro-benchmarks, one thread; ARGS='…' goes to pytest
 	OMP_NUM_THREADS=1 $(BIN)/pytest bench --benchmark-only $(ARGS)
+
+bench-peers: $(VENV)/.test ## beside vLLM and transformers, of PEERS=folder (docs/benchmarks.md); ARGS='…' goes to the commands
+	$(BIN)/python bench/bench_session.py $(if $(PEERS),--peers $(PEERS)) $(ARGS)
+	$(BIN)/python bench/bench_rollout.py $(if $(PEERS),--peers $(PEERS)) $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python bench/bench_context.py
+	$(BIN)/python bench/write_tables.py
 
 test-oldest: ## the tests at the oldest versions that pyproject.toml names, in .venv-oldest
 	$(MAKE) test VENV=.venv-oldest TORCH=$$(sed -n 's/^torch==//p' .ci/oldest.txt) PIP_CONSTRAINT=$(CURDIR)/.ci/oldest.txt

@@ -8,6 +8,7 @@
 #include "bindings_cuda.h"
 #endif
 #include "cpu/attention.h"
+#include "cpu/dense.h"
 #include "cpu/frames_to_patches.h"
 #include "cpu/isa.h"
 #include "cpu/move.h"
@@ -116,6 +117,26 @@ void bind_attention(py::module_& m) {
   });
 }
 
+void bind_dense(py::module_& m) {
+  m.def("linear", [](py::handle x, py::handle weight, py::handle bias, py::handle gate, py::handle gate_bias,
+                     py::handle add, py::handle out) {
+    const Borrowed a("x", x.ptr()), w("weight", weight.ptr()), o("out", out.ptr());
+    const Maybe b("bias", bias), g("gate", gate), c("gate_bias", gate_bias), d("add", add);
+    const py::gil_scoped_release release;
+    vz::linear(*a, *w, b.get(), g.get(), c.get(), d.get(), *o);
+  });
+  m.def("rms_norm", [](py::handle x, py::handle weight, double epsilon, py::handle out) {
+    const Borrowed a("x", x.ptr()), w("weight", weight.ptr()), o("out", out.ptr());
+    const py::gil_scoped_release release;
+    vz::rms_norm(*a, *w, epsilon, *o);
+  });
+  m.def("silu_mul", [](py::handle gate, py::handle up) {
+    const Borrowed g("gate", gate.ptr()), u("up", up.ptr());
+    const py::gil_scoped_release release;
+    vz::silu_mul(*g, *u);
+  });
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_vzoom, m) {
@@ -128,7 +149,9 @@ PYBIND11_MODULE(_vzoom, m) {
   bind_frames(m);
   bind_moves(m);
   bind_attention(m);
-  m.attr("cpu_ops") = py::make_tuple("frames_to_patches", "mrope_append", "paged_attention", "copy_blocks", "splice_move", "merge_states");
+  bind_dense(m);
+  m.attr("cpu_ops") = py::make_tuple("frames_to_patches", "mrope_append", "paged_attention", "copy_blocks", "splice_move", "merge_states",
+                                    "linear", "rms_norm", "silu_mul");
 #ifdef VZOOM_CUDA
   vz::bind_cuda(m);
 #else

@@ -20,6 +20,8 @@ _ORDER = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
 # Ops with a Triton file; those with C++ or CUDA C++ are asked of the extension itself.
 OPS = ("mrope_append", "paged_attention", "frames_to_patches", "copy_blocks", "splice_move", "merge_states")
 TRITON_OPS = OPS
+# Ops whose C++ serves the CPU alone: on a GPU they are torch's own kernels, by the reference.
+CPU_OPS = ("linear", "rms_norm", "silu_mul")
 
 
 def missing(op: str, impl: str, device_type: str) -> str | None:
@@ -39,10 +41,12 @@ def missing(op: str, impl: str, device_type: str) -> str | None:
             return f"CUDA C++ runs on CUDA tensors, not on {device_type}"
         if native is None:
             return f"no CUDA C++: {ext.why_missing()}"
+        if op in CPU_OPS:
+            return f"{op} has no CUDA C++: torch's own kernel is the right one"
         return None if op in native.cuda_ops else f"_vzoom was built without CUDA C++ for {op} (nvcc was not found)"
     if impl == "triton":
         if op not in TRITON_OPS:
-            return f"{op} has no Triton implementation"
+            return f"{op} has no Triton implementation: torch's own kernel is the right one"
         if importlib.util.find_spec("triton") is None:
             return "triton is not installed: pip install 'vzoom[gpu]'"
         if device_type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
@@ -68,7 +72,7 @@ def chosen(device_type: str | None = None) -> dict[str, tuple[str, str]]:
     if device_type is None:
         device_type = "cuda" if torch.cuda.is_available() else "cpu"
     table: dict[str, tuple[str, str]] = {}
-    for op in OPS:
+    for op in (*OPS, *CPU_OPS):
         impl = resolve(op, "auto", device_type)
         passed = [missing(op, name, device_type) for name in _ORDER.get(device_type, ())]
         reasons = [reason for reason in passed if reason is not None]

@@ -175,7 +175,7 @@ class Stress:
         for engine in (self.engine, self.solo):
             assert engine.pool.num_free == engine.pool.num_blocks, "pages were lost"
             assert not any(engine.pool._holders)
-        self.counts["preemptions"] = self.engine.preemptions
+        self.counts["preemptions"] = self.engine.stats().preemptions
         self.counts["RSS MiB at a third"], self.counts["RSS MiB at the end"] = round(rss), round(rss_mib())
         self.engine.close()
         self.solo.close()

@@ -25,6 +25,7 @@ from vzoom.cli.live import Live
 from vzoom.config import Sampling, ZoomConfig
 from vzoom.result import Result
 from vzoom.types import Clip, Event, Finished, Malformed, StopReason, TextDelta, TurnEnded, TurnOpened
+from vzoom.video import CacheStats
 
 
 class ScriptedZoomer:
@@ -33,6 +34,9 @@ class ScriptedZoomer:
     def __init__(self, result: Result) -> None:
         self.result, self.config, self.name, self.is_embedded = result, ZoomConfig(), "embedded", True
         self.asked: dict[str, Any] = {}
+
+    def cache_stats(self) -> dict[str, CacheStats]:
+        return {"features": CacheStats(hits=1, misses=3, evictions=0, num_frames=3, num_bytes=300)}
 
     def ask(
         self,
@@ -164,6 +168,7 @@ def test_ask_json_is_one_object_and_nothing_else(
     assert found["model"] == scripted.result.model
     assert found["seconds"] == 3.21
     assert found["report"] == str(report)
+    assert found["caches"]["features"]["hit_rate"] == 0.25
     assert "<!doctype html>" in report.read_text()
     assert "knows nothing but" in err
 

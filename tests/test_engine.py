@@ -290,7 +290,7 @@ def test_a_job_waits_until_the_pool_can_hold_all_that_it_may_write(checkpoint: C
     assert len(engine._active) == 2
     done = [e.session for e in engine.run() if isinstance(e, Finished)]
     assert sorted(done) == [0, 1, 2, 3]
-    assert engine.preemptions == 0
+    assert engine.stats().preemptions == 0
     crowded = Engine(checkpoint, max_sessions=8, max_total_tokens=2048, pool_tokens=4096, overcommit=2.0)
     for i in range(4):
         crowded.add(Job(lambda i=i: FakeReader(i), f"Question {i}?", small, Sampling()))  # type: ignore[misc]

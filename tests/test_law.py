@@ -110,7 +110,7 @@ def test_preempted_sessions_obey_the_law(checkpoint: Checkpoint, monkeypatch: py
     scripts = {name: [zoom(start, start + 8, 2), zoom(start + 1, start + 3, 4), ANSWER] for name, start in
                (("a?", 8), ("b?", 16), ("c?", 64), ("d?", 65))}  # fmt: skip
     recorded, engine = run_scripted(monkeypatch, checkpoint, scripts, config=TIGHT, **SCARCE, overcommit=9.0)
-    assert engine.preemptions > 1
+    assert engine.stats().preemptions > 1
     assert engine.tokens_refed > 1000
     hf, processor = stock(checkpoint)
     for one in recorded.values():
@@ -128,7 +128,7 @@ def test_a_group_that_is_preempted_obeys_the_law(small: Checkpoint, monkeypatch:
     recorded, engine = run_scripted(
         monkeypatch, small, GROUP, group=True, config=TIGHT, pool_tokens=TIGHT.max_total_tokens
     )
-    assert engine.preemptions > 0
+    assert engine.stats().preemptions > 0
     hf, processor = stock(small)
     assert max(law_error(hf, one, processor)[0] for one in recorded.values()) <= TOLERANCE
     assert engine.pool.num_free == engine.pool.num_blocks

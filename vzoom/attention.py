@@ -67,13 +67,17 @@ def append_and_attend(
     layer: int,
     batch: Ragged,
     scale: float,
+    only_last: bool = False,
 ) -> torch.Tensor:
     """Write the rotated k and v of this layer to their slots and attend to everything up to each row: [T, H, D].
 
-    H query heads, G key heads, D head_dim, R = D / 2. q_THD is rotated in place.
+    H query heads, G key heads, D head_dim, R = D / 2. q_THD is rotated in place. only_last: attend from the last row
+    of each sequence alone, [S, H, D].
     """
     k_pages, v_pages = pool.k_pages[layer], pool.v_pages[layer]
     mrope_append(q_THD, k_TGD, v_TGD, cos_TR, sin_TR, k_pages, v_pages, batch.slots_T)
-    return paged_attention(
-        q_THD, k_pages, v_pages, batch.block_table_SB, batch.kv_lens_S, batch.cu_seqlens_q, scale=scale
-    )
+    cu_seqlens_q, num_sequences = batch.cu_seqlens_q, len(batch.last_rows_S)
+    if only_last and len(q_THD) > num_sequences:
+        q_THD = q_THD.index_select(0, batch.last_rows_S)
+        cu_seqlens_q = torch.arange(num_sequences + 1, dtype=torch.int32, device=q_THD.device)
+    return paged_attention(q_THD, k_pages, v_pages, batch.block_table_SB, batch.kv_lens_S, cu_seqlens_q, scale=scale)

@@ -115,6 +115,12 @@ class BlockTable:
         other.blocks, other.length = list(self.blocks), self.length
         return other
 
+    def upto(self, length: int) -> BlockTable:
+        """The first `length` tokens to read: a view that holds no pages of its own."""
+        view = BlockTable(self.pool)
+        view.blocks, view.length = self.blocks[: -(-length // self.pool.block_size)], length
+        return view
+
     def truncate(self, length: int) -> None:
         """Forget the tokens behind `length` and give back the pages that no other sequence holds."""
         if not 0 <= length <= self.length:

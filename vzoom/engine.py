@@ -12,25 +12,24 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 
 from .active import Active
-from .attention import Ragged
+from .admission import Admission
+from .batch import Fed, run_model
 from .cache import BlockTable, PagePool
 from .config import Sampling
 from .intake import Intake
 from .job import Job
 from .models import Checkpoint
-from .models.base import Features
 from .patches import grid_for
+from .reuse import ClipStore, Reuse
 from .sampler import choose
 from .session import Done, Feed, Fetch, Vocabulary
 from .types import Event, Failed, Finished, TextDelta, TurnEnded, TurnOpened
-from .vision import FeatureCache, FeatureStats
+from .video import CacheStats
+from .vision import FeatureCache
 from .workers import SharedVideo
-
-_SPARE = 4  # pages left for each older session when a session without pages gets its first
 
 
 @dataclass(frozen=True)
@@ -41,19 +40,7 @@ class EngineStats:
     tokens_fed: int
     tokens_refed: int
     preemptions: int
-    features: FeatureStats
-
-
-@dataclass(frozen=True)
-class _Fed:
-    """A session in the batch: what is fed to it now, where, and how long its table was before."""
-
-    active: Active
-    feed: Feed
-    ids: list[int]
-    positions: np.ndarray
-    slots: np.ndarray
-    length: int
+    features: CacheStats
 
 
 class Engine:
@@ -66,6 +53,8 @@ class Engine:
     overlap: go on with some sessions while clips of others are decoded and encoded. Without it (the default on the
     CPU, where there is nothing to gain but wall time) who is fed together does not depend on timing. A clip is decoded
     while its call is still being written in either case.
+    reuse: splice clips that another session has seen without feeding them again ("rotate", "rotate+first16"; see
+    `reuse.py`). Approximate: Trajectory.is_exact says where it happened. Not for training.
     """
 
     def __init__(
@@ -79,14 +68,11 @@ class Engine:
         max_step_tokens: int = 16384,
         overlap: bool | None = None,
         feature_cache: FeatureCache | None = None,
+        reuse: Reuse = "off",
     ) -> None:
-        if max_sessions < 1:
-            raise ValueError(f"max_sessions must be 1 or more, got {max_sessions}")
-        if overcommit < 1:
-            raise ValueError(f"overcommit must be 1 or more, got {overcommit}")
         self.checkpoint = checkpoint
         self.model = model = checkpoint.model
-        self.max_sessions, self.max_step_tokens, self.overcommit = max_sessions, max_step_tokens, overcommit
+        self.max_step_tokens = max_step_tokens
         self._intake = Intake(
             checkpoint,
             FeatureCache() if feature_cache is None else feature_cache,
@@ -96,7 +82,7 @@ class Engine:
         block_size = 32 if model.device.type == "cpu" else 256
         self._blocks_a_session = -(-max_total_tokens // block_size)
         num_blocks = max_sessions * self._blocks_a_session if pool_tokens is None else pool_tokens // block_size
-        if num_blocks < self._blocks_a_session:
+        if pool_tokens is not None and num_blocks < self._blocks_a_session:
             raise ValueError(f"pool_tokens {pool_tokens} does not hold one session of {max_total_tokens} tokens")
         self.pool = PagePool(
             num_layers=model.num_layers,
@@ -107,6 +93,8 @@ class Engine:
             dtype=model.dtype,
             device=model.device,
         )
+        self._clips = ClipStore(self.pool, reuse, model.merge)
+        self._admission = Admission(self.pool, self._clips, max_sessions=max_sessions, overcommit=overcommit)
         self.vocabulary = Vocabulary(
             tokenizer=checkpoint.tokenizer,
             image_token_id=model.image_token_id,
@@ -115,7 +103,7 @@ class Engine:
             merge=model.merge,
             grid_hw=lambda height, width, config: grid_for(height, width, config=config, spec=checkpoint.patch_spec),
         )
-        self.tokens_fed = self.tokens_refed = self.preemptions = 0
+        self.tokens_fed = self.tokens_refed = 0
         self._banned = torch.tensor(checkpoint.banned_ids, dtype=torch.int64, device=model.device)
         self._waiting: deque[tuple[int, Job]] = deque()
         self._active: list[Active] = []  # oldest first
@@ -125,8 +113,9 @@ class Engine:
         """Queue a question. Its number comes back in every event of its session; that of rollout i is i higher."""
         if -(-job.config.max_total_tokens // self.pool.block_size) > self._blocks_a_session:
             raise ValueError(f"max_total_tokens {job.config.max_total_tokens} is more than this engine was made for")
-        if not 1 <= job.num_rollouts <= self.max_sessions:
-            raise ValueError(f"num_rollouts must be 1 to max_sessions ({self.max_sessions}), got {job.num_rollouts}")
+        limit = self._admission.max_sessions
+        if not 1 <= job.num_rollouts <= limit:
+            raise ValueError(f"num_rollouts must be 1 to max_sessions ({limit}), got {job.num_rollouts}")
         number = self._count
         self._waiting.append((number, job))
         self._count += job.num_rollouts
@@ -179,13 +168,14 @@ class Engine:
         return events
 
     def stats(self) -> EngineStats:
-        return EngineStats(self.tokens_fed, self.tokens_refed, self.preemptions, self._intake.cache.stats())
+        return EngineStats(self.tokens_fed, self.tokens_refed, self._admission.preemptions, self._intake.cache.stats())
 
     def close(self) -> None:
         """Drop what runs and waits; give back pages and files."""
         self._waiting.clear()
         for active in list(self._active):
             self._retire(active)
+        self._clips.clear()
         self._intake.close()
 
     # ------------------------------------------------------------ who runs
@@ -197,7 +187,7 @@ class Engine:
         raise ValueError(f"session {number} is not running")
 
     def _admit(self, events: list[Event]) -> None:
-        while self._waiting and self._has_room(self._waiting[0][1]):
+        while self._waiting and self._admission.has_room(self._waiting[0][1], self._active):
             number, job = self._waiting.popleft()
             numbers = range(number, number + job.num_rollouts)
             samplings = [replace(job.sampling, seed=job.sampling.seed + i) for i in range(job.num_rollouts)]
@@ -218,16 +208,6 @@ class Engine:
                 Active(number, session, SharedVideo(video), BlockTable(self.pool), generator, forks=forks)
             )
 
-    def _has_room(self, job: Job) -> bool:
-        running = sum(1 + len(a.forks) for a in self._active)
-        if running + job.num_rollouts > self.max_sessions:
-            return False
-        if not self._active:
-            return True
-        promised = self.pool.num_blocks - self.pool.num_free + sum(a.blocks_to_come() for a in self._active)
-        own = job.num_rollouts * -(-job.config.max_total_tokens // self.pool.block_size)
-        return promised + own <= self.pool.num_blocks * self.overcommit
-
     def _retire(self, active: Active) -> None:
         self._active.remove(active)
         active.release()
@@ -238,42 +218,29 @@ class Engine:
 
     # ------------------------------------------------------------ feeding
 
-    def _select(self) -> list[_Fed]:
+    def _select(self) -> list[Fed]:
         """Who is fed in this step, oldest first, each with pages for its run."""
-        batch: list[_Fed] = []
+        batch: list[Fed] = []
         room = self.max_step_tokens
-        for active in list(self._active):
+        for active in self._active:
             feed = active.session.action
             if not isinstance(feed, Feed):
                 continue
             if active.unseen(feed) and not (active.encoding and active.encoding.future.done()):
                 continue
             count = active.run_length(feed)
-            if (batch and count > room) or not self._make_room(active, count):
+            # Those behind it, which may lose their pages here, are not in the batch yet.
+            if (batch and count > room) or not self._admission.make_room(active, count, self._active):
                 continue
             ids, positions = active.run(feed)
             length = active.table.length
-            batch.append(_Fed(active, feed, ids, positions, active.table.extend(count), length))
+            # A glance opens its session, and what is fed again after a preemption is fed in full.
+            move = self._clips.find(feed) if 0 < length == active.session.num_fed else None
+            batch.append(Fed(active, feed, ids, positions, active.table.extend(count), length, move))
             room -= count
         return batch
 
-    def _make_room(self, active: Active, count: int) -> bool:
-        """Pages for `count` more tokens, if need be from younger sessions. They are not in the batch yet.
-
-        Who has no pages yet also leaves some for those before it: else it would be preempted again at once.
-        """
-        index = self._active.index(active)
-        older, younger = self._active[:index], self._active[index + 1 :]
-        spare = 0 if active.table.blocks else _SPARE * sum(1 for a in older if a.table.blocks)
-        while active.table.blocks_for(count) + spare > self.pool.num_free:
-            victim = next((a for a in reversed(younger) if a.table.blocks), None)
-            if victim is None:
-                return False  # older sessions hold them
-            victim.preempt()
-            self.preemptions += 1
-        return True
-
-    def _feed(self, batch: list[_Fed], events: list[Event]) -> None:
+    def _feed(self, batch: list[Fed], events: list[Event]) -> None:
         """Run the model, part the forks, sample, and hand each session its token."""
         started = time.perf_counter()
         takers: list[tuple[Active, Feed]] = []
@@ -295,47 +262,37 @@ class Engine:
         except BaseException:
             self._roll_back(batch, [active for active, _ in takers if active not in self._active])
             raise
+        finally:
+            for fed in batch:
+                fed.let_go()
         elapsed = (time.perf_counter() - started) * 1e3
         self._active += [active for active, _ in takers if active not in self._active]
-        for (active, feed), token, logprob in zip(takers, tokens, logprobs, strict=True):
+        for fed in batch:
+            if fed.move is None and fed.length > 0:
+                self._clips.keep(fed.feed, fed.active.table)
+        reused = [fed.move.end - fed.move.first if fed.move else 0 for fed in batch]
+        for row, (active, feed), token, logprob in zip(rows, takers, tokens, logprobs, strict=True):
             active.forks, active.encoding = [], None
             if feed.clip is not None:
                 active.clips.append(feed.clip)
             self._deliver(active, feed, token, logprob, elapsed, events)
+            if feed.opens_turn:
+                active.session.turn.num_reused = reused[row]
             self._intake.foresee(active)
 
-    def _roll_back(self, batch: list[_Fed], branches: list[Active]) -> None:
+    def _roll_back(self, batch: list[Fed], branches: list[Active]) -> None:
         """As if the batch had never been fed. What was encoded is kept, what failed is encoded again."""
         for branch in branches:
             branch.release()
         for fed in batch:
-            fed.active.table.truncate(fed.length)
+            fed.undo()
         for active in self._active:
             if active.encoding and active.encoding.future.done() and active.encoding.future.exception():
                 active.encoding = None
 
-    def _run_model(self, batch: list[_Fed]) -> torch.Tensor:
-        """Logits [S, V] of the batch."""
-        device = self.model.device
-        ids = [i for fed in batch for i in fed.ids]
-        features = [f for fed in batch if fed.active.encoding for f in fed.active.encoding.features()]
-        images = Features.cat(features) if features else None
-        rows = [i for i, token in enumerate(ids) if token == self.model.image_token_id] if features else []
-        if images is not None and len(rows) != len(images.embeds):
-            raise AssertionError(f"{len(rows)} image tokens, {len(images.embeds)} visual features")
-        logits = self.model.forward(
-            torch.tensor(ids, device=device),
-            Ragged.pack(
-                [fed.active.table for fed in batch],
-                [fed.slots for fed in batch],
-                [fed.positions for fed in batch],
-                device,
-            ),
-            self.pool,
-            torch.tensor(rows, device=device) if images is not None else None,
-            images,
-        )
-        self.tokens_fed += len(ids)
+    def _run_model(self, batch: list[Fed]) -> torch.Tensor:
+        logits = run_model(self.model, self.pool, batch)
+        self.tokens_fed += sum(piece.stop - piece.start for fed in batch for piece in fed.pieces())
         self.tokens_refed += sum(fed.active.session.num_fed - fed.length for fed in batch)
         return logits
 

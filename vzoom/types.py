@@ -131,10 +131,15 @@ class Turn:
     pts_seconds: tuple[float, ...] = ()  # frames that the call brought
     # by STAGES: decode, patches, vision and prefill of what opened this turn, generate of its own tokens
     milliseconds: dict[str, float] = field(default_factory=dict)
+    num_reused: int = 0  # of num_prefilled, tokens that were not fed but moved from another session: approximate
 
     def cost_json(self) -> dict[str, Any]:
         """What it took to open this turn, and to write it."""
-        return {"tokens_prefilled": self.num_prefilled, "milliseconds": _rounded(self.milliseconds)}
+        return {
+            "tokens_prefilled": self.num_prefilled,
+            "tokens_reused": self.num_reused,
+            "milliseconds": _rounded(self.milliseconds),
+        }
 
 
 @dataclass
@@ -166,6 +171,11 @@ class Trajectory:
     def calls(self) -> list[ZoomCall]:
         """The calls that brought a clip, in order."""
         return [turn.outcome for turn in self.zooms if isinstance(turn.outcome, ZoomCall)]
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether every token was fed to the model; not so where a clip was reused from another session."""
+        return not any(turn.num_reused for turn in self.turns)
 
     @property
     def num_frames(self) -> int:
@@ -207,6 +217,7 @@ class Trajectory:
                 for turn in self.turns
             ],
             "frames": self.num_frames,
+            "exact": self.is_exact,
             "tokens_prefilled": sum(turn.num_prefilled for turn in self.turns),
             "tokens_sampled": sum(turn.num_sampled for turn in self.turns),
             "milliseconds": _rounded(

@@ -11,7 +11,7 @@ import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,17 +20,7 @@ from .config import ZoomConfig
 from .models.base import Features, VisionLanguageModel
 from .patches import PatchSpec, frames_to_patches
 from .types import Clip
-
-
-@dataclass(frozen=True)
-class FeatureStats:
-    """Counted in frames: found, encoded, dropped to make room; and what is held now."""
-
-    hits: int
-    misses: int
-    evictions: int
-    num_frames: int
-    num_bytes: int
+from .video import CacheStats
 
 
 class FeatureCache:
@@ -69,8 +59,8 @@ class FeatureCache:
         self._held.clear()
         self._num_bytes = 0
 
-    def stats(self) -> FeatureStats:
-        return FeatureStats(self._hits, self._misses, self._evictions, len(self._held), self._num_bytes)
+    def stats(self) -> CacheStats:
+        return CacheStats(self._hits, self._misses, self._evictions, len(self._held), self._num_bytes)
 
 
 def encode_clips(
@@ -81,6 +71,7 @@ def encode_clips(
     Frames of any sizes together. The features of a clip are those of its frames, in order.
     """
     started = time.perf_counter()
+    spec = replace(spec, temporal_patch_size=model.temporal_copies)
     keys = [[_key(frame, config, spec) for frame in clip.frames] for clip, config in clips]
     found: dict[Hashable, Features] = {}
     patches: list[torch.Tensor] = []

@@ -17,8 +17,9 @@ from .engine import Engine
 from .job import Job
 from .models import Checkpoint, load_checkpoint
 from .result import Result
+from .reuse import Reuse
 from .types import Clip, Event, Failed, Finished, Trajectory, TurnOpened
-from .video import ClipCache
+from .video import CacheStats, ClipCache
 from .vision import FeatureCache
 
 EMBEDDED = "embedded"
@@ -88,9 +89,12 @@ class Zoomer:
         sampling: Sampling | None = None,
         on_event: Callable[[Event], None] | None = None,
         max_sessions: int = 8,
+        reuse: Reuse = "off",
     ) -> list[Result]:
         """Answer (video, question) pairs, up to `max_sessions` at once in one batch. Results in the jobs' order.
 
+        reuse: splice clips that an earlier session of this call has seen without feeding them again. Approximate:
+        result.trajectory.is_exact says where it happened. See `vzoom/reuse.py`.
         Pair i samples with seed sampling.seed + i. `seconds` of a result is counted from the start of the whole call.
         """
         config = self.config.override(max_zooms=max_zooms)
@@ -100,7 +104,7 @@ class Zoomer:
             self._job(video, question, config, replace(base, seed=base.seed + i))
             for i, (video, question) in enumerate(jobs)
         ]
-        return self._run(queue, on_event, max_sessions=min(max_sessions, len(queue)))
+        return self._run(queue, on_event, max_sessions=min(max_sessions, len(queue)), reuse=reuse)
 
     def rollouts(
         self,
@@ -122,11 +126,22 @@ class Zoomer:
         )
         return self._run([replace(job, num_rollouts=num_rollouts)], on_event, max_sessions=num_rollouts)
 
+    def cache_stats(self) -> dict[str, CacheStats]:
+        """Hits and misses so far: "frames" of decoding, "features" of the vision tower."""
+        return {"frames": self.clip_cache.stats(), "features": self.feature_cache.stats()}
+
     def _job(self, video: str | PathLike[str], question: str, config: ZoomConfig, sampling: Sampling) -> Job:
         opened = partial(CachedVideo, self.clip_cache, video, config=config, spec=self.checkpoint.patch_spec)
         return Job(opened, question, config, sampling)
 
-    def _run(self, jobs: list[Job], on_event: Callable[[Event], None] | None, *, max_sessions: int) -> list[Result]:
+    def _run(
+        self,
+        jobs: list[Job],
+        on_event: Callable[[Event], None] | None,
+        *,
+        max_sessions: int,
+        reuse: Reuse = "off",
+    ) -> list[Result]:
         """Results of all rollouts of all jobs, in order."""
         if not jobs:
             return []
@@ -136,6 +151,7 @@ class Zoomer:
             max_sessions=max_sessions,
             max_total_tokens=jobs[0].config.max_total_tokens,
             feature_cache=self.feature_cache,
+            reuse=reuse,
         )
         clips: defaultdict[int, list[Clip]] = defaultdict(list)
         done: dict[int, tuple[Trajectory, float]] = {}

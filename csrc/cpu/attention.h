@@ -21,24 +21,26 @@ struct AttentionArgs {
   bool causal;
 };
 
-// Rows [row_begin, row_end) of one sequence and group against keys [key_begin, key_end). Row r is query
+// Rows [row_begin, row_end) of one sequence in each of some groups against keys [key_begin, key_end). Row r is query
 // r / heads_per_group of the sequence, head r % heads_per_group of the group.
 struct AttentionTile {
   const int32_t* blocks;      // of the sequence
   int64_t first_token;        // of the sequence's queries in q and out
-  int group, num_queries, num_keys;
+  int group, num_groups;      // the first, and how many go together: 1 above few_rows rows
+  int num_queries, num_keys;
   int row_begin, row_end, key_begin, key_end;
-  // Where only a part of the keys is seen: unnormalised sums [rows][dim], maxima and sums of weights [rows] of this
-  // part, instead of out and lse.
+  // Where only a part of the keys is seen: unnormalised sums [groups][rows][dim], maxima and sums of weights
+  // [groups][rows] of this part, instead of out and lse.
   float *part_out, *part_max, *part_sum;
 };
 
 struct AttentionKernel {
-  int64_t (*scratch_bytes)(const AttentionArgs&, int rows);
+  int64_t (*scratch_bytes)(const AttentionArgs&, const AttentionTile&);
   void (*run)(const AttentionArgs&, const AttentionTile&, char* scratch);  // scratch is 64-byte aligned
-  // Joins `parts` partial results of each of `rows` rows into out and lse; the parts lie `rows` rows apart.
+  // Joins `parts` partial results of each row into out and lse; the parts lie all rows of all groups apart.
   void (*join)(const AttentionArgs&, const AttentionTile&, int parts, const float* outs, const float* maxima,
                const float* sums);
+  int few_rows;  // tiles of at most so many rows take any number of groups
 };
 
 struct AttentionKernels {

@@ -29,18 +29,24 @@ struct PairMath {
   static inline Vec whole_cells(const bf16* row, int d) {
     return {_mm512_loadu_ps(reinterpret_cast<const float*>(row + 2 * d))};
   }
-  static inline void whole_value_cells(const bf16* const* rows, int d, Cells& left, Cells& right) {
-    const __m512i low = low_pairs(), high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
-    const __m512i a = _mm512_loadu_si512(rows[0] + d), b = _mm512_loadu_si512(rows[1] + d);
-    left = reinterpret_cast<__m512bh>(_mm512_permutex2var_epi16(a, low, b));
-    right = reinterpret_cast<__m512bh>(_mm512_permutex2var_epi16(a, high, b));
+  // Pairs within 128-bit lanes: of the 8 columns of lane i, `left` has the first four and `right` the others.
+  static inline void mixed_value_cells(const bf16* const* rows, int n, int d, Cells& left, Cells& right) {
+    mix(_mm512_loadu_si512(rows[n] + d), _mm512_loadu_si512(rows[n + 1] + d), left, right);
   }
-  static inline void value_cells(const bf16* const* rows, int n, int count, int d, int dim, Cells& left, Cells& right) {
-    const __m512i low = low_pairs(), high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
-    const __m512i a = load_pairs(rows[n] + d, dim - d);
-    const __m512i b = n + 1 < count ? load_pairs(rows[n + 1] + d, dim - d) : _mm512_setzero_si512();
-    left = reinterpret_cast<__m512bh>(_mm512_permutex2var_epi16(a, low, b));
-    right = reinterpret_cast<__m512bh>(_mm512_permutex2var_epi16(a, high, b));
+  static inline void some_mixed_value_cells(const bf16* const* rows, int n, int count, int d, int dim, Cells& left,
+                                            Cells& right) {
+    mix(load_pairs(rows[n] + d, dim - d), n + 1 < count ? load_pairs(rows[n + 1] + d, dim - d) : _mm512_setzero_si512(),
+        left, right);
+  }
+  static inline void mix(__m512i a, __m512i b, Cells& left, Cells& right) {
+    left = reinterpret_cast<__m512bh>(_mm512_unpacklo_epi16(a, b));
+    right = reinterpret_cast<__m512bh>(_mm512_unpackhi_epi16(a, b));
+  }
+  static inline void unmix(float* panel) {
+    const __m512i first = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
+    const __m512 left = _mm512_loadu_ps(panel), right = _mm512_loadu_ps(panel + 16);
+    _mm512_storeu_ps(panel, _mm512_permutex2var_ps(left, first, right));
+    _mm512_storeu_ps(panel + 16, _mm512_permutex2var_ps(left, _mm512_add_epi32(first, _mm512_set1_epi32(8)), right));
   }
 
   // Takes the first 16 of two rows of 32 to pairs.
@@ -88,7 +94,9 @@ struct PairMath {
 };
 
 #include "attention_generic.h"
+
+#include "attention_few.h"
 }  // namespace
 
-const AttentionKernel attention_avx512bf16 = {scratch_bytes<PairMath>, run<PairMath>, join<PairMath>};
+const AttentionKernel attention_avx512bf16 = {scratch_bytes<PairMath>, run<PairMath>, join<PairMath>, kMaxRows};
 }  // namespace vz

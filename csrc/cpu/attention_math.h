@@ -2,16 +2,12 @@
 
 constexpr int kMaxDim = 512;
 
-template <class T> struct RemoveReference { using type = T; };
-template <class T> struct RemoveReference<T&> { using type = T; };
-template <class T> using Plain = typename RemoveReference<T>::type;
-
 // out = sums / row_sum in the stored type, and lse = row_max + log(row_sum). No key seen: 0 and -inf.
 template <class T>
-static inline void finish(const AttentionArgs& args, const AttentionTile& tile, int row, float row_max, float row_sum,
-                          const float* sums, int dim) {
+static inline void finish(const AttentionArgs& args, const AttentionTile& tile, int group, int row, float row_max,
+                          float row_sum, const float* sums, int dim) {
   const int64_t token = tile.first_token + row / args.heads_per_group;
-  const int64_t head = static_cast<int64_t>(tile.group) * args.heads_per_group + row % args.heads_per_group;
+  const int64_t head = static_cast<int64_t>(tile.group + group) * args.heads_per_group + row % args.heads_per_group;
   T* out = reinterpret_cast<T*>(args.out) + token * args.out_token + head * args.out_head;
   const Vec inverse = set1(row_sum > 0 ? 1 / row_sum : 0);
   for (int d = 0; d < dim; d += Vec::kWidth) store_n(out + d, mul(load_n(sums + d, dim - d), inverse), dim - d);
@@ -33,14 +29,15 @@ struct FloatMath {
   static inline Vec as_cells(Vec x) { return x; }
   static inline Vec key_cells(const T* row, int d, int dim) { return some(row + d, dim - d); }
   static inline Vec whole_cells(const T* row, int d) { return load(row + d); }
-  static inline void whole_value_cells(const T* const* rows, int d, Vec& left, Vec& right) {
-    left = load(rows[0] + d);
-    right = load(rows[0] + d + Vec::kWidth);
+  static inline void mixed_value_cells(const T* const* rows, int n, int d, Vec& left, Vec& right) {
+    left = load(rows[n] + d);
+    right = load(rows[n] + d + Vec::kWidth);
   }
-  static inline void value_cells(const T* const* rows, int n, int, int d, int dim, Vec& left, Vec& right) {
+  static inline void some_mixed_value_cells(const T* const* rows, int n, int, int d, int dim, Vec& left, Vec& right) {
     left = some(rows[n] + d, dim - d);
     right = some(rows[n] + d + Vec::kWidth, dim - d - Vec::kWidth);
   }
+  static inline void unmix(float*) {}
   static inline Vec some(const T* p, int n) {
     return n >= Vec::kWidth ? load(p) : n > 0 ? load_n(p, n) : set1(0);
   }

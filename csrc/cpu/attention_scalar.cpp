@@ -11,8 +11,10 @@ namespace {
 
 #include "attention_generic.h"
 
+#include "attention_few.h"
+
 template <class T>
-constexpr AttentionKernel kernel = {scratch_bytes<FloatMath<T>>, run<FloatMath<T>>, join<FloatMath<T>>};
+constexpr AttentionKernel kernel = {scratch_bytes<FloatMath<T>>, run<FloatMath<T>>, join<FloatMath<T>>, kMaxRows};
 }  // namespace
 
 const AttentionKernels attention_scalar = {kernel<float>, kernel<bf16>, kernel<f16>};

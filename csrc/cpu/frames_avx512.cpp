@@ -100,8 +100,7 @@ inline __m512i look_up(const __m512i table[4], __m512i at, __mmask64 upper) {
                                 _mm512_permutex2var_epi8(table[2], at, table[3]));
 }
 
-constexpr int kMaxPatch = 16;         // pixels a side that fit this path
-constexpr int kGroupsAtOnce = 32;     // groups of 4 patches held on the stack: rows up to 128 patches at a time
+constexpr int kMinPatch = 8, kMaxPatch = 16;  // pixels a side that fit this path
 
 // The pixels of 4 neighbouring patches, one register a channel: 16 bytes a patch.
 inline void split_channels(const Patches& p, const uint8_t* row, __m512i index, __mmask64 mask, __m512i out[3]) {
@@ -115,74 +114,97 @@ inline void split_channels(const Patches& p, const uint8_t* row, __m512i index, 
   out[2] = _mm512_shuffle_i32x4(c, d, 0x88);
 }
 
-void emit_group(const Patches& p, int y, int gx0, int num, const uint8_t* row, char* frame_out) {
-  __m512i pixels[3][kGroupsAtOnce];
+// The order of bytes that leaves each patch in one piece when the planes of its values are interleaved.
+inline __m512i order_of(int element_bytes) {
+  return element_bytes == 4 ? _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)
+                            : _mm512_setr_epi32(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15);
+}
+
+// A patch's row is written as its first 8 and its last 8 values, which overlap: masked stores are several times slower.
+template <int kBytes>
+inline void store_row(char* to, __m512i values, __m512i last, int64_t last_bytes, int temporal, int64_t next_frame) {
+  if constexpr (kBytes == 4) {
+    const __m256i a = _mm512_castsi512_si256(values);
+    const __m256i b = _mm512_castsi512_si256(_mm512_permutexvar_epi32(last, values));
+    for (int t = 0; t < temporal; ++t, to += next_frame) {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), a);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + last_bytes), b);
+    }
+  } else {
+    const __m128i a = _mm512_castsi512_si128(values);
+    const __m128i b = _mm512_castsi512_si128(_mm512_permutexvar_epi16(last, values));
+    for (int t = 0; t < temporal; ++t, to += next_frame) {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to), a);
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to + last_bytes), b);
+    }
+  }
+}
+
+// 4 patches at a time, whole: what is written lies together, in the core's first cache.
+template <int kBytes>
+void emit_as(const Patches& p, int gy, const uint8_t* rows, int64_t stride, char* frame_out) {
   alignas(64) uint8_t index_bytes[64];
   for (int i = 0; i < 64; ++i) {
     const int x = i % 16 < p.patch ? i % 16 : 0, c = i / 16 < 3 ? i / 16 : 0;
     index_bytes[i] = static_cast<uint8_t>(3 * x + c);
   }
-  const __m512i index = _mm512_load_si512(index_bytes);
+  const __m512i index = _mm512_load_si512(index_bytes), order = order_of(kBytes);
   const __mmask64 mask = (1ull << (3 * p.patch)) - 1;
-  const int groups = (num + 3) / 4;
-  // Bytes are ordered so that the interleaving of the planes below leaves each patch in one piece.
-  const __m512i order = p.element_bytes == 4
-                            ? _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)
-                            : _mm512_setr_epi32(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15);
-  for (int g = 0; g < groups; ++g) {
-    __m512i channels[3];
-    split_channels(p, row + 3 * p.patch * (gx0 + 4 * g), index, mask, channels);
-    for (int c = 0; c < 3; ++c) pixels[c][g] = _mm512_permutexvar_epi32(order, channels[c]);
-  }
-  const int64_t area = p.patch * p.patch, row_elements = 3 * p.temporal * area;
-  const int64_t gy = y / p.patch, py = y % p.patch, line = gy / p.merge * (p.columns / p.merge);
-  const __mmask16 words = static_cast<__mmask16>((1u << p.patch) - 1);
-  for (int c = 0; c < 3; ++c) {
-    __m512i table[4][4];
-    for (int plane = 0; plane < p.element_bytes; ++plane)
-      for (int q = 0; q < 4; ++q)
-        table[plane][q] = _mm512_loadu_si512(p.planes + (c * p.element_bytes + plane) * 256 + 64 * q);
-    for (int g = 0; g < groups; ++g) {
-      const __m512i at = pixels[c][g];
-      const __mmask64 upper = _mm512_movepi8_mask(at);
-      const __m512i b0 = look_up(table[0], at, upper), b1 = look_up(table[1], at, upper);
-      const __m512i lo = _mm512_unpacklo_epi8(b0, b1), hi = _mm512_unpackhi_epi8(b0, b1);
-      __m512i values[4];
-      if (p.element_bytes == 4) {
-        const __m512i b2 = look_up(table[2], at, upper), b3 = look_up(table[3], at, upper);
-        const __m512i lo2 = _mm512_unpacklo_epi8(b2, b3), hi2 = _mm512_unpackhi_epi8(b2, b3);
-        values[0] = _mm512_unpacklo_epi16(lo, lo2);
-        values[1] = _mm512_unpackhi_epi16(lo, lo2);
-        values[2] = _mm512_unpacklo_epi16(hi, hi2);
-        values[3] = _mm512_unpackhi_epi16(hi, hi2);
-      } else {
-        values[0] = lo;
-        values[1] = hi;
-      }
-      for (int j = 0; j < 4 && 4 * g + j < num; ++j) {
-        const int64_t gx = gx0 + 4 * g + j;
-        const int64_t at_patch = ((line + gx / p.merge) * p.merge + gy % p.merge) * p.merge + gx % p.merge;
-        const int64_t at_element = at_patch * row_elements + c * p.temporal * area + py * p.patch;
-        for (int t = 0; t < p.temporal; ++t) {
-          char* to = frame_out + (at_element + t * area) * p.element_bytes;
-          if (p.element_bytes == 4) {
-            _mm512_mask_storeu_epi32(to, words, values[j]);
-          } else {
-            const __m512i pair = values[j / 2];
-            _mm256_mask_storeu_epi16(
-                to, words, j % 2 ? _mm512_extracti64x4_epi64(pair, 1) : _mm512_castsi512_si256(pair));
-          }
+  const __m256i eight = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  const __m512i ascending = _mm512_zextsi256_si512(
+      kBytes == 4 ? eight : _mm256_zextsi128_si256(_mm256_cvtepi32_epi16(eight)));
+  const int from = p.patch - 8;
+  const __m512i last = kBytes == 4 ? _mm512_add_epi32(ascending, _mm512_set1_epi32(from))
+                                   : _mm512_add_epi16(ascending, _mm512_set1_epi16(static_cast<short>(from)));
+  const int64_t area = int64_t{p.patch} * p.patch, row_elements = 3 * p.temporal * area;
+  const int64_t line = int64_t{gy / p.merge} * (p.columns / p.merge);
+  for (int gx = 0; gx < p.columns; gx += 4) {
+    __m512i pixels[kMaxPatch][3];
+    for (int py = 0; py < p.patch; ++py) {
+      split_channels(p, rows + py * stride + 3 * p.patch * gx, index, mask, pixels[py]);
+      for (int c = 0; c < 3; ++c) pixels[py][c] = _mm512_permutexvar_epi32(order, pixels[py][c]);
+    }
+    const int num = p.columns - gx < 4 ? p.columns - gx : 4;
+    char* patches[4] = {};
+    for (int j = 0; j < num; ++j) {
+      const int64_t x = gx + j, at = ((line + x / p.merge) * p.merge + gy % p.merge) * p.merge + x % p.merge;
+      patches[j] = frame_out + at * row_elements * kBytes;
+    }
+    for (int c = 0; c < 3; ++c) {
+      __m512i table[kBytes][4];
+      for (int plane = 0; plane < kBytes; ++plane)
+        for (int q = 0; q < 4; ++q)
+          table[plane][q] = _mm512_loadu_si512(p.planes + (c * kBytes + plane) * 256 + 64 * q);
+      for (int py = 0; py < p.patch; ++py) {
+        const __m512i at = pixels[py][c];
+        const __mmask64 upper = _mm512_movepi8_mask(at);
+        const __m512i b0 = look_up(table[0], at, upper), b1 = look_up(table[1], at, upper);
+        const __m512i lo = _mm512_unpacklo_epi8(b0, b1), hi = _mm512_unpackhi_epi8(b0, b1);
+        __m512i values[4];
+        if constexpr (kBytes == 4) {
+          const __m512i b2 = look_up(table[2], at, upper), b3 = look_up(table[3], at, upper);
+          const __m512i lo2 = _mm512_unpacklo_epi8(b2, b3), hi2 = _mm512_unpackhi_epi8(b2, b3);
+          values[0] = _mm512_unpacklo_epi16(lo, lo2);
+          values[1] = _mm512_unpackhi_epi16(lo, lo2);
+          values[2] = _mm512_unpacklo_epi16(hi, hi2);
+          values[3] = _mm512_unpackhi_epi16(hi, hi2);
+        } else {
+          values[0] = lo;
+          values[1] = _mm512_castsi256_si512(_mm512_extracti64x4_epi64(lo, 1));
+          values[2] = hi;
+          values[3] = _mm512_castsi256_si512(_mm512_extracti64x4_epi64(hi, 1));
         }
+        for (int j = 0; j < num; ++j)
+          store_row<kBytes>(patches[j] + (c * p.temporal * area + py * p.patch) * kBytes, values[j], last,
+                            from * kBytes, p.temporal, area * kBytes);
       }
     }
   }
 }
 
-void emit(const Patches& p, int y, const uint8_t* row, char* frame_out) {
-  if (p.patch > kMaxPatch) return frames_avx2.emit(p, y, row, frame_out);
-  constexpr int kPatches = 4 * kGroupsAtOnce;
-  for (int gx = 0; gx < p.columns; gx += kPatches)
-    emit_group(p, y, gx, p.columns - gx < kPatches ? p.columns - gx : kPatches, row, frame_out);
+void emit(const Patches& p, int gy, const uint8_t* rows, int64_t stride, char* frame_out) {
+  if (p.patch < kMinPatch || p.patch > kMaxPatch) return frames_avx2.emit(p, gy, rows, stride, frame_out);
+  p.element_bytes == 4 ? emit_as<4>(p, gy, rows, stride, frame_out) : emit_as<2>(p, gy, rows, stride, frame_out);
 }
 
 }  // namespace

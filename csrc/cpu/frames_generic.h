@@ -63,9 +63,11 @@ static void emit_as(const Patches& p, int y, const uint8_t* row, char* frame_out
   }
 }
 
-static void emit(const Patches& p, int y, const uint8_t* row, char* frame_out) {
-  if (p.element_bytes == 4)
-    emit_as<uint32_t>(p, y, row, frame_out);
-  else
-    emit_as<uint16_t>(p, y, row, frame_out);
+static void emit(const Patches& p, int gy, const uint8_t* rows, int64_t stride, char* frame_out) {
+  for (int py = 0; py < p.patch; ++py) {
+    if (p.element_bytes == 4)
+      emit_as<uint32_t>(p, gy * p.patch + py, rows + py * stride, frame_out);
+    else
+      emit_as<uint16_t>(p, gy * p.patch + py, rows + py * stride, frame_out);
+  }
 }

@@ -132,15 +132,15 @@ void frames_to_patches(const Plan& plan, const View& frames, const View& table, 
       const uint8_t* frame = in.data + n * in.frame_stride;
       Source rows_in = rows_after(plan, static_cast<int>(plan.steps.size()), frame, in.row_stride, y0, y1, buffers);
       Rows& padded = buffers.back();
-      for (int y = y0; y < y1; ++y) {
-        const uint8_t* row = rows_in.row0 + (y - y0) * rows_in.stride;
-        if (row >= frame && row < frame + plan.in_height * in.row_stride) {  // nothing was resized: no room behind it
-          uint8_t* copy = padded.reserve(1, width * 3);
-          std::copy(row, row + width * 3, copy);
-          row = copy;
-        }
-        kernels().emit(patches, y, row, out.as<char>() + n * frame_bytes);
+      if (rows_in.row0 >= frame && rows_in.row0 < frame + plan.in_height * in.row_stride) {
+        uint8_t* copy = padded.reserve(y1 - y0, width * 3);  // nothing was resized: no room behind the rows
+        for (int y = 0; y < y1 - y0; ++y)
+          std::copy_n(rows_in.row0 + y * rows_in.stride, width * 3, copy + y * padded.stride);
+        rows_in = {copy, y0, padded.stride};
       }
+      for (int y = y0; y < y1; y += patch)
+        kernels().emit(patches, y / patch, rows_in.row0 + (y - y0) * rows_in.stride, rows_in.stride,
+                       out.as<char>() + n * frame_bytes);
     }
   });
 }

@@ -67,8 +67,9 @@ struct FrameKernels {
   void (*horizontal)(const Pass&, const uint8_t* src, int64_t src_stride, int rows, uint8_t* dst, int64_t dst_stride);
   // One output row y from input rows; src points at input row `row0`.
   void (*vertical)(const Pass&, int y, const uint8_t* src, int row0, int64_t stride, int bytes, uint8_t* dst);
-  // Row y of a resized frame into its place in the frame's patches.
-  void (*emit)(const Patches&, int y, const uint8_t* row, char* frame_out);
+  // A row of patches, number gy, from `patch` rows of pixels into its place in the frame's patches. Rows have kSlack
+  // bytes behind them.
+  void (*emit)(const Patches&, int gy, const uint8_t* rows, int64_t stride, char* frame_out);
 };
 extern const FrameKernels frames_scalar;
 #if defined(__x86_64__)

@@ -15,6 +15,9 @@ namespace {
 
 constexpr int kRowsOfATile = 384;   // their sums stay in the core's second cache
 constexpr int kKeysOfAPart = 1024;  // at least, where the keys of a sequence are cut for more threads
+constexpr int kPartsOfAThread = 4;  // of a sequence with few rows, so that threads end together
+constexpr int kBytesOfAStep = 256 << 10;  // that groups with few rows read together; a core's second cache holds two
+constexpr int kKeysOfAStep = 64;
 constexpr int kMaxHeadDim = 512;
 
 const AttentionKernel& kernel_for(Dtype dtype) {
@@ -111,25 +114,40 @@ void paged_attention(const View& q, const View& k_pages, const View& v_pages, co
       k_pages.stride[0], k_pages.stride[1], k_pages.stride[2], v_pages.stride[0], v_pages.stride[1], v_pages.stride[2],
       per_group, static_cast<int>(dim), static_cast<int>(block_size), static_cast<float>(scale), causal};
 
-  // Tiles of rows; where they are fewer than threads, the keys of each are cut into parts and joined.
+  // Tiles of rows. With few rows (decode) neighbouring groups go together: pages are read in one piece. Keys are cut into
+  // parts that are joined where tiles are fewer than threads; a decode by its own length and the threads alone, so that
+  // what runs beside it changes no bit of it.
+  const AttentionKernel& kernel = kernel_for(q.dtype);
+  const int64_t row_bytes = dim * bytes(q.dtype);
+  const auto parts_of_few = [&](int keys) {
+    return threads() == 1 ? 1 : std::clamp(keys / kKeysOfAPart, 1, kPartsOfAThread * threads());
+  };
+  int64_t few_units = 0;
+  for (int64_t s = 0; s < sequences; ++s) few_units += parts_of_few(lengths[s]);
+  const int together = few_units < threads() ? 1 : static_cast<int>(std::clamp<int64_t>(
+      kBytesOfAStep / (2 * kKeysOfAStep * row_bytes), 1, groups));
   std::vector<AttentionTile> tiles;
   for (int64_t s = 0; s < sequences; ++s) {
     const int queries = starts[s + 1] - starts[s], rows = queries * per_group;
-    for (int g = 0; g < groups; ++g)
+    const int step = rows <= kernel.few_rows ? together : 1;
+    for (int g = 0; g < groups; g += step)
       for (int r = 0; r < rows; r += kRowsOfATile)
-        tiles.push_back({block_table.as<int32_t>() + s * block_table.stride[0], starts[s], g, queries, lengths[s], r,
+        tiles.push_back({block_table.as<int32_t>() + s * block_table.stride[0], starts[s], g,
+                         std::min(step, static_cast<int>(groups) - g), queries, lengths[s], r,
                          std::min(rows, r + kRowsOfATile), 0, lengths[s], nullptr, nullptr, nullptr});
   }
-  const AttentionKernel& kernel = kernel_for(q.dtype);
   const int64_t num = static_cast<int64_t>(tiles.size());
   const int64_t wanted = num && num < threads() ? (threads() + num - 1) / num : 1;
   std::vector<AttentionTile> units;
   std::vector<int> parts_of(tiles.size());
+  const auto rows_of = [](const AttentionTile& tile) { return tile.num_groups * (tile.row_end - tile.row_begin); };
   int64_t part_rows = 0;
   for (int64_t i = 0; i < num; ++i) {
-    const int parts = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(wanted, tiles[i].num_keys / kKeysOfAPart)));
+    const bool few = tiles[i].row_end - tiles[i].row_begin <= kernel.few_rows;
+    const int parts = few ? parts_of_few(tiles[i].num_keys)
+                          : static_cast<int>(std::clamp<int64_t>(tiles[i].num_keys / kKeysOfAPart, 1, wanted));
     parts_of[i] = parts;
-    if (parts > 1) part_rows += parts * (tiles[i].row_end - tiles[i].row_begin);
+    if (parts > 1) part_rows += parts * rows_of(tiles[i]);
   }
   std::vector<float> part_out(part_rows * dim), part_max(part_rows), part_sum(part_rows);
   int64_t at = 0;
@@ -142,7 +160,7 @@ void paged_attention(const View& q, const View& k_pages, const View& v_pages, co
         unit.part_out = part_out.data() + at * dim;
         unit.part_max = part_max.data() + at;
         unit.part_sum = part_sum.data() + at;
-        at += unit.row_end - unit.row_begin;
+        at += rows_of(unit);
       }
       units.push_back(unit);
     }
@@ -150,14 +168,14 @@ void paged_attention(const View& q, const View& k_pages, const View& v_pages, co
   parallel_for(static_cast<int64_t>(units.size()), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const AttentionTile& unit = units[i];
-      kernel.run(args, unit, scratch_of(kernel.scratch_bytes(args, unit.row_end - unit.row_begin)));
+      kernel.run(args, unit, scratch_of(kernel.scratch_bytes(args, unit)));
     }
   });
   at = 0;
   for (int64_t i = 0; i < num; ++i) {
     if (parts_of[i] == 1) continue;
     kernel.join(args, tiles[i], parts_of[i], part_out.data() + at * dim, part_max.data() + at, part_sum.data() + at);
-    at += parts_of[i] * (tiles[i].row_end - tiles[i].row_begin);
+    at += parts_of[i] * rows_of(tiles[i]);
   }
 }
 

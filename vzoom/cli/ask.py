@@ -59,7 +59,8 @@ def run(args: argparse.Namespace) -> int:
         if not args.json:
             note(f"report: {args.report}")
     if args.json:
-        print_json(summary(result, report=args.report))
+        caches = {name: stats.to_json() for name, stats in zoomer.cache_stats().items()}
+        print_json(summary(result, report=args.report, caches=caches))
     return 0
 
 

@@ -94,7 +94,8 @@ class Live:
 def _cost(turn: Turn) -> str:
     """Tokens fed to open the turn, and milliseconds of each stage of that."""
     stages = [f"{stage} {ms:.0f} ms" for stage, ms in turn.milliseconds.items() if stage != "generate"]
-    return " · ".join([f"{turn.num_prefilled} tokens", *stages])
+    reused = [f"{turn.num_reused} of them reused, approximate"] if turn.num_reused else []
+    return " · ".join([f"{turn.num_prefilled} tokens", *reused, *stages])
 
 
 def _count(n: int, noun: str) -> str:

@@ -1,15 +1,14 @@
-"""What vzoom runs of a Qwen-VL model: transformers' modules for weights and layers, our own loop over the layers.
+"""What vzoom runs of a Qwen-VL model: transformers' modules for weights, our own loop over the layers.
 
 The loop exists because transformers' forward wants padded batches and one cache length; ours is ragged and paged.
-What differs between the families is in `qwen2_vl.py`, `qwen2_5_vl.py` and `qwen3_vl.py`.
+What differs between the families is in `qwen2_vl.py`, `qwen2_5_vl.py` and `qwen3_vl.py`; the vision tower is in `tower.py`.
 
-T tokens, H query heads, G key heads, D head_dim, R = D / 2, C hidden size.
+T tokens, S sequences, H query heads, G key heads, D head_dim, R = D / 2, C hidden size, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,38 +16,23 @@ from torch import nn
 
 from ..attention import Ragged, append_and_attend
 from ..cache import PagePool
+from ..kernels.linear.op import linear
+from ..kernels.rms_norm.op import rms_norm
+from .features import Features
+from .layers import Layer
+from .tower import VisionTower
 
-
-@dataclass(frozen=True)
-class Features:
-    """Visual tokens of some images. `deepstack[i]` is added behind decoder layer i (Qwen3-VL). Each [N, C]."""
-
-    embeds: torch.Tensor
-    deepstack: tuple[torch.Tensor, ...] = field(default=())
-
-    def split(self, counts: Sequence[int]) -> list[Features]:
-        """One Features an image, image i with counts[i] tokens."""
-        levels = zip(*(level.split(list(counts)) for level in (self.embeds, *self.deepstack)), strict=True)
-        return [Features(first, tuple(rest)) for first, *rest in levels]
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(level.nbytes for level in (self.embeds, *self.deepstack))
-
-    def clone(self) -> Features:
-        """A copy in memory of its own."""
-        return Features(self.embeds.clone(), tuple(level.clone() for level in self.deepstack))
-
-    @staticmethod
-    def cat(features: Sequence[Features]) -> Features:
-        deepstack = zip(*(f.deepstack for f in features), strict=True)
-        return Features(torch.cat([f.embeds for f in features]), tuple(torch.cat(level) for level in deepstack))
+__all__ = ["Features", "VisionLanguageModel"]
 
 
 class VisionLanguageModel:
-    """The part of a checkpoint that all families share. `hf` is transformers' own model object, unmodified."""
+    """The part of a checkpoint that all families share. `hf` is transformers' own model object, which still works.
+
+    Weights may change in place while nothing runs; they may not be replaced or moved to another device.
+    """
 
     model_types: tuple[str, ...] = ()
+    tower_class: type[VisionTower] = VisionTower
 
     def __init__(self, hf: Any) -> None:
         self.hf = hf.eval()
@@ -63,12 +47,9 @@ class VisionLanguageModel:
         self.image_token_id: int = hf.config.image_token_id
         self.device: torch.device = self.language.embed_tokens.weight.device
         self.dtype: torch.dtype = self.language.embed_tokens.weight.dtype
-        windows = {text.sliding_window for kind in getattr(text, "layer_types", None) or () if kind != "full_attention"}
-        if windows:
-            raise ValueError(
-                f"this checkpoint uses sliding-window attention ({windows}), which vzoom does not run: "
-                "set use_sliding_window to false in its config.json if it was trained with full attention"
-            )
+        # An image's patches hold one copy of it: both that a video would need are folded into the patch embedding.
+        self.temporal_copies = 1
+        self._check_text()
         sections = (getattr(text, "rope_parameters", None) or text.rope_scaling)["mrope_section"]
         axes = self.rope_axes(list(sections))
         if len(axes) != self.head_dim // 2:
@@ -76,6 +57,20 @@ class VisionLanguageModel:
                 f"mrope_section {sections} gives {len(axes)} frequencies, head_dim {self.head_dim} needs half"
             )
         self._axes_R = torch.tensor(axes, device=self.device)
+        self.layers = Layer.all_of(hf, self.language.layers)
+        self.epsilon: float = text.rms_norm_eps
+        self.tower = self.tower_class(self.visual, device=self.device, dtype=self.dtype)
+
+    def _check_text(self) -> None:
+        text = self.text_config
+        windows = {text.sliding_window for kind in getattr(text, "layer_types", None) or () if kind != "full_attention"}
+        if windows:
+            raise ValueError(
+                f"this checkpoint uses sliding-window attention ({windows}), which vzoom does not run: "
+                "set use_sliding_window to false in its config.json if it was trained with full attention"
+            )
+        if text.hidden_act != "silu":
+            raise ValueError(f"this checkpoint's hidden_act is {text.hidden_act!r}; vzoom runs silu")
 
     # ------------------------------------------------------------ what a family decides
 
@@ -83,27 +78,15 @@ class VisionLanguageModel:
         """For each of the R frequencies the position axis that it reads: 0 time, 1 row, 2 column."""
         raise NotImplementedError
 
-    def project(self, attention: Any, hidden_TC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """q [T, H, D], k [T, G, D], v [T, G, D] before rotation."""
-        heads = (hidden_TC.shape[0], -1, self.head_dim)
-        return (
-            attention.q_proj(hidden_TC).view(heads),
-            attention.k_proj(hidden_TC).view(heads),
-            attention.v_proj(hidden_TC).view(heads),
-        )
-
-    def features(self, output: Any) -> Features:
-        """What the vision tower returned -> Features."""
-        return Features(output.pooler_output)
-
     # ------------------------------------------------------------ what the engine calls
 
     @torch.inference_mode()
     def encode_images(self, patches: torch.Tensor, grid_hw: Sequence[tuple[int, int]]) -> Features:
-        """Patches of images in order, [sum(h * w), patch values], and their grids -> visual tokens."""
-        grid_thw = torch.tensor([(1, h, w) for h, w in grid_hw], device=self.device)
-        output = self.visual(patches.to(self.device, self.dtype), grid_thw=grid_thw, return_dict=True)
-        return self.features(output)
+        """Patches of images in order, [sum(h * w), patch values], and their grids -> visual tokens.
+
+        A patch holds `temporal_copies` copies of its pixels, or as many as the checkpoint's video patches.
+        """
+        return self.tower.encode(patches.to(self.device, self.dtype), tuple(grid_hw))
 
     @torch.inference_mode()
     def forward(
@@ -117,26 +100,45 @@ class VisionLanguageModel:
         """Feed T packed tokens, append them to their sequences' pages, and return logits [S, V] of the last rows.
 
         image_rows: int64 rows of the packed batch that hold image tokens, in the order of images.embeds.
+        No value is read on the host, so a decode step on CUDA can be captured as a graph.
         """
-        hidden = self.language.embed_tokens(ids_T)
+        hidden = self.language.embed_tokens.weight.index_select(0, ids_T)
         if images is not None:
             assert image_rows is not None
-            hidden = hidden.index_copy(0, image_rows, images.embeds.to(hidden.dtype))
+            hidden.index_copy_(0, image_rows, images.embeds.to(hidden.dtype))
         cos, sin = self.rotary(batch.positions_3T, hidden.dtype)
-        for index, layer in enumerate(self.language.layers):
-            attention = layer.self_attn
-            q, k, v = self.project(attention, layer.input_layernorm(hidden))
+        deepstack = images.deepstack if images is not None else ()
+        for index, layer in enumerate(self.layers):
+            # Behind the last layer's keys and values only the rows are needed from which a token is sampled.
+            is_last = index == self.num_layers - 1 and index >= len(deepstack)
+            q, k, v = self._project(layer, hidden)
             attended = append_and_attend(
-                q, k, v, cos, sin, pool=pool, layer=index, batch=batch, scale=self.head_dim**-0.5
+                q, k, v, cos, sin, pool=pool, layer=index, batch=batch, scale=self.head_dim**-0.5, only_last=is_last
             )
-            hidden = hidden + attention.o_proj(attended.flatten(1))
-            hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
-            if images is not None and index < len(images.deepstack):
+            if len(attended) < len(hidden):
+                hidden = hidden.index_select(0, batch.last_rows_S)
+            hidden = linear(attended.flatten(1), layer.out_CC, add_TN=hidden)
+            hidden = layer.mlp(hidden, self.epsilon)
+            if index < len(deepstack):
                 assert image_rows is not None
-                hidden = hidden.index_add(0, image_rows, images.deepstack[index].to(hidden.dtype))
-        last = self.language.norm(hidden.index_select(0, batch.last_rows_S))
-        logits: torch.Tensor = self.hf.lm_head(last)
-        return logits
+                hidden.index_add_(0, image_rows, deepstack[index].to(hidden.dtype))
+        if len(hidden) > len(batch.last_rows_S):
+            hidden = hidden.index_select(0, batch.last_rows_S)
+        return linear(rms_norm(hidden, self.language.norm.weight, self.epsilon), self.hf.lm_head.weight)
+
+    def _project(self, layer: Layer, hidden_TC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """q [T, H, D], k [T, G, D], v [T, G, D] before rotation."""
+        normed = rms_norm(hidden_TC, layer.input_norm_C, self.epsilon)
+        qkv = linear(normed, layer.qkv_QC, layer.qkv_bias_Q).view(len(hidden_TC), -1, self.head_dim)
+        q, k, v = qkv.split([self.num_heads, self.num_kv_heads, self.num_kv_heads], dim=1)
+        if layer.q_norm_D is not None and layer.k_norm_D is not None:
+            q, k = rms_norm(q, layer.q_norm_D, self.epsilon), rms_norm(k, layer.k_norm_D, self.epsilon)
+        return q, k, v
+
+    def rotation(self, delta: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """cos and sin [R] in float32 that turn a key by `delta` positions on all axes; angles in float64."""
+        angles = delta * self.language.rotary_emb.inv_freq.double()
+        return angles.cos().float(), angles.sin().float()
 
     def rotary(self, positions_3T: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """cos and sin [T, R] of each token, angles in float32, cast to `dtype` as transformers does."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from vzoom.types import STAGES, Answer, Malformed, Trajectory, Turn
 
-from .markup import count_text, escape, milliseconds_text
+from .markup import count_text, escape, milliseconds_text, number_text
 
 _WRITING = STAGES[-1]
 
@@ -16,9 +16,9 @@ _WRITING = STAGES[-1]
 def opening_line(turn: Turn) -> str:
     """Tokens and milliseconds of what opened `turn`."""
     stages = {stage: ms for stage, ms in turn.milliseconds.items() if stage != _WRITING}
-    return _line(
-        [f"read {count_text(turn.num_prefilled, 'token')}", *(f"{k} {milliseconds_text(v)}" for k, v in stages.items())]
-    )
+    reused = [f"{number_text(turn.num_reused)} of them reused, approximate"] if turn.num_reused else []
+    spent = [f"{k} {milliseconds_text(v)}" for k, v in stages.items()]
+    return _line([f"read {count_text(turn.num_prefilled, 'token')}", *reused, *spent])
 
 
 def writing_line(turn: Turn) -> str:

@@ -11,7 +11,7 @@ import threading
 from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
@@ -38,13 +38,21 @@ class Resize:
 
 @dataclass(frozen=True)
 class CacheStats:
-    """Counted in frames: found, decoded, dropped to make room; and what is held now."""
+    """Counted in frames: found, made anew (decoded, or encoded), dropped to make room; and what is held now."""
 
     hits: int
     misses: int
     evictions: int
     num_frames: int
     num_bytes: int
+
+    @property
+    def hit_rate(self) -> float:
+        """Of all frames that were asked for, 0 where none was."""
+        return self.hits / max(1, self.hits + self.misses)
+
+    def to_json(self) -> dict[str, float]:
+        return {**asdict(self), "hit_rate": round(self.hit_rate, 4)}
 
 
 class ClipCache:

@@ -1,0 +1,1 @@
+"""Projections: x W^T + b, gated or not, for the few rows of a decode step and for many."""

@@ -1,0 +1,38 @@
+"""What the vision tower gives to the language model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+
+@dataclass(frozen=True)
+class Features:
+    """Visual tokens of some images. `deepstack[i]` is added behind decoder layer i (Qwen3-VL). Each [N, C]."""
+
+    embeds: torch.Tensor
+    deepstack: tuple[torch.Tensor, ...] = field(default=())
+
+    def split(self, counts: Sequence[int]) -> list[Features]:
+        """One Features an image, image i with counts[i] tokens."""
+        levels = zip(*(level.split(list(counts)) for level in (self.embeds, *self.deepstack)), strict=True)
+        return [Features(first, tuple(rest)) for first, *rest in levels]
+
+    def first(self, count: int) -> Features:
+        """Those of the first `count` visual tokens."""
+        return Features(self.embeds[:count], tuple(level[:count] for level in self.deepstack))
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(level.nbytes for level in (self.embeds, *self.deepstack))
+
+    def clone(self) -> Features:
+        """A copy in memory of its own."""
+        return Features(self.embeds.clone(), tuple(level.clone() for level in self.deepstack))
+
+    @staticmethod
+    def cat(features: Sequence[Features]) -> Features:
+        deepstack = zip(*(f.deepstack for f in features), strict=True)
+        return Features(torch.cat([f.embeds for f in features]), tuple(torch.cat(level) for level in deepstack))

