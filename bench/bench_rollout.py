@@ -1,6 +1,6 @@
 """A group of rollouts that share a glance, as in RL: vzoom and what a user would pick instead, in one interleaved run.
 
-    python bench/bench_rollout.py --peers DIR          both entries against vLLM: about 12 minutes
+    python bench/bench_rollout.py --peers DIR          both entries against vLLM: about 7 minutes
     python bench/bench_rollout.py                      vzoom alone
     pytest bench/bench_rollout.py --benchmark-only     vzoom alone, a small variant
 

@@ -1,6 +1,6 @@
 """One conversation with zooms: vzoom and what a user would pick instead, in the same interleaved run.
 
-    python bench/bench_session.py --peers DIR          all entries against vLLM: about 12 minutes
+    python bench/bench_session.py --peers DIR          all entries against vLLM: about 8 minutes
     python bench/bench_session.py                      vzoom alone
     pytest bench/bench_session.py --benchmark-only     vzoom alone, a small variant
 

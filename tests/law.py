@@ -6,7 +6,6 @@ and the logits behind every sampled position are kept for the comparison.
 
 from __future__ import annotations
 
-import inspect
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from vzoom.engine import Engine
 from vzoom.job import Job
 from vzoom.models import Checkpoint
 from vzoom.types import Clip, Event, Failed, Trajectory, TurnOpened, VideoInfo
+from vzoom.verify import full_prefill
 
 CONFIG = ZoomConfig(resize="direct", max_total_tokens=16384)
 VIDEO = VideoInfo("scripted.mp4", duration_seconds=128.0, fps=30.0, width=56, height=84)
@@ -109,28 +109,13 @@ def run_scripted(
     return dict(recorded), engine
 
 
-def stock_inputs(hf: Any, trajectory: Trajectory, clips: Sequence[Clip], processor: Any) -> dict[str, Any]:
-    """What stock transformers is given for a from-scratch prefill: its own pixels, grids and positions."""
-    images = [frame for clip in clips for frame in clip.frames]
-    pixels = processor(images=images, do_resize=True, return_tensors="pt")
-    ids = torch.tensor([trajectory.ids[:-1]])  # the last sampled token is never fed
-    is_image = (ids == hf.config.image_token_id).int()
-    kwargs: dict[str, Any] = {"image_grid_thw": pixels["image_grid_thw"], "attention_mask": torch.ones_like(ids)}
-    if "mm_token_type_ids" in inspect.signature(hf.model.get_rope_index).parameters:
-        kwargs["mm_token_type_ids"] = is_image
-    positions, _ = hf.model.get_rope_index(ids, **kwargs)
-    return {"input_ids": ids, "position_ids": positions, "pixel_values": pixels["pixel_values"], **kwargs}
-
-
-@torch.inference_mode()
 def law_error(hf: Any, recorded: Recorded, processor: Any) -> tuple[float, bool]:
     """(max abs logit difference over max abs logit at all sampled positions, whether all positions are equal)."""
     trajectory = recorded.trajectory
     assert trajectory is not None
-    inputs = stock_inputs(hf, trajectory, recorded.clips, processor)
-    full = hf(**inputs, use_cache=False).logits[0]
-    at = [i - 1 for i, sampled in enumerate(trajectory.sampled) if sampled]
-    assert len(at) == len(recorded.logits)
-    want, got = full[at], torch.stack(recorded.logits)
-    same = bool((inputs["position_ids"][:, 0] == torch.tensor(trajectory.positions)[:, :-1]).all())
+    frames = [frame for clip in recorded.clips for frame in clip.frames]
+    want, positions = full_prefill(hf, trajectory, processor(images=frames, do_resize=True, return_tensors="pt"))
+    got = torch.stack(recorded.logits)
+    assert got.shape == want.shape
+    same = positions.equal(torch.tensor(trajectory.positions)[:, :-1])
     return float((got - want).abs().max() / want.abs().max()), same

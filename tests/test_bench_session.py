@@ -207,11 +207,11 @@ def test_a_system_that_dies_is_an_error_with_its_last_words(
         _measure(tmp_path, tiny, monkeypatch, "dies")
 
 
-def test_log_probabilities_count_only_where_tokens_agree() -> None:
-    one = {"tokens": [[[1, 2, 3]]], "prompt_tokens": [4], "logprobs": [[[-1.0, -2.0, -3.0]]]}
-    other = {"tokens": [[[1, 2, 9]]], "prompt_tokens": [4], "logprobs": [[[-1.0, -2.5, -9.0]]]}
+def test_log_probabilities_count_up_to_the_first_difference() -> None:
+    one = {"tokens": [[[1, 2, 3]]], "prompt_tokens": [4], "logprobs": [[[-1.0, -2.5, -3.0]]]}
+    other = {"tokens": [[[1, 9, 3]]], "prompt_tokens": [4], "logprobs": [[[-1.0, -2.0, -9.0]]]}
     found = compare(one, other)
-    assert (found["rollouts"], found["equal"], found["logprob_difference"]) == ([2], False, 0.5)
+    assert (found["rollouts"], found["equal"], found["logprob_difference"]) == ([1], False, 0.5)
 
 
 # ---------------------------------------------------------------- the report

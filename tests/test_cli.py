@@ -93,7 +93,9 @@ def run(*words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
 # ---------------------------------------------------------------- help, version, start-up
 
 
-@pytest.mark.parametrize("words", [(), ("ask",), ("demo",), ("doctor",), ("world", "render"), ("world", "eval")])
+@pytest.mark.parametrize(
+    "words", [(), ("ask",), ("demo",), ("doctor",), ("verify",), ("world", "render"), ("world", "eval")]
+)
 def test_help_has_examples(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         main([*words, "--help"])

@@ -80,10 +80,10 @@ class Rollout(ScriptedSession):
         return other
 
 
-def run(engine: Engine, sampler: Sampler, watch: Watch) -> list[Trajectory]:
-    """Trajectories of all that was added, in order. Each step samples once, and reads of the GPU only what it samples."""
+def run(engine: Engine, sampler: Sampler, watch: Watch, count: int = 1) -> list[Trajectory]:
+    """Trajectories of `count` sessions, in order. A step samples once, and reads of the GPU only what it samples."""
     found: dict[int, Trajectory] = {}
-    while len(found) < engine._count:
+    while len(found) < count:
         before = (sampler.calls, sampler.transfers, watch.to_gpu, len(watch.ops))
         fed = engine.tokens_fed
         for event in engine.step():
@@ -94,7 +94,7 @@ def run(engine: Engine, sampler: Sampler, watch: Watch) -> list[Trajectory]:
         if engine.tokens_fed > fed:
             assert (sampler.calls, sampler.transfers) == (before[0] + 1, before[1] + 1)
         parts = any("vzoom.copy_blocks" in op for op in watch.ops[before[3] :])
-        if engine.tokens_fed - fed <= engine.max_sessions and not parts:  # a decode step
+        if engine.tokens_fed - fed <= count and not parts:  # a decode step
             assert watch.to_gpu - before[2] <= COPIES_A_STEP
     return [found[number] for number in sorted(found)]
 
@@ -117,11 +117,24 @@ def test_a_group_with_different_zooms_runs_whole(checkpoint: Checkpoint, sampler
     engine = Engine(checkpoint, max_total_tokens=CONFIG.max_total_tokens, max_sessions=len(GROUP), overlap=False)
     engine.add(Rollout.job(checkpoint.tokenizer, GROUP))
     with Watch() as watch:
-        trajectories = run(engine, sampler, watch)
+        trajectories = run(engine, sampler, watch, len(GROUP))
     assert [len(t.zooms) for t in trajectories] == [2, 1, 1, 0]
     assert {t.answer for t in trajectories} == {"B"}
     assert any(op.startswith("vzoom.copy_blocks") for op in watch.ops)  # the page that all of them write behind
     assert engine.pool.num_free == engine.pool.num_blocks
+
+
+@pytest.mark.parametrize("folder", ["qwen2_5_vl"], indirect=True)
+def test_a_clip_is_moved_from_one_session_to_another(checkpoint: Checkpoint, sampler: Sampler) -> None:
+    settings: dict[str, Any] = {"max_total_tokens": CONFIG.max_total_tokens, "max_sessions": 2, "overlap": False}
+    engine = Engine(checkpoint, reuse="rotate+first16", **settings)
+    for turns in (TURNS[:1], ["later", *TURNS[:1]]):
+        script = ["".join(turns), ANSWER]
+        engine.add(Job(FakeReader, "Q?", CONFIG, Sampling(), session=partial(ScriptedSession, script)))
+    with Watch() as watch:
+        first, second = run(engine, sampler, watch, 2)
+    assert (first.is_exact, second.is_exact) == (True, False)
+    assert any(op.startswith("vzoom.splice_move") for op in watch.ops)
 
 
 # ---------------------------------------------------------------- the decode step

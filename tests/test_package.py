@@ -42,7 +42,7 @@ ROWS = (
     ("zoomer",),
     ("world",),
     ("train",),
-    ("doctor",),
+    ("doctor", "verify"),
     ("cli",),
     ("__main__",),
 )

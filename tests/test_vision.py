@@ -13,6 +13,7 @@ from checkpoints import make_checkpoint
 from vzoom.config import ZoomConfig
 from vzoom.models import Checkpoint, load_checkpoint
 from vzoom.models.base import Features
+from vzoom.patches import PatchBuffer
 from vzoom.types import Clip
 from vzoom.vision import FeatureCache, encode_clips
 
@@ -31,7 +32,7 @@ def clip(*seeds: int, size_hw: tuple[int, int] = (56, 84)) -> Clip:
 
 def encode(checkpoint: Checkpoint, cache: FeatureCache, *clips: Clip, config: ZoomConfig = CONFIG) -> list[Features]:
     pairs = [(c, config) for c in clips]
-    return encode_clips(pairs, checkpoint.model, spec=checkpoint.patch_spec, cache=cache)[0]
+    return encode_clips(pairs, checkpoint.model, spec=checkpoint.patch_spec, cache=cache, buffer=PatchBuffer())[0]
 
 
 def levels(features: Features) -> Sequence[torch.Tensor]:

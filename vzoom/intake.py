@@ -10,6 +10,7 @@ from typing import Any
 from .active import Active, Encoded, Encoding
 from .config import ZoomConfig
 from .models import Checkpoint
+from .patches import PatchBuffer
 from .session import Feed, Fetch
 from .types import Clip, Event, TurnEnded, ZoomCall
 from .video import VideoReadError
@@ -25,6 +26,7 @@ class Intake:
         self.overlap = overlap
         self._checkpoint = checkpoint
         self._max_step_tokens = max_step_tokens
+        self._buffer = PatchBuffer()
         self._workers = Workers(checkpoint.model.device, overlap=overlap)
 
     def fetch(self, active: Active, fetch: Fetch, events: list[Event]) -> Exception | None:
@@ -94,4 +96,6 @@ class Intake:
             active.decoding = self._workers.decode(active.video, timestamps)
 
     def _encoded(self, inputs: list[tuple[Clip, ZoomConfig]]) -> Encoded:
-        return encode_clips(inputs, self._checkpoint.model, spec=self._checkpoint.patch_spec, cache=self.cache)
+        return encode_clips(
+            inputs, self._checkpoint.model, spec=self._checkpoint.patch_spec, cache=self.cache, buffer=self._buffer
+        )

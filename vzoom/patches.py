@@ -134,12 +134,14 @@ def frames_to_patches(
     spec: PatchSpec,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
+    out: Tensor | None = None,
     impl: str = "auto",
 ) -> tuple[Tensor, tuple[int, int]]:
     """Frames of one size, uint8 [N, H, W, 3] RGB -> (patches [N * h * w, 3 * temporal * patch**2], grid (h, w)).
 
     Every frame is an image of its own: it is repeated along the temporal patch. The grid is in patches before merging.
-    ValueError where the frames are no such array or too long for a patch grid.
+    out: where the patches go, in `dtype` on `device`; see `PatchBuffer`.
+    ValueError where the frames are no such array or too long for a patch grid, or `out` has another shape.
     """
     frames = _as_tensor(frames_NHWC).to(device)
     _, height, width, _ = frames.shape
@@ -151,9 +153,26 @@ def frames_to_patches(
         patch=spec.patch_size,
         merge=spec.merge_size,
         temporal=spec.temporal_patch_size,
+        out=out,
         impl=impl,
     )
     return patches, (final[0] // spec.patch_size, final[1] // spec.patch_size)
+
+
+class PatchBuffer:
+    """Memory for patches that is used again by the next call. Fresh memory costs the system more time, page by page,
+    than the resize that fills it. Used by one thread at a time."""
+
+    def __init__(self) -> None:
+        self._memory = torch.empty(0)
+
+    def take(self, num_patches: int, spec: PatchSpec, *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """[num_patches, 3 * temporal * patch**2], holding whatever it holds; valid until the next `take`."""
+        values = 3 * spec.temporal_patch_size * spec.patch_size**2
+        kept = self._memory
+        if kept.numel() < num_patches * values or (kept.dtype, kept.device) != (dtype, device):
+            self._memory = torch.empty(num_patches * values, dtype=dtype, device=device)
+        return self._memory[: num_patches * values].view(num_patches, values)
 
 
 def resize_frames(frames_NHWC: np.ndarray, *, config: ZoomConfig, spec: PatchSpec, impl: str = "auto") -> np.ndarray:

@@ -14,11 +14,10 @@ from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 
 from .config import ZoomConfig
 from .models.base import Features, VisionLanguageModel
-from .patches import PatchSpec, frames_to_patches
+from .patches import PatchBuffer, PatchSpec, frames_to_patches, grid_for
 from .types import Clip
 from .video import CacheStats
 
@@ -64,7 +63,12 @@ class FeatureCache:
 
 
 def encode_clips(
-    clips: Sequence[tuple[Clip, ZoomConfig]], model: VisionLanguageModel, *, spec: PatchSpec, cache: FeatureCache
+    clips: Sequence[tuple[Clip, ZoomConfig]],
+    model: VisionLanguageModel,
+    *,
+    spec: PatchSpec,
+    cache: FeatureCache,
+    buffer: PatchBuffer,
 ) -> tuple[list[Features], dict[str, float]]:
     """Visual tokens of each clip, and {"patches": ms, "vision": ms} of all. One run of the tower for all new frames.
 
@@ -74,30 +78,32 @@ def encode_clips(
     spec = replace(spec, temporal_patch_size=model.temporal_copies)
     keys = [[_key(frame, config, spec) for frame in clip.frames] for clip, config in clips]
     found: dict[Hashable, Features] = {}
-    patches: list[torch.Tensor] = []
-    grids: list[tuple[int, int]] = []
-    fresh: list[Hashable] = []
+    fresh: dict[Hashable, tuple[int, int]] = {}  # the grid of each frame that goes through the tower
+    todo: list[tuple[np.ndarray, ZoomConfig]] = []
     for (clip, config), own in zip(clips, keys, strict=True):
         new: dict[Hashable, int] = {}
         for i, key in enumerate(own):
-            if key in found or key in new:
+            if key in found or key in fresh or key in new:
                 continue
             features = cache.lookup(key)
             if features is not None:
                 found[key] = features
-            elif key not in fresh:
+            else:
                 new[key] = i
         if new:
-            pixels, grid_hw = frames_to_patches(
-                clip.frames[list(new.values())], config=config, spec=spec, dtype=model.dtype
-            )
-            patches.append(pixels)
-            grids += [grid_hw] * len(new)
-            fresh += new
+            todo.append((clip.frames[list(new.values())], config))
+            fresh |= dict.fromkeys(new, grid_for(*clip.frames.shape[1:3], config=config, spec=spec))
+    patches = buffer.take(sum(h * w for h, w in fresh.values()), spec, dtype=model.dtype, device=model.device)
+    filled = 0
+    for frames, config in todo:
+        h, w = grid_for(*frames.shape[1:3], config=config, spec=spec)
+        rows = patches[filled : filled + len(frames) * h * w]
+        frames_to_patches(frames, config=config, spec=spec, dtype=model.dtype, device=model.device, out=rows)
+        filled += len(rows)
     patched = time.perf_counter()
     if fresh:
-        encoded = model.encode_images(torch.cat(patches) if len(patches) > 1 else patches[0], grids)
-        counts = [h * w // model.merge**2 for h, w in grids]
+        encoded = model.encode_images(patches, list(fresh.values()))
+        counts = [h * w // model.merge**2 for h, w in fresh.values()]
         for key, features in zip(fresh, encoded.split(counts), strict=True):
             found[key] = features
             cache.keep(key, features.clone())  # a view would hold the features of the whole batch

@@ -3,14 +3,13 @@
 #include "dense.h"
 #include "half.h"
 
+#define VZ_IN_REGISTER(a) asm("" : "+v"(a))
+
 namespace vz {
 namespace {
 #include "vec_avx512.h"
 
-static inline void keep(Vec& a) { asm("" : "+v"(a.v)); }
-
-template <int N> struct Number { static constexpr int value = N; };
-template <class T> struct FloatMath;
+#include "dense_math.h"
 using Bf16Math = FloatMath<bf16>;
 
 #include "dense_generic.h"

@@ -1,4 +1,8 @@
 // Projections, norms and gates over Vec; included inside a namespace behind one of vec_*.h. See dense.h.
+// The multiplication M of an element type T comes from the including file, FloatMath<T> or Bf16Math: Cell is what x is
+// packed to, Operand what a register holds, and madd adds the products of two to a Sum, whose total is a float.
+
+template <int N> struct Number { static constexpr int value = N; };
 
 // One row of x takes the weights in the order of their addresses, as fast as the memory delivers them. More rows reuse
 // each weight from registers; then the order of use is another, and the memory is asked for ahead of it.
@@ -9,18 +13,6 @@ constexpr int64_t kPackedInCache = 16 << 10;   // bytes of x that stay in the fi
 static inline Vec ratio(Vec a, Vec b) { return {a.v / b.v}; }
 // x / (1 + exp(-x)); below -88 that is -0 to within a float's least values.
 static inline Vec silu(Vec x) { return ratio(x, add(set1(1), exp(sub(set1(0), max(x, set1(-88)))))); }
-
-// The multiplication of one element type: Cell is what x is packed to, Operand what a register holds, and madd adds the
-// products of two to a sum.
-template <class T> struct FloatMath {
-  using Cell = float;
-  using Operand = Vec;
-  static constexpr int kStep = Vec::kWidth;
-  template <class A> static inline Vec operand(const A* p) { return load(p); }
-  static inline Vec operand_n(const T* p, int n) { return load_n(p, n); }
-  static inline Vec madd(Vec a, Vec b, Vec sum) { return fma(a, b, sum); }
-  static inline void pack(const T* x, int n, float* to) { store(to, load_n(x, n)); }
-};
 
 // x as [steps][rows][kStep], zeros behind the last.
 template <class T, class M>
@@ -35,13 +27,13 @@ static void pack_as(const char* x, int64_t stride, int rows, int size, char* pac
 template <class T, class M>
 static inline float dot(const typename M::Cell* x, const T* w, int size) {
   constexpr int S = M::kStep;
-  Vec sum[4] = {set1(0), set1(0), set1(0), set1(0)};
+  typename M::Sum sum[4] = {M::zero(), M::zero(), M::zero(), M::zero()};
   int i = 0;
   for (; i + 4 * S <= size; i += 4 * S)
     for (int j = 0; j < 4; ++j) sum[j] = M::madd(M::operand(x + i + j * S), M::operand(w + i + j * S), sum[j]);
   for (; i + S <= size; i += S) sum[0] = M::madd(M::operand(x + i), M::operand(w + i), sum[0]);
   if (i < size) sum[1] = M::madd(M::operand(x + i), M::operand_n(w + i, size - i), sum[1]);
-  return reduce_add(add(add(sum[0], sum[1]), add(sum[2], sum[3])));
+  return (M::total(sum[0]) + M::total(sum[1])) + (M::total(sum[2]) + M::total(sum[3]));
 }
 
 // X of `rows` packed rows against R rows of w, elements [begin, end): into the sums, or onto them.
@@ -51,11 +43,11 @@ static inline void dots_tile(const Dots& d, int row, int base, int begin, int en
   constexpr int S = M::kStep;
   const auto* x = reinterpret_cast<const typename M::Cell*>(d.packed) + (static_cast<int64_t>(begin) * d.rows + row * S);
   const T* w = reinterpret_cast<const T*>(d.w) + base * d.w_stride;
-  Vec sum[R][X];
+  typename M::Sum sum[R][X];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-    for (int t = 0; t < X; ++t) sum[r][t] = set1(0);
+    for (int t = 0; t < X; ++t) sum[r][t] = M::zero();
   for (int i = begin; i < end; i += S, x += S * d.rows) {
     typename M::Operand b[R];
     if (ahead) {
@@ -68,7 +60,7 @@ static inline void dots_tile(const Dots& d, int row, int base, int begin, int en
 #pragma GCC unroll 8
     for (int t = 0; t < X; ++t) {
       typename M::Operand a = M::operand(x + t * S);
-      keep(a);  // in a register: read from memory for each of the R it would be the bottleneck
+      M::keep(a);  // in a register: read from memory for each of the R it would be the bottleneck
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) sum[r][t] = M::madd(a, b[r], sum[r][t]);
     }
@@ -78,7 +70,7 @@ static inline void dots_tile(const Dots& d, int row, int base, int begin, int en
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       float& to = d.sums[(row + t) * kWeightRowsAtOnce + base + r];
-      to = reduce_add(sum[r][t]) + (begin ? to : 0.0f);
+      to = M::total(sum[r][t]) + (begin ? to : 0.0f);
     }
 }
 

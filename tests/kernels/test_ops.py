@@ -16,7 +16,7 @@ from vzoom.kernels.layout import page_shape
 from vzoom.kernels.merge_states.op import merge_states
 from vzoom.kernels.mrope_append.op import mrope_append
 from vzoom.kernels.paged_attention.op import paged_attention
-from vzoom.kernels.registry import OPS, chosen, resolve
+from vzoom.kernels.registry import CPU_OPS, OPS, chosen, resolve
 from vzoom.kernels.splice_move.op import splice_move
 
 HEADS, GROUPS, DIM, BLOCK, BLOCKS, TOKENS = 4, 2, 16, 4, 6, 5
@@ -171,7 +171,7 @@ def test_what_would_write_elsewhere_is_refused(call: Callable[[Tensor], object],
 
 def test_registry_says_what_runs() -> None:
     table = chosen("cpu")
-    assert set(table) == set(OPS)
+    assert set(table) == {*OPS, *CPU_OPS}
     assert {impl for impl, _ in table.values()} == {"cpu"}
     assert resolve("mrope_append", "reference", "cpu") == "reference"
     with pytest.raises(RuntimeError, match="C\\+\\+ runs on CPU tensors"):

@@ -1,4 +1,4 @@
-"""The command line: `vzoom ask`, `demo`, `doctor`, `world`. Nothing heavy is imported before a command needs it."""
+"""The command line: `vzoom ask`, `demo`, `doctor`, `verify`, `world`. Nothing heavy is imported before it is needed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _OUT_OF_MEMORY = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, 1 (the demo's answer was wrong), 2 (wrong use), 3 (no GPU)."""
+    """Run one command and return its exit code: 0, 1 (a wrong answer or a failed check), 2 (wrong use), 3 (no GPU)."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a letter shows "?" instead of failing

@@ -1,0 +1,267 @@
+"""Is splicing exact for this checkpoint, on this machine? Replay a conversation and compare with a full prefill.
+
+The conversation runs through the engine: glance, zooms, splices, one token at a time. Then stock transformers gets the
+same ids, frames and nothing else, in one run, with positions of its own, and the logits at all sampled tokens are
+compared. In float32 they may differ by 1e-5 of the largest logit: two orders of summation. In half precision each run
+has an error of its own, so both are held against a float32 run of the same weights, and the splice may err twice what
+the stock run errs.
+"""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from os import PathLike
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .clips import CachedVideo
+from .config import Sampling, ZoomConfig
+from .engine import Engine
+from .job import Job
+from .models import Checkpoint
+from .protocol import render_turn
+from .scripted import ScriptedSession
+from .timeline import glance_timestamps
+from .types import Answer, Clip, Failed, Finished, Malformed, Trajectory, TurnOpened, VideoInfo, ZoomCall
+from .video import ClipCache
+from .zoomer import load
+
+FLOAT32_LIMIT = 1e-5  # largest difference over largest logit
+HALF_LIMIT = 2.0  # error of the splice over error of the stock run
+_QUESTION = "What happens in this video?"
+_MAX_NEW_TOKENS = 512  # for the turns of the script, in any tokenizer
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A conversation that went through the engine: its clips, and the logits [N, V] behind its N sampled tokens,
+    float32 on the CPU."""
+
+    trajectory: Trajectory
+    clips: list[Clip]
+    logits_NV: Tensor
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What `verify` found. Errors are largest absolute differences of logits.
+
+    difference: splice against the stock run. splice_error, stock_error: either against the float32 run; None in
+    float32. equal_argmax: of num_sampled tokens, those whose most likely token is the same in both.
+    """
+
+    model: str
+    device: str
+    dtype: str
+    num_zooms: int
+    num_frames: int
+    num_tokens: int
+    num_sampled: int
+    same_positions: bool
+    equal_argmax: int
+    largest_logit: float
+    difference: float
+    splice_error: float | None
+    stock_error: float | None
+
+    @property
+    def limit(self) -> float:
+        return FLOAT32_LIMIT if self.stock_error is None else HALF_LIMIT
+
+    @property
+    def ratio(self) -> float:
+        """What must be at most `limit`; NaN or infinity where a run gave no finite logits."""
+        if self.splice_error is None or self.stock_error is None:
+            return _over(self.difference, self.largest_logit)
+        return _over(self.splice_error, self.stock_error)
+
+    @property
+    def passed(self) -> bool:
+        return self.same_positions and self.ratio <= self.limit
+
+
+def verify(
+    model: str | PathLike[str],
+    video: str | PathLike[str],
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    num_zooms: int = 4,
+    progress: Progress = lambda stage: None,
+) -> Verdict:
+    """Replay a conversation of `num_zooms` zooms into `video` and compare with a full prefill by stock transformers.
+
+    model, device, dtype as for `vzoom.load`. In half precision the weights are made float32 in place after the
+    replay, for one more run: 4 bytes a parameter. ValueError where the zooms do not fit in the checkpoint's limits, and
+    what `vzoom.load` and the video raise.
+    """
+    progress(f"loading {model}")
+    try:
+        checkpoint = load(model, device=device, dtype=dtype).checkpoint
+    except OSError as error:  # transformers does not always name the model, nor say what to do
+        hint = "name a folder with a checkpoint, or a hub id that can be reached from here"
+        raise OSError(f"{model}: {hint} ({error})") from error
+    hf, used = checkpoint.model.hf, checkpoint.model.dtype
+    # A convolution in TF32 would be the largest difference of all.
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        played = replay(checkpoint, video, num_zooms=num_zooms, progress=progress)
+        images = _stock_images(checkpoint.name, played.clips)
+        num_tokens = len(played.trajectory.ids)
+        progress(f"one prefill of {num_tokens} tokens")
+        stock, positions = full_prefill(hf, played.trajectory, images)
+        splice_error = stock_error = None
+        if used != torch.float32:
+            progress(f"one prefill of {num_tokens} tokens in float32")
+            placed = str(checkpoint.model.device)
+            del checkpoint  # it holds tensors of its own in half precision
+            gc.collect()
+            exact, _ = full_prefill(hf.float(), played.trajectory, images)
+            splice_error, stock_error = _apart(played.logits_NV, exact), _apart(stock, exact)
+        else:
+            placed = str(checkpoint.model.device)
+    return Verdict(
+        model=str(model),
+        device=placed,
+        dtype=str(used).removeprefix("torch."),
+        num_zooms=num_zooms,
+        num_frames=played.trajectory.num_frames,
+        num_tokens=num_tokens,
+        num_sampled=len(stock),
+        same_positions=positions.equal(torch.tensor(played.trajectory.positions)[:, :-1]),
+        equal_argmax=int((played.logits_NV.argmax(1) == stock.argmax(1)).sum()),
+        largest_logit=float(stock.abs().max()),
+        difference=_apart(played.logits_NV, stock),
+        splice_error=splice_error,
+        stock_error=stock_error,
+    )
+
+
+def _apart(a: Tensor, b: Tensor) -> float:
+    return float((a - b).abs().max())
+
+
+def _over(a: float, b: float) -> float:
+    return a / b if b else (math.inf if a else 0.0)
+
+
+# ---------------------------------------------------------------- through the engine
+
+
+class _Listening(Engine):
+    """Keeps the logits of one session."""
+
+    def __init__(self, checkpoint: Checkpoint, **settings: Any) -> None:
+        super().__init__(checkpoint, **settings)
+        self.heard: list[Tensor] = []
+
+    def _run_model(self, batch: Any) -> Tensor:
+        logits = super()._run_model(batch)
+        self.heard.append(logits.float().cpu())
+        return logits
+
+
+def replay(
+    checkpoint: Checkpoint,
+    video: str | PathLike[str],
+    *,
+    num_zooms: int,
+    progress: Progress = lambda stage: None,
+) -> Replay:
+    """A scripted conversation: glance, `num_zooms` zooms back and forth in the video, an answer. See `verify`."""
+    if num_zooms < 0:
+        raise ValueError(f"the number of zooms must be 0 or more, got {num_zooms}")
+    config = replace(
+        checkpoint.config,
+        max_zooms=num_zooms,
+        max_new_tokens=max(_MAX_NEW_TOKENS, checkpoint.config.max_new_tokens),
+    )
+    source = CachedVideo(ClipCache(), video, config=config, spec=checkpoint.patch_spec)
+    calls = zoom_calls(source.info, config)
+    turns = [render_turn("Look closer.", call) for call in calls] + [render_turn("Seen.", Answer("done"))]
+    engine = _Listening(checkpoint, max_total_tokens=config.max_total_tokens)
+    clips: list[Clip] = []
+    trajectory: Trajectory | None = None
+    try:
+        engine.add(Job(lambda: source, _QUESTION, config, Sampling(), session=partial(ScriptedSession, turns)))
+        for event in engine.run():
+            if isinstance(event, Failed):
+                raise event.error
+            if isinstance(event, TurnOpened):
+                progress(f"zoom {len(clips)} of {num_zooms}" if clips else "glance")
+                if event.clip is not None:
+                    clips.append(event.clip)
+            elif isinstance(event, Finished):
+                trajectory = event.trajectory
+    finally:
+        engine.close()
+    assert trajectory is not None
+    refused = [turn.outcome for turn in trajectory.turns if isinstance(turn.outcome, Malformed)]
+    if refused:
+        raise ValueError(
+            f"{len(refused)} of {num_zooms} zooms did not fit ({refused[0].error}: {refused[0].detail}): "
+            "ask for fewer zooms, or raise the limits in the checkpoint's vzoom.json"
+        )
+    return Replay(trajectory, clips, torch.cat(engine.heard))
+
+
+def zoom_calls(video: VideoInfo, config: ZoomConfig) -> list[ZoomCall]:
+    """config.max_zooms calls that jump back and forth in the video and bring as many frames as may be shown."""
+    if config.max_zooms == 0:
+        return []
+    num_glance = len(glance_timestamps(video, config))
+    num_frames = min(config.zoom_max_frames, (config.max_frames - num_glance) // config.max_zooms)
+    if num_frames < 1:
+        raise ValueError(
+            f"the glance shows {num_glance} frames of {config.max_frames} (max_frames), which leaves none for each of "
+            f"{config.max_zooms} zooms: ask for fewer"
+        )
+    fps = min(video.fps, 8.0, max(2.0, num_frames / video.duration_seconds))
+    num_frames = max(1, min(num_frames, int(video.duration_seconds * fps)))
+    # Half a frame from where the count would change: times are rounded when they are written.
+    seconds = (num_frames + (-0.5 if config.frame_policy == "exact" else 0.5)) / fps
+    room = max(0.0, video.duration_seconds - seconds)
+    starts = [math.floor(room * (0.618 * (i + 1) % 1) * 100) / 100 for i in range(config.max_zooms)]
+    return [ZoomCall(start, start + seconds, fps) for start in starts]
+
+
+# ---------------------------------------------------------------- by stock transformers
+
+
+@torch.inference_mode()
+def full_prefill(hf: Any, trajectory: Trajectory, images: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Logits [N, V] behind the N sampled tokens, float32 on the CPU, and transformers' own positions [3, T - 1].
+
+    hf: transformers' model object. images: "pixel_values" and "image_grid_thw" of all frames, in order. The last
+    sampled token of the trajectory is never fed.
+    """
+    ids = torch.tensor([trajectory.ids[:-1]])
+    inputs: dict[str, Tensor] = {"image_grid_thw": images["image_grid_thw"], "attention_mask": torch.ones_like(ids)}
+    if "mm_token_type_ids" in inspect.signature(hf.model.get_rope_index).parameters:
+        inputs["mm_token_type_ids"] = (ids == hf.config.image_token_id).int()
+    positions, _ = hf.model.get_rope_index(ids, **inputs)
+    at = torch.tensor([i - 1 for i, sampled in enumerate(trajectory.sampled) if sampled])
+    inputs |= {"input_ids": ids, "position_ids": positions, "pixel_values": images["pixel_values"]}
+    placed = {name: tensor.to(hf.device) for name, tensor in inputs.items()}
+    logits = hf(**placed, use_cache=False, logits_to_keep=at.to(hf.device)).logits[0]
+    return logits.float().cpu(), positions[:, 0]
+
+
+def _stock_images(name: str, clips: Sequence[Clip]) -> Mapping[str, Tensor]:
+    """What transformers' own image processor on Pillow makes of frames that have the model's size already."""
+    try:
+        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil as Processor
+    except ModuleNotFoundError:  # older versions: the plain name once meant this one
+        from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor as Processor
+    processor: Any = Processor.from_pretrained(name)
+    frames = [frame for clip in clips for frame in clip.frames]
+    made: Mapping[str, Tensor] = processor(images=frames, do_resize=False, return_tensors="pt")
+    return made
