@@ -1,7 +1,7 @@
 """What vzoom runs of a Qwen-VL model: transformers' modules for weights, our own loop over the layers.
 
 The loop exists because transformers' forward wants padded batches and one cache length; ours is ragged and paged.
-What differs between the families is in `qwen2_vl.py`, `qwen2_5_vl.py` and `qwen3_vl.py`; the vision tower is in `tower.py`.
+What differs between the families is in `qwen2_vl.py`, `qwen2_5_vl.py` and `qwen3_vl.py`; vision is in `tower.py`.
 
 T tokens, S sequences, H query heads, G key heads, D head_dim, R = D / 2, C hidden size, V vocabulary.
 """
@@ -117,7 +117,7 @@ class VisionLanguageModel:
             )
             if len(attended) < len(hidden):
                 hidden = hidden.index_select(0, batch.last_rows_S)
-            hidden = linear(attended.flatten(1), layer.out_CC, add_TN=hidden)
+            hidden = linear(attended.flatten(1), layer.out_CC, layer.out_bias_C, add_TN=hidden)
             hidden = layer.mlp(hidden, self.epsilon)
             if index < len(deepstack):
                 assert image_rows is not None

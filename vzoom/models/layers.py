@@ -29,6 +29,7 @@ class Layer:
     q_norm_D: Tensor | None
     k_norm_D: Tensor | None
     out_CC: Tensor
+    out_bias_C: Tensor | None
     post_norm_C: Tensor
     gate_FC: Tensor
     up_FC: Tensor
@@ -60,6 +61,7 @@ class Layer:
             q_norm_D=None if q_norm is None else q_norm.weight.detach(),
             k_norm_D=None if k_norm is None else k_norm.weight.detach(),
             out_CC=attention.o_proj.weight.detach(),
+            out_bias_C=None if attention.o_proj.bias is None else attention.o_proj.bias.detach(),
             post_norm_C=module.post_attention_layernorm.weight.detach(),
             gate_FC=mlp.gate_proj.weight.detach(),
             up_FC=mlp.up_proj.weight.detach(),
