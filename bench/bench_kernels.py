@@ -79,7 +79,9 @@ def record(
 
 
 def layers_of_pages(dtype: torch.dtype, layers: int, blocks: int) -> torch.Tensor:
-    return torch.randn(layers, blocks, GROUPS, BLOCK, DIM).to(dtype)
+    """Random pages in the memory that the engine's pool has."""
+    pages = new_pages(layers, blocks, GROUPS, DIM, dtype=dtype, device=CPU, block_size=BLOCK)
+    return pages.copy_(torch.randn(pages.shape))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=["bf16", "fp32"])
@@ -127,7 +129,7 @@ def test_mrope_append(benchmark: Any, dtype: torch.dtype) -> None:
     q, k, v = (torch.randn(tokens, n, DIM).to(dtype) for n in (HEADS, GROUPS, GROUPS))
     angle = torch.rand(tokens, DIM // 2) * 6
     cos, sin = angle.cos().to(dtype), angle.sin().to(dtype)
-    k_pages, v_pages = (new_pages(256, GROUPS, DIM, dtype=dtype, device=CPU, block_size=BLOCK) for _ in range(2))
+    k_pages, v_pages = (new_pages(1, 256, GROUPS, DIM, dtype=dtype, device=CPU, block_size=BLOCK)[0] for _ in range(2))
     slots = torch.arange(11, 11 + tokens)
 
     def run(impl: str) -> None:
@@ -147,7 +149,7 @@ def test_mrope_append_one_token(benchmark: Any) -> None:
     dtype = torch.bfloat16
     q, k, v = (torch.randn(1, n, DIM).to(dtype) for n in (HEADS, GROUPS, GROUPS))
     cos, sin = torch.ones(1, DIM // 2, dtype=dtype), torch.zeros(1, DIM // 2, dtype=dtype)
-    k_pages, v_pages = (new_pages(4, GROUPS, DIM, dtype=dtype, device=CPU, block_size=BLOCK) for _ in range(2))
+    k_pages, v_pages = (new_pages(1, 4, GROUPS, DIM, dtype=dtype, device=CPU, block_size=BLOCK)[0] for _ in range(2))
     slots = torch.tensor([5])
 
     def run(impl: str) -> None:

@@ -9,10 +9,13 @@ Only the order of dimensions is fixed: strides are free as long as head_dim is c
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from .huge_pages import huge_region
 
 DEFAULT_BLOCK_SIZE = 32  # tokens
 
@@ -34,11 +37,20 @@ def page_shape(
 
 
 def new_pages(
-    num_blocks: int, kv_heads: int, head_dim: int, *, dtype: torch.dtype, device: torch.device, block_size: int = 0
+    num_layers: int,
+    num_blocks: int,
+    kv_heads: int,
+    head_dim: int,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    block_size: int = DEFAULT_BLOCK_SIZE,
 ) -> Tensor:
-    """Zeroed pages of one layer. block_size 0 takes the default."""
-    shape = page_shape(num_blocks, kv_heads, block_size or DEFAULT_BLOCK_SIZE, head_dim, device=device)
-    return torch.zeros(shape, dtype=dtype, device=device)
+    """Zeroed pages, [num_layers, *pages of a layer]. On the CPU in huge pages: decode reads them whole."""
+    shape = (num_layers, *page_shape(num_blocks, kv_heads, block_size, head_dim, device=device))
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return torch.from_numpy(huge_region(math.prod(shape) * dtype.itemsize)).view(dtype).view(shape)
 
 
 def heads_first(pages: Tensor) -> Tensor:

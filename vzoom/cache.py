@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from .kernels.copy_blocks.op import copy_blocks
-from .kernels.layout import page_shape
+from .kernels.layout import new_pages
 
 
 class OutOfPages(RuntimeError):
@@ -39,8 +39,18 @@ class PagePool:
         self.block_size = block_size
         self.num_blocks = num_blocks
 
-        page = page_shape(num_blocks, num_kv_heads, block_size, head_dim, device=torch.device(device))
-        self.k_pages, self.v_pages = (torch.zeros((num_layers, *page), dtype=dtype, device=device) for _ in range(2))
+        self.k_pages, self.v_pages = (
+            new_pages(
+                num_layers,
+                num_blocks,
+                num_kv_heads,
+                head_dim,
+                dtype=dtype,
+                device=torch.device(device),
+                block_size=block_size,
+            )
+            for _ in range(2)
+        )
         self._free = list(range(num_blocks - 1, -1, -1))
         self._holders = [0] * num_blocks
 
