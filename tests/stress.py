@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from typing import Any, ClassVar
 
 from checkpoints import make_checkpoint
 from law import CONFIG, FakeReader
@@ -37,8 +38,15 @@ TOLERANCE = 2e-4  # of a log-probability, fp32
 class Random(ScriptedSession):
     """Writes random calls, some of them wrong. A fork writes another future than its parent."""
 
+    by_trajectory: ClassVar[dict[int, Random]] = {}
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.by_trajectory[id(self.trajectory)] = self
+
     def fork(self, sampling: Sampling) -> Random:
         other = super().fork(sampling)
+        self.by_trajectory[id(other.trajectory)] = other
         # The turn in progress is finished as the parent would, then the fork goes its own way.
         turns = make_turns(sampling.seed)
         encode = self.vocabulary.tokenizer.encode
@@ -81,7 +89,9 @@ class Stress:
             overlap=bool(seed % 2),
             feature_cache=FeatureCache(max_bytes=1 << 20),
         )
-        self.solo = Engine(checkpoint, max_total_tokens=STRESS.max_total_tokens)
+        self.solo = Engine(
+            checkpoint, max_total_tokens=STRESS.max_total_tokens, feature_cache=FeatureCache(max_bytes=1 << 20)
+        )
         self.counts: Counter[str] = Counter()
         self.serial = 0
         self.videos: dict[int, int] = {}  # session -> seed of its video
@@ -104,7 +114,6 @@ class Stress:
     def step(self, *, forks: bool = True) -> list[tuple[Random, int]]:
         """One step of the crowd; the sessions that ended in it, with the seed of their video."""
         rng, running = self.rng, self.engine._active
-        sessions = {a.number: a.session for a in running}
         if running and rng.random() < 0.02:
             number = rng.choice(running).number
             self.engine.cancel(number)
@@ -117,18 +126,11 @@ class Stress:
                 self.videos[number] = self.videos[active.number]
             self.counts["forked"] += 2
         events = self.engine.step()
-        sessions |= {a.number: a.session for a in self.engine._active}
         for event in events:
             if isinstance(event, Failed):
                 raise AssertionError(f"session {event.session} failed") from event.error
-        ended = [e.session for e in events if isinstance(e, Finished)]
-        return [(self._known(sessions, number), self.videos.pop(number)) for number in ended]
-
-    @staticmethod
-    def _known(sessions: dict[int, object], number: int) -> Random:
-        session = sessions[number]
-        assert isinstance(session, Random)
-        return session
+        ended = [event for event in events if isinstance(event, Finished)]
+        return [(Random.by_trajectory.pop(id(e.trajectory)), self.videos.pop(e.session)) for e in ended]
 
     def compare(self, session: Random, video: int) -> None:
         """The same script alone, in an engine with room for all of it."""

@@ -15,9 +15,6 @@ from torch.nn import functional as F
 
 from ..silu_mul.op import silu_mul
 
-# The inner tensors of a gated MLP are wide: this many rows of them stay in the cache, and memory stays small.
-ROWS_TOGETHER = 1024
-
 
 @cache
 def _onednn() -> Any:

@@ -124,7 +124,8 @@ class VisionLanguageModel:
                 hidden.index_add_(0, image_rows, deepstack[index].to(hidden.dtype))
         if len(hidden) > len(batch.last_rows_S):
             hidden = hidden.index_select(0, batch.last_rows_S)
-        return linear(rms_norm(hidden, self.language.norm.weight, self.epsilon), self.hf.lm_head.weight)
+        last = rms_norm(hidden, self.language.norm.weight.detach(), self.epsilon)
+        return linear(last, self.hf.lm_head.weight.detach())
 
     def _project(self, layer: Layer, hidden_TC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """q [T, H, D], k [T, G, D], v [T, G, D] before rotation."""

@@ -75,7 +75,8 @@ class WeightMemory:
 
     def _move(self, parameter: nn.Parameter, to: Tensor) -> None:
         to.copy_(parameter.detach())
-        self._files.forget(parameter)
+        if self._region is not None:
+            self._files.forget(parameter)
         parameter.data = to
         self._placed.add(id(parameter))
 

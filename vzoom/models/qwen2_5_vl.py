@@ -10,7 +10,7 @@ from ..kernels.linear.op import linear
 from ..kernels.rms_norm.op import rms_norm
 from .layers import in_parts
 from .qwen2_vl import Qwen2Tower, Qwen2VL
-from .tower import project
+from .tower import project, weights
 
 
 class Qwen25Tower(Qwen2Tower):
@@ -23,14 +23,15 @@ class Qwen25Tower(Qwen2Tower):
         self.whole_layers = frozenset(visual.fullatt_block_indexes)
 
     def normed(self, norm: Any, x: Tensor) -> Tensor:
-        return rms_norm(x, norm.weight, norm.variance_epsilon)
+        return rms_norm(x, norm.weight.detach(), norm.variance_epsilon)
 
     def mlp(self, block: Any, x: Tensor) -> Tensor:
         gate, up, down = block.mlp.gate_proj, block.mlp.up_proj, block.mlp.down_proj
 
         def part(x: Tensor) -> Tensor:
             normed = self.normed(block.norm2, x)
-            inner = linear(normed, up.weight, up.bias, gate_NK=gate.weight, gate_bias_N=gate.bias)
+            gate_weight, gate_bias = weights(gate)
+            inner = linear(normed, *weights(up), gate_NK=gate_weight, gate_bias_N=gate_bias)
             return project(down, inner, add=x)
 
         return in_parts(part, x)

@@ -24,8 +24,8 @@ from .plan import Grids, Plan, Spans, make_plan
 _MAX_PLANS = 32  # a video has one grid, a batch of videos a few; each holds 2 R floats a patch
 
 
-# On the CPU the tower takes so many patches at a time: what its layers hand each other stays in the cache.
-_PATCHES_TOGETHER = 100000
+# On the CPU the tower takes about so many patches at a time: it bounds the memory of what layers hand each other.
+_PATCHES_TOGETHER = 4096
 
 
 def _groups(grids: Grids) -> Iterator[Grids]:
@@ -38,9 +38,14 @@ def _groups(grids: Grids) -> Iterator[Grids]:
             start, patches = i + 1, 0
 
 
+def weights(module: nn.Linear) -> tuple[Tensor, Tensor | None]:
+    """Its weight and bias as the ops take them: they have no gradient."""
+    return module.weight.detach(), None if module.bias is None else module.bias.detach()
+
+
 def project(module: nn.Linear, x_TK: Tensor, *, add: Tensor | None = None) -> Tensor:
     """module(x) + add."""
-    return linear(x_TK, module.weight, module.bias, add_TN=add)
+    return linear(x_TK, *weights(module), add_TN=add)
 
 
 class VisionTower:
@@ -119,7 +124,7 @@ class VisionTower:
     def embed(self, patches: Tensor, plan: Plan) -> Tensor:
         """[T, C]. A patch with one copy of its pixels meets the sum of the weights that all copies would meet."""
         embedding = self.visual.patch_embed.proj
-        weight = embedding.weight  # [C, colours, temporal, rows, columns]
+        weight = embedding.weight.detach()  # [C, colours, temporal, rows, columns]
         if patches.shape[1] * weight.shape[2] == weight[0].numel():
             weight = weight.sum(2)
         elif patches.shape[1] != weight[0].numel():
@@ -127,7 +132,7 @@ class VisionTower:
                 f"patches hold {patches.shape[1]} values; this tower takes {weight[0].numel()}, or "
                 f"{weight[0].numel() // weight.shape[2]} of an image that is given once"
             )
-        return linear(patches, weight.flatten(1), embedding.bias)
+        return linear(patches, weight.flatten(1), None if embedding.bias is None else embedding.bias.detach())
 
     def _attend(self, block: Any, x: Tensor, plan: Plan, spans: Spans, pages: tuple[Tensor, Tensor]) -> Tensor:
         """x + attention(norm1(x)), within the spans."""
