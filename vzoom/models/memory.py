@@ -10,11 +10,12 @@ import ctypes
 import mmap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from ..kernels.huge_pages import huge_region
 
 _LINE = 64  # bytes
 
@@ -53,11 +54,7 @@ class WeightMemory:
         self._files = _MappedFiles()
         if any(p.device.type != "cpu" for p in model.parameters()):
             return
-        # Private: shared anonymous memory has no huge pages. The arrays over it keep it alive.
-        region: Any = mmap.mmap(-1, sum(_rounded_up(p.nbytes) for p in model.parameters()) or _LINE, mmap.MAP_PRIVATE)
-        if hasattr(mmap, "MADV_HUGEPAGE"):  # Linux
-            region.madvise(mmap.MADV_HUGEPAGE)
-        self._region = np.frombuffer(region, dtype=np.uint8)
+        self._region = huge_region(sum(_rounded_up(p.nbytes) for p in model.parameters()))
 
     def fuse(self, parameters: Sequence[nn.Parameter]) -> Tensor:
         """The parameters below each other in one tensor; they become views of it, so that transformers' model still
