@@ -94,7 +94,19 @@ def run(*words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "words", [(), ("ask",), ("demo",), ("doctor",), ("verify",), ("world", "render"), ("world", "eval")]
+    "words",
+    [
+        (),
+        ("ask",),
+        ("data", "show"),
+        ("data", "check"),
+        ("data", "import"),
+        ("demo",),
+        ("doctor",),
+        ("verify",),
+        ("world", "render"),
+        ("world", "eval"),
+    ],
 )
 def test_help_has_examples(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 # A file imports only from rows above it, or from its own row: docs/architecture.md explains them.
 ROWS = (
     ("types", "config"),
-    ("protocol", "timeline"),
+    ("protocol", "timeline", "answers"),
     ("layout",),
     ("ext",),
     ("kernels",),
@@ -41,6 +41,7 @@ ROWS = (
     ("result",),
     ("zoomer",),
     ("world",),
+    ("data",),
     ("train",),
     ("doctor", "verify"),
     ("cli",),
@@ -49,7 +50,19 @@ ROWS = (
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
 
 # Not in `dependencies`: importing vzoom's modules must work without them.
-EXTRAS = ("triton", "flash_attn", "nvidia", "trl", "datasets", "peft", "accelerate", "torchvision", "rich", "pytest")
+EXTRAS = (
+    "triton",
+    "flash_attn",
+    "nvidia",
+    "trl",
+    "datasets",
+    "pyarrow",
+    "peft",
+    "accelerate",
+    "torchvision",
+    "rich",
+    "pytest",
+)
 
 
 def _sources() -> Iterator[tuple[str, Path]]:

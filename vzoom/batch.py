@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,11 +11,13 @@ import torch
 
 from .active import Active
 from .attention import Ragged
-from .cache import PagePool
+from .cache import BlockTable, PagePool
 from .kernels.splice_move.op import splice_move
 from .models.base import Features, VisionLanguageModel
 from .reuse import Move
 from .session import Feed
+
+_CPU_COLUMN_BYTES = 2048  # so many tokens at a time that a column of them takes this much: 1024 in bf16
 
 
 @dataclass(frozen=True)
@@ -45,36 +48,71 @@ class Fed:
         self.active.table.truncate(self.length)
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Consecutive tokens of one sequence in one run of the layers. `table` ends with them."""
+
+    ids: list[int]
+    slots: np.ndarray
+    positions: np.ndarray
+    table: BlockTable
+    features: Features | None
+
+
 def run_model(model: VisionLanguageModel, pool: PagePool, batch: Sequence[Fed]) -> torch.Tensor:
-    """Logits [S, V] behind each run. Keys and values of all runs are in their slots then."""
-    ids: list[int] = []
-    features: list[Features] = []
-    tables, slots, positions, last = [], [], [], []
+    """Logits [S, V] behind each run. Keys and values of all runs are in their slots then.
+
+    On the CPU long runs go through the layers in parts: what a layer hands to the next takes that much less memory.
+    """
+    limit = _CPU_COLUMN_BYTES // model.dtype.itemsize if model.device.type == "cpu" else sys.maxsize
+    groups: list[list[_Part]] = [[]]
+    last: list[tuple[int, int]] = []  # the group and the part in it behind which a token is sampled
+    room = limit
     for fed in batch:
-        begin = len(ids)
+        visual = Features.cat(fed.active.encoding.features()) if fed.active.encoding else None
+        seen = 0
         for piece in fed.pieces():
-            ids += fed.ids[piece]
-            slots.append(fed.slots[piece])
-            positions.append(fed.positions[:, piece])
-            tables.append(fed.active.table.upto(fed.length + piece.stop))
-        last.append(len(tables) - 1)
-        if fed.active.encoding:
-            num_visual = ids[begin:].count(model.image_token_id)
-            features.append(Features.cat(fed.active.encoding.features()).first(num_visual))
+            at = piece.start
+            while at < piece.stop:
+                if room == 0:
+                    groups.append([])
+                    room = limit
+                end = min(piece.stop, at + room)
+                ids = fed.ids[at:end]
+                num_visual = ids.count(model.image_token_id)
+                features = visual.part(seen, seen + num_visual) if visual is not None and num_visual else None
+                table = fed.active.table.upto(fed.length + end)
+                groups[-1].append(_Part(ids, fed.slots[at:end], fed.positions[:, at:end], table, features))
+                seen += num_visual
+                room -= end - at
+                at = end
+        last.append((len(groups) - 1, len(groups[-1]) - 1))
         if fed.move is not None:
             _splice(model, pool, fed.move, fed.slots)
+        elif visual is not None and seen != len(visual.embeds):
+            raise AssertionError(f"{seen} image tokens, {len(visual.embeds)} visual features")
+    logits = [_forward(model, pool, group) for group in groups]
+    if len(groups) == 1 and len(last) == len(groups[0]):
+        return logits[0]
+    return torch.stack([logits[group][part] for group, part in last])
+
+
+def _forward(model: VisionLanguageModel, pool: PagePool, group: Sequence[_Part]) -> torch.Tensor:
+    ids = [i for part in group for i in part.ids]
+    features = [part.features for part in group if part.features is not None]
     rows = [i for i, token in enumerate(ids) if token == model.image_token_id] if features else []
-    images = Features.cat(features) if rows else None
-    if images is not None and len(rows) != len(images.embeds):
-        raise AssertionError(f"{len(rows)} image tokens, {len(images.embeds)} visual features")
-    logits = model.forward(
+    return model.forward(
         torch.tensor(ids, device=model.device),
-        Ragged.pack(tables, slots, positions, model.device),
+        Ragged.pack(
+            [part.table for part in group],
+            [part.slots for part in group],
+            [part.positions for part in group],
+            model.device,
+        ),
         pool,
-        torch.tensor(rows, device=model.device) if images is not None else None,
-        images,
+        torch.tensor(rows, device=model.device) if features else None,
+        Features.cat(features) if features else None,
     )
-    return logits if len(last) == len(tables) else logits[last]
 
 
 def _splice(model: VisionLanguageModel, pool: PagePool, move: Move, slots: np.ndarray) -> None:

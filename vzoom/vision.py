@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
-from dataclasses import replace
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from .models.base import Features, VisionLanguageModel
 from .patches import PatchBuffer, PatchSpec, frames_to_patches, grid_for
 from .types import Clip
 from .video import CacheStats
+
+_CPU_PATCHES = 2048
+_GPU_PATCHES = 65536
 
 
 class FeatureCache:
@@ -70,46 +74,71 @@ def encode_clips(
     cache: FeatureCache,
     buffer: PatchBuffer,
 ) -> tuple[list[Features], dict[str, float]]:
-    """Visual tokens of each clip, and {"patches": ms, "vision": ms} of all. One run of the tower for all new frames.
+    """Visual tokens of each clip, and {"patches": ms, "vision": ms} of all. New frames go through the tower together.
 
     Frames of any sizes together. The features of a clip are those of its frames, in order.
     """
-    started = time.perf_counter()
     spec = replace(spec, temporal_patch_size=model.temporal_copies)
+    stages = {"patches": 0.0, "vision": 0.0}
+    started = time.perf_counter()
     keys = [[_key(frame, config, spec) for frame in clip.frames] for clip, config in clips]
     found: dict[Hashable, Features] = {}
-    fresh: dict[Hashable, tuple[int, int]] = {}  # the grid of each frame that goes through the tower
-    todo: list[tuple[np.ndarray, ZoomConfig]] = []
+    fresh: dict[Hashable, _Frame] = {}
     for (clip, config), own in zip(clips, keys, strict=True):
-        new: dict[Hashable, int] = {}
-        for i, key in enumerate(own):
-            if key in found or key in fresh or key in new:
+        grid_hw = grid_for(*clip.frames.shape[1:3], config=config, spec=spec)
+        for frame, key in zip(clip.frames, own, strict=True):
+            if key in found or key in fresh:
                 continue
             features = cache.lookup(key)
             if features is not None:
                 found[key] = features
             else:
-                new[key] = i
-        if new:
-            todo.append((clip.frames[list(new.values())], config))
-            fresh |= dict.fromkeys(new, grid_for(*clip.frames.shape[1:3], config=config, spec=spec))
-    patches = buffer.take(sum(h * w for h, w in fresh.values()), spec, dtype=model.dtype, device=model.device)
-    filled = 0
-    for frames, config in todo:
-        h, w = grid_for(*frames.shape[1:3], config=config, spec=spec)
-        rows = patches[filled : filled + len(frames) * h * w]
-        frames_to_patches(frames, config=config, spec=spec, dtype=model.dtype, device=model.device, out=rows)
-        filled += len(rows)
-    patched = time.perf_counter()
-    if fresh:
-        encoded = model.encode_images(patches, list(fresh.values()))
-        counts = [h * w // model.merge**2 for h, w in fresh.values()]
-        for key, features in zip(fresh, encoded.split(counts), strict=True):
-            found[key] = features
-            cache.keep(key, features.clone())  # a view would hold the features of the whole batch
-    ended = time.perf_counter()
-    stages = {"patches": (patched - started) * 1e3, "vision": (ended - patched) * 1e3}
+                fresh[key] = _Frame(key, frame, config, grid_hw)
+    stages["patches"] += (time.perf_counter() - started) * 1e3
+    limit = _CPU_PATCHES if model.device.type == "cpu" else _GPU_PATCHES
+    for frames in _in_batches(list(fresh.values()), limit):
+        started = time.perf_counter()
+        rows = [h * w for h, w in (f.grid_hw for f in frames)]
+        patches = buffer.take(sum(rows), spec, dtype=model.dtype, device=model.device)
+        at = 0
+        for _, same in groupby(frames, key=lambda f: (f.frame_HWC.shape, f.config)):
+            part = list(same)
+            end = at + len(part) * part[0].grid_hw[0] * part[0].grid_hw[1]
+            stack = np.stack([f.frame_HWC for f in part])
+            out = patches[at:end]
+            frames_to_patches(stack, config=part[0].config, spec=spec, dtype=model.dtype, device=model.device, out=out)
+            at = end
+        patched = time.perf_counter()
+        encoded = model.encode_images(patches, [f.grid_hw for f in frames])
+        for frame, features in zip(frames, encoded.split([n // model.merge**2 for n in rows]), strict=True):
+            found[frame.key] = features
+            cache.keep(frame.key, features.clone())  # a view would hold the features of the whole batch
+        stages["patches"] += (patched - started) * 1e3
+        stages["vision"] += (time.perf_counter() - patched) * 1e3
     return [Features.cat([found[key] for key in own]) for own in keys], stages
+
+
+@dataclass(frozen=True)
+class _Frame:
+    key: Hashable
+    frame_HWC: np.ndarray
+    config: ZoomConfig
+    grid_hw: tuple[int, int]
+
+
+def _in_batches(frames: Sequence[_Frame], limit: int) -> Iterator[list[_Frame]]:
+    """At most `limit` patches at a time, a frame at least: the memory that the tower takes."""
+    batch: list[_Frame] = []
+    room = limit
+    for frame in frames:
+        size = frame.grid_hw[0] * frame.grid_hw[1]
+        if batch and size > room:
+            yield batch
+            batch, room = [], limit
+        batch.append(frame)
+        room -= size
+    if batch:
+        yield batch
 
 
 def _key(frame_HWC: np.ndarray, config: ZoomConfig, spec: PatchSpec) -> Hashable:

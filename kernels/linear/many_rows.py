@@ -15,6 +15,10 @@ from torch.nn import functional as F
 
 from ..silu_mul.op import silu_mul
 
+# oneDNN makes and keeps code and scratch memory for each number of rows that it sees, up to a thousand of them:
+# hundreds of MiB for conversations of all lengths. Rows are filled up to a multiple of this, so that it sees few.
+_ROWS = 64
+
 
 @cache
 def _onednn() -> Any:
@@ -28,9 +32,13 @@ def product(x_TK: Tensor, weight_NK: Tensor, bias_N: Tensor | None, add_TN: Tens
     if onednn is None or x_TK.dtype == torch.float16:
         out = F.linear(x_TK, weight_NK, bias_N)
         return out if add_TN is None else out.add_(add_TN)
-    if add_TN is None:
-        return onednn(x_TK, weight_NK, bias_N, "none", [], "")
-    return onednn.binary(x_TK, add_TN, weight_NK, bias_N, "add")
+    rows = len(x_TK)
+    if rows % _ROWS:
+        x_TK = F.pad(x_TK, (0, 0, 0, -rows % _ROWS))
+    elif add_TN is not None:
+        return onednn.binary(x_TK, add_TN, weight_NK, bias_N, "add")
+    out = onednn(x_TK, weight_NK, bias_N, "none", [], "")[:rows]
+    return out if add_TN is None else out.add_(add_TN)
 
 
 def linear(

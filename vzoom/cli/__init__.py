@@ -1,4 +1,4 @@
-"""The command line: `vzoom ask`, `demo`, `doctor`, `verify`, `world`. Nothing heavy is imported before it is needed."""
+"""The command line: `vzoom ask`, `data`, `demo`, `doctor`, `verify`, `world`. Nothing heavy is imported early."""
 
 from __future__ import annotations
 

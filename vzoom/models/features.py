@@ -20,9 +20,9 @@ class Features:
         levels = zip(*(level.split(list(counts)) for level in (self.embeds, *self.deepstack)), strict=True)
         return [Features(first, tuple(rest)) for first, *rest in levels]
 
-    def first(self, count: int) -> Features:
-        """Those of the first `count` visual tokens."""
-        return Features(self.embeds[:count], tuple(level[:count] for level in self.deepstack))
+    def part(self, begin: int, end: int) -> Features:
+        """Those of visual tokens begin to end."""
+        return Features(self.embeds[begin:end], tuple(level[begin:end] for level in self.deepstack))
 
     @property
     def num_bytes(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +12,8 @@ from zlib import crc32
 
 import numpy as np
 
-from .questions import LETTERS, Question, ask_questions, config_for, is_hit
+from ..answers import Choice, read_choice
+from .questions import Question, ask_questions, config_for, is_hit
 from .spec import WorldConfig, make_video
 from .video import render
 
@@ -99,19 +99,10 @@ def score(result: Result, question: Question) -> dict[str, float]:
     }
 
 
-_LETTER = re.compile(rf"\(?([{LETTERS}{LETTERS.lower()}])\)?(?:[.:)]?\s.*|[.:)]?)", re.DOTALL)
-
-
 def letter_of(answer: str | None, question: Question) -> str | None:
-    """The option letter that an answer names: "B", "(b)", "B: star", or the option's own text; None for others."""
-    if answer is None:
-        return None
-    text = answer.strip().rstrip(".")
-    for letter, option in zip(LETTERS, question.options, strict=False):
-        if text.lower() == option.lower():
-            return letter
-    named = _LETTER.fullmatch(text)
-    return named.group(1).upper() if named else None
+    """The option letter that an answer names, see `answers.read_choice`; None where it names none or more than one."""
+    choice = read_choice(answer, question.options)
+    return choice.letter if isinstance(choice, Choice) else None
 
 
 @contextmanager

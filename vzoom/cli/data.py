@@ -1,0 +1,142 @@
+"""`vzoom data show`, `check` and `import`: trajectories on disk, and their token masks."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from .console import Style, note, printable
+
+_FAILED = 1
+_COLOURS = {"learned": "green", "shown": "red", "fed": "dim"}
+
+_SHOW_EXAMPLES = """examples:
+  vzoom data show trajectories --index 3
+  vzoom data show trajectories/part-00000.parquet --model ./checkpoint | less -R
+"""
+_CHECK_EXAMPLES = """examples:
+  vzoom data check trajectories
+  vzoom data check trajectories --videos --model ./checkpoint
+"""
+_IMPORT_EXAMPLES = """examples:
+  vzoom data import rl train.json --videos ./videos --out questions
+  vzoom data import sft sft.json --videos ./videos --video-list sft_videos.json --out exemplars
+"""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("data", help="trajectories on disk, and their token masks", description=__doc__)
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+
+    show = _action(actions, "show", "print one record and every token with its mask", _SHOW_EXAMPLES)
+    show.add_argument("file", metavar="FILE", help="a folder of shards, or one shard")
+    show.add_argument("--index", type=int, default=0, metavar="N", help="which record, from 0 (default: 0)")
+    show.add_argument("--all", action="store_true", help="a line for each visual token, not one a frame")
+    show.add_argument("--model", default="embedded", metavar="M", help="whose tokens (default: embedded)")
+    show.set_defaults(run=run_show)
+
+    check = _action(actions, "check", "read every record; stop at the first that is wrong", _CHECK_EXAMPLES)
+    check.add_argument("file", metavar="FILE", help="a folder of shards, or one shard")
+    check.add_argument("--videos", action="store_true", help="also hash the videos and compare")
+    check.add_argument("--model", metavar="M", help="also tokenise every record as for this model")
+    check.set_defaults(run=run_check)
+
+    importer = _action(actions, "import", "take over VideoZoomer's published data", _IMPORT_EXAMPLES)
+    importer.add_argument(
+        "kind", choices=("sft", "rl"), help="sft: {messages, images}; rl: {problem, solution, videos}"
+    )
+    importer.add_argument("file", metavar="FILE", help="a JSON list")
+    importer.add_argument("--out", required=True, metavar="DIR", help="folder of shards; what it holds is not repeated")
+    importer.add_argument("--videos", default=".", metavar="DIR", help="where relative video paths start (default: .)")
+    importer.add_argument("--video-list", metavar="FILE", help="sft: a JSON list with the video of each row")
+    importer.set_defaults(run=run_import)
+
+
+def _action(
+    actions: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str, examples: str
+) -> argparse.ArgumentParser:
+    return actions.add_parser(
+        name,
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}.",
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def run_show(args: argparse.Namespace) -> int:
+    from vzoom.data.show import LEGEND, head_lines, token_lines
+    from vzoom.data.store import read_one
+    from vzoom.data.vocabulary import load_vocabulary
+
+    record = read_one(args.file, args.index)
+    style = Style(sys.stdout)
+    for line in head_lines(record):
+        print(printable(line))
+    if not record.turns:
+        return 0
+    print(f"\n{LEGEND}")
+    counts = dict.fromkeys(_COLOURS, 0)
+    for token in token_lines(record, load_vocabulary(_model_path(args.model)), every_visual=args.all):
+        print(style(printable(str(token)), _COLOURS[token.mask]))
+        counts[token.mask] += token.count
+    print(f"\n{sum(counts.values())} tokens: {counts['learned']} learned, {counts['shown']} shown, {counts['fed']} fed")
+    return 0
+
+
+def run_check(args: argparse.Namespace) -> int:
+    from vzoom.data.store import num_waiting, read
+    from vzoom.data.tokens import tokenise
+    from vzoom.data.validate import InvalidRecord
+    from vzoom.data.videos import check_video
+    from vzoom.data.vocabulary import load_vocabulary
+
+    vocabulary = load_vocabulary(_model_path(args.model)) if args.model else None
+    num_records = num_learned = 0
+    try:
+        for record in read(args.file):
+            try:
+                if args.videos:
+                    check_video(record.video)
+                if vocabulary is not None and record.turns:
+                    num_learned += sum(tokenise(record, vocabulary).learned)
+            except (ValueError, OSError) as error:
+                raise InvalidRecord(f"{args.file}, record {num_records} ({record.id}): {error}") from error
+            num_records += 1
+    except InvalidRecord as error:
+        if args.traceback:
+            raise
+        print(f"vzoom data: {printable(' '.join(str(error).split()))}", file=sys.stderr)
+        return _FAILED
+    learned = f", {num_learned} learned tokens" if vocabulary is not None else ""
+    print(f"{args.file}: {num_records} records{learned}, all well")
+    if waiting := num_waiting(args.file):
+        note(f"{waiting} more lie in the journal of a writer that is at work, or was stopped: run it again")
+    return 0
+
+
+def run_import(args: argparse.Namespace) -> int:
+    from vzoom.data.public import import_rl, import_sft
+    from vzoom.data.store import Writer
+
+    if args.kind == "rl":
+        if args.video_list:
+            raise ValueError("--video-list is for sft: the rows of an RL list name their videos")
+        records = import_rl(args.file, videos=args.videos)
+    else:
+        records = import_sft(args.file, videos=args.videos, video_list=args.video_list)
+    with Writer(Path(args.out)) as writer:
+        num_before = len(writer.ids)
+        for record in records:
+            if record.id not in writer.ids:
+                writer.add(record)
+        num_added = len(writer.ids) - num_before
+    print(f"{args.out}: {num_added} records added, {num_before} were there")
+    return 0
+
+
+def _model_path(model: str) -> str:
+    from vzoom.zoomer import EMBEDDED, embedded_path
+
+    return str(embedded_path()) if model == EMBEDDED else model

@@ -1,0 +1,188 @@
+"""Importers for the data that VideoZoomer (arXiv 2512.22315) published.
+
+RL: a JSON list of {"problem", "solution", "videos": [path], …}. SFT: a JSON list of {"messages", "images"}: chats whose
+text names the time of every frame, `<frame3_time6.00s><image>`. Of those frames only the times are kept: an imported
+conversation is shown to the model in our own words, with frames cut from the video again: SFT, RL and use agree.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from ..config import ZoomConfig
+from ..protocol import ANSWER_CLOSE, ANSWER_OPEN, TURN_ENDS, parse_turn
+from ..timeline import zoom_timestamps
+from ..types import Answer, CallError, Malformed, StopReason, ZoomCall
+from ..video.source import is_url
+from .record import Outcome, Record, RecordedTurn, VideoRef, carried_out
+from .validate import InvalidRecord, check
+from .videos import refer
+
+PUBLIC_CONFIG = ZoomConfig(frame_policy="videozoomer")
+
+_IMAGE = "<image>"
+_LABELLED = re.compile(r"<frame\d+_time(\d+(?:\.\d+)?)s>\s*<image>")
+
+Refer = Callable[[str], VideoRef]
+
+
+def import_rl(
+    path: str | PathLike[str], *, videos: str | PathLike[str] = ".", config: ZoomConfig = PUBLIC_CONFIG
+) -> Iterator[Record]:
+    """Questions with their reference answers, one a row. videos: the folder that relative paths start from.
+
+    InvalidRecord with file, row and what is wrong; a video that cannot be read is wrong, too.
+    """
+    for name, row in _rows(path):
+        with _Row(path, name):
+            question = _text(row, "problem").replace(_IMAGE, "").strip()
+            solution = row.get("solution")
+            if not isinstance(solution, str) or not solution.strip():
+                raise InvalidRecord(f"solution must be text, got {solution!r}")
+            solution = solution.rpartition(ANSWER_OPEN)[2].partition(ANSWER_CLOSE)[0].strip()
+            record = Record(
+                id=str(row.get("doc_id", f"{Path(path).stem}-{name}")),
+                question=question,
+                options=(),
+                reference=solution,
+                video=refer(_one_video(row, videos)),
+                config=config,
+            )
+            check(record)
+        yield record
+
+
+def import_sft(
+    path: str | PathLike[str],
+    *,
+    videos: str | PathLike[str] = ".",
+    video_list: str | PathLike[str] | None = None,
+    config: ZoomConfig = PUBLIC_CONFIG,
+) -> Iterator[Record]:
+    """Conversations of the expert, one a row.
+
+    video_list: a JSON list with the video of each row, in order, for rows that hold no "videos" key of their own.
+    A turn that could not be carried out is marked flawed; which of the others are, the public data does not say.
+    InvalidRecord with file, row and what is wrong.
+    """
+    listed = None if video_list is None else json.loads(Path(video_list).read_text())
+    for name, row in _rows(path):
+        with _Row(path, name):
+            if listed is not None:
+                if not isinstance(listed, list) or len(listed) <= name:
+                    raise InvalidRecord(f"{video_list} is no list that names a video for this row")
+                row = {**row, "videos": [listed[name]]}
+            record = _conversation(f"{Path(path).stem}-{name}", row, refer(_one_video(row, videos)), config)
+            check(record)
+        yield record
+
+
+class _Row:
+    """Says which row an error is of."""
+
+    def __init__(self, path: str | PathLike[str], number: int) -> None:
+        self.path, self.number = path, number
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> None:
+        if isinstance(error, ValueError | OSError):
+            raise InvalidRecord(f"{self.path}, row {self.number}: {error}") from error
+
+
+def _rows(path: str | PathLike[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        rows = json.loads(Path(path).read_text())
+    except ValueError as error:
+        raise InvalidRecord(f"{path} is no JSON ({error})") from error
+    if not isinstance(rows, list):
+        raise InvalidRecord(f"{path} must hold a JSON list, not {type(rows).__name__}")
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise InvalidRecord(f"{path}, row {number}: must be an object, got {type(row).__name__}")
+        yield number, row
+
+
+def _text(row: dict[str, Any], key: str) -> str:
+    if not isinstance(row.get(key), str):
+        raise InvalidRecord(f"{key} must be text, got {row.get(key)!r}")
+    return str(row[key])
+
+
+def _one_video(row: dict[str, Any], folder: str | PathLike[str]) -> str:
+    videos = row.get("videos")
+    if not (isinstance(videos, list) and len(videos) == 1 and isinstance(videos[0], str)):
+        raise InvalidRecord(f"videos must be a list of one path, got {videos!r}")
+    return videos[0] if is_url(videos[0]) else str(Path(folder) / videos[0])
+
+
+# ---------------------------------------------------------------- chats
+
+
+def _conversation(id: str, row: dict[str, Any], video: VideoRef, config: ZoomConfig) -> Record:
+    prompt, chat = _chat(row)
+    glance, question = _times(prompt), _LABELLED.sub("", prompt).strip()
+    replies = chat[1::2]
+    bare = []
+    for number, text in enumerate(chat[::2]):
+        reply = replies[number] if number < len(replies) else None
+        text = _until_end(text)
+        clip = _times(reply) if reply is not None else ()
+        outcome = _outcome(text, reply, clip, video, config)
+        brought = clip if isinstance(outcome, ZoomCall) else ()
+        bare.append(RecordedTurn(text, "expert", outcome, False, brought))
+    num_images = sum(text.count(_IMAGE) for text in (prompt, *chat))
+    images = row.get("images")
+    if not isinstance(images, list) or len(images) != num_images:
+        found = len(images) if isinstance(images, list) else repr(images)
+        raise InvalidRecord(f"{num_images} {_IMAGE} in the messages, but images: {found}")
+    turns = [
+        RecordedTurn(turn.text, turn.source, turn.outcome, not carried_out(bare, number), turn.pts_seconds)
+        for number, turn in enumerate(bare)
+    ]
+    stop = StopReason.ANSWERED if isinstance(turns[-1].outcome, Answer) else StopReason.ROUNDS
+    return Record(id, question, (), None, video, config, glance, tuple(turns), stop)
+
+
+def _chat(row: dict[str, Any]) -> tuple[str, list[str]]:
+    """The text of the first user message, and those behind it: assistant, user, assistant, …, assistant."""
+    messages = row.get("messages")
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise InvalidRecord(f"messages must be a list of objects, got {type(messages).__name__}")
+    spoken = [message for message in messages if message.get("role") != "system"]
+    wanted = ["user", "assistant"] * (len(spoken) // 2)
+    if not spoken or [message.get("role") for message in spoken] != wanted:
+        raise InvalidRecord(f"roles must be user, assistant in turn, got {[m.get('role') for m in spoken]}")
+    texts = [_text(message, "content") for message in spoken]
+    return texts[0], texts[1:]
+
+
+def _times(text: str) -> tuple[float, ...]:
+    """Seconds of the frames in a message. InvalidRecord for a frame without a time."""
+    times = tuple(float(seconds) for seconds in _LABELLED.findall(text))
+    if len(times) != text.count(_IMAGE):
+        raise InvalidRecord(f"{text.count(_IMAGE)} {_IMAGE}, but {len(times)} with a time in front of them")
+    return tuple(dict.fromkeys(times))  # the public tool repeats frames: see each once
+
+
+def _until_end(text: str) -> str:
+    """What the model would have written: generation stops behind the first closing tag."""
+    ends = [text.index(tag) + len(tag) for tag in TURN_ENDS if tag in text]
+    return text[: min(ends)] if ends else text
+
+
+def _outcome(text: str, reply: str | None, clip: Sequence[float], video: VideoRef, config: ZoomConfig) -> Outcome:
+    """What the text asks for, or why it came to nothing."""
+    outcome = parse_turn(text)
+    if reply is None or not isinstance(outcome, ZoomCall):
+        return outcome
+    times = zoom_timestamps(outcome, video.info, config)
+    if isinstance(times, Malformed):
+        return times  # behind the end the public tool brought copies of the last frame: here the model is told
+    return outcome if clip else Malformed(CallError.UNREADABLE, " ".join(reply.split())[:120])

@@ -1,0 +1,144 @@
+"""One conversation as data: what was asked about which video, what was written, and what came back.
+
+Frames are not stored: the video is named, with a hash of its bytes, and its frames are cut again when they are needed.
+Token masks are not stored either: `tokens.tokenise` derives them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from ..config import ZoomConfig
+from ..types import Answer, Malformed, StopReason, Trajectory, VideoInfo, ZoomCall
+from ..video.source import is_url
+
+Source = Literal["oracle", "expert", "student", "reflection"]  # who wrote a turn; reflection: an expert who corrects
+SOURCES: tuple[Source, ...] = get_args(Source)
+
+Outcome = ZoomCall | Answer | Malformed | None
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class VideoRef:
+    """A video by reference. sha256: of the file's bytes, in hex; None for a URL, whose bytes nobody has."""
+
+    path: str
+    sha256: str | None
+    duration_seconds: float
+    fps: float
+    width: int
+    height: int
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise ValueError("the video has no path")
+        for name in ("duration_seconds", "fps", "width", "height"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} of the video must be above 0, got {value!r}")
+        if self.sha256 is None:
+            if not is_url(self.path):
+                raise ValueError(f"video {self.path} has no sha256: only a URL may lack it")
+        elif not _SHA256.fullmatch(self.sha256):
+            raise ValueError(f"sha256 of the video must be 64 hex digits, got {self.sha256!r}")
+
+    @property
+    def info(self) -> VideoInfo:
+        return VideoInfo(self.path, self.duration_seconds, self.fps, self.width, self.height)
+
+
+@dataclass(frozen=True)
+class RecordedTurn:
+    """What the model wrote in one turn, and what became of it.
+
+    outcome: None where a limit cut the turn short. flawed: to be shown, never to be learned. pts_seconds: frames that
+    the call brought.
+    """
+
+    text: str
+    source: Source
+    outcome: Outcome
+    flawed: bool
+    pts_seconds: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.source not in SOURCES:
+            raise ValueError(f"source must be one of {', '.join(SOURCES)}, got {self.source!r}")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One conversation; without turns it is only a question, as RL wants it.
+
+    options: of a multiple-choice question, () otherwise. reference: the right answer, None where nobody knows.
+    config: what the conversation was held under. ids, sampled: its tokens and which of them the model chose, where it
+    was held by a model of ours; both or neither. `validate.check` holds the fields against each other.
+    """
+
+    id: str
+    question: str
+    options: tuple[str, ...]
+    reference: str | None
+    video: VideoRef
+    config: ZoomConfig
+    glance_seconds: tuple[float, ...] = ()
+    turns: tuple[RecordedTurn, ...] = ()
+    stop_reason: StopReason | None = None
+    ids: tuple[int, ...] | None = None
+    sampled: tuple[bool, ...] | None = None
+
+    @property
+    def answer(self) -> str | None:
+        """The text of the last turn's answer, or None where there is none."""
+        outcome = self.turns[-1].outcome if self.turns else None
+        return outcome.text if isinstance(outcome, Answer) else None
+
+
+def carried_out(turns: Sequence[RecordedTurn], number: int) -> bool:
+    """Whether turn `number` did what it set out to do: an answer, or a call whose clip opened another turn."""
+    outcome = turns[number].outcome
+    return isinstance(outcome, Answer) or (isinstance(outcome, ZoomCall) and number + 1 < len(turns))
+
+
+def from_trajectory(
+    trajectory: Trajectory,
+    config: ZoomConfig,
+    *,
+    id: str,
+    video: VideoRef,
+    source: Source = "student",
+    reference: str | None = None,
+    options: Sequence[str] = (),
+) -> Record:
+    """A conversation that our engine held, token for token. Turns that could not be carried out are marked flawed.
+
+    ValueError for a conversation that is not finished, or whose clips came from another session's cache.
+    """
+    if trajectory.stop_reason in (None, StopReason.CANCELLED):
+        raise ValueError(f"conversation {id} is not finished: stop_reason {trajectory.stop_reason}")
+    if not trajectory.is_exact:
+        raise ValueError(f"conversation {id} reused clips of another session, which is approximate: not for training")
+    bare = [RecordedTurn(t.text, source, t.outcome, False, t.pts_seconds) for t in trajectory.turns]
+    turns = [
+        RecordedTurn(t.text, t.source, t.outcome, not carried_out(bare, number), t.pts_seconds)
+        for number, t in enumerate(bare)
+    ]
+    return Record(
+        id=id,
+        question=trajectory.question,
+        options=tuple(options),
+        reference=reference,
+        video=video,
+        config=config,
+        glance_seconds=trajectory.glance_seconds,
+        turns=tuple(turns),
+        stop_reason=trajectory.stop_reason,
+        ids=tuple(trajectory.ids),
+        sampled=tuple(trajectory.sampled),
+    )

@@ -1,0 +1,126 @@
+"""A record <-> one row of a Parquet file. FORMAT grows when the meaning of a column changes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from ..config import ZoomConfig
+from ..types import Answer, CallError, Malformed, StopReason, ZoomCall
+from .record import Outcome, Record, RecordedTurn, VideoRef
+from .validate import InvalidRecord, check
+
+FORMAT = 1
+FORMAT_KEY = b"vzoom.format"  # in the metadata of the file's schema
+
+Row = dict[str, Any]
+
+
+def schema() -> Any:
+    """The columns, as a pyarrow schema. `config` is the JSON of a `vzoom.json`; kind: zoom, answer, malformed, cut."""
+    import pyarrow as pa
+
+    seconds, text = pa.list_(pa.float64()), pa.string()
+    call = [("start_seconds", pa.float64()), ("end_seconds", pa.float64()), ("fps", pa.float64())]
+    video = [("path", text), ("sha256", text), ("duration_seconds", pa.float64()), ("fps", pa.float64())]
+    turn = [("text", text), ("source", text), ("flawed", pa.bool_()), ("kind", text), ("call", pa.struct(call))]
+    turn += [("answer", text), ("error", text), ("detail", text), ("pts_seconds", seconds)]
+    columns = [
+        ("id", text),
+        ("question", text),
+        ("options", pa.list_(text)),
+        ("reference", text),
+        ("video", pa.struct([*video, ("width", pa.int32()), ("height", pa.int32())])),
+        ("config", text),
+        ("glance_seconds", seconds),
+        ("turns", pa.list_(pa.struct(turn))),
+        ("stop_reason", text),
+        ("ids", pa.list_(pa.int32())),
+        ("sampled", pa.list_(pa.bool_())),
+    ]
+    return pa.schema(columns, metadata={FORMAT_KEY: str(FORMAT).encode()})
+
+
+def to_row(record: Record) -> Row:
+    """InvalidRecord where the record does not pass `check`: what cannot be read again is not written."""
+    check(record)
+    return {
+        "id": record.id,
+        "question": record.question,
+        "options": list(record.options),
+        "reference": record.reference,
+        "video": asdict(record.video),
+        "config": json.dumps(asdict(record.config)),
+        "glance_seconds": list(record.glance_seconds),
+        "turns": [_turn_to_row(turn) for turn in record.turns],
+        "stop_reason": None if record.stop_reason is None else str(record.stop_reason),
+        "ids": None if record.ids is None else list(record.ids),
+        "sampled": None if record.sampled is None else list(record.sampled),
+    }
+
+
+def from_row(row: Row) -> Record:
+    """InvalidRecord that says what is wrong: a missing column, a value out of range, fields that do not agree."""
+    try:
+        _filled(row, ("id", "question", "options", "video", "config", "glance_seconds", "turns"))
+        record = Record(
+            id=row["id"],
+            question=row["question"],
+            options=tuple(row["options"]),
+            reference=row["reference"],
+            video=VideoRef(**row["video"]),
+            config=ZoomConfig.from_dict(json.loads(row["config"]), f"record {row['id']}"),
+            glance_seconds=tuple(row["glance_seconds"]),
+            turns=tuple(_turn_from_row(turn) for turn in row["turns"]),
+            stop_reason=None if row["stop_reason"] is None else StopReason(row["stop_reason"]),
+            ids=None if row["ids"] is None else tuple(row["ids"]),
+            sampled=None if row["sampled"] is None else tuple(row["sampled"]),
+        )
+        check(record)
+    except KeyError as error:
+        raise InvalidRecord(f"column {error} is missing") from error
+    except TypeError as error:
+        raise InvalidRecord(f"a value is missing or of another type ({error})") from error
+    except ValueError as error:
+        raise InvalidRecord(str(error)) from error
+    return record
+
+
+def _filled(row: Row, names: tuple[str, ...]) -> None:
+    """ValueError where a column that must hold something is null, KeyError where it is not there."""
+    for name in names:
+        if row[name] is None:
+            raise ValueError(f"{name} is null")
+
+
+def _turn_to_row(turn: RecordedTurn) -> Row:
+    outcome = turn.outcome
+    row: Row = {"text": turn.text, "source": turn.source, "flawed": turn.flawed, "pts_seconds": list(turn.pts_seconds)}
+    row |= {"kind": "cut", "call": None, "answer": None, "error": None, "detail": None}
+    match outcome:
+        case ZoomCall():
+            row |= {"kind": "zoom", "call": asdict(outcome)}
+        case Answer():
+            row |= {"kind": "answer", "answer": outcome.text}
+        case Malformed():
+            row |= {"kind": "malformed", "error": str(outcome.error), "detail": outcome.detail}
+    return row
+
+
+def _turn_from_row(row: Row) -> RecordedTurn:
+    outcome: Outcome
+    _filled(row, ("text", "source", "flawed", "pts_seconds"))
+    match row["kind"]:
+        case "zoom":
+            outcome = ZoomCall(**row["call"])
+        case "answer":
+            outcome = Answer(row["answer"])
+        case "malformed":
+            _filled(row, ("detail",))
+            outcome = Malformed(CallError(row["error"]), row["detail"])
+        case "cut":
+            outcome = None
+        case other:
+            raise ValueError(f"kind of a turn must be zoom, answer, malformed or cut, got {other!r}")
+    return RecordedTurn(row["text"], row["source"], outcome, row["flawed"], tuple(row["pts_seconds"]))

@@ -1,0 +1,232 @@
+"""A folder of Parquet shards that grows, and survives a kill at any moment.
+
+    part-00000.parquet  part-00001.parquet  …   whole shards, each moved into place in one step
+    journal.jsonl                               rows added since, one line each, on the disk when `add` returns
+
+A Writer that opens the folder again takes the journal up where it was left; what was added in the same order gives
+the same shards, byte for byte, however often it was stopped.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+from .record import Record
+from .rows import FORMAT, FORMAT_KEY, Row, from_row, schema, to_row
+from .validate import InvalidRecord
+
+_JOURNAL, _LOCK = "journal.jsonl", ".lock"
+_GROUP_ROWS = 64  # of a row group: what is read at once
+
+
+class Writer:
+    """Adds records to the folder `path`, which is made if it is not there. One writer a folder: ValueError otherwise.
+
+    shard_records: records of a shard. `ids` are those that the folder holds, so that finished work is not repeated.
+    Leaving the `with` block writes what is left in the journal as a last, shorter shard; a kill leaves it there.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, shard_records: int = 512) -> None:
+        if shard_records < 1:
+            raise ValueError(f"shard_records must be 1 or more, got {shard_records}")
+        self.path, self.shard_records = Path(path), shard_records
+        self.ids: set[str] = set()
+        self._rows: list[Row] = []  # those in the journal
+        self._num_shards = 0
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.path / _LOCK).open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise ValueError(f"{path} is being written by another process") from None
+        try:
+            self._journal = self._recover()
+        except BaseException:
+            self._lock.close()
+            raise
+        if len(self._rows) >= self.shard_records:
+            self.flush()
+
+    def add(self, record: Record) -> None:
+        """On the disk when this returns. InvalidRecord where it is not whole, ValueError for an id that is there."""
+        if record.id in self.ids:
+            raise ValueError(f"{self.path} already holds a record {record.id!r}")
+        row = to_row(record)
+        self._journal.write(json.dumps(row, allow_nan=False) + "\n")
+        self._journal.flush()
+        os.fsync(self._journal.fileno())
+        self._rows.append(row)
+        self.ids.add(record.id)
+        if len(self._rows) >= self.shard_records:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what the journal holds as a shard, however short."""
+        if self._rows:
+            _write_shard(self.path / f"part-{self._num_shards:05d}.parquet", self._rows)
+            self._num_shards += 1
+            self._rows = []
+        self._journal.truncate(0)
+
+    def close(self) -> None:
+        self.flush()
+        self._release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:  # the shards are to be those of an undisturbed run: what is in the journal waits for it
+            self._release()
+
+    def _release(self) -> None:
+        self._journal.close()
+        self._lock.close()
+
+    def _recover(self) -> TextIO:
+        """Learn what the folder holds. Returns the journal, open at its end."""
+        for left in self.path.glob("*.parquet.part"):
+            left.unlink()
+        files = shards(self.path)
+        self._num_shards = len(files)
+        self.ids.update(id for file in files for id in _column(file, "id"))
+        journal = self.path / _JOURNAL
+        lines = journal.read_text().splitlines(keepends=True) if journal.exists() else []
+        if lines and not lines[-1].endswith("\n"):
+            lines.pop()  # the line that a kill cut short: `add` never returned for it
+        for number, line in enumerate(lines):
+            try:
+                row = json.loads(line)
+                from_row(row)
+            except ValueError as error:
+                raise InvalidRecord(f"{journal}, line {number + 1}: {error}") from error
+            if row["id"] not in self.ids:  # a kill between a shard and the truncation leaves rows in both
+                self._rows.append(row)
+                self.ids.add(row["id"])
+        part = journal.with_suffix(".part")
+        part.write_text("".join(json.dumps(row) + "\n" for row in self._rows))
+        os.replace(part, journal)
+        return journal.open("a")
+
+
+def shards(path: str | os.PathLike[str]) -> list[Path]:
+    """The Parquet files of a folder in order, or the one file. ValueError where there is none."""
+    path = Path(path)
+    if not path.is_dir():
+        return [path]
+    files = sorted(path.glob("part-*.parquet"))
+    expected = [path / f"part-{number:05d}.parquet" for number in range(len(files))]
+    if files != expected:
+        gap = next(want for want, found in zip(expected, files, strict=True) if want != found)
+        raise InvalidRecord(f"{path}: {gap.name} is missing")
+    return files
+
+
+def read(path: str | os.PathLike[str]) -> Iterator[Record]:
+    """All records of a folder or of one file, in order.
+
+    InvalidRecord with file, row (from 0, in the file) and what is wrong; also for a newer format. What is still in
+    a journal is not read.
+    """
+    for file in _some(path):
+        with _open(file) as parquet:
+            number = 0
+            for batch in parquet.iter_batches(batch_size=_GROUP_ROWS):
+                for row in batch.to_pylist():
+                    yield _record(file, number, row)
+                    number += 1
+
+
+def read_one(path: str | os.PathLike[str], index: int) -> Record:
+    """Record `index` of a folder or file, without reading the others. ValueError beyond the end."""
+    total, wanted = 0, index
+    for file in _some(path):
+        with _open(file) as parquet:
+            total += parquet.metadata.num_rows
+            if 0 <= index < total:
+                row = wanted
+                for group in range(parquet.num_row_groups):
+                    num_rows = parquet.metadata.row_group(group).num_rows
+                    if row < num_rows:
+                        return _record(file, wanted, parquet.read_row_group(group).slice(row, 1).to_pylist()[0])
+                    row -= num_rows
+            wanted = index - total
+    raise ValueError(f"{path} holds {total} records: index must be from 0 to {total - 1}, got {index}")
+
+
+def num_waiting(path: str | os.PathLike[str]) -> int:
+    """Records in the folder's journal, which no reader sees until a writer moves them into a shard."""
+    journal = Path(path) / _JOURNAL
+    return len(journal.read_bytes().splitlines()) if journal.is_file() else 0
+
+
+def _some(path: str | os.PathLike[str]) -> list[Path]:
+    files = shards(path)
+    if not files:
+        raise InvalidRecord(f"{path} holds no part-*.parquet")
+    return files
+
+
+def _record(file: Path, number: int, row: Row) -> Record:
+    try:
+        return from_row(row)
+    except InvalidRecord as error:
+        raise InvalidRecord(f"{file}, row {number}: {error}") from error
+
+
+def _open(file: Path) -> Any:
+    """An open ParquetFile of our format."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        parquet = pq.ParquetFile(file)
+    except pa.ArrowInvalid as error:
+        raise InvalidRecord(f"{file} is no Parquet file ({error})") from error
+    metadata = parquet.schema_arrow.metadata or {}
+    try:
+        written = metadata.get(FORMAT_KEY)
+        if written is None:
+            raise InvalidRecord(f"{file} is a Parquet file, but not one of vzoom's: it has no {FORMAT_KEY.decode()}")
+        if int(written) > FORMAT:
+            raise InvalidRecord(
+                f"{file} has format {int(written)}, this vzoom reads up to {FORMAT}: install a newer vzoom"
+            )
+    except BaseException:
+        parquet.close()
+        raise
+    return parquet
+
+
+def _column(file: Path, name: str) -> list[Any]:
+    with _open(file) as parquet:
+        return parquet.read(columns=[name]).column(name).to_pylist()
+
+
+def _write_shard(file: Path, rows: list[Row]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    part = file.with_suffix(".parquet.part")
+    table = pa.Table.from_pylist(rows, schema=schema())
+    with part.open("wb") as out:
+        pq.write_table(table, out, row_group_size=_GROUP_ROWS, compression="zstd")
+        out.flush()
+        os.fsync(out.fileno())
+    os.replace(part, file)
+    folder = os.open(file.parent, os.O_RDONLY)  # the name, too, must be on the disk before the journal is emptied
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

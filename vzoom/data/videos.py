@@ -1,0 +1,35 @@
+"""A video file -> the reference that a record keeps, and whether a reference still means the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from os import PathLike, fspath
+from pathlib import Path
+
+from ..video import open_video
+from ..video.source import file_key, is_url
+from .record import VideoRef
+
+
+def refer(path: str | PathLike[str]) -> VideoRef:
+    """Open the video and hash its bytes. VideoError where it cannot be read. A file is hashed once while it stays."""
+    with open_video(path) as video:
+        info = video.info
+    sha256 = None if is_url(path) else _hash_once(file_key(path))
+    return VideoRef(fspath(path), sha256, info.duration_seconds, info.fps, info.width, info.height)
+
+
+def check_video(ref: VideoRef) -> None:
+    """ValueError where the file holds other bytes than when it was recorded, OSError where it is gone.
+
+    A URL has no hash: nothing is asked of it.
+    """
+    if ref.sha256 is not None and (found := _hash_once(file_key(ref.path))) != ref.sha256:
+        raise ValueError(f"{ref.path} is another file now: sha256 {found}, recorded {ref.sha256}")
+
+
+@lru_cache(maxsize=4096)
+def _hash_once(key: tuple[str, int, int]) -> str:
+    with Path(key[0]).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
