@@ -34,6 +34,7 @@ from vzoom.attention import Ragged
 from vzoom.cache import BlockTable, PagePool
 from vzoom.config import ZoomConfig
 from vzoom.models import load_checkpoint
+from vzoom.patches import PatchBuffer
 from vzoom.positions import text_positions
 from vzoom.types import Clip
 
@@ -105,6 +106,7 @@ class Turn:
                 self.model,
                 spec=self.checkpoint.patch_spec,
                 cache=vision.FeatureCache(),
+                buffer=PatchBuffer(),
             )
         parts["vision"] = self.phases.seconds["vision"]
         for part, runs in (("turn", 1), ("decode", DECODED)):
