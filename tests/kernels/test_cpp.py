@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import Tensor
 
-from vzoom import ext
 from vzoom.kernels.suite.checks import Check, all_checks
 from vzoom.kernels.suite.runner import OpRunner
 
@@ -22,19 +20,6 @@ class HeadsFirstRunner(OpRunner):
 
     def put_pages(self, heads_first: Tensor) -> Tensor:
         return heads_first.clone(memory_format=torch.contiguous_format)
-
-
-@pytest.fixture(params=["scalar", "avx2", "avx512", "avx512bf16"])
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    native = ext.native()
-    if native is None:
-        pytest.fail("the extension is not installed: pip install .")
-    try:
-        native.set_isa(request.param)
-    except ValueError as error:
-        pytest.skip(str(error))
-    yield request.param
-    native.set_isa("auto")
 
 
 @pytest.mark.parametrize("check", all_checks(), ids=str)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from vzoom import ext
 from vzoom.kernels.linear import many_rows
 from vzoom.kernels.linear.op import FEW_ROWS, linear
 from vzoom.kernels.linear.reference import linear as linear_reference
@@ -23,19 +22,6 @@ from vzoom.kernels.suite.cases import poisoned, random, shifted
 from vzoom.kernels.suite.compare import same_bits, within_house_rule
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-
-
-@pytest.fixture(params=["scalar", "avx2", "avx512", "avx512bf16"])
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    native = ext.native()
-    if native is None:
-        pytest.fail("the extension is not installed: pip install .")
-    try:
-        native.set_isa(request.param)
-    except ValueError as error:
-        pytest.skip(str(error))
-    yield request.param
-    native.set_isa("auto")
 
 
 def cases() -> Iterator[Any]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 from ..config import ZoomConfig
+from ..models.load import token_id
 from ..patches import PatchSpec, grid_for
 from ..session import Vocabulary
 
@@ -23,12 +23,12 @@ def load_vocabulary(name_or_path: str) -> Vocabulary:
     if not preprocessor:
         raise ValueError(f"{name_or_path} has no preprocessor_config.json: copy one from the base")
     spec = PatchSpec.from_dict(preprocessor, name_or_path)
-    end_of_turn = _token_id(tokenizer, "<|im_end|>", name_or_path)
+    end_of_turn = token_id(tokenizer, "<|im_end|>", name_or_path)
     return Vocabulary(
         tokenizer=tokenizer,
-        image_token_id=_token_id(tokenizer, "<|image_pad|>", name_or_path),
+        image_token_id=token_id(tokenizer, "<|image_pad|>", name_or_path),
         end_of_turn_id=end_of_turn,
-        end_ids=frozenset({end_of_turn, _token_id(tokenizer, "<|endoftext|>", name_or_path)}),
+        end_ids=frozenset({end_of_turn, token_id(tokenizer, "<|endoftext|>", name_or_path)}),
         merge=spec.merge_size,
         grid_hw=partial(_grid, spec=spec),
     )
@@ -36,10 +36,3 @@ def load_vocabulary(name_or_path: str) -> Vocabulary:
 
 def _grid(height: int, width: int, config: ZoomConfig, *, spec: PatchSpec) -> tuple[int, int]:
     return grid_for(height, width, config=config, spec=spec)
-
-
-def _token_id(tokenizer: Any, token: str, name: str) -> int:
-    ids = tokenizer.encode(token, add_special_tokens=False)
-    if len(ids) != 1:
-        raise ValueError(f"the tokenizer of {name} has no token {token}: it is not a Qwen-VL tokenizer")
-    return int(ids[0])

@@ -84,7 +84,7 @@ def load_checkpoint(name_or_path: str, *, device: str = "auto", dtype: str = "au
     model = family(hf.to(target))
 
     ids = {
-        t: _token_id(tokenizer, t, name_or_path) for t in (*_VISUAL_TOKENS, _END_OF_TURN, _END_OF_TEXT, _START_OF_TURN)
+        t: token_id(tokenizer, t, name_or_path) for t in (*_VISUAL_TOKENS, _END_OF_TURN, _END_OF_TEXT, _START_OF_TURN)
     }
     preprocessor = _read_json(name_or_path, "preprocessor_config.json")
     if preprocessor is None:
@@ -124,7 +124,8 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _token_id(tokenizer: Any, token: str, name: str) -> int:
+def token_id(tokenizer: Any, token: str, name: str) -> int:
+    """The one id of a control token. ValueError where the tokenizer of `name` has none."""
     ids = tokenizer.encode(token, add_special_tokens=False)
     if len(ids) != 1:
         raise ValueError(f"the tokenizer of {name} has no token {token}: it is not a Qwen-VL tokenizer")
