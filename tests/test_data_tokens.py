@@ -36,8 +36,8 @@ from vzoom.data.vocabulary import load_vocabulary
 from vzoom.scripted import ScriptedSession
 from vzoom.session import Done, Feed, Fetch, Vocabulary
 from vzoom.timeline import glance_timestamps, zoom_timestamps
-from vzoom.train.bank import FrameBank
-from vzoom.train.examples import Builder
+from vzoom.train.tiny.bank import FrameBank
+from vzoom.train.tiny.drills import Builder
 from vzoom.types import Answer, CallError, Clip, Malformed, StopReason, ZoomCall
 from vzoom.world import make_video, render
 from vzoom.world.oracle import oracle_turns

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 # A file imports only from rows above it, or from its own row: docs/architecture.md explains them.
 ROWS = (
     ("types", "config"),
-    ("protocol", "timeline", "answers"),
+    ("protocol", "timeline", "answers", "chat"),
     ("layout",),
     ("ext",),
     ("kernels",),
@@ -40,8 +40,8 @@ ROWS = (
     ("report",),
     ("result",),
     ("zoomer",),
-    ("world",),
     ("data",),
+    ("world",),
     ("train",),
     ("doctor", "verify"),
     ("cli",),

@@ -1,133 +1,175 @@
-"""What an SFT run does, as data: stages of mixed examples with their learning rates."""
+"""A recipe: everything that a school run does, as frozen data. Recipes are functions; the CLI picks one and overrides.
+
+The defaults are VideoZoomer's (arXiv 2512.22315).
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import Literal
 
 from ..config import ZoomConfig
 from ..world.spec import WorldConfig
+from .collapse import CollapseLimits
+from .groups import ClipBounds
+from .reward import RewardConfig
+from .tiny.curriculum import Curriculum
 
 
 @dataclass(frozen=True)
-class Stage:
-    """mix: how often each kind of batch comes (weights). Rates are peaks: warm-up, then a cosine to `last` of them.
+class Lora:
+    """Low-rank adapters on the language model's projections (peft)."""
 
-    vision_factor: on the rates of the vision tower. glance_frames, clip_frames: the most frames that a drill shows.
+    rank: int = 64
+    alpha: int = 128
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or self.alpha < 1 or not 0 <= self.dropout < 1:
+            raise ValueError(f"need rank ≥ 1, alpha ≥ 1 and 0 ≤ dropout < 1, got {self}")
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """learning_rate: of AdamW, a peak. muon_learning_rate: of Muon for the matrices; None trains all with AdamW.
+
+    schedule: behind the warm-up, whose length is a fraction of all steps.
     """
 
-    name: str
-    steps: int
-    mix: Mapping[str, float]
-    muon_lr: float = 0.01
-    adam_lr: float = 2e-3
-    vision_factor: float = 1.0
-    glance_frames: int = 64
-    clip_frames: int = 16
-    last: float = 0.05
+    learning_rate: float
+    muon_learning_rate: float | None = None
+    weight_decay: float = 0.0
+    warmup: float = 0.0
+    schedule: Literal["cosine", "constant"] = "constant"
+    max_grad_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.learning_rate > 0 or (self.muon_learning_rate is not None and not self.muon_learning_rate > 0):
+            raise ValueError(f"learning rates must be above 0, got {self.learning_rate}, {self.muon_learning_rate}")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup must be a fraction below 1, got {self.warmup}")
+
+
+@dataclass(frozen=True)
+class ReflectionRecipe:
+    """ratio: reflection trajectories for each exemplar in SFT's data. rollouts: of the student, a question."""
+
+    ratio: float = 0.25
+    rollouts: int = 1
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.ratio < 0 or self.rollouts < 1:
+            raise ValueError(f"need ratio ≥ 0 and rollouts ≥ 1, got {self.ratio}, {self.rollouts}")
+
+
+@dataclass(frozen=True)
+class SFTRecipe:
+    """batch_size: conversations of an update over all processes, in micro-batches of micro_batch_size a process.
+
+    freeze_vision: the tower and its projector. cache_features: encode each frame once, which needs a frozen tower.
+    epochs: passes over the data. eval_questions: held out, answered greedily every eval_every updates for the best
+    checkpoint; 0 keeps the last.
+    """
+
+    optimisation: Optimisation = field(default_factory=lambda: Optimisation(5e-6, warmup=0.1, schedule="cosine"))
+    epochs: float = 1.0
+    batch_size: int = 64
+    micro_batch_size: int = 1
+    freeze_vision: bool = True
+    cache_features: bool = True
+    gradient_checkpointing: bool = True
+    lora: Lora | None = None
+    eval_questions: int = 64
+    eval_every: int = 50
+    save_every: int = 50
+
+    def __post_init__(self) -> None:
+        _batches(self.batch_size, self.micro_batch_size)
+        if self.cache_features and not self.freeze_vision:
+            raise ValueError("cache_features needs freeze_vision: features of a tower in training go stale")
+
+
+@dataclass(frozen=True)
+class GRPORecipe:
+    """steps of questions_per_step groups of num_rollouts each, used for updates_per_step updates.
+
+    max_refills: times that groups without signal are replaced in a step. old policy, reference: see `loss`.
+    parity_limit: mean |log-probability of sampler − trainer| of a step above which the run stops.
+    """
+
+    optimisation: Optimisation = field(default_factory=lambda: Optimisation(1e-6))
+    steps: int = 100
+    questions_per_step: int = 128
+    num_rollouts: int = 16
+    updates_per_step: int = 4
+    micro_batch_size: int = 1
+    temperature: float = 1.0
+    clip: ClipBounds = field(default_factory=ClipBounds)
+    kl_weight: float = 0.001
+    entropy_weight: float = 0.001
+    sampler_cap: float = 2.0
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    max_refills: int = 3
+    parity_limit: float = 0.05
+    collapse: CollapseLimits = field(default_factory=CollapseLimits)
+    freeze_vision: bool = True
+    cache_features: bool = True
+    gradient_checkpointing: bool = True
+    lora: Lora | None = None
+    eval_questions: int = 64
+    eval_every: int = 10
+    save_every: int = 10
+
+    def __post_init__(self) -> None:
+        if self.num_rollouts < 2:
+            raise ValueError(f"num_rollouts must be 2 or more to be compared, got {self.num_rollouts}")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be above 0, got {self.temperature}")
+        if (self.questions_per_step * self.num_rollouts) % self.updates_per_step:
+            raise ValueError(
+                f"{self.questions_per_step} x {self.num_rollouts} rollouts cannot be split in {self.updates_per_step}"
+            )
+        _batches(self.questions_per_step * self.num_rollouts // self.updates_per_step, self.micro_batch_size)
+        if self.cache_features and not self.freeze_vision:
+            raise ValueError("cache_features needs freeze_vision: features of a tower in training go stale")
+
+
+@dataclass(frozen=True)
+class WorldLessons:
+    """What a recipe for the rendered world needs beside the rest: its base is made here, its questions are rendered.
+
+    worlds, num_videos: by family of questions. curriculum: of the base (`train/tiny`). exemplars, eval_questions: how
+    many questions are distilled, and how many fresh ones of each family are asked in the end.
+    """
+
+    curriculum: Curriculum
+    worlds: Mapping[str, WorldConfig]
+    num_videos: Mapping[str, int]
+    questions_per_video: int = 2
+    exemplars: int = 1000
+    eval_questions: int = 400
+
+    def __post_init__(self) -> None:
+        if set(self.worlds) != set(self.num_videos):
+            raise ValueError(f"worlds {sorted(self.worlds)} and num_videos {sorted(self.num_videos)} differ")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """batch_sizes: rows of a batch of each kind. side: of a frame in pixels. num_videos: distinct training videos,
-    drawn behind the check_videos that are never trained on."""
+    """base: a hub id or folder; "" where `world` says how to make one."""
 
     name: str
-    stages: tuple[Stage, ...]
+    base: str
     zoom: ZoomConfig
-    world: WorldConfig = field(default_factory=WorldConfig)
-    side: int = 56
-    num_videos: int = 400
-    batch_sizes: Mapping[str, int] = field(
-        default_factory=lambda: {
-            "captions": 12,
-            "recall": 8,
-            "letters": 12,
-            "look": 12,
-            "scenes": 6,
-            "reading": 10,
-            "later": 7,
-            "whole": 7,
-        }
-    )
-    questions_per_video: int = 2
-    nothing: float = 0.4
-    flaw_rate: float = 0.2
+    world: WorldLessons | None = None
+    reflection: ReflectionRecipe = field(default_factory=ReflectionRecipe)
+    sft: SFTRecipe = field(default_factory=SFTRecipe)
+    grpo: GRPORecipe = field(default_factory=GRPORecipe)
     seed: int = 0
-    check_videos: int = 40
-    check_every: int = 150
-    save_every: int = 100
-
-    @property
-    def num_steps(self) -> int:
-        return sum(stage.steps for stage in self.stages)
-
-    def scaled(self, num_steps: int) -> Recipe:
-        """The same stages in about `num_steps` steps, each at least one."""
-        if num_steps < len(self.stages):
-            raise ValueError(f"{num_steps} steps are fewer than the {len(self.stages)} stages of {self.name}")
-        factor = num_steps / self.num_steps
-        return replace(self, stages=tuple(replace(s, steps=max(1, round(s.steps * factor))) for s in self.stages))
-
-    def at(self, step: int, *, warmup: int = 15) -> tuple[Stage, float]:
-        """The stage of a step and the factor on its learning rates."""
-        begin = 0
-        for stage in self.stages:
-            if step < begin + stage.steps:
-                inside = step - begin
-                cosine = stage.last + (1 - stage.last) * 0.5 * (1 + math.cos(math.pi * inside / stage.steps))
-                return stage, cosine * min(1.0, (inside + 1) / warmup)
-            begin += stage.steps
-        raise ValueError(f"step {step} is behind the last of {self.num_steps}")
 
 
-def tiny() -> Recipe:
-    """The embedded model: look-ups among words, look-ups among pixels, drills, whole conversations."""
-    return Recipe(
-        name="tiny",
-        zoom=ZoomConfig(
-            prompt="brief",
-            min_pixels=56 * 56,
-            max_pixels=56 * 56,
-            max_new_tokens=64,
-            max_total_tokens=2048,
-            answer_reserve=64,
-        ),
-        stages=(
-            Stage("recall", 420, {"recall": 1}, last=0.8),
-            Stage("see", 480, {"captions": 2, "look": 3, "recall": 0.7, "letters": 1}, last=0.6),
-            Stage("shapes", 220, {"captions": 4, "look": 2, "recall": 0.3, "letters": 0.3}, last=0.6),
-            Stage(
-                "few",
-                350,
-                {"captions": 1, "look": 2, "recall": 0.5, "letters": 0.7, "scenes": 3, "reading": 2},
-                muon_lr=0.008,
-                vision_factor=0.4,
-                glance_frames=10,
-                clip_frames=6,
-                last=0.7,
-            ),
-            Stage(
-                "drills",
-                350,
-                {"captions": 0.6, "look": 1, "letters": 0.6, "scenes": 3, "reading": 2.5},
-                muon_lr=0.007,
-                adam_lr=1.5e-3,
-                vision_factor=0.3,
-                last=0.7,
-            ),
-            Stage(
-                "whole",
-                700,
-                {"captions": 0.4, "look": 0.4, "letters": 0.4, "scenes": 1.2, "reading": 1, "later": 0.6, "whole": 6},
-                muon_lr=0.006,
-                adam_lr=1.2e-3,
-                vision_factor=0.3,
-                last=0.03,
-            ),
-        ),
-    )
-
-
-RECIPES = {"tiny": tiny}
+def _batches(batch_size: int, micro_batch_size: int) -> None:
+    if micro_batch_size < 1 or batch_size < 1 or batch_size % micro_batch_size:
+        raise ValueError(f"batch_size {batch_size} must be a multiple of micro_batch_size {micro_batch_size}")

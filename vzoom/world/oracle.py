@@ -6,6 +6,7 @@ rest if nothing was seen, then the answer. With `flaw` it first looks in a wrong
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +14,8 @@ import numpy as np
 
 from ..config import ZoomConfig
 from ..protocol import render_turn
-from ..types import Answer, ZoomCall
+from ..timeline import zoom_timestamps
+from ..types import Answer, Malformed, ZoomCall
 from .questions import LETTERS, Interval, Question
 from .spec import WorldEvent, WorldVideo
 
@@ -43,24 +45,61 @@ def oracle_turns(
     flaw: Flaw = "none",
 ) -> list[OracleTurn]:
     """The turns of one conversation; the last one answers. Out of zooms without having seen, it guesses."""
-    window = config.zoom_max_frames * video.config.event_seconds  # one frame an event length: none can slip through
     turns: list[OracleTurn] = []
-    seen: list[Interval] = []
-    note = ""
     if flaw != "none" and max_zooms > 1:
-        call, thought, note = _flawed_call(video, question, window, flaw, rng)
+        call, thought = _flawed_call(video, question, _window_seconds(video, config), flaw, rng)
         turns.append(OracleTurn(thought, call, flawed=True))
-        seen.append((call.start_seconds, call.end_seconds))
-    while not _knows(video, question, seen):
-        rest = _next_window(video, question, seen, window)
-        if len(turns) == max_zooms or rest is None:
-            guess = LETTERS[int(rng.integers(len(question.options)))]
-            return [*turns, OracleTurn("Not seen.", Answer(guess))]
-        thought = note or (_report(video, seen[-1]) if seen else _plan(video, rest))
-        turns.append(OracleTurn(thought, ZoomCall(*rest, 1 / video.config.event_seconds)))
-        seen.append(rest)
-        note = ""
-    return [*turns, OracleTurn(_finding(video, question), Answer(question.answer_letter))]
+    while True:
+        calls = [turn.outcome for turn in turns if isinstance(turn.outcome, ZoomCall)]
+        turns.append(next_turn(video, question, config, calls, zooms_left=max_zooms - len(turns), rng=rng))
+        if isinstance(turns[-1].outcome, Answer):
+            return turns
+
+
+def next_turn(
+    video: WorldVideo,
+    question: Question,
+    config: ZoomConfig,
+    calls: Sequence[ZoomCall],
+    *,
+    zooms_left: int,
+    rng: np.random.Generator,
+) -> OracleTurn:
+    """What the oracle writes behind these calls, whoever made them: the rest of what must be searched, or the answer.
+
+    calls: those that brought a clip, in order. rng: for the guess, where no zoom is left.
+    """
+    seen = [window for call in calls for window in _seen(video, config, call)]
+    if _knows(video, question, seen):
+        return OracleTurn(_finding(video, question), Answer(question.answer_letter))
+    rest = _next_window(video, question, seen, _window_seconds(video, config))
+    if zooms_left <= 0 or rest is None:
+        return OracleTurn("Not seen.", Answer(LETTERS[int(rng.integers(len(question.options)))]))
+    thought = _plan(video, rest) if not calls else _afterthought(video, question, calls[-1], rest)
+    return OracleTurn(thought, ZoomCall(*rest, 1 / video.config.event_seconds))
+
+
+def _window_seconds(video: WorldVideo, config: ZoomConfig) -> float:
+    """What one call can bring with a frame an event length, so that no event slips through."""
+    return config.zoom_max_frames * video.config.event_seconds
+
+
+def _seen(video: WorldVideo, config: ZoomConfig, call: ZoomCall) -> list[Interval]:
+    """What a call shows without a gap; at a lower rate than an event a length, events slip through and nothing counts."""
+    times = zoom_timestamps(call, video.info(), config)
+    if isinstance(times, Malformed) or call.fps * video.config.event_seconds < 1 - 1e-6:
+        return []
+    return [(call.start_seconds, min(call.end_seconds, video.config.duration_seconds))]
+
+
+def _afterthought(video: WorldVideo, question: Question, last: ZoomCall, rest: Interval) -> str:
+    """What is said about the last clip where it was not enough: that it was elsewhere, or what it showed."""
+    at = min(last.start_seconds, video.config.duration_seconds - 1e-6)
+    scene = next(s for s in video.scenes if s.start_seconds <= at < s.end_seconds)
+    start, end = next((w for w in question.search if w[0] <= rest[0] < w[1]), question.search[0])
+    if not start <= scene.start_seconds < end:
+        return f"That is {scene.colour}. {_plan(video, (start, end))}"
+    return _report(video, (last.start_seconds, last.end_seconds))
 
 
 def clock(seconds: float) -> str:
@@ -132,8 +171,8 @@ def finding_note(events: list[WorldEvent], letter: str) -> str:
 
 def _flawed_call(
     video: WorldVideo, question: Question, window: float, flaw: Flaw, rng: np.random.Generator
-) -> tuple[ZoomCall, str, str]:
-    """A call that looks in a wrong place, its thought, and what a careful viewer says when the clip has come."""
+) -> tuple[ZoomCall, str]:
+    """A call that looks in a wrong place, and its thought."""
     start, end = question.search[0]
     target = next(s for s in video.scenes if s.start_seconds <= start < s.end_seconds)
     fps = 1 / video.config.event_seconds
@@ -141,10 +180,8 @@ def _flawed_call(
         others = [s for s in video.scenes if s is not target]
         scene = others[int(rng.integers(len(others)))]
         call = ZoomCall(scene.start_seconds, min(scene.start_seconds + window, scene.end_seconds), fps)
-        thought = scene_note(target.colour, scene.start_seconds, scene.end_seconds)
-        return call, thought, f"That is {scene.colour}. " + scene_note(target.colour, start, end)
+        return call, scene_note(target.colour, scene.start_seconds, scene.end_seconds)
     step = video.config.scene_step_seconds
     shift = step * int(rng.integers(1, 3))
     late = min(start + shift, end - step)
-    call = ZoomCall(late, min(late + window, end), fps)
-    return call, scene_note(target.colour, late, end), ""
+    return ZoomCall(late, min(late + window, end), fps), scene_note(target.colour, late, end)

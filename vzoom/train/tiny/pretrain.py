@@ -1,4 +1,4 @@
-"""The SFT loop: batches from the recipe's mix, one loss, checks on held-out videos, checkpoints to go on from.
+"""The pretraining loop: batches from the recipe's mix, one loss, checks on held-out videos, checkpoints to go on from.
 
 Every step draws from its own generator (seed, step), so a run that was stopped and resumed sees the same batches.
 """
@@ -16,22 +16,22 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..world.oracle import Flaw
+from ...world.oracle import Flaw
 from .bank import FrameBank
-from .examples import Builder, Example
+from .drills import Builder, Example
 from .forward import augment, collate, learned_logits
-from .optim import TwoOptimizers
-from .recipe import Recipe, Stage
-from .tiny_model import build_model
+from ..optim import TwoOptimizers
+from .curriculum import Curriculum, Stage
+from .model import build_model
 from .tokenizer import build_tokenizer
 
 _STATE = "trainer.pt"
 
 
-class SFT:
+class Pretraining:
     """One run. `out`: folder for trainer.pt (to resume) and log.jsonl."""
 
-    def __init__(self, recipe: Recipe, out: Path, *, say: Callable[[str], None] = print) -> None:
+    def __init__(self, recipe: Curriculum, out: Path, *, say: Callable[[str], None] = print) -> None:
         self.recipe, self.out, self.say = recipe, out, say
         self.tokenizer = build_tokenizer()
         self.model: Any = build_model(self.tokenizer, seed=recipe.seed)

@@ -9,8 +9,8 @@ import torch
 from vzoom.config import ZoomConfig
 from vzoom.train import __main__ as command_line
 from vzoom.train.export import export
-from vzoom.train.recipe import RECIPES, Stage, tiny
-from vzoom.train.sft import SFT
+from vzoom.train.tiny.curriculum import CURRICULA, Stage, tiny
+from vzoom.train.tiny.pretrain import Pretraining
 
 ALL = {"captions": 1, "recall": 1, "letters": 1, "look": 1, "scenes": 1, "reading": 1, "later": 1, "whole": 1}
 
@@ -28,14 +28,14 @@ def quiet(line):
 
 
 def test_a_resumed_run_is_the_uninterrupted_run(tmp_path):
-    whole = SFT(small(), tmp_path / "whole", say=quiet)
+    whole = Pretraining(small(), tmp_path / "whole", say=quiet)
     assert whole.run()
-    first = SFT(small(), tmp_path / "parts", say=quiet)
+    first = Pretraining(small(), tmp_path / "parts", say=quiet)
     for _ in range(2):
         first.train_step()
     (tmp_path / "parts").mkdir()
     first.save()
-    second = SFT(small(), tmp_path / "parts", say=quiet)
+    second = Pretraining(small(), tmp_path / "parts", say=quiet)
     second.resume()
     assert second.step == 2
     assert second.run()
@@ -45,21 +45,21 @@ def test_a_resumed_run_is_the_uninterrupted_run(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
     assert set(rows[-1]) >= {"step", "seconds", "captions", "recall", "letters", "look", "scenes", "reading", "whole"}
     with pytest.raises(ValueError, match="another recipe"):
-        SFT(small(seed=1), tmp_path / "parts", say=quiet).resume()
+        Pretraining(small(seed=1), tmp_path / "parts", say=quiet).resume()
     with pytest.raises(ValueError, match="nothing to resume"):
-        SFT(small(), tmp_path / "none", say=quiet).resume()
+        Pretraining(small(), tmp_path / "none", say=quiet).resume()
 
 
 def test_it_learns_what_frames_show(tmp_path):
     recipe = replace(small(), stages=(Stage("see", 20, {"captions": 1}),), batch_sizes={"captions": 3})
-    run = SFT(recipe, tmp_path, say=quiet)
+    run = Pretraining(recipe, tmp_path, say=quiet)
     losses = [run.train_step()[1] for _ in range(20)]
     assert losses[0] > 5
     assert losses[-1] < 0.85 * losses[0]
 
 
 def test_every_parameter_is_trained_and_flat_rates_move_nothing(tmp_path):
-    run = SFT(small(), tmp_path, say=quiet)
+    run = Pretraining(small(), tmp_path, say=quiet)
     before = {n: p.detach().clone() for n, p in run.model.named_parameters()}
     run.step = 3
     while (kind := run.train_step()[0]) not in ("reading", "later", "whole"):
@@ -76,7 +76,7 @@ def test_every_parameter_is_trained_and_flat_rates_move_nothing(tmp_path):
 def test_an_exported_model_loads_in_stock_transformers(tmp_path):
     from transformers import AutoModelForImageTextToText, AutoTokenizer
 
-    run = SFT(small(), tmp_path / "run", say=quiet)
+    run = Pretraining(small(), tmp_path / "run", say=quiet)
     export(run.model, run.tokenizer, run.recipe.zoom, tmp_path / "model")
     model = AutoModelForImageTextToText.from_pretrained(tmp_path / "model")
     assert model.dtype == torch.float32
@@ -90,7 +90,7 @@ def test_an_exported_model_loads_in_stock_transformers(tmp_path):
 
 
 def test_the_command_line_trains_stops_and_goes_on(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(RECIPES, "tiny", small)
+    monkeypatch.setitem(CURRICULA, "tiny", small)
     out = str(tmp_path / "out")
     assert command_line.main(["sft", "tiny", "--out", out, "--minutes", "0"]) == 0
     assert "stopped, --resume goes on at step 0" in capsys.readouterr().out

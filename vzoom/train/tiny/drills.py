@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from ..config import ZoomConfig
-from ..layout import Run, Tokenizer, lay_out
-from ..protocol import CALL_OPEN, Image, Part, Text, prompt, render_answer, render_turn, tool_turn
-from ..timeline import glance_timestamps, zoom_timestamps
-from ..types import Answer, Malformed, ZoomCall
-from ..world.oracle import Flaw, finding_note, nothing_note, oracle_turns, scene_note
-from ..world.questions import LETTERS, ask
-from ..world.spec import COLOURS, SHAPES, WorldEvent
+from ...config import ZoomConfig
+from ...layout import Run, Tokenizer, lay_out
+from ...protocol import CALL_OPEN, Image, Part, Text, prompt, render_answer, render_turn, tool_turn
+from ...timeline import glance_timestamps, zoom_timestamps
+from ...types import Answer, Malformed, ZoomCall
+from ...world.oracle import Flaw, finding_note, nothing_note, oracle_turns, scene_note
+from ...world.questions import LETTERS, ask
+from ...world.spec import COLOURS, SHAPES, WorldEvent
 from .bank import BankedVideo
 
 MERGE = 2

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..config import ZoomConfig
-from ..protocol import Text, prompt, tool_turn
-from ..timeline import glance_timestamps
-from ..world.oracle import Flaw, oracle_turns
-from ..world.questions import FAMILIES, ask, config_for
-from ..world.spec import COLOURS, SHAPES, make_training_video
+from ...config import ZoomConfig
+from ...protocol import Text, prompt, tool_turn
+from ...timeline import glance_timestamps
+from ...world.oracle import Flaw, oracle_turns
+from ...world.questions import FAMILIES, ask, config_for
+from ...world.spec import COLOURS, SHAPES, make_training_video
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

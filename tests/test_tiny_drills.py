@@ -8,11 +8,11 @@ from vzoom.config import ZoomConfig
 from vzoom.layout import lay_out
 from vzoom.protocol import parse_turn, prompt
 from vzoom.timeline import glance_timestamps
-from vzoom.train.bank import FrameBank
-from vzoom.train.examples import Builder
-from vzoom.train.forward import augment, collate, encode_frames, frames_to_pixels, learned_logits
-from vzoom.train.tiny_model import build_model
-from vzoom.train.tokenizer import SPECIAL, TAGS, build_tokenizer
+from vzoom.train.tiny.bank import FrameBank
+from vzoom.train.tiny.drills import Builder
+from vzoom.train.tiny.forward import augment, collate, encode_frames, frames_to_pixels, learned_logits
+from vzoom.train.tiny.model import build_model
+from vzoom.train.tiny.tokenizer import SPECIAL, TAGS, build_tokenizer
 from vzoom.types import Answer, ZoomCall
 from vzoom.world.spec import WorldConfig
 

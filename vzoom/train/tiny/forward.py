@@ -15,10 +15,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..patches import PatchSpec
-from ..positions import run_positions
+from ...patches import PatchSpec
+from ...positions import run_positions
 from .bank import FrameBank
-from .examples import MERGE, Example
+from .drills import MERGE, Example
 
 SPEC = PatchSpec()  # of Qwen2VLImageProcessor
 PATCH = SPEC.patch_size

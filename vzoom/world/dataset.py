@@ -1,0 +1,93 @@
+"""A folder of world videos with questions about them, as the school and its tests use it.
+
+    questions   records without turns (`vzoom.data`): question, options, reference, video
+    videos      what they are about, as MP4 files
+
+A record's id says what it is about, "{family}-{namespace}-{video}-{k}", so that its facts can be drawn again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from ..config import ZoomConfig
+from ..data.record import Record
+from ..data.store import Writer
+from ..data.videos import refer
+from .questions import Question, ask
+from .spec import WorldConfig, WorldVideo, make_training_video, make_video
+from .video import render
+
+Namespace = Literal["training", "public"]
+_MAKERS: dict[str, Callable[[int, WorldConfig | None], WorldVideo]] = {
+    "training": make_training_video,
+    "public": make_video,
+}
+_ID = re.compile(rf"([a-z]+)-({'|'.join(get_args(Namespace))})-(\d{{6}})-(\d+)")
+
+
+def write_questions(
+    folder: str | Path,
+    family: str,
+    num_videos: int,
+    config: WorldConfig,
+    *,
+    zoom: ZoomConfig,
+    questions_per_video: int = 1,
+    first: int = 0,
+    namespace: Namespace = "training",
+    say: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """Render videos number first … first + num_videos − 1 and ask about them. Returns folder/questions.
+
+    namespace: every "public" video is held out from "training". What is there already is not made again. Several
+    families may share a folder, one call each, in the same order every time.
+    """
+    if num_videos < 1 or questions_per_video < 1 or first < 0:
+        raise ValueError(
+            f"need num_videos ≥ 1, questions_per_video ≥ 1, first ≥ 0, got {num_videos}, {questions_per_video}, {first}"
+        )
+    folder = Path(folder)
+    (folder / "videos").mkdir(parents=True, exist_ok=True)
+    with Writer(folder / "questions") as writer:
+        for done, number in enumerate(range(first, first + num_videos)):
+            ids = [f"{family}-{namespace}-{number:06d}-{k}" for k in range(questions_per_video)]
+            fresh = [id for id in ids if id not in writer.ids]
+            if not fresh:
+                continue
+            path = folder / "videos" / f"{family}-{namespace}-{number:06d}.mp4"
+            video, _ = facts_of(fresh[0], config)
+            if not path.exists():
+                part = path.with_suffix(".part.mp4")  # moved when whole: a stop leaves no broken video
+                render(video, part)
+                part.replace(path)
+            reference = refer(path)
+            for id in fresh:
+                question = facts_of(id, config)[1]
+                writer.add(Record(id, question.text, question.options, question.answer_letter, reference, zoom))
+            if (done + 1) % 50 == 0 or done + 1 == num_videos:
+                say(f"{family} {namespace}: {done + 1}/{num_videos} videos")
+    return folder / "questions"
+
+
+def facts_of(record_id: str, config: WorldConfig | Mapping[str, WorldConfig]) -> tuple[WorldVideo, Question]:
+    """What a record of `write_questions` is about. config: that of the data set, or of each family.
+
+    ValueError where the id is none of its kind.
+    """
+    match = _ID.fullmatch(record_id)
+    if match is None:
+        raise ValueError(f"{record_id!r} is not the id of a world question, as which-training-000012-0")
+    family, namespace, number, k = match.groups()
+    if isinstance(config, Mapping):
+        if family not in config:
+            raise ValueError(f"{record_id}: no world for the family {family}, only {', '.join(config)}")
+        config = config[family]
+    video = _MAKERS[namespace](int(number), config)
+    rng = np.random.default_rng(np.random.SeedSequence((int(number), int(k)), spawn_key=(3,)))
+    return video, ask(video, family, rng)
