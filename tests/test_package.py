@@ -42,6 +42,7 @@ ROWS = (
     ("zoomer",),
     ("data",),
     ("world",),
+    ("eval",),
     ("train",),
     ("doctor", "verify"),
     ("cli",),

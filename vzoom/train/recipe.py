@@ -6,7 +6,7 @@ The defaults are VideoZoomer's (arXiv 2512.22315).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ..config import ZoomConfig
@@ -70,7 +70,7 @@ class SFTRecipe:
 
     freeze_vision: the tower and its projector. cache_features: encode each frame once, which needs a frozen tower.
     epochs: passes over the data. eval_questions: held out, answered greedily every eval_every updates for the best
-    checkpoint; 0 keeps the last.
+    checkpoint, eval_sessions at once; 0 keeps the last.
     """
 
     optimisation: Optimisation = field(default_factory=lambda: Optimisation(5e-6, warmup=0.1, schedule="cosine"))
@@ -83,6 +83,7 @@ class SFTRecipe:
     lora: Lora | None = None
     eval_questions: int = 64
     eval_every: int = 50
+    eval_sessions: int = 8
     save_every: int = 50
 
     def __post_init__(self) -> None:
@@ -97,6 +98,8 @@ class GRPORecipe:
 
     max_refills: times that groups without signal are replaced in a step. old policy, reference: see `loss`.
     parity_limit: mean |log-probability of sampler − trainer| of a step above which the run stops.
+    max_sessions: rollouts that a process's engine feeds together. pool_tokens: what its pages hold, see `Engine`; None
+    is max_sessions whole conversations, more than a large model's memory has room for.
     """
 
     optimisation: Optimisation = field(default_factory=lambda: Optimisation(1e-6))
@@ -121,10 +124,14 @@ class GRPORecipe:
     eval_questions: int = 64
     eval_every: int = 10
     save_every: int = 10
+    max_sessions: int = 64
+    pool_tokens: int | None = None
 
     def __post_init__(self) -> None:
         if self.num_rollouts < 2:
             raise ValueError(f"num_rollouts must be 2 or more to be compared, got {self.num_rollouts}")
+        if self.max_sessions < self.num_rollouts:
+            raise ValueError(f"max_sessions {self.max_sessions} must hold a question's {self.num_rollouts} rollouts")
         if not self.temperature > 0:
             raise ValueError(f"temperature must be above 0, got {self.temperature}")
         if (self.questions_per_step * self.num_rollouts) % self.updates_per_step:
@@ -173,3 +180,35 @@ class Recipe:
 def _batches(batch_size: int, micro_batch_size: int) -> None:
     if micro_batch_size < 1 or batch_size < 1 or batch_size % micro_batch_size:
         raise ValueError(f"batch_size {batch_size} must be a multiple of micro_batch_size {micro_batch_size}")
+
+
+def scaled(recipe: Recipe, factor: float) -> Recipe:
+    """The same recipe with less (or more) of everything that takes time: a rehearsal, not a training.
+
+    What is left is at least what each stage needs to run at all.
+    """
+    if not factor > 0:
+        raise ValueError(f"the scale must be above 0, got {factor}")
+
+    def some(number: int, least: int = 1) -> int:
+        return max(least, round(number * factor))
+
+    world, sft, grpo = recipe.world, recipe.sft, recipe.grpo
+    if world is not None:
+        world = replace(
+            world,
+            curriculum=world.curriculum.scaled(some(world.curriculum.num_steps, len(world.curriculum.stages))),
+            num_videos={family: some(number, 4) for family, number in world.num_videos.items()},
+            exemplars=some(world.exemplars, 4),
+            eval_questions=some(world.eval_questions, 2),
+        )
+    return replace(
+        recipe,
+        world=world,
+        sft=replace(sft, eval_questions=min(sft.eval_questions, some(sft.eval_questions, 2))),
+        grpo=replace(
+            grpo,
+            steps=some(grpo.steps, 2),
+            eval_questions=min(grpo.eval_questions, some(grpo.eval_questions, 2)),
+        ),
+    )

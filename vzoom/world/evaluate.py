@@ -45,9 +45,44 @@ def evaluate(
     Returns {family, seed, n, max_zooms, chance, accuracy, hit_rate, correct_and_hit, correct_without_hit, answered,
     mean_zooms, mean_frames, seconds}; hit_rate, correct_and_hit, correct_without_hit and answered are fractions of n.
     """
+    started = time.perf_counter()
+    scores = ask_world(
+        zoomer,
+        family,
+        num_questions,
+        seed,
+        max_zooms=max_zooms,
+        config=config,
+        cache_dir=cache_dir,
+        max_sessions=max_sessions,
+        on_event=on_event,
+    )
+    mean = {name: float(np.mean([s[name] for s in scores])) for name in scores[0]}
+    return {
+        "family": family,
+        "seed": seed,
+        "n": num_questions,
+        "max_zooms": zoomer.config.max_zooms if max_zooms is None else max_zooms,
+        **{name: round(value, 4) for name, value in mean.items()},
+        "seconds": round(time.perf_counter() - started, 2),
+    }
+
+
+def ask_world(
+    zoomer: Zoomer,
+    family: str,
+    num_questions: int,
+    seed: int,
+    *,
+    max_zooms: int | None = None,
+    config: WorldConfig | None = None,
+    cache_dir: str | Path | None = None,
+    max_sessions: int = 8,
+    on_event: Callable[[Event], None] | None = None,
+) -> list[dict[str, float]]:
+    """The `score` of each question; arguments as those of `evaluate`."""
     if num_questions < 1:
         raise ValueError(f"num_questions must be 1 or more, got {num_questions}")
-    started = time.perf_counter()
     config = config_for(family, config)
     seeds = question_seeds(seed, num_questions)
     scores: list[dict[str, float]] = []
@@ -67,15 +102,7 @@ def evaluate(
                 on_event=on_event,
             )
         scores += [score(result, question) for result, (_, question) in zip(results, jobs, strict=True)]
-    mean = {name: float(np.mean([s[name] for s in scores])) for name in scores[0]}
-    return {
-        "family": family,
-        "seed": seed,
-        "n": num_questions,
-        "max_zooms": zoomer.config.max_zooms if max_zooms is None else max_zooms,
-        **{name: round(value, 4) for name, value in mean.items()},
-        "seconds": round(time.perf_counter() - started, 2),
-    }
+    return scores
 
 
 def question_seeds(seed: int, num_questions: int) -> list[int]:

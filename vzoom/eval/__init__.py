@@ -1,0 +1,1 @@
+"""Figures about models, with what can be said of their uncertainty."""
