@@ -105,6 +105,8 @@ def test_drills_use_the_conversations_tokens(builder, bank, tokenizer):
         lambda b: builder.scenes(b, max_frames=64),
         builder.letters,
         builder.look,
+        builder.answers,
+        lambda b: builder.listing(b, max_frames=6),
         lambda b: builder.recall(),
         lambda b: builder.reading(b, nothing=0.5, max_frames=5),
         lambda b: builder.captions([b, bank[0]]),

@@ -2,25 +2,40 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from vzoom.config import ZoomConfig
-from vzoom.train import __main__ as command_line
+from vzoom.patches import PatchSpec, grid_for
 from vzoom.train.export import export
-from vzoom.train.tiny.curriculum import CURRICULA, Stage, tiny
-from vzoom.train.tiny.pretrain import Pretraining
+from vzoom.train.recipes import tiny
+from vzoom.train.tiny.curriculum import Curriculum, Stage
+from vzoom.train.tiny.model import Shape, build_model
+from vzoom.train.tiny.pretrain import Pretraining, pretrain
+from vzoom.train.tiny.tokenizer import build_tokenizer
+from vzoom.world.spec import WorldConfig
 
-ALL = {"captions": 1, "recall": 1, "letters": 1, "look": 1, "scenes": 1, "reading": 1, "later": 1, "whole": 1}
+ALL = dict.fromkeys(("captions", "recall", "letters", "look", "scenes", "listing", "reading", "answers"), 1)
+ZOOM = ZoomConfig(prompt="brief", min_pixels=784, max_pixels=3136, max_total_tokens=2048)
+RECIPES = (tiny.ablation,)
+WORLDS = {"which": WorldConfig(), "count": WorldConfig(events_per_scene=(1, 4))}
 
 
 def small(**changes):
     stages = (Stage("see", 1, {"captions": 1}), Stage("all", 4, ALL, glance_frames=10, clip_frames=5))
-    sizes = dict.fromkeys(ALL, 2)
-    return replace(
-        tiny(), stages=stages, num_videos=2, check_videos=2, batch_sizes=sizes, check_every=5, save_every=100, **changes
-    )
+    settings = {
+        "stages": stages,
+        "families": WORLDS,
+        "num_videos": 2,
+        "check_videos": 2,
+        "batch_sizes": dict.fromkeys(ALL, 2),
+        "check_every": 5,
+        "save_every": 100,
+    }
+    return Curriculum(name="small", zoom=ZOOM, **{**settings, **changes})
 
 
 def quiet(line):
@@ -43,7 +58,8 @@ def test_a_resumed_run_is_the_uninterrupted_run(tmp_path):
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, second.model.state_dict()[name]), name
     rows = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
-    assert set(rows[-1]) >= {"step", "seconds", "captions", "recall", "letters", "look", "scenes", "reading", "whole"}
+    assert set(rows[-1]) >= {"step", "seconds", "captions", "recall", "letters", "look", "scenes"}
+    assert {f"{kind}_{family}" for kind in ("reading", "answers") for family in WORLDS} <= set(rows[-1])
     with pytest.raises(ValueError, match="another recipe"):
         Pretraining(small(seed=1), tmp_path / "parts", say=quiet).resume()
     with pytest.raises(ValueError, match="nothing to resume"):
@@ -62,7 +78,7 @@ def test_every_parameter_is_trained_and_flat_rates_move_nothing(tmp_path):
     run = Pretraining(small(), tmp_path, say=quiet)
     before = {n: p.detach().clone() for n, p in run.model.named_parameters()}
     run.step = 3
-    while (kind := run.train_step()[0]) not in ("reading", "later", "whole"):
+    while (kind := run.train_step()[0]) not in ("reading", "answers"):
         assert kind in ALL
     assert all(not torch.equal(before[n], p) for n, p in run.model.named_parameters() if "bias" not in n)
     frozen = {n: p.detach().clone() for n, p in run.model.named_parameters()}
@@ -89,33 +105,64 @@ def test_an_exported_model_loads_in_stock_transformers(tmp_path):
     assert sum(p.stat().st_size for p in (tmp_path / "model").iterdir()) < 10e6
 
 
-def test_the_command_line_trains_stops_and_goes_on(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(CURRICULA, "tiny", small)
-    out = str(tmp_path / "out")
-    assert command_line.main(["sft", "tiny", "--out", out, "--minutes", "0"]) == 0
-    assert "stopped, --resume goes on at step 0" in capsys.readouterr().out
-    assert command_line.main(["sft", "tiny", "--out", out, "--resume"]) == 0
-    shown = capsys.readouterr().out
-    assert "step 5/5 all loss" in shown
-    assert "min left" in shown
-    assert "check captions" in shown
-    assert (tmp_path / "out" / "model.safetensors").exists()
-    assert command_line.main(["sft", "tiny", "--out", str(tmp_path / "no"), "--resume"]) == 2
-    assert "nothing to resume" in capsys.readouterr().err
-    assert command_line.main(["sft", "tiny", "--out", out, "--steps", "1"]) == 2
-    with pytest.raises(SystemExit) as stopped:
-        command_line.main(["sft", "--help"])
-    assert stopped.value.code == 0
-    assert "--minutes" in capsys.readouterr().out
+def test_pretraining_stops_and_goes_on_to_a_folder_that_loads(tmp_path):
+    said = []
+    assert not Pretraining(small(), tmp_path, say=said.append).run(minutes=0)
+    assert pretrain(small(), tmp_path, say=said.append) == tmp_path
+    assert any(line.startswith("step 5/5 all loss") for line in said)
+    assert any("check captions" in line for line in said)
+    assert (tmp_path / "model.safetensors").exists()
+    before = len(said)
+    pretrain(small(), tmp_path, say=said.append)
+    assert len(said) == before  # nothing is trained twice
 
 
-def test_a_recipe_is_scaled_and_its_rates_warm_up_and_fall():
-    recipe = tiny()
-    assert abs(recipe.scaled(recipe.num_steps // 10).num_steps - recipe.num_steps / 10) <= len(recipe.stages)
-    factors = [recipe.at(step)[1] for step in range(recipe.stages[0].steps)]
+def test_the_shape_is_the_recipes(tokenizer):
+    model = build_model(tokenizer, Shape(width=96, layers=3, vision_width=48, vision_layers=1))
+    text = model.config.text_config
+    assert (text.hidden_size, text.num_hidden_layers) == (96, 3)
+    assert 2 * sum(text.rope_parameters["mrope_section"]) == model.model.language_model.layers[0].self_attn.head_dim
+    assert len(model.model.visual.blocks) == 1
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer()
+
+
+@pytest.mark.parametrize("make", RECIPES)
+def test_a_curriculum_is_scaled_and_its_rates_warm_up_and_fall(make):
+    recipe = make()
+    curriculum = recipe.world.curriculum
+    assert abs(curriculum.scaled(curriculum.num_steps // 10).num_steps - curriculum.num_steps / 10) <= 5
+    factors = [curriculum.at(step)[1] for step in range(curriculum.stages[0].steps)]
     assert factors[0] < 0.1 < factors[20]
     assert factors[-1] < factors[20]
-    assert recipe.at(recipe.num_steps - 1)[0] == recipe.stages[-1]
+    assert curriculum.at(curriculum.num_steps - 1)[0] == curriculum.stages[-1]
     with pytest.raises(ValueError, match="behind the last"):
-        recipe.at(recipe.num_steps)
-    assert recipe.zoom.max_pixels == recipe.side**2
+        curriculum.at(curriculum.num_steps)
+    assert curriculum.zoom == recipe.zoom
+
+
+@pytest.mark.parametrize("make", RECIPES)
+def test_the_base_learns_nothing_of_zooming(make):
+    """Every drill of a recipe's base: no call, no tool turn, and no word of where to look next."""
+    curriculum = make().world.curriculum
+    assert {kind for stage in curriculum.stages for kind in stage.mix} <= set(ALL)
+    run = Pretraining(replace(curriculum, num_videos=2, check_videos=1), Path("unused"), say=quiet)
+    rng = np.random.default_rng(0)
+    for kind in ALL:
+        for family in curriculum.families:
+            for example in run.examples(kind, curriculum.stages[-1], rng, family=family)[:4]:
+                text = run.tokenizer.decode(example.run.ids)
+                assert "video_zoom" not in text
+                assert "tool_response" not in text
+
+
+@pytest.mark.parametrize("make", RECIPES)
+def test_a_frame_that_was_resized_once_is_left_alone_by_the_next_resize(make):
+    zoom = make().zoom
+    for height in range(56, 400, 6):
+        for width in (height, height * 4 // 3, height * 16 // 9, height * 9 // 16):
+            rows, columns = grid_for(height, width, config=zoom, spec=PatchSpec())
+            assert grid_for(14 * rows, 14 * columns, config=zoom, spec=PatchSpec()) == (rows, columns)

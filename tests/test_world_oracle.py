@@ -1,13 +1,15 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from vzoom.config import ZoomConfig
 from vzoom.protocol import parse_turn
-from vzoom.timeline import zoom_timestamps
+from vzoom.timeline import glance_timestamps, zoom_timestamps
 from vzoom.types import Answer, ZoomCall
-from vzoom.world.oracle import oracle_turns
+from vzoom.world.oracle import next_turn, oracle_turns
 from vzoom.world.questions import FAMILIES, ask_questions, config_for, is_hit
-from vzoom.world.spec import make_video
+from vzoom.world.spec import WorldConfig, make_video
 
 CONFIG = ZoomConfig(prompt="brief")
 
@@ -63,3 +65,49 @@ def test_without_zooms_it_guesses():
         assert turns[0].thought == "Not seen."
         letters.append(turns[0].outcome.text == question.answer_letter)
     assert sum(letters) < 25
+
+
+LINGERING = WorldConfig(duration_seconds=32, num_scenes=(4, 8), scene_seconds=(4, 8), lingering=0.5)
+
+
+def test_what_the_glance_shows_needs_no_zoom():
+    answered = 0
+    for seed in range(60):
+        video = make_video(seed, LINGERING)
+        question = ask_questions(video, "which", seed)
+        turns = oracle_turns(video, question, CONFIG, max_zooms=4, rng=np.random.default_rng(seed))
+        shown = [t for t in glance_timestamps(video.info(), CONFIG) if is_hit(question.evidence, [t])]
+        assert turns[-1].outcome.text == question.answer_letter
+        assert (len(turns) == 1) == bool(shown)
+        if shown:
+            answered += 1
+            assert f"at {shown[0]:.2f}s" in turns[0].thought
+    assert 15 < answered < 45
+
+
+def test_dense_frames_are_read_where_there_is_no_zoom():
+    """A viewer of many uniform frames knows what they show, and guesses the rest."""
+    dense = ZoomConfig(prompt="brief", glance_fps=1.0)
+    for seed in range(60):
+        video = make_video(seed)
+        question = ask_questions(video, "which", seed)
+        (turn,) = oracle_turns(video, question, dense, max_zooms=0, rng=np.random.default_rng(seed))
+        shown = is_hit(question.evidence, glance_timestamps(video.info(), dense))
+        assert (turn.thought != "Not seen.") == shown
+        if shown:
+            assert turn.outcome.text == question.answer_letter
+
+
+def test_a_clip_that_shows_a_part_of_a_lingering_event_is_enough():
+    for seed in range(60):
+        video = make_video(seed, LINGERING)
+        question = ask_questions(video, "which", seed)
+        ((start, end),) = question.evidence
+        blind = replace(CONFIG, glance_fps=0.01)
+        call = ZoomCall(max(0.0, start - 2), end - 1.5 if end - start > 1 else end, 2.0)
+        turn = next_turn(video, question, blind, [call], zooms_left=3, rng=np.random.default_rng(0))
+        assert isinstance(turn.outcome, Answer)
+        early = ZoomCall(max(0.0, start - 3), start, 2.0)
+        if early.end_seconds > early.start_seconds:
+            turn = next_turn(video, question, blind, [early], zooms_left=3, rng=np.random.default_rng(0))
+            assert isinstance(turn.outcome, ZoomCall)

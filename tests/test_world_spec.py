@@ -70,3 +70,33 @@ def test_a_world_that_cannot_be_is_refused(change, words):
 def test_too_many_events_for_a_scene_say_so():
     with pytest.raises(ValueError, match="room for"):
         make_video(0, WorldConfig(events_per_scene=(60, 60)))
+
+
+LINGERING = WorldConfig(duration_seconds=32, num_scenes=(4, 8), scene_seconds=(4, 8), lingering=0.3)
+FIRST_EVENT = (5.0, "square")  # of video 3 of that world, as drawn before events could linger
+
+
+def test_lingering_events_are_seen_at_a_glance_and_the_others_are_not():
+    shown = []
+    for seed in range(200):
+        video = make_video(seed, LINGERING)
+        glance = glance_timestamps(video.info(), ZoomConfig())
+        for event in video.events:
+            scene = video.scenes[event.scene]
+            assert scene.start_seconds <= event.start_seconds < event.end_seconds <= scene.end_seconds
+            length = event.end_seconds - event.start_seconds
+            assert length in (0.5, 2.0)
+            seen = any(event.start_seconds <= t < event.end_seconds for t in glance)
+            assert seen == (length == 2.0)
+            shown.append(seen)
+    assert 0.26 < sum(shown) / len(shown) < 0.34
+
+
+def test_without_lingering_the_videos_are_what_they_were():
+    plain = replace(LINGERING, lingering=0.0)
+    first = make_video(3, plain).events[0]
+    assert (first.start_seconds, first.shape) == FIRST_EVENT
+    with pytest.raises(ValueError, match="of their own"):
+        replace(LINGERING, events_per_scene=(1, 2))
+    with pytest.raises(ValueError, match="lingering must be"):
+        replace(LINGERING, lingering=1.5)

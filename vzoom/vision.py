@@ -13,11 +13,13 @@ from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import Protocol
 
 import numpy as np
+import torch
 
 from .config import ZoomConfig
-from .models.base import Features, VisionLanguageModel
+from .models.features import Features
 from .patches import PatchBuffer, PatchSpec, frames_to_patches, grid_for
 from .types import Clip
 from .video import CacheStats
@@ -66,9 +68,20 @@ class FeatureCache:
         return CacheStats(self._hits, self._misses, self._evictions, len(self._held), self._num_bytes)
 
 
+class ImageEncoder(Protocol):
+    """What encoding asks of a model: `models.base.VisionLanguageModel` has it."""
+
+    device: torch.device
+    dtype: torch.dtype
+    merge: int
+    temporal_copies: int
+
+    def encode_images(self, patches: torch.Tensor, grid_hw: Sequence[tuple[int, int]]) -> Features: ...
+
+
 def encode_clips(
     clips: Sequence[tuple[Clip, ZoomConfig]],
-    model: VisionLanguageModel,
+    model: ImageEncoder,
     *,
     spec: PatchSpec,
     cache: FeatureCache,

@@ -1,4 +1,7 @@
-"""The command line: `vzoom ask`, `data`, `demo`, `doctor`, `verify`, `world`. Nothing heavy is imported early."""
+"""The command line: `vzoom ask`, `data`, `demo`, `distill`, `doctor`, `reflect`, `verify`, `world`.
+
+Nothing heavy is imported early.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`vzoom data show`, `check` and `import`: trajectories on disk, and their token masks."""
+"""`vzoom data show`, `check`, `import` and `mix`: trajectories on disk, and their token masks."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ _SHOW_EXAMPLES = """examples:
 _CHECK_EXAMPLES = """examples:
   vzoom data check trajectories
   vzoom data check trajectories --videos --model ./checkpoint
+"""
+_MIX_EXAMPLES = """examples:
+  vzoom data mix exemplars/kept reflections/kept --ratio 0.25 --out sft-data
 """
 _IMPORT_EXAMPLES = """examples:
   vzoom data import rl train.json --videos ./videos --out questions
@@ -52,6 +55,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     importer.add_argument("--video-list", metavar="FILE", help="sft: a JSON list with the video of each row")
     importer.set_defaults(run=run_import)
 
+    mixer = _action(actions, "mix", "exemplars and reflections as one set for SFT", _MIX_EXAMPLES)
+    mixer.add_argument("exemplars", metavar="EXEMPLARS", help="a folder of shards; all of it is taken")
+    mixer.add_argument("reflections", metavar="REFLECTIONS", help="a folder of shards; as many as the ratio asks for")
+    mixer.add_argument("--ratio", type=float, default=0.25, metavar="R", help="reflections an exemplar (default: 0.25)")
+    mixer.add_argument("--seed", type=int, default=0, metavar="S", help="draws them and the order (default: 0)")
+    mixer.add_argument("--out", required=True, metavar="DIR", help="folder of shards")
+    mixer.set_defaults(run=run_mix)
+
 
 def _action(
     actions: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str, examples: str
@@ -78,10 +89,26 @@ def run_show(args: argparse.Namespace) -> int:
         return 0
     print(f"\n{LEGEND}")
     counts = dict.fromkeys(_COLOURS, 0)
-    for token in token_lines(record, load_vocabulary(_model_path(args.model)), every_visual=args.all):
+    for token in token_lines(record, load_vocabulary(model_path(args.model)), every_visual=args.all):
         print(style(printable(str(token)), _COLOURS[token.mask]))
         counts[token.mask] += token.count
     print(f"\n{sum(counts.values())} tokens: {counts['learned']} learned, {counts['shown']} shown, {counts['fed']} fed")
+    return 0
+
+
+def run_mix(args: argparse.Namespace) -> int:
+    from vzoom.data.mix import mix
+    from vzoom.data.store import Writer, read
+
+    exemplars, reflections = list(read(args.exemplars)), list(read(args.reflections))
+    mixed = mix(exemplars, reflections, ratio=args.ratio, seed=args.seed)
+    with Writer(Path(args.out)) as writer:
+        if not writer.ids <= {record.id for record in mixed}:
+            raise ValueError(f"{args.out} holds other records: name another folder")
+        for record in mixed:
+            if record.id not in writer.ids:
+                writer.add(record)
+    print(f"{args.out}: {len(exemplars)} exemplars and {len(mixed) - len(exemplars)} reflections")
     return 0
 
 
@@ -92,7 +119,7 @@ def run_check(args: argparse.Namespace) -> int:
     from vzoom.data.videos import check_video
     from vzoom.data.vocabulary import load_vocabulary
 
-    vocabulary = load_vocabulary(_model_path(args.model)) if args.model else None
+    vocabulary = load_vocabulary(model_path(args.model)) if args.model else None
     num_records = num_learned = 0
     try:
         for record in read(args.file):
@@ -136,7 +163,7 @@ def run_import(args: argparse.Namespace) -> int:
     return 0
 
 
-def _model_path(model: str) -> str:
+def model_path(model: str) -> str:
     from vzoom.zoomer import EMBEDDED, embedded_path
 
     return str(embedded_path()) if model == EMBEDDED else model

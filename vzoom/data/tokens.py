@@ -104,10 +104,14 @@ def _scripts(record: Record, vocabulary: Vocabulary) -> Iterator[list[int]]:
                 run = []
         return
     for turn in record.turns:
-        # Not even an expert's text may spell a control token: split, <|im_end|> stays text.
-        ids = vocabulary.tokenizer.encode(turn.text, add_special_tokens=False, split_special_tokens=True)
-        is_open = not any(tag in turn.text for tag in TURN_ENDS)
-        yield [*ids, vocabulary.end_of_turn_id] if is_open else ids
+        yield turn_script(turn.text, vocabulary)
+
+
+def turn_script(text: str, vocabulary: Vocabulary) -> list[int]:
+    """The tokens that a turn of this text samples: with an end of turn where no closing tag ends it."""
+    # Not even an expert's text may spell a control token: split, <|im_end|> stays text.
+    ids = vocabulary.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+    return ids if any(tag in text for tag in TURN_ENDS) else [*ids, vocabulary.end_of_turn_id]
 
 
 def _blank(record: Record, pts_seconds: tuple[float, ...]) -> Clip:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from ..config import ZoomConfig
-from ..models.load import token_id
+from ..models.load import Checkpoint, token_id
 from ..patches import PatchSpec, grid_for
 from ..session import Vocabulary
 
@@ -16,13 +16,9 @@ def load_vocabulary(name_or_path: str) -> Vocabulary:
     OSError where nothing is found, ValueError where it is no Qwen-VL checkpoint.
     """
     from transformers import AutoTokenizer
-    from transformers.models.auto.image_processing_auto import get_image_processor_config
 
     tokenizer = AutoTokenizer.from_pretrained(name_or_path)
-    preprocessor = get_image_processor_config(name_or_path)
-    if not preprocessor:
-        raise ValueError(f"{name_or_path} has no preprocessor_config.json: copy one from the base")
-    spec = PatchSpec.from_dict(preprocessor, name_or_path)
+    spec = load_patch_spec(name_or_path)
     end_of_turn = token_id(tokenizer, "<|im_end|>", name_or_path)
     return Vocabulary(
         tokenizer=tokenizer,
@@ -31,6 +27,28 @@ def load_vocabulary(name_or_path: str) -> Vocabulary:
         end_ids=frozenset({end_of_turn, token_id(tokenizer, "<|endoftext|>", name_or_path)}),
         merge=spec.merge_size,
         grid_hw=partial(_grid, spec=spec),
+    )
+
+
+def load_patch_spec(name_or_path: str) -> PatchSpec:
+    """The patch geometry of a folder or hub id. ValueError where it is no Qwen-VL checkpoint."""
+    from transformers.models.auto.image_processing_auto import get_image_processor_config
+
+    preprocessor = get_image_processor_config(name_or_path)
+    if not preprocessor:
+        raise ValueError(f"{name_or_path} has no preprocessor_config.json: copy one from the base")
+    return PatchSpec.from_dict(preprocessor, name_or_path)
+
+
+def vocabulary_of(checkpoint: Checkpoint) -> Vocabulary:
+    """The vocabulary of a checkpoint that is loaded."""
+    return Vocabulary(
+        tokenizer=checkpoint.tokenizer,
+        image_token_id=checkpoint.model.image_token_id,
+        end_of_turn_id=checkpoint.end_of_turn_id,
+        end_ids=checkpoint.end_ids,
+        merge=checkpoint.model.merge,
+        grid_hw=partial(_grid, spec=checkpoint.patch_spec),
     )
 
 

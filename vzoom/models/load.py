@@ -83,9 +83,7 @@ def load_checkpoint(name_or_path: str, *, device: str = "auto", dtype: str = "au
     )
     model = family(hf.to(target))
 
-    ids = {
-        t: token_id(tokenizer, t, name_or_path) for t in (*_VISUAL_TOKENS, _END_OF_TURN, _END_OF_TEXT, _START_OF_TURN)
-    }
+    ids = {t: token_id(tokenizer, t, name_or_path) for t in (_END_OF_TURN, _END_OF_TEXT)}
     preprocessor = _read_json(name_or_path, "preprocessor_config.json")
     if preprocessor is None:
         preprocessor = (_read_json(name_or_path, "processor_config.json") or {}).get("image_processor")
@@ -102,13 +100,15 @@ def load_checkpoint(name_or_path: str, *, device: str = "auto", dtype: str = "au
         config=ZoomConfig.from_dict(settings, name_or_path),
         end_of_turn_id=ids[_END_OF_TURN],
         end_ids=frozenset({ids[_END_OF_TURN], ids[_END_OF_TEXT]}),
-        # Rows of the embedding beyond the tokenizer's vocabulary are padding and decode to nothing.
-        banned_ids=(
-            *(ids[t] for t in _VISUAL_TOKENS),
-            ids[_START_OF_TURN],
-            *range(len(tokenizer), hf.lm_head.out_features),
-        ),
+        banned_ids=never_sampled(tokenizer, hf.lm_head.out_features, name_or_path),
     )
+
+
+def never_sampled(tokenizer: Any, num_logits: int, name: str) -> tuple[int, ...]:
+    """Ids that no model may write. A trainer leaves them out of its probabilities as the sampler does."""
+    control = (token_id(tokenizer, token, name) for token in (*_VISUAL_TOKENS, _START_OF_TURN))
+    # Rows of the embedding beyond the tokenizer's vocabulary are padding and decode to nothing.
+    return (*control, *range(len(tokenizer), num_logits))
 
 
 def _device(name: str) -> torch.device:

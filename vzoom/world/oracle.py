@@ -7,19 +7,20 @@ rest if nothing was seen, then the answer. With `flaw` it first looks in a wrong
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from ..config import ZoomConfig
 from ..protocol import render_turn
-from ..timeline import zoom_timestamps
+from ..timeline import glance_timestamps, zoom_timestamps
 from ..types import Answer, Malformed, ZoomCall
 from .questions import LETTERS, Interval, Question
 from .spec import WorldEvent, WorldVideo
 
 Flaw = Literal["none", "shifted", "elsewhere"]
+_LEAST_SECONDS = 0.5  # of an event inside a clip: no event is longer, but for those that linger
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,15 @@ def next_turn(
     calls: those that brought a clip, in order. rng: for the guess, where no zoom is left.
     """
     seen = [window for call in calls for window in _seen(video, config, call)]
-    if _knows(video, question, seen):
-        return OracleTurn(_finding(video, question), Answer(question.answer_letter))
+    if question.family == "count":  # only the whole scene tells that there is no other
+        known = _next_window(video, question, seen, video.config.duration_seconds) is None
+        shown = _evidence(video, question)
+    else:
+        glance = glance_timestamps(video.info(), config)
+        shown = [first for e in _evidence(video, question) if (first := _first_shown(e, seen, glance)) is not None]
+        known = len(shown) == len(question.evidence)
+    if known:
+        return OracleTurn(finding_note(shown, question.answer_letter), Answer(question.answer_letter))
     rest = _next_window(video, question, seen, _window_seconds(video, config))
     if zooms_left <= 0 or rest is None:
         return OracleTurn("Not seen.", Answer(LETTERS[int(rng.integers(len(question.options)))]))
@@ -85,7 +93,7 @@ def _window_seconds(video: WorldVideo, config: ZoomConfig) -> float:
 
 
 def _seen(video: WorldVideo, config: ZoomConfig, call: ZoomCall) -> list[Interval]:
-    """What a call shows without a gap; at a lower rate than an event a length, events slip through and nothing counts."""
+    """What a call shows without a gap: nothing at a lower rate than an event a length, where events slip through."""
     times = zoom_timestamps(call, video.info(), config)
     if isinstance(times, Malformed) or call.fps * video.config.event_seconds < 1 - 1e-6:
         return []
@@ -107,10 +115,18 @@ def clock(seconds: float) -> str:
     return f"{seconds:.2f}".rstrip("0").rstrip(".")
 
 
-def _knows(video: WorldVideo, question: Question, seen: list[Interval]) -> bool:
-    if question.family == "count":  # only the whole scene tells that there is no other
-        return _next_window(video, question, seen, video.config.duration_seconds) is None
-    return all(any(s <= start and end <= e for s, e in seen) for start, end in question.evidence)
+def _evidence(video: WorldVideo, question: Question) -> list[WorldEvent]:
+    return [e for e in video.events if (e.start_seconds, e.end_seconds) in question.evidence]
+
+
+def _first_shown(event: WorldEvent, seen: list[Interval], glance: list[float]) -> WorldEvent | None:
+    """The event as beginning where a clip or a glance frame first showed it; None where neither did."""
+    times = [t for t in glance if event.start_seconds <= t < event.end_seconds]
+    for start, end in seen:
+        first, last = max(start, event.start_seconds), min(end, event.end_seconds)
+        if last - first >= min(event.end_seconds - event.start_seconds, _LEAST_SECONDS) - 1e-6:
+            times.append(first)
+    return replace(event, start_seconds=min(times)) if times else None
 
 
 def _next_window(video: WorldVideo, question: Question, seen: list[Interval], window: float) -> Interval | None:
@@ -156,11 +172,6 @@ def scene_note(colour: str, start_seconds: float, end_seconds: float) -> str:
 def sighting(event: WorldEvent, letter: str = "") -> str:
     option = f" ({letter})" if letter else ""
     return f"I see a {event.shape}{option} at {event.start_seconds:.2f}s"
-
-
-def _finding(video: WorldVideo, question: Question) -> str:
-    events = [e for e in video.events if (e.start_seconds, e.end_seconds) in question.evidence]
-    return finding_note(events, question.answer_letter)
 
 
 def finding_note(events: list[WorldEvent], letter: str) -> str:

@@ -1,7 +1,8 @@
 """What happens in a procedural video, drawn from a seed: scenes with a colour, brief events inside them.
 
 A scene is long enough for the glance to see its colour and where it begins; an event, a shape that flashes for
-half a second, never lies on a frame of the default glance. Times are seconds, intervals half-open.
+half a second, never lies on a frame of the default glance, unless `WorldConfig.lingering` lets some events stay so
+long that it shows them. Times are seconds, intervals half-open.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ class WorldConfig:
     and longest scene; a scene begins at a multiple of scene_step_seconds. events_per_scene: fewest and most.
     event_seconds, at most 0.5: how long a shape is seen; it appears at a multiple of event_step_seconds.
     distractors: how many wrong options of `which` are shapes that other scenes of the video do show.
+    lingering: the share of events that stay for a step of the default glance, so that it shows them: questions about
+    these need no zoom.
     """
 
     duration_seconds: float = 64.0
@@ -42,6 +45,7 @@ class WorldConfig:
     event_seconds: float = 0.5
     event_step_seconds: float = 0.5
     distractors: int = 3
+    lingering: float = 0.0
 
     def __post_init__(self) -> None:
         if not 32 <= self.duration_seconds <= 3600:
@@ -80,6 +84,12 @@ class WorldConfig:
             )
         if not 0 <= self.distractors <= 3:
             raise ValueError(f"distractors must be 0..3, got {self.distractors}")
+        if not 0 <= self.lingering <= 1:
+            raise ValueError(f"lingering must be from 0 to 1, got {self.lingering}")
+        if self.lingering and self.events_per_scene[1] > 1:
+            raise ValueError(
+                f"lingering events need a scene of their own, got events_per_scene {self.events_per_scene}"
+            )
 
 
 @dataclass(frozen=True)
@@ -159,7 +169,11 @@ def _draw(rng: np.random.Generator, config: WorldConfig) -> WorldVideo:
     deck: list[str] = []
     events: list[WorldEvent] = []
     for i, scene in enumerate(scenes):
+        length = config.event_seconds
         starts = _hidden_starts(scene, config, glance)
+        if config.lingering and rng.random() < config.lingering:
+            length = glance[1] - glance[0]
+            starts = _starts(scene, config, length).tolist() or starts
         count = int(rng.integers(config.events_per_scene[0], config.events_per_scene[1] + 1))
         if count > len(starts):
             raise ValueError(
@@ -169,8 +183,10 @@ def _draw(rng: np.random.Generator, config: WorldConfig) -> WorldVideo:
         for at in sorted(rng.choice(starts, size=count, replace=False)):
             deck = deck or [str(s) for s in rng.permutation(SHAPES)]  # shapes repeat only once all were shown
             x, y = rng.uniform(0.45, 0.55, size=2)
-            events.append(WorldEvent(float(at), float(at) + config.event_seconds, i, deck.pop(), float(x), float(y)))
+            events.append(WorldEvent(float(at), float(at) + length, i, deck.pop(), float(x), float(y)))
     for event in events:
+        if event.end_seconds - event.start_seconds > config.event_seconds:
+            continue
         seen = [t for t in glance if event.start_seconds - _GUARD_SECONDS <= t < event.end_seconds]
         assert not seen, f"event {event} lies on glance frames {seen}"
     return WorldVideo(config, tuple(scenes), tuple(events))
@@ -198,12 +214,17 @@ def _scene_lengths(rng: np.random.Generator, config: WorldConfig) -> list[float]
 
 def _hidden_starts(scene: Scene, config: WorldConfig, glance: list[float]) -> list[float]:
     """Times at which an event can begin in this scene without any glance frame showing it."""
-    step, length = config.event_step_seconds, config.event_seconds
-    first, last = math.ceil(scene.start_seconds / step - 1e-9), math.floor((scene.end_seconds - length) / step + 1e-9)
-    starts = np.arange(first, last + 1) * step
+    starts, length = _starts(scene, config, config.event_seconds), config.event_seconds
     times = np.asarray(glance)
     shown = np.searchsorted(times, starts + length) > np.searchsorted(times, starts - _GUARD_SECONDS)
     return starts[~shown].tolist()
+
+
+def _starts(scene: Scene, config: WorldConfig, length_seconds: float) -> np.ndarray:
+    """Times at which an event of this length can begin in this scene."""
+    step = config.event_step_seconds
+    last = math.floor((scene.end_seconds - length_seconds) / step + 1e-9)
+    return np.arange(math.ceil(scene.start_seconds / step - 1e-9), last + 1) * step
 
 
 def _whole(x: float) -> bool:

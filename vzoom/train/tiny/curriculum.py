@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from ...config import ZoomConfig
 from ...world.spec import WorldConfig
+from .model import Shape
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,16 @@ class Stage:
 
 @dataclass(frozen=True)
 class Curriculum:
-    """batch_sizes: rows of a batch of each kind. side: of a frame in pixels. num_videos: distinct training videos,
+    """families: what is asked, in which world. batch_sizes: rows of a batch of each kind. nothing: how often the
+    frames of `reading` miss what is asked for. side: of a frame in pixels. num_videos: distinct training videos,
     drawn behind the check_videos that are never trained on."""
 
     name: str
     stages: tuple[Stage, ...]
     zoom: ZoomConfig
-    world: WorldConfig = field(default_factory=WorldConfig)
+    shape: Shape = field(default_factory=Shape)
+    families: Mapping[str, WorldConfig] = field(default_factory=lambda: {"which": WorldConfig()})
+    checks: tuple[str, ...] = ("captions", "recall", "letters", "look", "scenes", "reading", "answers")
     side: int = 56
     num_videos: int = 400
     batch_sizes: Mapping[str, int] = field(
@@ -46,14 +50,13 @@ class Curriculum:
             "letters": 12,
             "look": 12,
             "scenes": 6,
-            "reading": 10,
-            "later": 7,
-            "whole": 7,
+            "listing": 8,
+            "reading": 12,
+            "answers": 8,
         }
     )
     questions_per_video: int = 2
     nothing: float = 0.4
-    flaw_rate: float = 0.2
     seed: int = 0
     check_videos: int = 40
     check_every: int = 150
@@ -80,54 +83,3 @@ class Curriculum:
                 return stage, cosine * min(1.0, (inside + 1) / warmup)
             begin += stage.steps
         raise ValueError(f"step {step} is behind the last of {self.num_steps}")
-
-
-def tiny() -> Curriculum:
-    """The embedded model: look-ups among words, look-ups among pixels, drills, whole conversations."""
-    return Curriculum(
-        name="tiny",
-        zoom=ZoomConfig(
-            prompt="brief",
-            min_pixels=56 * 56,
-            max_pixels=56 * 56,
-            max_new_tokens=64,
-            max_total_tokens=2048,
-            answer_reserve=64,
-        ),
-        stages=(
-            Stage("recall", 420, {"recall": 1}, last=0.8),
-            Stage("see", 480, {"captions": 2, "look": 3, "recall": 0.7, "letters": 1}, last=0.6),
-            Stage("shapes", 220, {"captions": 4, "look": 2, "recall": 0.3, "letters": 0.3}, last=0.6),
-            Stage(
-                "few",
-                350,
-                {"captions": 1, "look": 2, "recall": 0.5, "letters": 0.7, "scenes": 3, "reading": 2},
-                muon_lr=0.008,
-                vision_factor=0.4,
-                glance_frames=10,
-                clip_frames=6,
-                last=0.7,
-            ),
-            Stage(
-                "drills",
-                350,
-                {"captions": 0.6, "look": 1, "letters": 0.6, "scenes": 3, "reading": 2.5},
-                muon_lr=0.007,
-                adam_lr=1.5e-3,
-                vision_factor=0.3,
-                last=0.7,
-            ),
-            Stage(
-                "whole",
-                700,
-                {"captions": 0.4, "look": 0.4, "letters": 0.4, "scenes": 1.2, "reading": 1, "later": 0.6, "whole": 6},
-                muon_lr=0.006,
-                adam_lr=1.2e-3,
-                vision_factor=0.3,
-                last=0.03,
-            ),
-        ),
-    )
-
-
-CURRICULA = {"tiny": tiny}

@@ -1,67 +1,26 @@
-"""Training examples: whole conversations of the oracle, and drills that teach one skill of them densely.
+"""Drills that teach one skill of seeing each, densely; and whole conversations of the oracle, to hold others against.
 
-Every example is laid out by `protocol` and `layout`, as the engine does it. Only sampled tokens are learned: the
-assistant's turns, not the end of turn that the tool turn puts behind a call, and not a flawed turn.
+Only what the model itself writes is learned: not the end of turn that the tool turn puts behind a call, not a flawed
+turn. No drill zooms.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import replace
 
-import numpy as np
-
-from ...config import ZoomConfig
-from ...layout import Run, Tokenizer, lay_out
-from ...protocol import CALL_OPEN, Image, Part, Text, prompt, render_answer, render_turn, tool_turn
-from ...timeline import glance_timestamps, zoom_timestamps
-from ...types import Answer, Malformed, ZoomCall
-from ...world.oracle import Flaw, finding_note, nothing_note, oracle_turns, scene_note
-from ...world.questions import LETTERS, ask
-from ...world.spec import COLOURS, SHAPES, WorldEvent
+from ...protocol import render_answer, render_turn
+from ...timeline import glance_timestamps
+from ...types import Answer, ZoomCall
+from ...world.oracle import Flaw, finding_note, next_turn, nothing_note, oracle_turns, scene_note, sighting
+from ...world.questions import LETTERS, Question, ask
+from ...world.spec import COLOURS, SHAPES, Scene, WorldEvent, WorldVideo
 from .bank import BankedVideo
-
-MERGE = 2
-
-
-@dataclass
-class Example:
-    """ids[i] is learned where learned[i]. frames: (video number, row in the bank) of each image, in order."""
-
-    run: Run = field(default_factory=Run)
-    learned: list[bool] = field(default_factory=list)
-    frames: list[tuple[int, int]] = field(default_factory=list)
-    turn_ends: list[int] = field(default_factory=list)  # index behind each learned turn, for greedy checks
+from .example import Example, Layout
 
 
-class CachedTokenizer:
-    """The same tokens as `tokenizer`, remembered: dialogues repeat a few hundred pieces of text."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._cache: dict[tuple[Any, ...], list[int]] = {}
-
-    def encode(self, text: str, **kwargs: Any) -> list[int]:
-        key = (text, tuple(sorted(kwargs.items())))
-        if key not in self._cache:
-            self._cache[key] = self._tokenizer.encode(text, **kwargs)
-        return self._cache[key]
-
-    def decode(self, ids: Sequence[int], **kwargs: Any) -> str:
-        return self._tokenizer.decode(ids, **kwargs)
-
-    def convert_tokens_to_ids(self, token: str) -> int:
-        return self._tokenizer.convert_tokens_to_ids(token)
-
-
-class Builder:
-    """Makes examples from banked videos. side: of a frame in pixels; rng: owned by the caller."""
-
-    def __init__(self, tokenizer: Tokenizer, config: ZoomConfig, *, side: int, rng: np.random.Generator) -> None:
-        self.tokenizer, self.config, self.rng = CachedTokenizer(tokenizer), config, rng
-        self.grid = (side // 14, side // 14)
-        self.image_token = tokenizer.convert_tokens_to_ids("<|image_pad|>")
+class Builder(Layout):
+    """Makes examples; see `Layout`."""
 
     # ------------------------------------------------------------ whole conversations
 
@@ -73,11 +32,11 @@ class Builder:
         turns = oracle_turns(banked.video, question, self.config, max_zooms=max_zooms, rng=self.rng, flaw=flaw)
         example = Example()
         times = glance_timestamps(banked.video.info(), self.config) if glance else []
-        self._prompt(example, banked, question.text, max_zooms, times=times)
+        self.put_prompt(example, banked, question.text, max_zooms, times=times)
         for number, turn in enumerate(turns):
-            self._assistant(example, turn.text, learned=not turn.flawed and (glance or number > 0))
+            self.write(example, turn.text, learned=not turn.flawed and (glance or number > 0))
             if isinstance(turn.outcome, ZoomCall):
-                self._clip(example, banked, turn.outcome, zooms_left=max_zooms - number - 1)
+                self.put_clip(example, banked, turn.outcome, zooms_left=max_zooms - number - 1)
         return example
 
     # ------------------------------------------------------------ drills
@@ -95,26 +54,28 @@ class Builder:
             scene = next(s for s in video.scenes if s.start_seconds <= seconds < s.end_seconds)
             shown = [e.shape for e in video.events if e.start_seconds <= seconds < e.end_seconds]
             words = f"I see a {shown[0]}" if shown else "No shape"
-            self._frames(example, banked, [seconds])
-            self._assistant(example, f" {scene.colour}\n{words}", learned=True)
+            self.put_frames(example, banked, [seconds])
+            self.write(example, f" {scene.colour}\n{words}", learned=True)
         return example
 
     def letters(self, banked: BankedVideo) -> Example:
-        """A question, then which letter some of its options have: no image, only look-ups.
+        """A question, then which scene it is about and which letter some of its options have: no image, only look-ups.
 
         Options are drawn anew each time, so none can be found by leaving out those already named.
         """
         example, question = Example(), ask(banked.video, "which", self.rng)
-        self._prompt(example, banked, question.text, self.config.max_zooms, times=[])
+        self.put_prompt(example, banked, question.text, self.config.max_zooms, times=[])
+        self._name(example, _asked(banked.video, question))
+        self.write(example, " scene.", learned=False)
         for i in self.rng.integers(len(question.options), size=6):
             seconds = float(self.rng.integers(len(banked.frames))) * banked.step_seconds
             event = WorldEvent(seconds, seconds, 0, question.options[int(i)], 0.5, 0.5)
             letter = LETTERS[int(i)]
             head, option, tail = finding_note([event], letter).partition(f" ({letter})")
-            self._assistant(example, head, learned=False)
-            self._assistant(example, option, learned=True)
-            self._assistant(example, tail, learned=False)
-            self._assistant(example, render_answer(letter), learned=True)
+            self.write(example, head, learned=False)
+            self.write(example, option, learned=True)
+            self.write(example, tail, learned=False)
+            self.write(example, render_answer(letter), learned=True)
         return example
 
     def recall(self) -> Example:
@@ -123,10 +84,10 @@ class Builder:
         example, words = Example(), self.rng.permutation([f" {w}" for w in (*COLOURS, *SHAPES)])[:8]
         numbers = [str(n) for n in self.rng.choice(64, size=len(words), replace=False)]
         for number, word in zip(numbers, words, strict=True):
-            self._assistant(example, number + self._filler() + word, learned=False)
+            self.write(example, number + self._filler() + word, learned=False)
         for i in self.rng.integers(len(words), size=20):
-            self._assistant(example, words[int(i)], learned=False)
-            self._assistant(example, numbers[int(i)], learned=True)
+            self.write(example, words[int(i)], learned=False)
+            self.write(example, numbers[int(i)], learned=True)
         return example
 
     def _filler(self) -> str:
@@ -146,16 +107,16 @@ class Builder:
                 seconds = events[int(self.rng.integers(len(events)))].start_seconds
             shapes = [e.shape for e in events if e.start_seconds <= seconds < e.end_seconds]
             shown.append((seconds, [scene.colour, *shapes]))
-        self._frames(example, banked, [seconds for seconds, _ in shown])
+        self.put_frames(example, banked, [seconds for seconds, _ in shown])
         queries = [(word, seconds) for seconds, words in shown for word in words]
         for i in self.rng.permutation(len(queries)):
             word, seconds = queries[int(i)]
-            self._assistant(example, f" {word}", learned=False)
-            self._assistant(example, str(int(seconds)), learned=True)
+            self.write(example, f" {word}", learned=False)
+            self.write(example, str(int(seconds)), learned=True)
         return example
 
     def scenes(self, banked: BankedVideo, *, max_frames: int) -> Example:
-        """A run of glance frames, then where the scenes in it begin and end, in random order.
+        """A run of glance frames, then where the scenes in it begin and end: the one that is asked about, then others.
 
         max_frames: length of the run; from the video's whole glance on, this is the real prompt.
         """
@@ -165,98 +126,94 @@ class Builder:
         begin = int(self.rng.integers(len(times) - count + 1))
         shown = times[begin : begin + count]
         question = ask(video, "which", self.rng)
-        self._prompt(example, banked, question.text, self.config.max_zooms, times=shown)
-        self._assistant(example, "<think>", learned=False)
-        for i in self.rng.permutation(len(video.scenes)):
-            scene = video.scenes[int(i)]
+        self.put_prompt(example, banked, question.text, self.config.max_zooms, times=shown)
+        asked = _asked(video, question)
+        for scene in (asked, *(video.scenes[int(i)] for i in self.rng.permutation(len(video.scenes)))):
             starts, ends = scene.start_seconds in shown, scene.end_seconds in (*shown, video.config.duration_seconds)
             if not starts:
                 continue
             note = scene_note(scene.colour, scene.start_seconds, scene.end_seconds)
             head, tail = note.partition(" from ")[0], note.partition(" to ")[0]
-            self._assistant(example, head, learned=False)
+            if scene is asked and not any(example.learned):
+                self._name(example, asked)
+                head = note.partition(" scene")[0]
+            else:
+                self.write(example, head, learned=False)
             if ends:
-                self._assistant(example, note[len(head) :], learned=True)
+                self.write(example, note[len(head) :], learned=True)
             else:  # where it ends is not shown
-                self._assistant(example, tail[len(head) :], learned=True)
-                self._assistant(example, ".", learned=False)
+                self.write(example, tail[len(head) :], learned=True)
+                self.write(example, ".", learned=False)
         return example
 
-    def reading(self, banked: BankedVideo, *, nothing: float, max_frames: int) -> Example:
-        """A question and one clip of at most max_frames: what is in it and which letter that is, or that nothing is.
+    def _name(self, example: Example, scene: Scene) -> None:
+        """The scene that the question is about, by its colour."""
+        self.write(example, "The", learned=False)
+        self.write(example, f" {scene.colour}", learned=True)
 
-        nothing: how often the clip misses the event.
+    def listing(self, banked: BankedVideo, *, max_frames: int, num_clips: int = 3) -> Example:
+        """Close frames of a part of a scene, at most max_frames, and all that they show; so with several scenes."""
+        example, video, step = Example(), banked.video, banked.step_seconds
+        for number in self.rng.permutation(len(video.scenes))[:num_clips]:
+            scene = video.scenes[int(number)]
+            low, high = (round(t / step) for t in (scene.start_seconds, scene.end_seconds))
+            length = min(int(self.rng.integers(2, max_frames + 1)), high - low)
+            begin = int(self.rng.integers(low, high - length + 1))
+            times = [(begin + i) * step for i in range(length)]
+            self.put_frames(example, banked, times)
+            firsts = [(e, next((t for t in times if _shows(e, t)), None)) for e in video.events]
+            shown = [replace(e, start_seconds=t) for e, t in firsts if t is not None]
+            text = ", ".join(sighting(e) for e in shown) + "." if shown else nothing_note(times[0], times[-1] + step)
+            self.write(example, text, learned=True)
+            self.write(example, "\n", learned=False)
+        return example
+
+    def reading(self, banked: BankedVideo, *, nothing: float, max_frames: int, family: str = "which") -> Example:
+        """A question behind close frames of a part of its scene, at most max_frames: what they show and which letter
+        that is, or that they show nothing, and a guess.
+
+        nothing: how often the frames miss the event.
         """
-        video = banked.video
-        question = ask(video, "which", self.rng)
-        (start, _), step = question.evidence[0], banked.step_seconds
-        event = next(e for e in video.events if e.start_seconds == start)
-        first, last = (round(t / step) for t in question.search[0])
-        length = int(self.rng.integers(2, min(max_frames, self.config.zoom_max_frames, last - first) + 1))
-        hit = [r for r in range(first, last - length + 1) if r <= start / step < r + length]
-        missed = [r for r in range(first, last - length + 1) if r not in hit]
-        rows = missed if missed and self.rng.random() < nothing else hit
-        begin = int(self.rng.choice(rows))
-        clip = ZoomCall(begin * step, (begin + length) * step, 1 / step)
-        example = Example()
-        self._prompt(example, banked, question.text, self.config.max_zooms, times=[])
-        self._assistant(example, "<think></think>", learned=False)
-        self._clip(example, banked, clip, zooms_left=self.config.max_zooms - 1)
-        if rows is hit:
-            letter = question.answer_letter
-            text = render_turn(finding_note([event], letter), Answer(letter))
+        video, step = banked.video, banked.step_seconds
+        question = ask(video, family, self.rng)
+        low, high = (round(t / step) for t in question.search[0])
+        length = min(int(self.rng.integers(2, max_frames + 1)), high - low)
+        if family == "count":  # only the whole scene tells
+            begins, length = [low], high - low
         else:
-            text = f"<think>{nothing_note(clip.start_seconds, clip.end_seconds)}</think>{CALL_OPEN}"
-        self._assistant(example, text, learned=True)
+            begins = list(range(low, high - length + 1))
+        first, last = (t / step for t in question.evidence[0])
+        hits = [b for b in begins if max(b, first) < min(b + length, last)]
+        missed = [b for b in begins if b not in hits]
+        begin = int(self.rng.choice(missed if missed and self.rng.random() < nothing else hits))
+        times = [(begin + i) * step for i in range(length)]
+        events = [e for e in video.events if (e.start_seconds, e.end_seconds) in question.evidence]
+        letter = question.answer_letter
+        if begin in hits:
+            firsts = [next(t for t in times if _shows(e, t)) for e in events]
+            thought = finding_note([replace(e, start_seconds=t) for e, t in zip(events, firsts, strict=True)], letter)
+        else:
+            thought = nothing_note(begin * step, (begin + length) * step)
+            letter = LETTERS[int(self.rng.integers(len(question.options)))]
+        example = Example()
+        self.put_prompt(example, banked, question.text, int(self.rng.integers(self.config.max_zooms + 1)), times=times)
+        self.write(example, render_turn(thought, Answer(letter)), learned=True)
         return example
 
-    # ------------------------------------------------------------ pieces
+    def answers(self, banked: BankedVideo, *, family: str = "which") -> Example:
+        """The whole glance and a question, answered without a zoom: by what the glance shows, or by a guess."""
+        question, example = ask(banked.video, family, self.rng), Example()
+        times = glance_timestamps(banked.video.info(), self.config)
+        self.put_prompt(example, banked, question.text, int(self.rng.integers(self.config.max_zooms + 1)), times=times)
+        turn = next_turn(banked.video, question, self.config, [], zooms_left=0, rng=self.rng)
+        self.write(example, turn.text, learned=True)
+        return example
 
-    def _prompt(
-        self, example: Example, banked: BankedVideo, text: str, max_zooms: int, *, times: Sequence[float]
-    ) -> None:
-        info = banked.video.info()
-        parts = prompt(
-            text,
-            info,
-            times,
-            max_zooms=max_zooms,
-            zoom_max_frames=self.config.zoom_max_frames,
-            style=self.config.prompt,
-        )
-        self._add(example, parts, banked, times)
 
-    def _clip(self, example: Example, banked: BankedVideo, call: ZoomCall, *, zooms_left: int) -> None:
-        times = zoom_timestamps(call, banked.video.info(), self.config)
-        if isinstance(times, Malformed):
-            raise ValueError(f"the oracle's own call is malformed: {times}")
-        self._add(example, tool_turn(times, "", zooms_left=zooms_left, style=self.config.prompt), banked, times)
+def _asked(video: WorldVideo, question: Question) -> Scene:
+    """The scene that a question of `which` or `count` is about."""
+    return next(s for s in video.scenes if s.start_seconds == question.search[0][0])
 
-    def _frames(self, example: Example, banked: BankedVideo, times: Sequence[float]) -> None:
-        parts: list[Part] = []
-        for i, t in enumerate(times):
-            parts += [Text(f"{t:.2f}s<|vision_start|>"), Image(i), Text("<|vision_end|>")]
-        self._add(example, parts, banked, times)
 
-    def _assistant(self, example: Example, text: str, *, learned: bool) -> None:
-        self._add(example, [Text(text)], None, [], learned=learned)
-        if learned:
-            example.turn_ends.append(len(example.run.ids))
-
-    def _add(
-        self,
-        example: Example,
-        parts: Sequence[Part],
-        banked: BankedVideo | None,
-        times: Sequence[float],
-        *,
-        learned: bool = False,
-    ) -> None:
-        piece = lay_out(parts, [self.grid] * len(times), self.tokenizer, self.image_token, MERGE)
-        offset = len(example.run.ids)
-        for index, start, grid in piece.images:
-            example.run.images.append((len(example.frames), offset + start, grid))
-            assert banked is not None
-            example.frames.append((banked.number, banked.index_of(times[index])))
-        example.run.ids += piece.ids
-        example.learned += [learned] * len(piece.ids)
+def _shows(event: WorldEvent, seconds: float) -> bool:
+    return event.start_seconds <= seconds < event.end_seconds

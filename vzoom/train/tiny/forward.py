@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from ...patches import PatchSpec
 from ...positions import run_positions
 from .bank import FrameBank
-from .drills import MERGE, Example
+from .example import MERGE, Example
 
 SPEC = PatchSpec()  # of Qwen2VLImageProcessor
 PATCH = SPEC.patch_size

@@ -1,7 +1,8 @@
-"""The embedded model's shape: the real Qwen2.5-VL classes, some 1.3 million parameters."""
+"""The tiny model's shape: the real Qwen2.5-VL classes, some 1.3 million parameters."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,22 +13,42 @@ _FAST = 4  # the time axis' share of the frequencies, and the fastest
 _STRENGTH = 6.0
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast, *, seed: int = 0) -> Qwen2_5_VLForConditionalGeneration:
+@dataclass(frozen=True)
+class Shape:
+    """Widths and layers of the language model and of its vision tower. Four heads, so width is a multiple of 32 or
+    24 x 4: a head's half must hold the three axes of M-RoPE."""
+
+    width: int = 128
+    layers: int = 4
+    vision_width: int = 96
+    vision_layers: int = 2
+
+
+def build_model(
+    tokenizer: PreTrainedTokenizerFast, shape: Shape | None = None, *, seed: int = 0
+) -> Qwen2_5_VLForConditionalGeneration:
     """A freshly initialised fp32 model for `tokenizer`."""
     import torch
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     number = tokenizer.convert_tokens_to_ids
+    shape = shape or Shape()
+    half_head = shape.width // 8
+    space = (half_head - _FAST) // 2
     config = Qwen2_5_VLConfig(
         text_config={
             "vocab_size": len(tokenizer),
-            "hidden_size": 128,
-            "intermediate_size": 384,
-            "num_hidden_layers": 4,
+            "hidden_size": shape.width,
+            "intermediate_size": 3 * shape.width,
+            "num_hidden_layers": shape.layers,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
             "max_position_embeddings": 4096,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "mrope_section": [half_head - 2 * space, space, space],
+            },
             "rms_norm_eps": 1e-6,
             "bos_token_id": number("<|endoftext|>"),
             "eos_token_id": number("<|im_end|>"),
@@ -35,12 +56,12 @@ def build_model(tokenizer: PreTrainedTokenizerFast, *, seed: int = 0) -> Qwen2_5
             "tie_word_embeddings": False,
         },
         vision_config={
-            "depth": 2,
-            "hidden_size": 96,
-            "intermediate_size": 192,
+            "depth": shape.vision_layers,
+            "hidden_size": shape.vision_width,
+            "intermediate_size": 2 * shape.vision_width,
             "num_heads": 3,
-            "out_hidden_size": 128,
-            "fullatt_block_indexes": [1],
+            "out_hidden_size": shape.width,
+            "fullatt_block_indexes": [shape.vision_layers - 1],
             "patch_size": 14,
             "spatial_merge_size": 2,
             "temporal_patch_size": 2,

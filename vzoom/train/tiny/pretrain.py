@@ -16,16 +16,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ...world.oracle import Flaw
-from .bank import FrameBank
-from .drills import Builder, Example
-from .forward import augment, collate, learned_logits
+from ..export import export
 from ..optim import TwoOptimizers
+from .bank import FrameBank
 from .curriculum import Curriculum, Stage
+from .drills import Builder
+from .example import Example
+from .forward import augment, collate, learned_logits
 from .model import build_model
 from .tokenizer import build_tokenizer
 
 _STATE = "trainer.pt"
+_OF_FAMILIES = ("listing", "reading", "answers")
 
 
 class Pretraining:
@@ -34,10 +36,16 @@ class Pretraining:
     def __init__(self, recipe: Curriculum, out: Path, *, say: Callable[[str], None] = print) -> None:
         self.recipe, self.out, self.say = recipe, out, say
         self.tokenizer = build_tokenizer()
-        self.model: Any = build_model(self.tokenizer, seed=recipe.seed)
+        self.model: Any = build_model(self.tokenizer, recipe.shape, seed=recipe.seed)
         self.optimizers = TwoOptimizers(self.model, muon_lr=0.0, adam_lr=0.0)
-        self.bank = FrameBank(recipe.world, side=recipe.side, first=recipe.check_videos, count=recipe.num_videos)
-        self.check_bank = FrameBank(recipe.world, side=recipe.side, first=0, count=recipe.check_videos)
+        first, side = recipe.check_videos, recipe.side
+        self.banks = {
+            family: FrameBank(world, side=side, first=first, count=recipe.num_videos)
+            for family, world in recipe.families.items()
+        }
+        self.check_banks = {
+            family: FrameBank(world, side=side, first=0, count=first) for family, world in recipe.families.items()
+        }
         self.pad = self.tokenizer.convert_tokens_to_ids("<|endoftext|>")
         self.step = 0
         self.trained_seconds = 0.0
@@ -84,7 +92,9 @@ class Pretraining:
         stage, factor = recipe.at(self.step)
         weights = np.array(list(stage.mix.values()), dtype=float)
         kind = str(rng.choice(list(stage.mix), p=weights / weights.sum()))
-        batch = collate(self.examples(kind, stage, rng), self.bank, pad_token=self.pad)
+        family = self._family(kind, rng)
+        examples = self.examples(kind, stage, rng, family=family)
+        batch = collate(examples, self.banks[family], pad_token=self.pad)
         self.model.train()
         logits = learned_logits(self.model, batch, augment(batch.frames_F, rng))
         loss = F.cross_entropy(logits, batch.targets_S)
@@ -96,16 +106,21 @@ class Pretraining:
         self.step += 1
         return kind, float(loss.detach())
 
-    def examples(self, kind: str, stage: Stage, rng: np.random.Generator) -> list[Example]:
+    def _family(self, kind: str, rng: np.random.Generator) -> str:
+        """Only what is read and answered differs between families; all else is seen in the first one's world."""
+        families = list(self.recipe.families)
+        return families[int(rng.integers(len(families)))] if kind in _OF_FAMILIES else families[0]
+
+    def examples(self, kind: str, stage: Stage, rng: np.random.Generator, *, family: str) -> list[Example]:
         """A batch of one kind; several questions share a video, so its frames are encoded once."""
-        builder = self._builder(rng)
+        builder, bank = self._builder(rng), self.banks[family]
         count, share = self.recipe.batch_sizes[kind], self.recipe.questions_per_video
         if kind == "scenes" and stage.glance_frames <= 16:
             count *= 2
-        numbers = rng.integers(len(self.bank), size=-(-count // share))
-        return [self._example(kind, stage, builder, self.bank, int(numbers[i // share])) for i in range(count)]
+        numbers = rng.integers(len(bank), size=-(-count // share))
+        return [self._example(kind, stage, builder, bank, int(numbers[i // share]), family) for i in range(count)]
 
-    def _example(self, kind: str, stage: Stage, builder: Builder, bank: FrameBank, number: int) -> Example:
+    def _example(self, kind: str, stage: Stage, builder: Builder, bank: FrameBank, number: int, family: str) -> Example:
         if kind == "recall":
             return builder.recall()
         rng, banked = builder.rng, bank[number]
@@ -117,17 +132,13 @@ class Pretraining:
             return builder.look(banked)
         if kind == "scenes":
             return builder.scenes(banked, max_frames=stage.glance_frames)
+        if kind == "listing":
+            return builder.listing(banked, max_frames=stage.clip_frames)
         if kind == "reading":
-            return builder.reading(banked, nothing=self.recipe.nothing, max_frames=stage.clip_frames)
-        if kind not in ("later", "whole"):
-            raise ValueError(f"unknown kind of example {kind!r}")
-        flaw: Flaw = "none"
-        if rng.random() < self.recipe.flaw_rate:
-            flaw = "shifted" if rng.random() < 0.6 else "elsewhere"
-        if kind == "later":
-            return builder.conversation(banked, max_zooms=self.recipe.zoom.max_zooms, flaw=flaw, glance=False)
-        max_zooms = int(rng.choice([0, 1, 2, 3, 4], p=[0.06, 0.06, 0.08, 0.1, 0.7]))
-        return builder.conversation(banked, max_zooms=max_zooms, flaw=flaw)
+            return builder.reading(banked, nothing=self.recipe.nothing, max_frames=stage.clip_frames, family=family)
+        if kind == "answers":
+            return builder.answers(banked, family=family)
+        raise ValueError(f"unknown kind of drill {kind!r}")
 
     def _builder(self, rng: np.random.Generator) -> Builder:
         return Builder(self.tokenizer, self.recipe.zoom, side=self.recipe.side, rng=rng)
@@ -140,19 +151,18 @@ class Pretraining:
         self.model.eval()
         figures = {}
         stage = self.recipe.stages[-1]
-        for kind in ("captions", "recall", "letters", "look", "scenes", "reading", "whole"):
-            rng = np.random.default_rng(0)
-            builder = self._builder(rng)
-            examples = [
-                builder.conversation(self.check_bank[n], max_zooms=self.recipe.zoom.max_zooms)
-                if kind == "whole"
-                else self._example(kind, stage, builder, self.check_bank, n)
-                for n in range(min(self.recipe.check_videos, 4 * self.recipe.batch_sizes[kind]))
-            ]
-            batch = collate(examples, self.check_bank, pad_token=self.pad)
-            right = learned_logits(self.model, batch, batch.frames_F).argmax(-1) == batch.targets_S
-            wrong_turns = torch.unique(batch.turn_S[~right])
-            figures[kind] = 1 - len(wrong_turns) / len(torch.unique(batch.turn_S))
+        for kind in self.recipe.checks:
+            for family in self.recipe.families if kind in _OF_FAMILIES else list(self.recipe.families)[:1]:
+                builder, bank = self._builder(np.random.default_rng(0)), self.check_banks[family]
+                examples = [
+                    self._example(kind, stage, builder, bank, n, family)
+                    for n in range(min(len(bank), 4 * self.recipe.batch_sizes[kind]))
+                ]
+                batch = collate(examples, bank, pad_token=self.pad)
+                right = learned_logits(self.model, batch, batch.frames_F).argmax(-1) == batch.targets_S
+                wrong_turns = torch.unique(batch.turn_S[~right])
+                name = f"{kind}_{family}" if kind in _OF_FAMILIES else kind
+                figures[name] = 1 - len(wrong_turns) / len(torch.unique(batch.turn_S))
         return figures
 
     # ------------------------------------------------------------ state
@@ -185,3 +195,13 @@ class Pretraining:
     def _log(self, row: dict[str, Any]) -> None:
         with (self.out / "log.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
+
+
+def pretrain(curriculum: Curriculum, out: Path, *, say: Callable[[str], None] = print) -> Path:
+    """Run a curriculum to its end, from where it stopped before, and write what `vzoom.load` reads. Returns `out`."""
+    run = Pretraining(curriculum, out, say=say)
+    if (out / _STATE).exists():
+        run.resume()
+    run.run()
+    export(run.model, run.tokenizer, curriculum.zoom, out)
+    return out

@@ -1,0 +1,279 @@
+"""Our game by text: what an expert is shown, what of its replies becomes a turn, and that a record comes of it."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from expert_world import WORLD, ZOOM, make_questions, make_table, read_questions
+from PIL import Image
+
+from vzoom.data.distill import Table
+from vzoom.data.messages import data_url, whole_turn, with_request
+from vzoom.data.play import Play, Unplayable, is_strict
+from vzoom.data.record import Record, RecordedTurn
+from vzoom.data.tokens import tokenise
+from vzoom.types import Answer, CallError, Clip, Malformed, StopReason, ZoomCall
+from vzoom.video import VideoReadError
+
+pytest.importorskip("pyarrow", reason="pyarrow (extra train) is not installed")
+
+LOOK = '<think>See.</think><video_zoom>{"segment": [4, 6], "fps": 2}</video_zoom>'
+LATE = '<think>See.</think><video_zoom>{"segment": [31.5, 40], "fps": 2}</video_zoom>'
+LONG = '<think>All.</think><video_zoom>{"segment": [0, 32], "fps": 2}</video_zoom>'
+BROKEN = '<think>See.</think><video_zoom>{"segment": [4, 6]}</video_zoom>'
+DONE = "<think>A star.</think><answer>B</answer>"
+
+
+@pytest.fixture(scope="module")
+def question(tmp_path_factory: pytest.TempPathFactory) -> Record:
+    return read_questions(make_questions(tmp_path_factory.mktemp("world"), 1))[0]
+
+
+@pytest.fixture(scope="module")
+def table() -> Table:
+    return make_table()
+
+
+def roles(play: Play) -> list[str]:
+    return [message["role"] for message in play.messages]
+
+
+def texts(content: str | Sequence[dict[str, Any]]) -> list[str]:
+    """Pieces of text, "*" for an image."""
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    return [part["text"] if part["type"] == "text" else "*" for part in parts]
+
+
+# ---------------------------------------------------------------- what an expert is shown
+
+
+def test_the_opening_explains_the_game_even_where_the_prompt_is_brief(question: Record, table: Table) -> None:
+    assert question.config.prompt == "brief"
+    system, user = table.open(question).messages
+    assert system["role"] == "system"
+    assert (
+        '<video_zoom>{"segment": [start_seconds, end_seconds], "fps": frames_per_second}</video_zoom>'
+        in (system["content"])
+    )
+    assert "at most 16 a call" in system["content"]
+    said = texts(user["content"])
+    assert said[0] == "The video is 32.00 seconds long. Glance at 16 frames:\nFrame 1 at 0.00s: "
+    assert said[1::2] == ["*"] * 16
+    assert said[2] == "\nFrame 2 at 2.00s: "
+    assert said[-1] == f"\n{question.question}\nThink, then zoom (at most 4 more) or answer."
+    assert "<|" not in str([system, said])
+
+
+def test_a_zoom_and_a_refusal_come_back_as_the_user(question: Record, table: Table) -> None:
+    play = table.open(question)
+    play.say(LOOK, "expert")
+    play.say(BROKEN, "expert")
+    play.say(LATE, "expert")
+    play.say(LONG, "expert")
+    assert roles(play) == ["system", "user", *["assistant", "user"] * 4]
+    assert [message["content"] for message in play.messages[2::2]] == [LOOK, BROKEN, LATE, LONG]
+    clip, error, late, long = (message["content"] for message in play.messages[3::2])
+    assert texts(clip) == [
+        "<tool_response>\n4 frames from 4.00s to 6.00s:\nFrame 1 at 4.00s: ",
+        *["*", "\nFrame 2 at 4.50s: ", "*", "\nFrame 3 at 5.00s: ", "*", "\nFrame 4 at 5.50s: ", "*"],
+        "\n</tool_response>\nThink, then zoom (at most 3 more) or answer.",
+    ]
+    assert error == (
+        "<tool_response>\nError (missing_key): A call needs both segment and fps. "
+        'You wrote: {"segment": [4, 6]}\n</tool_response>\nThink, then zoom (at most 2 more) or answer.'
+    )
+    assert texts(late)[0].endswith("from 31.50s to 32.00s: The video ends at 32.00s.\nFrame 1 at 31.50s: ")
+    assert "Error (too_many_frames)" in long
+    assert long.endswith("No zooms are left. Think, then answer now.")
+
+
+def test_frames_are_those_of_the_model(question: Record, table: Table) -> None:
+    """At its size, without loss while they are small."""
+    user = table.open(question).messages[1]
+    url = next(part["image_url"]["url"] for part in user["content"] if part["type"] == "image_url")
+    kind, _, data = url.partition(";base64,")
+    assert kind == "data:image/png"
+    picture = Image.open(io.BytesIO(base64.b64decode(data)))
+    assert picture.size == (56, 56)
+    with_frames = table.clips.reader(question.video.path)
+    glance = table.clips.frames_at(with_frames, [0.0])
+    assert glance.frames.shape[1:3] == (84, 84)
+    assert len({part["image_url"]["url"] for part in user["content"] if part["type"] == "image_url"}) > 1
+
+
+def test_a_large_frame_is_a_jpeg_close_to_what_it_was() -> None:
+    rows = np.linspace(0, 255, 240, dtype=np.uint8)
+    frame = np.stack([np.tile(rows, (200, 1))] * 3, -1)
+    kind, _, data = data_url(frame).partition(";base64,")
+    assert kind == "data:image/jpeg"
+    found = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))), dtype=int)
+    assert np.abs(found - frame).max() <= 4
+
+
+def test_a_request_is_put_behind_the_last_message_of_the_user() -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:"}}
+    first = {"role": "user", "content": "Hello"}
+    assert with_request([first], "More.") == [{"role": "user", "content": "Hello\nMore."}]
+    framed = {"role": "user", "content": [image]}
+    assert with_request([first, framed], "More.")[1]["content"] == [image, {"type": "text", "text": "More."}]
+    assert (first, framed) == ({"role": "user", "content": "Hello"}, {"role": "user", "content": [image]})
+
+
+# ---------------------------------------------------------------- what of a reply becomes a turn
+
+
+@pytest.mark.parametrize(
+    ("reply", "turn"),
+    [
+        (DONE, DONE),
+        (f"\n {DONE} \n", DONE),
+        (f"{DONE}<|im_end|> And so on", DONE),  # a server that goes on behind the stop string
+        (f"{LOOK}\n<tool_response>I imagine a star</tool_response>{DONE}", LOOK),
+        (DONE.removesuffix("</answer>"), DONE),  # a server that strips it
+        (LOOK.removesuffix("</video_zoom>"), LOOK),
+        ("<think>an <answer> it is</think>" + BROKEN[19:-13], "<think>an <answer> it is</think>" + BROKEN[19:]),
+        ("<think>I do not know.</think>", "<think>I do not know.</think>"),
+        ("no tags", "no tags"),
+    ],
+)
+def test_a_reply_becomes_a_turn(reply: str, turn: str) -> None:
+    assert whole_turn(reply) == turn
+
+
+@pytest.mark.parametrize(
+    ("text", "strict"),
+    [
+        (DONE, True),
+        (LOOK, True),
+        (DONE.replace("</think>", "</think>\n"), True),
+        (DONE.replace("</think>", "</think>So: "), False),
+        (DONE.removeprefix("<think>"), False),
+        ("<answer>B</answer>", False),
+        (DONE.replace("</think>", ""), False),
+        ("<think>a</think>b</think><answer>B</answer>", False),
+    ],
+)
+def test_the_form_that_is_worth_learning(text: str, strict: bool) -> None:
+    outcome = Answer("B") if "answer" in text else ZoomCall(4, 6, 2)
+    assert is_strict(RecordedTurn(text, "expert", outcome, False)) is strict
+
+
+# ---------------------------------------------------------------- the record that comes of it
+
+
+def test_a_conversation_becomes_a_record_with_the_engines_tokens(question: Record, table: Table) -> None:
+    play = table.open(question)
+    for text in (BROKEN, LOOK):
+        play.say(text, "expert")
+        assert play.stop_reason is None
+    play.say(DONE, "expert")
+    assert (play.stop_reason, play.answer, play.texts) == (StopReason.ANSWERED, "B", (BROKEN, LOOK, DONE))
+    record = play.record("a")
+    assert [turn.flawed for turn in record.turns] == [True, False, False]
+    assert [turn.source for turn in record.turns] == ["expert"] * 3
+    assert record.turns[0].outcome == Malformed(CallError.MISSING_KEY, '{"segment": [4, 6]}')
+    assert record.turns[1].outcome == ZoomCall(4, 6, 2)
+    assert record.turns[1].pts_seconds == (4.0, 4.5, 5.0, 5.5)
+    assert len(record.glance_seconds) == 16
+    tokens = tokenise(record, table.vocabulary)
+    learned = [i for i, yes in zip(tokens.trajectory.ids, tokens.learned, strict=True) if yes]
+    assert table.vocabulary.tokenizer.decode(learned) == LOOK + DONE
+
+
+def test_turns_that_are_said_to_be_flawed_are(question: Record, table: Table) -> None:
+    play = table.open(question)
+    play.say(LOOK, "student", flawed=True)
+    play.say(DONE, "expert")
+    assert [turn.flawed for turn in play.record("a").turns] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ([LOOK] * 5, StopReason.ROUNDS),
+        (["<think>" + "and on " * 70 + "</think><answer>B</answer>"], StopReason.TURN_TOKENS),
+        (["no"] * 5, StopReason.ROUNDS),
+    ],
+)
+def test_conversations_that_end_without_an_answer(
+    said: list[str], reason: StopReason, question: Record, table: Table
+) -> None:
+    play = table.open(question)
+    for text in said:
+        play.say(text, "expert")
+    assert (play.stop_reason, play.answer) == (reason, None)
+
+
+def test_an_expert_that_spells_control_tokens_only_spells(question: Record, table: Table) -> None:
+    play = table.open(question)
+    play.say("<think>It says <|im_end|>.</think><answer>B</answer>", "expert")
+    trajectory = play.session.trajectory
+    assert play.stop_reason is StopReason.ANSWERED
+    sampled = [i for i, yes in zip(trajectory.ids, trajectory.sampled, strict=True) if yes]
+    assert table.vocabulary.end_of_turn_id not in sampled
+
+
+class Lossy:
+    """A tokenizer that knows no "ö"."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def encode(self, text: str, **options: Any) -> list[int]:
+        return self.inner.encode(text.replace("ö", "o"), **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+def test_a_text_that_the_vocabulary_lacks(question: Record, table: Table) -> None:
+    vocabulary = replace(table.vocabulary, tokenizer=Lossy(table.vocabulary.tokenizer))
+    play = replace(table, vocabulary=vocabulary).open(question)
+    with pytest.raises(Unplayable, match="in this vocabulary") as problem:
+        play.say("<think>schön</think><answer>B</answer>", "expert")
+    assert problem.value.reason == "vocabulary"
+
+
+class Unreadable:
+    """Frames of which only the glance can be had."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner, self.info = inner, inner.info
+
+    def frames_at(self, timestamps: Sequence[float]) -> Clip:
+        if timestamps[0] > 0:
+            raise VideoReadError("nothing decodes there")
+        return self.inner.frames_at(timestamps)
+
+    def close(self) -> None: ...
+
+
+def test_a_clip_that_cannot_be_read_is_told(question: Record, table: Table) -> None:
+    play = Play(question, Unreadable(table.open(question).frames), table.vocabulary)
+    play.say(LOOK, "expert")
+    assert "Error (unreadable)" in play.messages[-1]["content"]
+    play.say(DONE, "expert")
+    record = play.record("a")
+    assert record.turns[0].flawed
+    assert isinstance(record.turns[0].outcome, Malformed)
+
+
+# ---------------------------------------------------------------- what cannot be played
+
+
+def test_questions_that_cannot_be_opened(question: Record, table: Table, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="another file now"):
+        table.open(replace(question, video=replace(question.video, sha256="0" * 64)))
+    with pytest.raises(ValueError, match="no such file"):
+        table.open(replace(question, video=replace(question.video, path=str(tmp_path / "gone.mp4"))))
+    with pytest.raises(Unplayable, match="lower glance_max_frames") as problem:
+        table.open(replace(question, config=replace(ZOOM, max_total_tokens=100)))
+    assert problem.value.reason == "unreadable"
+    assert WORLD.duration_seconds == question.video.duration_seconds

@@ -1,0 +1,115 @@
+"""Where a model is served, and how the environment names it.
+
+    PREFIX_URL          base URL, as http://host:8000/v1
+    PREFIX_MODEL        the model's name there
+    PREFIX_KEY          sent as a bearer token, where it is set
+    PREFIX_PRICE_IN     price of a million prompt tokens; PREFIX_PRICE_OUT of completion tokens
+    PREFIX_OPTIONS      JSON object for the request's body; null takes a field out: {"metadata": null}
+
+PREFIX_URL_2, PREFIX_URL_3 … with the same endings name endpoints that are tried when the ones before them fail.
+A model's name, its prices and options are taken over from the first where they are not set; a key never is.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One model at one base URL.
+
+    price_in, price_out: of a million prompt and completion tokens, in any currency; None is unknown and counts as 0.
+    options: fields of the request's body to set, or with None to leave out, for servers that want them so.
+    variables: prefix of the environment variables that it came from, for messages.
+    """
+
+    url: str
+    model: str
+    key: str | None = field(default=None, repr=False)
+    price_in: float | None = None
+    price_out: float | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    variables: str = ""
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.username or parts.password or parts.query or parts.fragment:  # its text is not shown: it may be secret
+            raise ValueError("an endpoint's URL must hold no user, query or fragment: give the key by itself")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"an endpoint's URL must begin with http:// or https:// and a host, got {self.url!r}")
+        if not self.model.strip():
+            raise ValueError(f"the model at {self.url} has no name")
+        if self.key is not None and not re.fullmatch(r"[!-~]+", self.key):
+            raise ValueError(f"the key for {self.url} is empty or holds characters that cannot be sent in a header")
+        for name in ("price_in", "price_out"):
+            price = getattr(self, name)
+            if price is not None and not (math.isfinite(price) and price >= 0):
+                raise ValueError(f"{name} must be 0 or more, got {price}")
+
+    @property
+    def name(self) -> str:
+        """What counters and replies call it."""
+        return f"{self.model} at {self.url}"
+
+    @property
+    def remedy(self) -> str:
+        """What to look at when it refuses."""
+        if not self.variables:
+            return "check its URL, model and key"
+        return f"check {self.variables}_URL, {self.variables}_MODEL and {self.variables}_KEY"
+
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
+        return (prompt_tokens * (self.price_in or 0.0) + completion_tokens * (self.price_out or 0.0)) / 1e6
+
+
+def endpoints_from_environment(prefix: str, environment: Mapping[str, str] = os.environ) -> tuple[Endpoint, ...]:
+    """The endpoints that `prefix` names, as "VZOOM_EXPERT", in the order in which they are tried.
+
+    ValueError names the variable that is missing or wrong.
+    """
+    said = {name: value.strip() for name, value in environment.items() if name.startswith(f"{prefix}_")}
+    said = {name: value for name, value in said.items() if value}
+    pattern = re.compile(rf"{re.escape(prefix)}_(?:URL|MODEL|KEY|PRICE_IN|PRICE_OUT|OPTIONS)_(\d+)")
+    numbers = sorted({int(match[1]) for name in said if (match := pattern.fullmatch(name))})
+    missing = [name for name in (f"{prefix}_URL", f"{prefix}_MODEL") if name not in said]
+    missing += [f"{prefix}_URL_{n}" for n in numbers if f"{prefix}_URL_{n}" not in said]
+    if missing:
+        raise ValueError(
+            f"set {' and '.join(missing)} to an OpenAI-compatible endpoint (http://host:8000/v1) and its model, "
+            f"and {prefix}_KEY if it wants a key"
+        )
+    return tuple(_endpoint(prefix, suffix, said) for suffix in ("", *(f"_{n}" for n in numbers)))
+
+
+def _endpoint(prefix: str, suffix: str, said: Mapping[str, str]) -> Endpoint:
+    def value(name: str) -> str | None:
+        return said.get(f"{prefix}_{name}{suffix}", said.get(f"{prefix}_{name}"))
+
+    def number(name: str) -> float | None:
+        text = value(name)
+        try:
+            return None if text is None else float(text)
+        except ValueError:
+            raise ValueError(f"{prefix}_{name}{suffix} must be a number, got {text!r}") from None
+
+    try:
+        options = json.loads(value("OPTIONS") or "{}")
+    except ValueError as error:
+        raise ValueError(f"{prefix}_OPTIONS{suffix} is no JSON: {error}") from None
+    if not isinstance(options, dict):
+        raise ValueError(f"{prefix}_OPTIONS{suffix} must be a JSON object, got {options!r}")
+    key = said.get(f"{prefix}_KEY{suffix}")
+    url, model = said[f"{prefix}_URL{suffix}"], value("MODEL")
+    assert model is not None
+    try:
+        return Endpoint(url, model, key, number("PRICE_IN"), number("PRICE_OUT"), options, prefix)
+    except ValueError as error:
+        raise ValueError(f"{prefix}_URL{suffix}: {error}") from None

@@ -1,0 +1,142 @@
+"""Our conversation as messages of an OpenAI-compatible endpoint, and the endpoint's replies as turns of ours.
+
+An expert always reads the full prompt, which explains the grammar, even where the record's own prompt is brief.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..config import ZoomConfig
+from ..protocol import (
+    ANSWER_CLOSE,
+    ANSWER_OPEN,
+    CALL_CLOSE,
+    CALL_OPEN,
+    THINK_CLOSE,
+    TURN_ENDS,
+    Image,
+    Part,
+    clip_note,
+    feedback,
+    prompt,
+    tool_turn,
+)
+from ..types import Clip, Malformed, Turn, VideoInfo, ZoomCall
+
+Message = dict[str, Any]
+
+_CONTROL = re.compile(r"<\|im_start\|>(\w+)\n|<\|im_end\|>\n?|<\|vision_(?:start|end)\|>")
+_SMALL_PIXELS = 128 * 128  # up to here PNG, which loses nothing and is hardly larger
+
+
+def opening(question: str, video: VideoInfo, glance: Clip, config: ZoomConfig) -> list[Message]:
+    """The system's and the user's first message: grammar, labelled glance frames, question."""
+    parts = prompt(
+        question,
+        video,
+        glance.pts_seconds,
+        max_zooms=config.max_zooms,
+        zoom_max_frames=config.zoom_max_frames,
+        style="full",
+    )
+    return to_messages(parts, glance)
+
+
+def exchange(turn: Turn, clip: Clip | None, *, zooms_left: int) -> list[Message]:
+    """A turn as the assistant's message, and what came back for it as the user's. clip: what a zoom brought."""
+    outcome = turn.outcome
+    if clip is not None:
+        assert isinstance(outcome, ZoomCall)
+        note = clip_note(outcome, turn.end_seconds, len(clip), "full")
+    else:
+        assert isinstance(outcome, Malformed)
+        note = feedback(outcome)
+    times = clip.pts_seconds if clip is not None else ()
+    back = to_messages(tool_turn(times, note, zooms_left=zooms_left, style="full"), clip)
+    return [{"role": "assistant", "content": turn.text}, *back]
+
+
+def to_messages(parts: Sequence[Part], clip: Clip | None) -> list[Message]:
+    """Parts of the protocol without their control tokens. Text alone is a string, with frames a list of parts."""
+    messages: list[Message] = []
+
+    def add(text: str) -> None:
+        if not messages or not text:
+            return  # in front of the first message: the end of a turn that is a message by itself
+        content = messages[-1]["content"]
+        if content and content[-1]["type"] == "text":
+            content[-1]["text"] += text
+        else:
+            content.append({"type": "text", "text": text})
+
+    for part in parts:
+        if isinstance(part, Image):
+            assert clip is not None
+            url = data_url(clip.frames[part.index])
+            messages[-1]["content"].append({"type": "image_url", "image_url": {"url": url}})
+        elif not part.trusted:
+            add(part.text)
+        else:
+            at = 0
+            for control in _CONTROL.finditer(part.text):
+                add(part.text[at : control.start()])
+                at = control.end()
+                if role := control[1]:
+                    messages.append({"role": role, "content": []})
+            add(part.text[at:])
+    filled = [message for message in messages if message["content"]]  # the assistant's, which it is to write, is empty
+    for message in filled:
+        if len(message["content"]) == 1 and message["content"][0]["type"] == "text":
+            message["content"] = message["content"][0]["text"]
+    return filled
+
+
+def with_request(messages: Sequence[Message], text: str) -> list[Message]:
+    """The messages with `text` behind the last one, which is the user's: many endpoints want roles to alternate."""
+    *before, last = messages
+    content = last["content"]
+    if isinstance(content, str):
+        return [*before, {**last, "content": f"{content}\n{text}"}]
+    return [*before, {**last, "content": [*content, {"type": "text", "text": text}]}]
+
+
+def data_url(frame_HWC: np.ndarray) -> str:
+    """A uint8 RGB frame as the URL of a PNG where it is small, of a JPEG of high quality otherwise."""
+    from PIL import Image as Picture
+
+    picture = Picture.fromarray(np.ascontiguousarray(frame_HWC))
+    buffer = io.BytesIO()
+    if picture.width * picture.height <= _SMALL_PIXELS:
+        picture.save(buffer, "PNG")
+        kind = "png"
+    else:
+        picture.save(buffer, "JPEG", quality=92, subsampling=0)
+        kind = "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def whole_turn(text: str) -> str:
+    """A reply as a turn: up to its first closing tag, which is put back where the server took it for a stop string.
+
+    Not for a reply that a limit cut short.
+    """
+    text = text.strip()
+    if closed := cut_turn(text):
+        return closed
+    acting = text.rpartition(THINK_CLOSE)[2]
+    opened = {CALL_CLOSE: acting.rfind(CALL_OPEN), ANSWER_CLOSE: acting.rfind(ANSWER_OPEN)}
+    closing = max(opened, key=lambda tag: opened[tag])
+    return text + closing if opened[closing] >= 0 else text
+
+
+def cut_turn(text: str) -> str | None:
+    """The text up to its first closing tag, where a session ends the turn; None where there is none."""
+    ends = [text.index(tag) + len(tag) for tag in TURN_ENDS if tag in text]
+    return text[: min(ends)] if ends else None

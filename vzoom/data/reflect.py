@@ -1,0 +1,139 @@
+"""Reflection trajectories: a student that zoomed in vain, corrected by an expert.
+
+A wrong rollout with at least one zoom loses its last turn. The expert is shown all of it, text and frames, is asked
+what was wrong with the zoom, and plays on from there with a corrected one. What is kept is the student's prefix and
+the expert's turns, where the answer is now right.
+
+Every turn of the student is marked flawed: shown, never learned. Its last zoom did not lead to the answer; whether an
+earlier turn was any good nobody has verified, and good first zooms are what the exemplars teach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..types import ZoomCall
+from .distill import Table, check_questions, judged, play_on, take_turn
+from .expert import Expert, Verifier
+from .harvest import Harvest, Outcome, Passed, Rejected, Say, harvest, silence
+from .messages import with_request
+from .play import Play, Unplayable
+from .record import Record
+from .rollouts import Rollout, kind_of
+
+_REQUEST = (
+    "Stop here. A student wrote the turns above, and then {ending} "
+    "Say what was wrong with the last zoom and where to look instead, and make the corrected zoom: "
+    "<think>what was wrong, and where to look</think><video_zoom>…</video_zoom>. "
+    "Write it as the student would who notices the mistake by itself, without a word about this message; then go on "
+    "until you know the answer."
+)
+
+
+@dataclass(frozen=True)
+class _Case:
+    rollout: Rollout
+    is_repeat: bool  # an earlier rollout of the same question reads the same
+
+    @property
+    def id(self) -> str:
+        return self.rollout.id
+
+
+def reflect(
+    questions: Sequence[Record],
+    rollouts: Sequence[Rollout],
+    out: Path,
+    *,
+    table: Table,
+    expert: Expert,
+    verify: Verifier,
+    attempts: int = 1,
+    concurrency: int = 8,
+    shard_records: int = 512,
+    say: Say = silence,
+    costs: Callable[[], str] = lambda: "",
+) -> Harvest:
+    """Have wrong rollouts corrected, each in up to `attempts` attempts. See `harvest` for what is left.
+
+    A rollout that is right, or the same as another one, is passed over. One that cannot be corrected is rejected:
+    no_zoom, no_zooms_left (for a zoom and an answer), no_correction (the expert did not zoom), wrong, …
+    """
+    if attempts < 1:
+        raise ValueError(f"attempts must be 1 or more, got {attempts}")
+    check_questions(questions, verify)
+    by_id = {question.id: question for question in questions}
+    seen: set[tuple[str, tuple[str, ...]]] = set()
+    cases = []
+    for rollout in rollouts:
+        text = (rollout.question, rollout.turns)
+        cases.append(_Case(rollout, text in seen))
+        seen.add(text)
+
+    def work(case: _Case) -> Outcome:
+        rollout, question = case.rollout, by_id[case.rollout.question]
+        if rollout.problem:
+            return Rejected(rollout.id, "unreadable", rollout.problem)
+        if rollout.answer is not None and verify(question, rollout.answer):
+            return Passed("right")
+        if case.is_repeat:
+            return Passed("repeated")
+        if not rollout.zoomed:
+            return Rejected(rollout.id, "no_zoom", f"it ended by {rollout.stop_reason}", rollout.turns)
+        # A zoom and an answer, at least, must follow what is kept of the student.
+        if len(rollout.turns) - 1 > question.config.max_zooms - 1:
+            return Rejected(rollout.id, "no_zooms_left", f"{len(rollout.turns) - 1} turns were used", rollout.turns)
+        for attempt in range(attempts):
+            found = _one(question, rollout, table, expert, verify, rollout.number * attempts + attempt)
+            if isinstance(found, Record):
+                return found
+        return found
+
+    return harvest(
+        cases,
+        work,
+        out,
+        concurrency=concurrency,
+        shard_records=shard_records,
+        stop=expert.stop,
+        say=say,
+        costs=costs,
+    )
+
+
+def _one(
+    question: Record, rollout: Rollout, table: Table, expert: Expert, verify: Verifier, attempt: int
+) -> Record | Rejected:
+    said = list(rollout.turns[:-1])
+    try:
+        play = table.open(question)
+        if problem := _repeat(play, rollout):
+            return Rejected(rollout.id, "not_repeated", problem, rollout.turns)
+        play.messages = with_request(play.messages, _REQUEST.format(ending=_ending(rollout)))
+        take_turn(play, expert, task="reflect", attempt=attempt, said=said, source="reflection")
+        if play.stop_reason is not None or not isinstance(play.session.trajectory.turns[-1].outcome, ZoomCall):
+            return Rejected(rollout.id, "no_correction", "the expert's first turn brought no clip", tuple(said))
+        play_on(play, expert, task="reflect", attempt=attempt, said=said)
+    except Unplayable as error:
+        return Rejected(rollout.id, error.reason, str(error), tuple(said))
+    return judged(play, rollout.id, verify, said)
+
+
+def _repeat(play: Play, rollout: Rollout) -> str:
+    """Play the student's turns but the last one; what comes out otherwise than when they were sampled, or ""."""
+    for number, text in enumerate(rollout.turns[:-1]):
+        play.say(text, "student", flawed=True)
+        turn = play.session.trajectory.turns[number]
+        if (kind_of(turn.outcome), bool(turn.pts_seconds)) != (rollout.kinds[number], number in rollout.zoomed):
+            return f"turn {number + 1} was {rollout.kinds[number]}, and is {kind_of(turn.outcome)} when it is repeated"
+        if play.stop_reason is not None:
+            return f"the conversation ends by {play.stop_reason} behind turn {number + 1} when it is repeated"
+    return ""
+
+
+def _ending(rollout: Rollout) -> str:
+    if rollout.answer is None:
+        return "came to no answer."
+    return f"answered {' '.join(rollout.answer.split())!r}, which is wrong."

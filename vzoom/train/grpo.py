@@ -1,0 +1,246 @@
+"""`run_grpo`: reinforcement learning of a policy that zooms. Rollouts by our engine, the loss by TRL (`seam.py`).
+
+A step rolls out questions_per_step groups (`steps.py`) and uses them for updates_per_step updates. Every eval_every
+steps held-out questions are answered greedily; the best model by their reward is what the folder holds in the end.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from ..data.record import Record
+from ..data.store import read
+from ..models import load_checkpoint
+from .callback import keep_last, watch
+from .judge import HTTPJudge
+from .keep import Log, best_folder, newest_whole, publish
+from .optim import make_optimizer
+from .policy import Policy, load_policy
+from .progress import Progress
+from .recipe import GRPORecipe, Recipe
+from .reward import Judge
+from .rollout import Sampler, reference_of
+from .seam import no_reward, prepared, trainer_class
+from .steps import Collapsed, Steps
+from .sync import bare
+from .team import Team
+
+Questions = str | os.PathLike[str] | Sequence[Record]
+
+
+def run_grpo(
+    recipe: Recipe,
+    *,
+    base: str | os.PathLike[str],
+    questions: Questions,
+    out: str | os.PathLike[str],
+    resume: Literal["auto", "never"] = "auto",
+    eval_questions: Questions | None = None,
+    judge: Judge | None = None,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Train `base` (folder or hub id) on `questions` (records or their folder). Returns `out`, which `vzoom.load` reads.
+
+    recipe.zoom is how every conversation is held. eval_questions: held out, for the best checkpoint; without them the
+    last is kept. judge: for questions without options; None takes it from the environment where it is needed.
+    resume "auto" goes on from the newest whole checkpoint in `out`, "never" begins anew. Under `accelerate launch`
+    every process calls it. Ends early where the policy collapses: out/grpo.json says why. ValueError for a recipe, a
+    base or questions that do not fit, ParityError where sampler and trainer do not agree.
+    """
+    out, base = Path(out), os.fspath(base)
+    records = _records(questions)
+    held_out = [] if eval_questions is None else _records(eval_questions)[: recipe.grpo.eval_questions]
+    for record in (*records, *held_out):
+        reference_of(record)
+    if judge is None and not all(record.options for record in (*records, *held_out)):
+        judge = HTTPJudge.from_environment()
+    made = trainer_class()
+    checkpoints = out / "checkpoints"
+    args = _arguments(recipe, checkpoints)
+    team = Team(args.process_index, args.world_size)
+    identity = {"recipe": repr((recipe.grpo, recipe.zoom, recipe.seed)), "base": base}
+    if resume == "never" and team.rank == 0:
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    held = team.share(newest_whole(checkpoints) if team.rank == 0 else None)[0]
+    if held is not None and held[1]["identity"] != identity:
+        raise ValueError(f"{held[0]} is of another recipe or base: name another folder, or resume='never'")
+
+    sampler, policy = _models(recipe, base, args, out)
+    steps = Steps(recipe, policy, sampler, records, team=team, judge=judge)
+    if held is not None:
+        steps.progress = Progress.from_json(held[1]["progress"])
+        if team.rank == 0:
+            say(f"going on behind step {steps.progress.step} of {recipe.grpo.steps}")
+    trainer = made(
+        model=policy.model,
+        reward_funcs=no_reward,
+        args=args,
+        train_dataset=_numbers(recipe.grpo),
+        processing_class=policy.tokenizer,
+        optimizers=(_optimizer(policy, recipe.grpo), None),
+    )
+    trainer.steps = steps
+    _give_reference(trainer, policy, recipe.grpo)
+    log = Log(out / "log.jsonl", step=steps.progress.step) if team.rank == 0 else None
+    watch(trainer, steps, held_out, out=out, log=log, identity=identity, say=say if team.rank == 0 else _silent)
+    stopped = None
+    try:
+        trainer.train(resume_from_checkpoint=None if held is None else str(held[0]))
+    except Collapsed as problem:
+        stopped = str(problem)
+    finally:
+        sampler.close()
+    if not held_out:
+        keep_last(steps, policy.model, out, team)
+    if team.rank == 0:
+        _finish(out, steps.progress, stopped, say)
+    if team.size > 1:
+        trainer.accelerator.wait_for_everyone()
+    return out
+
+
+def _finish(out: Path, progress: Progress, stopped: str | None, say: Callable[[str], None]) -> None:
+    assert progress.best is not None
+    reward, step = progress.best
+    publish(best_folder(out, step), out)
+    summary = {"steps": progress.step, "best_step": step, "best_reward": reward, "stopped": stopped}
+    (out / "grpo.json").write_text(json.dumps(summary, indent=1) + "\n")
+    if stopped:
+        say(f"stopped at step {progress.step}: {stopped}")
+    say(f"step {step} is kept in {out}" + ("" if reward is None else f", its held-out reward is {reward:.3f}"))
+
+
+def _silent(_: str) -> None:
+    pass
+
+
+def _records(questions: Questions) -> list[Record]:
+    if isinstance(questions, (str, os.PathLike)):
+        questions = list(read(questions))
+    if not questions:
+        raise ValueError("there are no questions to roll out")
+    return list(questions)
+
+
+def _arguments(recipe: Recipe, checkpoints: Path) -> Any:
+    """The recipe as TRL's settings."""
+    import torch
+    from trl import GRPOConfig
+
+    part = recipe.grpo
+    places = part.questions_per_step * part.num_rollouts
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if places % (part.updates_per_step * part.micro_batch_size * processes):
+        raise ValueError(
+            f"{places} rollouts a step cannot be split in {part.updates_per_step} updates of micro-batches of "
+            f"{part.micro_batch_size} on {processes} processes: change questions_per_step, num_rollouts or "
+            "micro_batch_size"
+        )
+    accumulated = places // (part.updates_per_step * part.micro_batch_size * processes)
+    return GRPOConfig(
+        output_dir=str(checkpoints),
+        max_steps=part.steps * part.updates_per_step,
+        per_device_train_batch_size=part.micro_batch_size,
+        gradient_accumulation_steps=accumulated,
+        steps_per_generation=part.updates_per_step * accumulated,
+        num_generations=part.num_rollouts,
+        temperature=part.temperature,
+        loss_type="dapo",
+        beta=0.0,  # see `_give_reference`
+        epsilon=part.clip.low,
+        epsilon_high=part.clip.high,
+        entropy_coef=part.entropy_weight,
+        learning_rate=part.optimisation.learning_rate,
+        weight_decay=part.optimisation.weight_decay,
+        max_grad_norm=part.optimisation.max_grad_norm,
+        lr_scheduler_type="cosine" if part.optimisation.schedule == "cosine" else "constant_with_warmup",
+        warmup_steps=part.optimisation.warmup,
+        logging_steps=part.updates_per_step,
+        save_steps=part.save_every * part.updates_per_step,
+        save_total_limit=2,
+        bf16=torch.cuda.is_available(),
+        use_cpu=not torch.cuda.is_available(),  # accelerate then takes gloo
+        dataloader_pin_memory=False,
+        gradient_checkpointing=False,  # `load_policy` has switched it on where the recipe wants it
+        ddp_find_unused_parameters=False,
+        disable_dropout=True,
+        shuffle_dataset=False,
+        ignore_data_skip=True,  # what comes next is in `Progress`
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        report_to=["tensorboard"] if importlib.util.find_spec("tensorboard") else [],
+        seed=recipe.seed,
+    )
+
+
+def _models(recipe: Recipe, base: str, args: Any, out: Path) -> tuple[Sampler, Policy]:
+    """The sampler and the policy. What one decodes and encodes the other need not."""
+    import torch
+
+    part, device = recipe.grpo, args.device
+    sampler = Sampler(
+        load_checkpoint(base, device=str(device)),
+        recipe.zoom,
+        max_sessions=part.max_sessions,
+        pool_tokens=part.pool_tokens,
+    )
+    on_gpu = device.type == "cuda"
+    policy = load_policy(
+        base,
+        part,
+        device=device,
+        # Adapters are kept in float32 by peft; all weights in training must be, under mixed precision.
+        dtype=torch.bfloat16 if on_gpu and part.lora else torch.float32,
+        seed=recipe.seed,
+        clip_cache=sampler.clip_cache,
+        feature_cache=sampler.feature_cache,
+        feature_file=out / f"features-{args.process_index}" if part.cache_features and on_gpu else None,
+    )
+    return sampler, policy
+
+
+def _numbers(part: GRPORecipe) -> Any:
+    """TRL's data set: one pass over it is one step. What is asked, `Steps` decides."""
+    from datasets import Dataset
+
+    return Dataset.from_dict({"prompt": [str(i) for i in range(part.questions_per_step)]})
+
+
+def _optimizer(policy: Policy, part: GRPORecipe) -> Any:
+    """None: AdamW as the Trainer makes it, over shards where weights are sharded."""
+    return None if part.optimisation.muon_learning_rate is None else make_optimizer(policy.model, part.optimisation)
+
+
+def _give_reference(trainer: Any, policy: Policy, part: GRPORecipe) -> None:
+    """The policy before training: without its adapters, or a frozen copy of the base."""
+    if part.kl_weight == 0:
+        return
+    trainer.beta = part.kl_weight  # told later, as TRL would load a copy of its own, which knows no features
+    frozen = None
+    if not part.lora:
+        model = load_policy(
+            policy.base,
+            replace(part, gradient_checkpointing=False),
+            device=trainer.args.device,
+            dtype=next(policy.model.parameters()).dtype,
+        ).model
+        frozen = prepared(trainer, model.requires_grad_(False).eval())
+
+    @contextmanager
+    def reference() -> Iterator[Any]:
+        if frozen is not None:
+            yield frozen
+        else:
+            with bare(trainer.model_wrapped).disable_adapter():  # type: ignore[operator]
+                yield trainer.model_wrapped
+
+    trainer.steps.reference = reference

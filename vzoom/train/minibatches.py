@@ -1,0 +1,33 @@
+"""Which rollouts of a step make up which update and which micro-batch, the same for any number of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+EMPTY = -1  # a place that no rollout fills: a step came out short of groups
+
+
+def plan(
+    lengths: Sequence[int], *, num_places: int, num_updates: int, micro_batch_size: int, seed: Sequence[int]
+) -> list[list[list[int]]]:
+    """Rollout numbers by update and micro-batch: num_places in all, those beyond len(lengths) are EMPTY.
+
+    Rollouts are dealt to the updates at random, and sorted by length within an update, so that little of a micro-batch
+    is padding. Processes take every size-th micro-batch of an update (`Team.part`), which are then of like lengths.
+    """
+    if len(lengths) > num_places or num_places % (num_updates * micro_batch_size):
+        raise ValueError(
+            f"{len(lengths)} rollouts, {num_places} places in {num_updates} updates of micro-batches of "
+            f"{micro_batch_size} do not go together"
+        )
+    order = np.random.default_rng(list(seed)).permutation(len(lengths)).tolist()
+    # Every update gets its share of what there is, and of what is missing.
+    updates: list[list[int]] = [order[i::num_updates] for i in range(num_updates)]
+    size = num_places // num_updates
+    planned = []
+    for rows in updates:
+        rows = sorted(rows, key=lambda row: (-lengths[row], row)) + [EMPTY] * (size - len(rows))
+        planned.append([rows[i : i + micro_batch_size] for i in range(0, size, micro_batch_size)])
+    return planned

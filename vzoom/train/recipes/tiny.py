@@ -1,0 +1,119 @@
+"""Recipes for one CPU core: the world of the ablation, and that of the embedded model.
+
+Their base is made here (`train/tiny`): drills teach it to see, to look words up and to answer without zooming. All that
+it knows of zooming comes from the school's later stages.
+"""
+
+from __future__ import annotations
+
+from ...config import ZoomConfig
+from ...world.spec import WorldConfig
+from ..collapse import CollapseLimits
+from ..recipe import GRPORecipe, Optimisation, Recipe, ReflectionRecipe, SFTRecipe, WorldLessons
+from ..reward import RewardConfig
+from ..tiny.curriculum import Curriculum, Stage
+
+_SIDE = 56  # pixels of a frame: four visual tokens
+
+
+def ablation() -> Recipe:
+    """32 s videos, 4 to 8 scenes, of which one in five shows its shape to the glance; a call shows at most 4 s."""
+    zoom = ZoomConfig(
+        prompt="brief",
+        zoom_max_frames=8,
+        # Well below max_pixels, so that a frame which was resized once is left alone by the next resize.
+        min_pixels=_SIDE * _SIDE // 4,
+        max_pixels=_SIDE * _SIDE,
+        glance_max_frames=32,
+        max_frames=80,
+        max_new_tokens=64,
+        max_total_tokens=1280,
+        answer_reserve=64,
+    )
+    world = WorldConfig(
+        duration_seconds=32.0,
+        frame_size=84,
+        num_scenes=(4, 8),
+        scene_seconds=(4.0, 8.0),
+        lingering=0.2,
+    )
+    worlds = {"which": world}
+    curriculum = Curriculum(
+        name="ablation",
+        zoom=zoom,
+        families=worlds,
+        side=_SIDE,
+        num_videos=600,
+        stages=(
+            Stage("recall", 300, {"recall": 1}, last=0.8),
+            Stage("see", 420, {"captions": 2, "look": 3, "recall": 0.7, "letters": 1}, last=0.7),
+            Stage(
+                "shapes",
+                160,
+                {"captions": 3, "look": 2, "recall": 0.3, "letters": 0.3, "reading": 1.5},
+                clip_frames=6,
+                last=0.7,
+            ),
+            Stage(
+                "few",
+                250,
+                {"captions": 1, "look": 2, "recall": 0.5, "letters": 0.7, "scenes": 3, "reading": 3},
+                muon_lr=0.008,
+                vision_factor=0.5,
+                glance_frames=8,
+                clip_frames=8,
+                last=0.7,
+            ),
+            Stage(
+                "all",
+                420,
+                {"captions": 0.6, "look": 1, "letters": 0.5, "scenes": 3, "reading": 3, "answers": 1.5},
+                muon_lr=0.007,
+                adam_lr=1.5e-3,
+                vision_factor=0.3,
+                last=0.03,
+            ),
+        ),
+    )
+    return Recipe(
+        name="ablation",
+        base="",
+        zoom=zoom,
+        world=WorldLessons(curriculum, worlds, num_videos={"which": 600}, exemplars=400),
+        reflection=ReflectionRecipe(ratio=0.25, rollouts=1),
+        sft=_sft(epochs=4),
+        grpo=_grpo(steps=50),
+    )
+
+
+def _sft(*, epochs: float) -> SFTRecipe:
+    return SFTRecipe(
+        optimisation=Optimisation(2e-3, muon_learning_rate=0.01, warmup=0.05, schedule="cosine"),
+        epochs=epochs,
+        batch_size=12,
+        micro_batch_size=12,
+        gradient_checkpointing=False,
+        eval_questions=0,
+        save_every=100,
+    )
+
+
+def _grpo(*, steps: int) -> GRPORecipe:
+    return GRPORecipe(
+        optimisation=Optimisation(2e-4, warmup=0.1),
+        steps=steps,
+        questions_per_step=10,
+        num_rollouts=8,
+        updates_per_step=1,
+        micro_batch_size=20,
+        kl_weight=0.0,
+        entropy_weight=0.0,
+        # Most of what is asked cannot be seen without a zoom: the bonus is for the rest.
+        reward=RewardConfig(target_zoom_rate=0.95),
+        collapse=CollapseLimits(min_zoom_rate=0.0),  # a policy that was never shown a zoom makes none
+        gradient_checkpointing=False,
+        max_sessions=80,
+        eval_questions=100,
+        eval_every=10,
+        save_every=25,
+    )
