@@ -1,4 +1,5 @@
-"""bench/results/*.json -> the tables of docs/benchmarks.md, so that the document shows what was measured.
+"""bench/results/*.json -> the tables of docs/benchmarks.md, docs/results/ablation.json -> those of its page: the
+documents show what was measured.
 
     python bench/write_tables.py
 
@@ -14,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
+import ablation_page
 import report
 
 HERE = Path(__file__).parent
 DOCUMENT = HERE.parent / "docs" / "benchmarks.md"
+ABLATION = HERE.parent / "docs" / "results" / "ablation.md"
 PARTS = {
     "vision": "vision tower, 16 frames",
     "turn_linear": "prefill, all but attention",
@@ -83,15 +86,26 @@ def tables() -> dict[str, str]:
     return {name: makers[name](json.loads(path.read_text())) for name, path in found.items() if path.is_file()}
 
 
+def ablation_tables() -> dict[str, str]:
+    path = ABLATION.with_suffix(".json")
+    if not path.is_file():
+        return {}
+    held = json.loads(path.read_text())
+    return {"rows": ablation_page.rows(held), "budgets": ablation_page.budgets(held)}
+
+
 def fill(text: str, made: dict[str, str]) -> str:
     """`text` with the tables put in. ValueError where a mark is missing."""
     for name, rows in made.items():
         pattern = re.compile(rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- end -->)", re.DOTALL)
         if not pattern.search(text):
-            raise ValueError(f"{DOCUMENT} has no mark for {name!r}")
+            raise ValueError(f"the document has no mark for {name!r}")
         text = pattern.sub(lambda found, rows=rows: f"{found[1]}\n{rows}\n\n{found[2]}", text, count=1)
     return text
 
 
 if __name__ == "__main__":
     DOCUMENT.write_text(fill(DOCUMENT.read_text(), tables()))
+    ABLATION.write_text(fill(ABLATION.read_text(), ablation_tables()))
+    if ABLATION.with_suffix(".json").is_file():
+        ablation_page.write_plots(json.loads(ABLATION.with_suffix(".json").read_text()), ABLATION.parent)

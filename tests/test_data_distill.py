@@ -206,6 +206,9 @@ def test_results_are_in_the_order_of_the_questions(questions: list[Record], tabl
     assert (found.kept, found.rejected) == (3, {"wrong": 3})
     assert [record.id for record in read(tmp_path / "kept")] == [q.id for q in questions[::2]]
     assert [row["id"] for row in rejected(tmp_path)] == [q.id for q in questions[1::2]]
+    again, chat = run(questions, tmp_path, says, table)
+    assert (again, chat.asked) == (found, [])
+    assert len(rejected(tmp_path)) == 3  # neither asked nor written twice
 
 
 def test_no_more_at_once_than_allowed(questions: list[Record], table: Table, tmp_path: Path) -> None:

@@ -231,6 +231,9 @@ def test_rollouts_are_the_same_again_and_are_kept(questions: list[Record], tmp_p
 
     assert roll_out(Nobody(), questions, ledger, seed=0, **options) == first  # type: ignore[arg-type]
     assert roll_out(zoomer, questions, ledger, seed=1, **options) != first
+    twins = [replace(questions[0], id=name) for name in ("a", "b")]  # alike but for the id
+    drawn = [rollout.turns for rollout in roll_out(zoomer, twins, ledger, seed=0, **options)]
+    assert len(set(drawn)) == 4
     ledger.close()
     with pytest.raises(ValueError, match="num_rollouts ≤ max_sessions"):
         roll_out(zoomer, questions, ledger, seed=0, num_rollouts=5, temperature=1.0, max_sessions=4)

@@ -20,7 +20,7 @@ from vzoom.world.spec import WorldConfig
 
 ALL = dict.fromkeys(("captions", "recall", "letters", "look", "scenes", "listing", "reading", "answers"), 1)
 ZOOM = ZoomConfig(prompt="brief", min_pixels=784, max_pixels=3136, max_total_tokens=2048)
-RECIPES = (tiny.ablation,)
+RECIPES = (tiny.ablation, tiny.tiny)
 WORLDS = {"which": WorldConfig(), "count": WorldConfig(events_per_scene=(1, 4))}
 
 

@@ -20,7 +20,7 @@ from training import ZOOM, lessons
 import vzoom
 from vzoom.data.store import read
 from vzoom.data.validate import InvalidRecord
-from vzoom.train import sft as module
+from vzoom.train import sft_watch as module
 from vzoom.train.policy import load_policy
 from vzoom.train.recipe import Lora, Optimisation, Recipe, SFTRecipe
 from vzoom.train.samples import from_record
@@ -58,7 +58,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture(scope="module")
 def whole(data: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing disturbed."""
-    questions, talks = data
     return run(RECIPE, data, tmp_path_factory.mktemp("whole") / "out")
 
 
@@ -86,7 +85,7 @@ def test_the_loss_is_the_mean_over_learned_tokens_of_the_update(whole: Path, dat
         logits = policy.model(**{k: v for k, v in batch.items() if k != "labels"}).logits[0]
         learned = np.flatnonzero(samples[number].learned)  # the token at i is predicted from i − 1
         logp = logits.log_softmax(-1)[learned - 1, samples[number].ids[learned]]
-        total -= float(logp.sum())
+        total -= float(logp.sum().detach())
         count += len(learned)
     assert losses(whole)[0] == pytest.approx(total / count, rel=1e-5)
 
@@ -146,8 +145,9 @@ def test_two_processes_give_the_losses_of_one(data: tuple[Path, Path], tmp_path:
     script = tmp_path / "two.py"
     script.write_text(
         "from test_train_sft import *\n"
-        f"part = replace(PART, optimisation=Optimisation(1e-4), micro_batch_size=1, epochs=2, eval_questions=2)\n"
-        f"run(replace(RECIPE, sft=part), (Path({str(data[0])!r}), Path({str(data[1])!r})), Path({str(tmp_path / 'two')!r}))\n"
+        "part = replace(PART, optimisation=Optimisation(1e-4), micro_batch_size=1, epochs=2, eval_questions=2)\n"
+        f"data = Path({str(data[0])!r}), Path({str(data[1])!r})\n"
+        f"run(replace(RECIPE, sft=part), data, Path({str(tmp_path / 'two')!r}))\n"
     )
     root = Path(__file__).parents[1]
     config = root / "vzoom" / "train" / "accelerate" / "cpu2.yaml"

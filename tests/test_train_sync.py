@@ -155,5 +155,3 @@ def test_zero_3_gathers_each_weight_before_it_is_read(monkeypatch: pytest.Monkey
     sync(policy.model, checkpoint)
     now = weights(checkpoint)
     assert all(torch.equal(now[name], weight) for name, weight in whole.items())
-
-

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from .protocol import ANSWER_OPEN, THINK_CLOSE, parse_turn
+from .protocol import ANSWER_OPEN, THINK_CLOSE, THINK_OPEN, parse_turn
 from .types import Answer
 
 LETTERS = string.ascii_uppercase
@@ -79,7 +79,7 @@ _EDGES = " \t\n\"'`.,;:!?“”‘’"
 
 def _outside_thoughts(text: str) -> str:
     """What is said behind the last closed thought and before one that is never closed; answer tags taken off."""
-    acting = text.rsplit(THINK_CLOSE, 1)[-1].partition(THINK_CLOSE.replace("/", ""))[0]
+    acting = text.rsplit(THINK_CLOSE, 1)[-1].partition(THINK_OPEN)[0]
     if ANSWER_OPEN not in acting:
         return acting
     outcome = parse_turn(acting)

@@ -22,7 +22,7 @@ from .types import Answer, CallError, Malformed, VideoInfo, ZoomCall
 
 CALL_OPEN, CALL_CLOSE = "<video_zoom>", "</video_zoom>"
 ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
-THINK_CLOSE = "</think>"
+THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 TURN_ENDS = (CALL_CLOSE, ANSWER_CLOSE)  # generation stops behind these
 
 

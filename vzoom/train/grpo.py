@@ -47,7 +47,7 @@ def run_grpo(
     judge: Judge | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Train `base` (folder or hub id) on `questions` (records or their folder). Returns `out`, which `vzoom.load` reads.
+    """Train `base` (folder or hub id) on `questions` (records or their folder). Returns `out`, for `vzoom.load`.
 
     recipe.zoom is how every conversation is held. eval_questions: held out, for the best checkpoint; without them the
     last is kept. judge: for questions without options; None takes it from the environment where it is needed.
@@ -156,6 +156,7 @@ def _arguments(recipe: Recipe, checkpoints: Path) -> Any:
         temperature=part.temperature,
         loss_type="dapo",
         beta=0.0,  # see `_give_reference`
+        use_bias_correction_kl=False,  # the k3 estimate as it is, VideoZoomer's
         epsilon=part.clip.low,
         epsilon_high=part.clip.high,
         entropy_coef=part.entropy_weight,

@@ -96,7 +96,7 @@ class SFTRecipe:
 class GRPORecipe:
     """steps of questions_per_step groups of num_rollouts each, used for updates_per_step updates.
 
-    max_refills: times that groups without signal are replaced in a step. kl_weight: towards the policy before training, see `grpo`.
+    max_refills: times that groups without signal are replaced in a step. kl_weight: towards the policy before training.
     parity_limit: mean |log-probability of sampler − trainer| of a step above which the run stops.
     max_sessions: rollouts that a process's engine feeds together. pool_tokens: what its pages hold, see `Engine`; None
     is max_sessions whole conversations, more than a large model's memory has room for.

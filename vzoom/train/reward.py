@@ -14,13 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..answers import LETTERS, Choice, read_choice
-from ..protocol import ANSWER_CLOSE, ANSWER_OPEN, CALL_CLOSE, THINK_CLOSE, parse_turn
+from ..protocol import ANSWER_CLOSE, ANSWER_OPEN, CALL_CLOSE, THINK_CLOSE, THINK_OPEN, parse_turn
 from ..types import Answer, CallError, Malformed, Trajectory, Turn, ZoomCall
 from .judge import JudgeFailed
 
 Judge = Callable[[str, str, str], bool | JudgeFailed]  # (question, reference, answer) -> right?
-
-_THINK_OPEN = THINK_CLOSE.replace("/", "")
 
 
 @dataclass(frozen=True)
@@ -149,8 +147,8 @@ def _is_good(turn: Turn, wanted: type[ZoomCall] | type[Answer]) -> bool:
     acting = text.rpartition(THINK_CLOSE)[2]
     return (
         isinstance(parse_turn(text), wanted)
-        and text.startswith(_THINK_OPEN)
-        and _THINK_OPEN not in acting  # the thought was closed
+        and text.startswith(THINK_OPEN)
+        and THINK_OPEN not in acting  # the thought was closed
         and acting.endswith(CALL_CLOSE if wanted is ZoomCall else ANSWER_CLOSE)
         and acting.count(ANSWER_OPEN) == acting.count(ANSWER_CLOSE) == int(wanted is Answer)
     )

@@ -8,6 +8,7 @@ from ..recipe import Recipe
 from . import qwen, tiny
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
+    "tiny": tiny.tiny,
     "ablation": tiny.ablation,
     "qwen2.5-vl-7b": qwen.qwen2_5_vl_7b,
     "qwen2.5-vl-3b-1gpu": qwen.qwen2_5_vl_3b_1gpu,

@@ -7,6 +7,7 @@ it knows of zooming comes from the school's later stages.
 from __future__ import annotations
 
 from ...config import ZoomConfig
+from ...world.questions import config_for
 from ...world.spec import WorldConfig
 from ..collapse import CollapseLimits
 from ..recipe import GRPORecipe, Optimisation, Recipe, ReflectionRecipe, SFTRecipe, WorldLessons
@@ -49,7 +50,7 @@ def ablation() -> Recipe:
             Stage("see", 420, {"captions": 2, "look": 3, "recall": 0.7, "letters": 1}, last=0.7),
             Stage(
                 "shapes",
-                160,
+                200,
                 {"captions": 3, "look": 2, "recall": 0.3, "letters": 0.3, "reading": 1.5},
                 clip_frames=6,
                 last=0.7,
@@ -57,20 +58,20 @@ def ablation() -> Recipe:
             Stage(
                 "few",
                 250,
-                {"captions": 1, "look": 2, "recall": 0.5, "letters": 0.7, "scenes": 3, "reading": 3},
+                {"captions": 1.5, "look": 2, "recall": 0.5, "letters": 0.7, "scenes": 3, "reading": 3},
                 muon_lr=0.008,
-                vision_factor=0.5,
+                vision_factor=0.7,
                 glance_frames=8,
                 clip_frames=8,
                 last=0.7,
             ),
             Stage(
                 "all",
-                420,
-                {"captions": 0.6, "look": 1, "letters": 0.5, "scenes": 3, "reading": 3, "answers": 1.5},
+                600,
+                {"captions": 1, "look": 0.7, "letters": 0.5, "scenes": 3, "reading": 4, "answers": 1},
                 muon_lr=0.007,
                 adam_lr=1.5e-3,
-                vision_factor=0.3,
+                vision_factor=0.5,
                 last=0.03,
             ),
         ),
@@ -79,10 +80,69 @@ def ablation() -> Recipe:
         name="ablation",
         base="",
         zoom=zoom,
-        world=WorldLessons(curriculum, worlds, num_videos={"which": 600}, exemplars=400),
-        reflection=ReflectionRecipe(ratio=0.25, rollouts=1),
+        world=WorldLessons(curriculum, worlds, num_videos={"which": 600}, exemplars=250),
+        reflection=ReflectionRecipe(ratio=0.5, rollouts=2),
         sft=_sft(epochs=4),
-        grpo=_grpo(steps=50),
+        grpo=_grpo(steps=40),
+    )
+
+
+def tiny() -> Recipe:
+    """The embedded model: 64 s videos of the default world, two families of questions."""
+    zoom = ZoomConfig(
+        prompt="brief",
+        min_pixels=_SIDE * _SIDE // 4,
+        max_pixels=_SIDE * _SIDE,
+        max_new_tokens=96,
+        max_total_tokens=2048,
+        answer_reserve=96,
+    )
+    worlds = {family: config_for(family) for family in ("which", "count")}
+    curriculum = Curriculum(
+        name="tiny",
+        zoom=zoom,
+        families=worlds,
+        side=_SIDE,
+        num_videos=300,
+        stages=(
+            Stage("recall", 350, {"recall": 1}, last=0.8),
+            Stage("see", 450, {"captions": 2, "look": 3, "recall": 0.7, "letters": 1}, last=0.7),
+            Stage(
+                "shapes",
+                220,
+                {"captions": 3, "look": 2, "recall": 0.3, "letters": 0.3, "listing": 2},
+                clip_frames=6,
+                last=0.7,
+            ),
+            Stage(
+                "few",
+                350,
+                {"captions": 1, "look": 1.5, "recall": 0.4, "letters": 0.5, "scenes": 3, "reading": 2, "listing": 2},
+                muon_lr=0.008,
+                vision_factor=0.5,
+                glance_frames=10,
+                clip_frames=8,
+                last=0.7,
+            ),
+            Stage(
+                "all",
+                700,
+                {"captions": 0.5, "look": 0.6, "letters": 0.4, "scenes": 3, "reading": 3, "listing": 2, "answers": 0.6},
+                muon_lr=0.007,
+                adam_lr=1.5e-3,
+                vision_factor=0.3,
+                last=0.03,
+            ),
+        ),
+    )
+    return Recipe(
+        name="tiny",
+        base="",
+        zoom=zoom,
+        world=WorldLessons(curriculum, worlds, num_videos={"which": 250, "count": 250}, exemplars=800),
+        reflection=ReflectionRecipe(ratio=0.1, rollouts=1),
+        sft=_sft(epochs=4),
+        grpo=_grpo(steps=40),
     )
 
 
@@ -113,6 +173,7 @@ def _grpo(*, steps: int) -> GRPORecipe:
         collapse=CollapseLimits(min_zoom_rate=0.0),  # a policy that was never shown a zoom makes none
         gradient_checkpointing=False,
         max_sessions=80,
+        max_refills=1,  # a step with fewer groups is cheaper than looking for more
         eval_questions=100,
         eval_every=10,
         save_every=25,

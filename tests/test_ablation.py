@@ -1,0 +1,76 @@
+"""The ablation's table and page, from made-up examinations: what is shown is what was found."""
+
+import json
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
+import ablation
+import ablation_page
+import write_tables
+
+
+def scores(right, total, zooms=1.0, frames=24.0):
+    return [
+        {"accuracy": float(i < right), "mean_zooms": zooms, "mean_frames": frames, "hit_rate": 0.5}
+        for i in range(total)
+    ]
+
+
+def one_seed(shift):
+    rows = {row: scores(4 + i + shift, 20) for i, row in enumerate(ablation.ROWS)}
+    zooms = {row: {str(k): scores(k + 2, 20, float(k), 16.0 + 4 * k) for k in range(5)} for row in ("sft", "full")}
+    curve = [{"step": 0, "eval/accuracy": 0.5}, {"step": 1, "zoom_rate": 0.5}, {"step": 2, "eval/accuracy": 0.75}]
+    curves = {row: curve for row in ablation.ROWS if row not in ("sft", "uniform")}
+    return {"rows": rows, "zooms": zooms, "uniform": {"24": rows["uniform"], "48": scores(9, 20)}, "curves": curves}
+
+
+@pytest.fixture
+def held():
+    return ablation.collect([one_seed(0), one_seed(2)], [0, 1]) | {"cpu_hours": 1.5, "cpu": "a", "date": "2026-01-02T"}
+
+
+def test_rows_are_means_over_seeds(held):
+    rows = {row["name"]: row for row in held["rows"]}
+    assert tuple(rows) == ablation.ROWS
+    assert rows["uniform"]["accuracy"] == 0.25
+    assert rows["uniform"]["by_seed"] == [0.2, 0.3]
+    assert rows["full"]["accuracy"] == 0.5
+    low, high = rows["full"]["interval"]
+    assert 0.2 < low < 0.45
+    assert 0.55 < high < 0.8
+    assert (rows["full"]["zooms"], rows["full"]["frames"], rows["full"]["zoom_rate"]) == (1.0, 24.0, 1.0)
+    assert held["zooms"]["full"]["0"]["zoom_rate"] == 0
+    assert held["num_questions"] == 20
+
+
+def test_the_page_shows_them(held):
+    table = ablation_page.rows(held)
+    assert "| `full` | full | **0.500** |" in table
+    assert "0.450, 0.550" in table
+    assert "1.5 CPU hours in all, a, one thread a process, 2026-01-02." in table
+    budgets = ablation_page.budgets(held)
+    assert "| full, at most 4 zooms | 0.300 |" in budgets
+    assert "| 48 uniform frames (one seed) | 0.450 |" in budgets
+
+
+def test_plots_are_whole_and_hold_every_row(held):
+    for name, text in ablation_page.plots(held).items():
+        root = ElementTree.fromstring(text)
+        assert root.tag.endswith("svg"), name
+    assert all(f">{row}<" in ablation_page.plots(held)["ablation.svg"] for row in ablation.ROWS)
+    bars = ElementTree.fromstring(ablation_page.plots(held)["ablation.svg"]).findall(".//{*}rect")[1:]
+    widths = [float(bar.attrib["width"]) for bar in bars]
+    assert widths[-1] == pytest.approx(2 * widths[0], abs=0.2)  # .5 and .25
+
+
+def test_the_document_shows_what_the_results_hold():
+    text = write_tables.ABLATION.read_text()
+    assert write_tables.fill(text, write_tables.ablation_tables()) == text, "run python bench/write_tables.py"
+    path = write_tables.ABLATION.with_suffix(".json")
+    if path.is_file():
+        for name, plot in ablation_page.plots(json.loads(path.read_text())).items():
+            assert (path.parent / name).read_text() == plot, "run python bench/write_tables.py"

@@ -1,0 +1,143 @@
+"""Sampler and trainer give what was sampled the same probabilities, and where they do not the run stops."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from vzoom.data.store import read
+from vzoom.data.vocabulary import vocabulary_of
+from vzoom.models import load_checkpoint
+from vzoom.train.parity import Gap, ParityError, check, compact, gap_of, total
+from vzoom.train.policy import Policy, load_policy, token_logprobs
+from vzoom.train.recipe import GRPORecipe
+from vzoom.train.rollout import Sampler
+from vzoom.train.samples import Sample, from_trajectory
+from vzoom.world.dataset import write_questions
+from vzoom.zoomer import embedded_path
+
+from .training import WORLD, ZOOM
+
+BASE = str(embedded_path())
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    return load_policy(BASE, GRPORecipe(gradient_checkpointing=False))
+
+
+@pytest.fixture(scope="module")
+def rollouts(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Sample, int]]:
+    """At least 100 conversations at 56 x 56 px with 0 to 4 zooms, and how many zooms each has."""
+    checkpoint = load_checkpoint(BASE)
+    records = list(read(write_questions(tmp_path_factory.mktemp("world"), "which", 4, WORLD, zoom=ZOOM)))
+    sampler = Sampler(checkpoint, ZOOM, max_sessions=128)
+    groups = sampler.roll_out(records, num_rollouts=30, temperature=1.6, seeds=[100, 200, 300, 400])
+    vocabulary = vocabulary_of(checkpoint)
+    return [
+        (from_trajectory(t, ZOOM, vocabulary, id=f"{r.id}, rollout {i}", video=r.video), len(t.zooms))
+        for r, group in zip(records, groups, strict=True)
+        for i, t in enumerate(group)
+    ]
+
+
+def gap_between(rollouts: list[tuple[Sample, int]], policy: Policy) -> Gap:
+    gaps = []
+    samples = sorted((s for s, _ in rollouts), key=len)
+    with torch.no_grad():
+        for i in range(0, len(samples), 10):
+            some = samples[i : i + 10]
+            logp_BT, _ = token_logprobs(policy.model, policy.collate(some, targets="sampled"), temperature=1.6)
+            gaps += [
+                gap_of(s, row[np.flatnonzero(s.sampled)].numpy(), policy.vocabulary)
+                for s, row in zip(some, logp_BT, strict=True)
+            ]
+    return total(gaps)
+
+
+def test_a_hundred_conversations_with_0_to_4_zooms_agree(rollouts: list[tuple[Sample, int]], policy: Policy) -> None:
+    assert len(rollouts) >= 100
+    assert set(Counter(zooms for _, zooms in rollouts)) == {0, 1, 2, 3, 4}
+    assert all(frame.grid_hw == (4, 4) for sample, _ in rollouts for frame in sample.frames)  # 56 x 56 px, 4 tokens
+    gap = gap_between(rollouts, policy)
+    assert gap.count == sum(int(s.sampled.sum()) for s, _ in rollouts)
+    assert gap.mean <= 1e-5  # the law of the house allows 1e-3
+    assert gap.worst <= 1e-3
+    check(gap, 1e-3)
+
+
+def positions_plus_one(batch: dict[str, torch.Tensor]) -> None:
+    """The defect of the public code: positions that go on by 1 through the images."""
+    length = batch["input_ids"].shape[1]
+    batch["position_ids"] = torch.arange(length).expand(batch["position_ids"].shape).clone()
+
+
+def later_by_one(batch: dict[str, torch.Tensor]) -> None:
+    """Rows and columns of an image one too far, and nothing else."""
+    is_image = batch["position_ids"][0] != batch["position_ids"][1]
+    batch["position_ids"][1:, is_image] += 1
+
+
+def other_frames(batch: dict[str, torch.Tensor]) -> None:
+    batch["pixel_values"] = batch["pixel_values"].roll(4, 0)
+
+
+@pytest.mark.parametrize("bug", [positions_plus_one, later_by_one, other_frames])
+def test_a_planted_bug_is_found_and_placed(
+    rollouts: list[tuple[Sample, int]], policy: Policy, monkeypatch: pytest.MonkeyPatch, bug: Any
+) -> None:
+    from vzoom.train import policy as module
+
+    right = module.collate
+
+    def wrong(*args: Any, **settings: Any) -> dict[str, torch.Tensor]:
+        batch = right(*args, **settings)
+        bug(batch)
+        return batch
+
+    monkeypatch.setattr(module, "collate", wrong)
+    gap = gap_between(rollouts[:20], policy)
+    with pytest.raises(ParityError, match=r"differ by .*1e-3|differ by .*0\.001 is allowed; most in which-training-"):
+        check(gap, 1e-3)
+
+
+def sample_of(logprobs: list[float], sampled: list[int], tmp_path: Path) -> Sample:
+    from vzoom.data.record import VideoRef
+
+    video = VideoRef("v.mp4", "0" * 64, 32.0, 8.0, 84, 84)
+    n = len(sampled)
+    mask = np.array(sampled, bool)
+    ids = np.arange(10, 10 + n)
+    positions = np.zeros((3, n), np.int64)
+    return Sample("q, rollout 3", video, ZOOM, ids, positions, mask, mask, (), np.array(logprobs, np.float32))
+
+
+def test_the_largest_gap_is_named_by_turn_and_token(policy: Policy, tmp_path: Path) -> None:
+    sample = sample_of([0, -1, -2, 0, 0, -3, -4, -5], [0, 1, 1, 0, 0, 1, 1, 1], tmp_path)
+    gap = gap_of(sample, np.array([-1.0, -2.0, -3.0, -4.5, -5.25]), policy.vocabulary)
+    assert (gap.total, gap.count, gap.worst) == (0.75, 5, 0.5)
+    assert gap.where.startswith("q, rollout 3, turn 2, its token 2, ")
+    assert "at 6 of 8: sampler -4.0000, trainer -4.5000" in gap.where
+    first = gap_of(sample, np.array([-1.5, -2.0, -3.0, -4.0, -5.0]), policy.vocabulary)
+    assert first.where.startswith("q, rollout 3, turn 1, its token 1, ")
+    both = total([gap, first, Gap()])
+    assert (both.total, both.count, both.worst, both.where) == (1.25, 10, 0.5, gap.where)
+    with pytest.raises(ParityError, match=r"of 10 sampled tokens differ by 0\.125 on average, 0\.1 is allowed"):
+        check(both, 0.1)
+    check(both, 0.125)
+    with pytest.raises(ParityError):
+        check(gap_of(sample, np.full(5, np.nan), policy.vocabulary), 100.0)
+    with pytest.raises(ValueError, match="4 log-probabilities for 5 tokens"):
+        gap_of(sample, np.zeros(4), policy.vocabulary)
+
+
+def test_compact_finds_the_sampled_tokens(tmp_path: Path) -> None:
+    samples = [sample_of([0.0] * 4, [0, 1, 0, 1], tmp_path), sample_of([0.0] * 4, [0, 0, 1, 0], tmp_path)]
+    index, mask = compact(samples)
+    assert index.tolist() == [[1, 3], [2, 0]]
+    assert mask.tolist() == [[True, True], [True, False]]
