@@ -21,7 +21,8 @@ from vzoom.world.spec import WorldConfig
 ALL = dict.fromkeys(("captions", "recall", "letters", "look", "scenes", "listing", "reading", "answers"), 1)
 ZOOM = ZoomConfig(prompt="brief", min_pixels=784, max_pixels=3136, max_total_tokens=2048)
 RECIPES = (tiny.ablation, tiny.tiny)
-WORLDS = {"which": WorldConfig(), "count": WorldConfig(events_per_scene=(1, 4))}
+SMALL = WorldConfig(duration_seconds=32, frame_size=56, num_scenes=(4, 5), scene_seconds=(4, 10))
+WORLDS = {"which": SMALL, "count": replace(SMALL, events_per_scene=(1, 4))}
 
 
 def small(**changes):
@@ -67,7 +68,7 @@ def test_a_resumed_run_is_the_uninterrupted_run(tmp_path):
 
 
 def test_it_learns_what_frames_show(tmp_path):
-    recipe = replace(small(), stages=(Stage("see", 20, {"captions": 1}),), batch_sizes={"captions": 3})
+    recipe = small(stages=(Stage("see", 20, {"captions": 1}),), batch_sizes={"captions": 3})
     run = Pretraining(recipe, tmp_path, say=quiet)
     losses = [run.train_step()[1] for _ in range(20)]
     assert losses[0] > 5
@@ -149,7 +150,8 @@ def test_the_base_learns_nothing_of_zooming(make):
     """Every drill of a recipe's base: no call, no tool turn, and no word of where to look next."""
     curriculum = make().world.curriculum
     assert {kind for stage in curriculum.stages for kind in stage.mix} <= set(ALL)
-    run = Pretraining(replace(curriculum, num_videos=2, check_videos=1), Path("unused"), say=quiet)
+    small = {name: replace(world, frame_size=56) for name, world in curriculum.families.items()}
+    run = Pretraining(replace(curriculum, families=small, num_videos=2, check_videos=1), Path("unused"), say=quiet)
     rng = np.random.default_rng(0)
     for kind in ALL:
         for family in curriculum.families:
