@@ -60,6 +60,7 @@ EXTRAS = (
     "pyarrow",
     "peft",
     "accelerate",
+    "ray",
     "torchvision",
     "rich",
     "pytest",

@@ -1,4 +1,4 @@
-"""The command line: `vzoom ask`, `data`, `demo`, `distill`, `doctor`, `reflect`, `verify`, `world`.
+"""The command line: `vzoom ask`, `data`, `demo`, `distill`, `doctor`, `eval`, `reflect`, `report`, `verify`, `world`.
 
 Nothing heavy is imported early.
 """

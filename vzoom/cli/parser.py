@@ -6,7 +6,7 @@ import argparse
 
 from vzoom import __version__
 
-from . import ask, data, demo, distill, doctor, reflect, school, verify, world
+from . import ask, data, demo, distill, doctor, eval, reflect, report, school, verify, world
 
 _EXAMPLES = """examples:
   vzoom demo                                   render a video, ask about it, write a report
@@ -27,6 +27,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"vzoom {__version__}")
     parser.add_argument("--traceback", action="store_true", help="show where an error came from, for bug reports")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (ask, data, demo, distill, doctor, reflect, school, verify, world):
+    for module in (ask, data, demo, distill, doctor, eval, reflect, report, school, verify, world):
         module.add_parser(commands)
     return parser

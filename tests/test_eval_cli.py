@@ -1,0 +1,112 @@
+"""`vzoom eval` and `vzoom report` as commands: what they list, refuse, print and write."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from vzoom.cli import main
+from vzoom.cli.eval import _duration
+from vzoom.eval.benchmarks import BENCHMARKS
+
+
+def test_the_list_names_every_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "--list", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)["benchmarks"]
+    assert [one["name"] for one in listed] == list(BENCHMARKS)
+    lvbench = next(one for one in listed if one["name"] == "lvbench")
+    assert lvbench["paper"] == {"base": 36.9, "videozoomer": 41.5}
+    assert main(["eval", "--list"]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in BENCHMARKS)
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["eval"], "name a --benchmark"),
+        (["eval", "--benchmark", "none", "--out", "x"], "unknown benchmark 'none'"),
+        (["eval", "--benchmark", "lvbench", "--out", "x"], "lvbench needs --root"),
+        (["eval", "--benchmark", "lvbench", "--out", "x", "--root", "/none"], "no such folder"),
+        (["eval", "--benchmark", "world", "--out", "x", "--fps", "2"], "a fixed rate is for"),
+        (["eval", "--benchmark", "world", "--out", "x", "--batch", "0"], "need 1"),
+        (["eval", "--benchmark", "world", "--out", "x", "--shard", "2/2"], "a shard is i/n"),
+        (["report", "none", "--out", "x.html"], "let `vzoom eval` finish there first"),
+    ],
+)
+def test_a_user_s_mistake_is_told_before_a_model_is_loaded(
+    words: list[str],
+    complaint: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert main(words) == 2
+    assert complaint in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_ray_runs_the_same_command_once_a_shard(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    ran: list[list[str]] = []
+    asked: dict[str, float] = {}
+
+    class Task:
+        def remote(self, words: list[str]) -> int:
+            ran.append(words)
+            return 0 if "1/2" in words else 1  # the last one to finish merges
+
+    def remote(**resources: float):
+        asked.update(resources)
+        return lambda function: Task()
+
+    fake = types.ModuleType("ray")
+    fake.is_initialized = lambda: True  # type: ignore[attr-defined]
+    fake.remote = remote  # type: ignore[attr-defined]
+    fake.get = lambda waiting: waiting  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    words = ["eval", "--benchmark", "world", "--root", str(tmp_path), "--out", "x", "--ray", "2", "--gpus", "0.5"]
+    monkeypatch.setattr(sys, "argv", ["vzoom", *words])
+    assert main(words) == 0
+    shared = ["eval", "--benchmark", "world", "--root", str(tmp_path), "--out", "x"]
+    assert ran == [[*shared, "--shard", "0/2"], [*shared, "--shard", "1/2"]]
+    assert asked == {"num_cpus": 1, "num_gpus": 0.5}
+
+
+def test_without_ray_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    words = ["eval", "--benchmark", "world", "--root", str(tmp_path), "--out", "x", "--ray", "2"]
+    assert main(words) == 2
+    assert "pip install 'vzoom[ray]'" in capsys.readouterr().err
+
+
+def test_durations() -> None:
+    assert [_duration(s) for s in (5, 89, 120, 7200)] == ["5 s", "89 s", "2 min", "2.0 h"]
+
+
+def test_a_run_and_its_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, out = tmp_path / "videos", tmp_path / "run"
+    words = ["eval", "--benchmark", "world", "--root", str(root), "--out", str(out), "--limit", "2", "--json"]
+    assert main([*words, "--policy", "uniform", "--budget", "16"]) == 0
+    printed = capsys.readouterr()
+    figures = json.loads(printed.out)
+    assert figures["total"] == 2
+    assert figures["frames"] == 16
+    assert figures["zooms"] == 0
+    assert "2/2" in printed.err
+    assert main([*words, "--policy", "uniform", "--budget", "16"]) == 0  # done before: nothing is asked
+    again = capsys.readouterr()
+    assert json.loads(again.out) == figures
+    assert "2/2" not in again.err
+    assert main([*words, "--policy", "zoom"]) == 2
+    assert "other settings" in capsys.readouterr().err
+    page = tmp_path / "page.html"
+    assert main(["report", str(out), "--root", str(root), "--out", str(page)]) == 0
+    assert 'class="frame"' in page.read_text(encoding="utf-8")

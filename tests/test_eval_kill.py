@@ -1,0 +1,59 @@
+"""kill -9 five times, and two processes at once: the file is that of an undisturbed run. And the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import vzoom
+from vzoom.cli import main
+from vzoom.eval.store import content_hash
+
+SCRIPT = Path(__file__).with_name("eval_killed.py")
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "CUDA_VISIBLE_DEVICES": ""}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    videos, out = tmp_path_factory.mktemp("videos"), tmp_path_factory.mktemp("runs")
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), str(videos), str(out), "7", "5"],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+        env=ENVIRONMENT,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_five_kills_leave_no_trace(found: dict[str, Any]) -> None:
+    assert found["killed"] == found["undisturbed"]
+    assert len(found["left"]) == 5
+    assert found["left"] == sorted(found["left"])  # nothing that was done is lost
+    assert all(count >= number for number, count in enumerate(found["left"]))
+    assert found["left"][0] < 8  # it was at work when it was killed
+
+
+def test_two_processes_at_once_give_the_file_of_one(found: dict[str, Any]) -> None:
+    assert found["two"] == found["undisturbed"]
+
+
+@pytest.mark.slow
+def test_accelerate_launch_gives_the_file_of_one_process(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    common = ["eval", "--benchmark", "world", "--limit", "4", "--batch", "1", "--root", str(tmp_path / "videos")]
+    config = Path(vzoom.__file__).parent / "train" / "accelerate" / "cpu2.yaml"
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
+    launch += ["--main_process_port", "0"]
+    two, one = tmp_path / "two", tmp_path / "one"
+    subprocess.run([*launch, "-m", "vzoom", *common, "--out", str(two)], check=True, env=ENVIRONMENT, timeout=900)
+    assert main([*common, "--out", str(one)]) == 0
+    assert content_hash(two / "predictions.sqlite") == content_hash(one / "predictions.sqlite")

@@ -1,0 +1,143 @@
+"""A run's file: the same whoever did it, and however often it was stopped."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from eval_world import small_world
+
+import vzoom
+from vzoom.eval.policy import Policy
+from vzoom.eval.run import Done, RunConfig, run
+from vzoom.eval.shard import Shard
+from vzoom.eval.store import content_hash, read_rows, read_settings
+from vzoom.zoomer import Zoomer
+
+CONFIG = RunConfig(sessions=2, block=2)
+
+
+@pytest.fixture(scope="module")
+def zoomer() -> Zoomer:
+    return vzoom.load("embedded", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("videos")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(zoomer: Zoomer, videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = run(zoomer, small_world(), videos, tmp_path_factory.mktemp("run"), CONFIG)
+    assert path is not None
+    return path
+
+
+def test_a_row_says_what_was_asked_answered_and_spent(undisturbed: Path) -> None:
+    rows = read_rows(undisturbed)
+    assert [row.item.id for row in rows] == [f"which-{i}" for i in range(6)]
+    assert rows[3].item.evidence == next(i for i in small_world().load(".") if i.id == "which-3").evidence
+    for row in rows:
+        told, story = row.prediction, json.loads(row.prediction.trajectory)
+        assert story["answer"] == told.answer
+        assert told.verdict == ("right" if told.said == row.item.reference else "wrong")
+        assert told.frames == len(story["glance_seconds"]) + sum(z["frames"] for z in story["zooms"])
+        assert told.tokens_prefilled == story["tokens_prefilled"]
+        assert "milliseconds" not in told.trajectory
+        assert story["video"] == row.item.video
+        assert row.timing.generate > 0
+        # Keys and values of four layers, two heads of 32 float32 each: of every token but the last, never fed.
+        fed = told.tokens_prefilled + told.tokens_sampled - len(story["turns"])
+        assert told.kv_bytes == 2 * 4 * 2 * 32 * 4 * fed
+        assert told.flops > 2 * 4 * 128 * 384 * 3 * fed  # the MLPs alone
+    assert {row.prediction.verdict for row in rows} == {"right", "wrong"}  # the embedded model knows larger worlds
+    assert read_settings(undisturbed)["policy"]["name"] == "zoom"
+
+
+def test_shards_give_the_file_of_one_process(zoomer: Zoomer, videos: Path, undisturbed: Path, tmp_path: Path) -> None:
+    second, first = (run(zoomer, small_world(), videos, tmp_path, CONFIG, shard=Shard(i, 2)) for i in (1, 0))
+    assert second is None
+    assert first is not None
+    assert content_hash(first) == content_hash(undisturbed)
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_a_stopped_run_goes_on_with_another_number_of_processes(
+    zoomer: Zoomer, videos: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    def stop(done: Done) -> None:
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        run(zoomer, small_world(), videos, tmp_path, CONFIG, shard=Shard(1, 2), progress=stop)
+    seen: list[Done] = []
+    path = run(zoomer, small_world(), videos, tmp_path, CONFIG, progress=seen.append)
+    assert path is not None
+    assert [(d.done, d.total, d.fresh) for d in seen] == [(4, 6, 2), (6, 6, 4)]
+    assert content_hash(path) == content_hash(undisturbed)
+
+
+def test_a_missing_video_is_a_verdict_and_changes_no_other_block(
+    zoomer: Zoomer, videos: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    (folder / "5.mp4").write_text("no video")  # there, but cannot be read
+    path = run(zoomer, small_world(missing=frozenset({4})), folder, tmp_path / "run", CONFIG)
+    assert path is not None
+    rows = read_rows(path)
+    assert [row.prediction.verdict for row in rows[4:]] == ["missing_video"] * 2
+    assert rows[4].prediction.failure == "not_asked"
+    assert "4.mp4" in rows[4].prediction.detail
+    assert rows[5].prediction.detail
+    whole = read_rows(undisturbed)
+    assert [replace(r.prediction) for r in rows[:4]] == [r.prediction for r in whole[:4]]
+
+
+def test_other_settings_are_refused_by_name(zoomer: Zoomer, videos: Path, undisturbed: Path) -> None:
+    with pytest.raises(ValueError, match=r"other settings \(.*seed was 0, now 1"):
+        run(zoomer, small_world(), videos, undisturbed.parent, replace(CONFIG, seed=1))
+    with pytest.raises(ValueError, match=r"policy was"):
+        run(zoomer, small_world(), videos, undisturbed.parent, replace(CONFIG, policy=Policy("uniform")))
+    assert run(zoomer, small_world(), videos, undisturbed.parent, CONFIG) == undisturbed
+
+
+def test_a_user_s_mistake_is_an_error(zoomer: Zoomer, videos: Path, tmp_path: Path) -> None:
+    config = replace(CONFIG, policy=Policy("uniform", budget=2000))
+    small = Zoomer(zoomer.checkpoint, config=zoomer.config.override(max_total_tokens=300))
+    with pytest.raises(ValueError, match=r"world:0.*the glance of"):
+        run(small, small_world(), videos, tmp_path, config)
+    with pytest.raises(ValueError, match="holds no item"):
+        run(zoomer, small_world(0), videos, tmp_path / "b", CONFIG)
+    with pytest.raises(ValueError, match="sessions ≤ block"):
+        RunConfig(sessions=4, block=2)
+
+
+def test_policies_that_ask_again_ask_less_often_where_the_model_is_sure(
+    zoomer: Zoomer, videos: Path, tmp_path: Path
+) -> None:
+    def rows(name: str, confidence: float) -> list:
+        policy = Policy(name, confidence=confidence)
+        out = tmp_path / f"{name}{confidence}"
+        path = run(zoomer, small_world(4), videos, out, RunConfig(policy, sessions=2, block=4))
+        assert path is not None
+        return [row.prediction for row in read_rows(path)]
+
+    always, never = rows("gated", 1e-6), rows("gated", 1.0)
+    sure = [p for p in always if p.conversations == 1]  # of the others the glance alone gave no answer at all
+    assert sure
+    assert {p.zooms for p in sure} == {0}
+    assert all(0 < p.confidence <= 1 for p in sure)
+    assert all(p.conversations == 2 for p in never if p.confidence < 1)
+    assert sum(p.zooms for p in never) >= 1
+    assert all(a.frames < n.frames for a, n in zip(always, never, strict=True) if a in sure and n.conversations == 2)
+    stepwise = rows("early-stop", 0.9)
+    for told in stepwise:
+        assert told.conversations == 5 or told.confidence >= 0.9
+        assert told.conversations <= 5

@@ -1,0 +1,70 @@
+"""The rendered world as a benchmark that needs no download: 400 questions, one a video, with exact evidence.
+
+Family `which`, the one that the embedded model was taught, from public seeds, which its training never draws. Videos
+are rendered into the root where they are not there yet.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from ...world.evaluate import question_seeds
+from ...world.questions import Question, ask_questions, config_for
+from ...world.spec import make_video
+from ...world.video import render
+from ..item import Benchmark, Item
+from .scorers import CHOICE, score_choice
+
+FAMILY, NUM_QUESTIONS, SEED = "which", 400, 0
+
+_NAME = re.compile(r"which-(\d+)\.mp4")
+
+
+def _load(root: Path, subtitles: bool) -> Iterator[Item]:
+    config = config_for(FAMILY)
+    for number, seed in enumerate(question_seeds(SEED, NUM_QUESTIONS)):
+        video = make_video(seed, config)
+        question: Question = ask_questions(video, FAMILY, seed)
+        yield Item(
+            id=f"{FAMILY}-{number:03d}",
+            benchmark="world",
+            video=f"{FAMILY}-{seed}.mp4",
+            question=question.text,
+            options=question.options,
+            reference=question.answer_letter,
+            category=FAMILY,
+            duration_bucket=f"{config.duration_seconds:g} s",
+            subtitles=None,
+            source=f"vzoom.world:{number + 1}",
+            evidence=question.evidence,
+        )
+
+
+def _render(path: Path, item: Item) -> None:
+    """Moved into place when whole, so that a stop leaves no broken video and processes may share a root."""
+    name = _NAME.fullmatch(item.video)
+    assert name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.stem}.{os.getpid()}.part.mp4")
+    render(make_video(int(name[1]), config_for(FAMILY)), part)
+    part.replace(path)
+
+
+WORLD = Benchmark(
+    name="world",
+    title="vzoom's world",
+    hub_id="",
+    revision=None,
+    files=(),
+    source="vzoom.world",
+    prompt="{question}\nA: …\nB: …\nC: …\nD: …",
+    scorer=CHOICE,
+    paper={},
+    loads=_load,
+    scores=score_choice,
+    settings={"family": FAMILY, "questions": NUM_QUESTIONS, "seed": SEED},
+    render=_render,
+)

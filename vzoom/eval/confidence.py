@@ -1,0 +1,32 @@
+"""How sure a model is of what it answered: the probability of the answer's least certain token.
+
+Not of all of them together, which would call a long answer unsure, nor their mean, which certain closing tags raise.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..protocol import ANSWER_OPEN
+from ..types import Trajectory
+
+
+def confidence_of(trajectory: Trajectory, tokenizer: Any) -> float:
+    """From 0 to 1; 0 where there is no answer. Tokens of the thought before it do not count, the end of it does.
+
+    tokenizer: the model's, for where the answer begins among the tokens.
+    """
+    if trajectory.answer is None:
+        return 0.0
+    begin = end = len(trajectory.ids)
+    while begin > 0 and trajectory.sampled[begin - 1]:
+        begin -= 1
+        if ANSWER_OPEN in tokenizer.decode(trajectory.ids[begin:end]):
+            break
+    # The opening tag may be of several tokens; the answer begins behind the last of them.
+    first = begin
+    while ANSWER_OPEN not in tokenizer.decode(trajectory.ids[begin:first]) and first < end:
+        first += 1
+    told = trajectory.logprobs[first:end] or trajectory.logprobs[begin:end]
+    return math.exp(min(told)) if told else 0.0

@@ -1,0 +1,52 @@
+"""A run over the machines of a Ray cluster: one task a shard, each the ordinary command line (extra `ray`).
+
+The cluster's machines must see the same paths: the benchmark's root, the model and the folder of the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def run_on_ray(words: Sequence[str], *, num_shards: int, gpus: float) -> list[int]:
+    """Exit codes of the shards. words: a command line of `vzoom eval`, with `--ray N` in it.
+
+    ImportError that says how to get Ray where it is not installed. A shard that fails raises here; what the others
+    did is kept, and the same command goes on.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError("--ray needs Ray: pip install 'vzoom[ray]'") from error
+    if num_shards < 1:
+        raise ValueError(f"--ray must be 1 or more, got {num_shards}")
+    own = without_ray(words)
+    if not ray.is_initialized():
+        ray.init()
+    task = ray.remote(num_cpus=1, num_gpus=gpus)(_shard)
+    waiting = [task.remote([*own, "--shard", f"{index}/{num_shards}"]) for index in range(num_shards)]
+    return list(ray.get(waiting))
+
+
+def without_ray(words: Sequence[str]) -> list[str]:
+    """The command line of one shard: without the options that only the driver reads."""
+    kept: list[str] = []
+    skip = False
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if skip or name in ("--ray", "--gpus", "--shard"):
+            skip = not skip and not equals
+            continue
+        kept.append(word)
+    return kept
+
+
+def _shard(words: list[str]) -> int:
+    """In a process of its own on some machine: Ray gives it the GPUs that it may see."""
+    import subprocess
+    import sys
+
+    done = subprocess.run([sys.executable, "-m", "vzoom", *words], check=False)
+    if done.returncode not in (0, 1):
+        raise RuntimeError(f"vzoom {' '.join(words)} ended with exit code {done.returncode}; its message is above")
+    return done.returncode

@@ -1,0 +1,246 @@
+"""A benchmark, a model and a policy -> one file of predictions; many processes may share the work.
+
+    RUN/shards/shard-I-of-N.sqlite   what each process has done, in whole blocks
+    RUN/predictions.sqlite           all of it in order; made by the process that finishes last
+
+The same command goes on where it was stopped, also with another number of processes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .ask import Asked, ask_block, seed_of
+from .cost import ModelShape
+from .failures import failure_of
+from .item import Benchmark, Item, Judge, Verdict
+from .model_hash import model_hash
+from .policy import Policy
+from .shard import Shard
+from .store import Prediction, Store, Timing, check_same, merge, read_positions, read_settings
+
+if TYPE_CHECKING:
+    from ..zoomer import Zoomer
+
+PREDICTIONS = "predictions.sqlite"
+_JUDGES = 8  # answers that are judged at once
+
+Progress = Callable[["Done"], None]
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What decides a run's predictions beside the model and the benchmark's files.
+
+    limit: only the first items. block: items that are asked in one batch, `sessions` of them at once; both decide the
+    last bits of the logits, so they are part of the run. revision: of the benchmark's data, where it is known.
+    """
+
+    policy: Policy = field(default_factory=Policy)
+    seed: int = 0
+    temperature: float = 0.0
+    limit: int | None = None
+    subtitles: bool = False
+    sessions: int = 8
+    block: int = 16
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be 1 or more, got {self.limit}")
+        if not 1 <= self.sessions <= self.block:
+            raise ValueError(f"need 1 ≤ sessions ≤ block, got {self.sessions} and {self.block}")
+
+
+@dataclass(frozen=True)
+class Done:
+    """Of this process: `done` of `total` items, `fresh` of them since it began, `seconds` ago."""
+
+    done: int
+    total: int
+    fresh: int
+    seconds: float
+
+    @property
+    def seconds_left(self) -> float:
+        return self.seconds / max(1, self.fresh) * (self.total - self.done)
+
+
+def settings_of(zoomer: Zoomer, benchmark: Benchmark, config: RunConfig, *, judge: str | None) -> dict[str, Any]:
+    """All that decides what a run's file holds, as JSON gives it back. judge: the name of its model."""
+    limits = {
+        "policy": asdict(config.policy),
+        "zoom": asdict(zoomer.config),
+        "temperature": config.temperature,
+        "subtitles": config.subtitles,
+        "judge": judge,
+    }
+    settings = {
+        "benchmark": benchmark.name,
+        "revision": config.revision or benchmark.revision,
+        "model": zoomer.name,
+        "model_hash": model_hash(zoomer.checkpoint.model),
+        "dtype": str(zoomer.checkpoint.model.dtype),
+        "device": zoomer.checkpoint.model.device.type,
+        "protocol_hash": benchmark.protocol_hash(limits, revision=config.revision),
+        **limits,
+        **{name: getattr(config, name) for name in ("seed", "limit", "sessions", "block")},
+    }
+    return dict(json.loads(json.dumps(settings)))
+
+
+def run(
+    zoomer: Zoomer,
+    benchmark: Benchmark,
+    root: Path,
+    out: Path,
+    config: RunConfig,
+    *,
+    shard: Shard | None = None,
+    judge: Judge | None = None,
+    judge_name: str | None = None,
+    progress: Progress | None = None,
+) -> Path | None:
+    """Ask this process's blocks. Returns the file of all predictions, or None while other processes have blocks left.
+
+    ValueError where `out` holds a run with other settings, another process works on this shard, or the annotation
+    does not fit its schema.
+    """
+    shard = shard or Shard()
+    settings = settings_of(zoomer, benchmark, config, judge=judge_name)
+    items = list(islice(benchmark.load(root, subtitles=config.subtitles), config.limit))
+    if not items:
+        raise ValueError(f"{root} holds no item of {benchmark.name}")
+    whole = out / PREDICTIONS
+    if whole.exists():
+        check_same(read_settings(whole), settings, whole)
+        return whole
+    own = out / "shards" / f"shard-{shard}.sqlite"
+    own.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(own), Store(own, settings) as store:
+        there = set().union(*(read_positions(path) for path in _parts(out, settings)))
+        shape = ModelShape.of(zoomer.checkpoint.model)
+        mine = [block for block in _blocks(len(items), config.block) if shard.mine(block.start // config.block)]
+        left = [block for block in mine if block.start not in there]
+        total, done = sum(map(len, mine)), sum(len(b) for b in mine if b.start in there)
+        started, fresh = time.monotonic(), 0
+        for block in left:
+            asked = [(position, *_open(benchmark, root, items[position], config.seed)) for position in block]
+            ready = [one for _, one, _ in asked if one is not None]
+            ask_block(zoomer, ready, config.policy, temperature=config.temperature, max_sessions=config.sessions)
+            store.add(_scored(benchmark, [(p, items[p], one, verdict) for p, one, verdict in asked], judge, shape))
+            fresh += len(block)
+            if progress:
+                progress(Done(done + fresh, total, fresh, time.monotonic() - started))
+    return _merge_if_whole(out, settings, len(items))
+
+
+def _blocks(num_items: int, size: int) -> Iterator[range]:
+    for start in range(0, num_items, size):
+        yield range(start, min(start + size, num_items))
+
+
+def _open(benchmark: Benchmark, root: Path, item: Item, seed: int) -> tuple[Asked | None, Verdict | None]:
+    path = benchmark.video_path(root, item)
+    if path is None:
+        return None, Verdict("missing_video", detail=f"no file {item.video}")
+    return Asked(item, path, seed_of(item, seed)), None
+
+
+def _scored(
+    benchmark: Benchmark,
+    asked: Sequence[tuple[int, Item, Asked | None, Verdict | None]],
+    judge: Judge | None,
+    shape: ModelShape,
+) -> list[tuple[Item, Prediction, Timing]]:
+    """Verdicts of a block, judged side by side."""
+
+    def score(one: tuple[int, Item, Asked | None, Verdict | None]) -> tuple[Item, Prediction, Timing]:
+        position, item, held, verdict = one
+        if held is None or held.problem:
+            verdict = verdict or Verdict("missing_video", detail=held.problem if held else "")
+            return item, _not_asked(position, item, verdict), Timing(position, 0.0, 0.0, 0.0, 0.0, 0.0)
+        verdict = benchmark.score(item, held.last.answer, judge)
+        return item, _prediction(position, held, verdict, shape), Timing(position, **held.milliseconds())
+
+    with ThreadPoolExecutor(_JUDGES if judge else 1) as pool:
+        return list(pool.map(score, asked))
+
+
+def _not_asked(position: int, item: Item, verdict: Verdict) -> Prediction:
+    why = str(failure_of(item, verdict, None))
+    return Prediction(
+        position, None, verdict.kind, None, verdict.detail, "", why, "", 0, 0, 0, 0, 0, 0.0, 0, -1.0, 0
+    )  # fmt: skip
+
+
+def _prediction(position: int, held: Asked, verdict: Verdict, shape: ModelShape) -> Prediction:
+    story = lean(held.last.to_json(), held.item)
+    turns = [turn for trajectory in held.held for turn in trajectory.turns]
+    flops, kv_bytes = held.cost(shape)
+    return Prediction(
+        position=position,
+        answer=held.last.answer,
+        verdict=verdict.kind,
+        said=verdict.said,
+        detail=verdict.detail,
+        stop_reason=story["stop_reason"],
+        failure=str(failure_of(held.item, verdict, story)),
+        trajectory=json.dumps(story),
+        conversations=len(held.held),
+        frames=sum(trajectory.num_frames for trajectory in held.held),
+        zooms=sum(len(trajectory.zooms) for trajectory in held.held),
+        tokens_prefilled=sum(turn.num_prefilled for turn in turns),
+        tokens_sampled=sum(turn.num_sampled for turn in turns),
+        flops=flops,
+        kv_bytes=kv_bytes,
+        confidence=held.confidence,
+        seed=held.seed,
+    )
+
+
+def lean(story: dict[str, Any], item: Item) -> dict[str, Any]:
+    """`Trajectory.to_json` without what differs between two runs (times), or is in the item (question, folder)."""
+
+    def without(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: without(one) for key, one in value.items() if key not in ("milliseconds", "question")}
+        return [without(one) for one in value] if isinstance(value, list) else value
+
+    return {**without(story), "video": item.video}
+
+
+def _parts(out: Path, settings: dict[str, Any]) -> list[Path]:
+    paths = sorted((out / "shards").glob("shard-*.sqlite"))
+    for path in paths:
+        check_same(read_settings(path), settings, path)
+    return paths
+
+
+def _merge_if_whole(out: Path, settings: dict[str, Any], num_items: int) -> Path | None:
+    with _locked(out / "shards" / "merge", wait=True):
+        parts = _parts(out, settings)
+        if len(set().union(*map(read_positions, parts))) < num_items:
+            return None
+        if not (out / PREDICTIONS).exists():
+            merge(parts, out / PREDICTIONS, settings)
+        return out / PREDICTIONS
+
+
+@contextmanager
+def _locked(path: Path, *, wait: bool = False) -> Iterator[None]:
+    with path.with_name(f".{path.name}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise ValueError(f"{path} is being written by another process") from None
+        yield

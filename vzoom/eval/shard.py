@@ -1,0 +1,58 @@
+"""Which part of a run a process does, and which process it is.
+
+Questions are asked in blocks of fixed size, and whole blocks are dealt out: who is fed together decides the last bits
+of the logits, so a run over any number of processes gives the answers of a run over one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part `index` of `count`, from 0."""
+
+    index: int = 0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise ValueError(f"a shard is i/n with 0 ≤ i < n, got {self.index}/{self.count}")
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Of "1/4". ValueError otherwise."""
+        match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+        if match is None:
+            raise ValueError(f"a shard is i/n, as 0/4 for the first of four, got {text!r}")
+        return cls(int(match[1]), int(match[2]))
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Shard:
+        """Of RANK and WORLD_SIZE, which `accelerate launch` and torchrun set; the whole run without them."""
+        if "WORLD_SIZE" not in environment:
+            return cls()
+        try:
+            return cls(int(environment["RANK"]), int(environment["WORLD_SIZE"]))
+        except KeyError:
+            raise ValueError("WORLD_SIZE is set, but RANK is not: start with `accelerate launch`") from None
+
+    def mine(self, block: int) -> bool:
+        return block % self.count == self.index
+
+    def __str__(self) -> str:
+        return f"{self.index}-of-{self.count}"
+
+
+def local_device(device: str, environment: Mapping[str, str] = os.environ) -> str:
+    """`device`, or this process's own GPU where it is "auto" and a launcher says which one."""
+    rank = environment.get("LOCAL_RANK")
+    if device != "auto" or rank is None:
+        return device
+    import torch
+
+    return f"cuda:{int(rank)}" if torch.cuda.is_available() else "cpu"
