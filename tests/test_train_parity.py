@@ -92,7 +92,7 @@ def gap_between(rollouts: list[tuple[Sample, int]], policy: Policy) -> Gap:
         for i in range(0, len(samples), 10):
             some = samples[i : i + 10]
             logp_BT, _ = token_logprobs(policy.model, policy.collate(some, targets="sampled"), temperature=1.6)
-            rows = [row[torch.from_numpy(s.sampled)].numpy() for s, row in zip(some, logp_BT, strict=True)]
+            rows = [row[np.flatnonzero(s.sampled)].numpy() for s, row in zip(some, logp_BT, strict=True)]
             gaps += [gap_of(s, row, policy.vocabulary) for s, row in zip(some, rows, strict=True)]
     return total(gaps)
 
