@@ -1,4 +1,4 @@
-"""`run_grpo`: what it leaves, that a stopped run goes on as if nothing had happened, and that two processes are as one."""
+"""`run_grpo`: what it leaves, that a stopped run goes on undisturbed, and that two processes are as one."""
 
 from __future__ import annotations
 
