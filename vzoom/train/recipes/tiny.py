@@ -6,6 +6,8 @@ it knows of zooming comes from the school's later stages.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ...config import ZoomConfig
 from ...world.questions import config_for
 from ...world.spec import WorldConfig
@@ -42,7 +44,8 @@ def ablation() -> Recipe:
     curriculum = Curriculum(
         name="ablation",
         zoom=zoom,
-        families=worlds,
+        # More that lingers than in the questions: to answer at a glance, or not, is to be learned as well.
+        families={"which": replace(world, lingering=0.5)},
         side=_SIDE,
         num_videos=600,
         stages=(
@@ -68,7 +71,7 @@ def ablation() -> Recipe:
             Stage(
                 "all",
                 600,
-                {"captions": 1, "look": 0.7, "letters": 0.5, "scenes": 3, "reading": 4, "answers": 1},
+                {"captions": 1, "look": 0.7, "letters": 0.5, "scenes": 3, "reading": 4, "answers": 2.5},
                 muon_lr=0.007,
                 adam_lr=1.5e-3,
                 vision_factor=0.5,
