@@ -83,9 +83,9 @@ def ablation() -> Recipe:
         name="ablation",
         base="",
         zoom=zoom,
-        world=WorldLessons(curriculum, worlds, num_videos={"which": 600}, exemplars=250),
+        world=WorldLessons(curriculum, worlds, num_videos={"which": 600}, exemplars=200),
         reflection=ReflectionRecipe(ratio=0.5, rollouts=2),
-        sft=_sft(epochs=4),
+        sft=_sft(epochs=3),
         grpo=_grpo(steps=40),
     )
 
@@ -144,7 +144,7 @@ def tiny() -> Recipe:
         zoom=zoom,
         world=WorldLessons(curriculum, worlds, num_videos={"which": 250, "count": 250}, exemplars=800),
         reflection=ReflectionRecipe(ratio=0.1, rollouts=1),
-        sft=_sft(epochs=4),
+        sft=_sft(epochs=3),
         grpo=_grpo(steps=40),
     )
 
