@@ -49,8 +49,8 @@ def ablation() -> Recipe:
         side=_SIDE,
         num_videos=600,
         stages=(
-            Stage("recall", 300, {"recall": 1}, last=0.8),
-            Stage("see", 420, {"captions": 2, "look": 3, "recall": 0.7, "letters": 1}, last=0.7),
+            Stage("recall", 500, {"recall": 1}, last=0.8),
+            Stage("see", 420, {"captions": 2, "look": 3, "recall": 1, "letters": 1}, last=0.7),
             Stage(
                 "shapes",
                 200,
@@ -108,8 +108,8 @@ def tiny() -> Recipe:
         side=_SIDE,
         num_videos=300,
         stages=(
-            Stage("recall", 350, {"recall": 1}, last=0.8),
-            Stage("see", 450, {"captions": 2, "look": 3, "recall": 0.7, "letters": 1}, last=0.7),
+            Stage("recall", 500, {"recall": 1}, last=0.8),
+            Stage("see", 450, {"captions": 2, "look": 3, "recall": 1, "letters": 1}, last=0.7),
             Stage(
                 "shapes",
                 220,
@@ -168,7 +168,8 @@ def _grpo(*, steps: int) -> GRPORecipe:
         questions_per_step=10,
         num_rollouts=8,
         updates_per_step=1,
-        micro_batch_size=20,
+        micro_batch_size=2,
+        share_prompt=True,
         kl_weight=0.0,
         entropy_weight=0.0,
         # Most of what is asked cannot be seen without a zoom: the bonus is for the rest.
