@@ -83,9 +83,9 @@ def ablation() -> Recipe:
         name="ablation",
         base="",
         zoom=zoom,
-        world=WorldLessons(curriculum, worlds, num_videos={"which": 600}, exemplars=200),
+        world=WorldLessons(curriculum, worlds, num_videos={"which": 600}, exemplars=250),
         reflection=ReflectionRecipe(ratio=0.5, rollouts=2),
-        sft=_sft(epochs=3),
+        sft=_sft(epochs=4),
         grpo=_grpo(steps=40),
     )
 
