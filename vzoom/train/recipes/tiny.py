@@ -86,7 +86,7 @@ def ablation() -> Recipe:
         world=WorldLessons(curriculum, worlds, num_videos={"which": 600}, exemplars=250),
         reflection=ReflectionRecipe(ratio=0.5, rollouts=2),
         sft=_sft(epochs=4),
-        grpo=_grpo(steps=40),
+        grpo=_grpo(steps=20),
     )
 
 
