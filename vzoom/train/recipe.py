@@ -155,14 +155,16 @@ class GRPORecipe:
 class WorldLessons:
     """What a recipe for the rendered world needs beside the rest: its base is made here, its questions are rendered.
 
-    worlds, num_videos: by family of questions. curriculum: of the base (`train/tiny`). exemplars, eval_questions: how
-    many questions are distilled, and how many fresh ones of each family are asked in the end.
+    worlds, num_videos: by family of questions. curriculum: of the base (`train/tiny`). fewer_zooms: the share of
+    questions that are held under a lower limit of zooms. exemplars, eval_questions: how many questions are distilled,
+    and how many fresh ones of each family are asked in the end.
     """
 
     curriculum: Curriculum
     worlds: Mapping[str, WorldConfig]
     num_videos: Mapping[str, int]
     questions_per_video: int = 2
+    fewer_zooms: float = 0.0
     exemplars: int = 1000
     eval_questions: int = 400
 

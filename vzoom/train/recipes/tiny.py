@@ -142,10 +142,10 @@ def tiny() -> Recipe:
         name="tiny",
         base="",
         zoom=zoom,
-        world=WorldLessons(curriculum, worlds, num_videos={"which": 250, "count": 250}, exemplars=800),
+        world=WorldLessons(curriculum, worlds, num_videos={"which": 250, "count": 250}, fewer_zooms=0.3, exemplars=800),
         reflection=ReflectionRecipe(ratio=0.1, rollouts=1),
         sft=_sft(epochs=3),
-        grpo=_grpo(steps=40),
+        grpo=_grpo(steps=30),
     )
 
 
