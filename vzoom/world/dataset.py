@@ -74,9 +74,7 @@ def write_questions(
             path = folder / "videos" / f"{family}-{namespace}-{number:06d}.mp4"
             video, _ = facts_of(fresh[0], config)
             if not path.exists():
-                part = path.with_suffix(".part.mp4")  # moved when whole: a stop leaves no broken video
-                render(video, part)
-                part.replace(path)
+                render(video, path)
             reference = refer(path)
             for id in fresh:
                 question = facts_of(id, config)[1]
