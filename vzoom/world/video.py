@@ -24,7 +24,7 @@ def render(video: WorldVideo, path: str | Path) -> Path:
     painter = Painter(video)
     try:
         with av.open(str(part), "w", format="mp4") as container:
-            # The same spec gives the same bytes: one thread, and no macroblock tree, whose float sums vary between runs.
+            # The same spec gives the same bytes: one thread, and no macroblock tree, whose sums vary between runs.
             options = {"crf": "18", "preset": "veryfast", "threads": "1", "bf": "2", "x264-params": "mbtree=0"}
             stream = container.add_stream("libx264", rate=Fraction(config.fps), options=options)
             stream.width = stream.height = config.frame_size
