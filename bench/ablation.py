@@ -49,6 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
             found = list(pool.map(one_seed, *zip(*jobs, strict=True)))
     held = collect(found, options.seeds)
+    held["uniform_ceiling"] = {
+        frames: round(ceiling(recipe, int(frames), options.seeds, options.questions), 4) for frames in held["uniform"]
+    }
     held |= {"cpu_hours": round(_cpu_hours(options.work, options.seeds), 2), "recipe": asdict(recipe)}
     held |= command.machine(threads=1)
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -197,6 +200,26 @@ def figures(seeds: Sequence[Sequence[dict[str, float]]]) -> dict[str, Any]:
         "hit_rate": mean(lambda s: s["hit_rate"]),
         "by_seed": [round(sum(s["accuracy"] for s in scores) / len(scores), 4) for scores in seeds],
     }
+
+
+def ceiling(recipe: Any, num_frames: int, seeds: Sequence[int], num_questions: int) -> float:
+    """The accuracy of a perfect reader of uniform frames, who guesses where they do not show what is asked for."""
+    from vzoom.timeline import glance_timestamps
+    from vzoom.train.stages import uniform
+    from vzoom.world.evaluate import question_seeds
+    from vzoom.world.questions import ask_questions, is_hit
+    from vzoom.world.spec import make_video
+
+    config = recipe.world.worlds[FAMILY]
+    zoom = uniform(recipe.zoom, num_frames=num_frames, duration_seconds=config.duration_seconds)
+    right = []
+    for seed in seeds:
+        for one in question_seeds(_EXAMINATION_SEED + seed, num_questions):
+            video = make_video(one, config)
+            question = ask_questions(video, FAMILY, one)
+            seen = is_hit(question.evidence, glance_timestamps(video.info(), zoom))
+            right.append(1.0 if seen else question.chance)
+    return sum(right) / len(right)
 
 
 def _cpu_hours(work: Path, seeds: Sequence[int]) -> float:

@@ -53,7 +53,9 @@ def budgets(held: dict[str, Any]) -> str:
 
     for model, label in (("full", "full"), ("sft", "SFT only")):
         lines += [line(f"{label}, at most {k} zooms", row) for k, row in held["zooms"][model].items()]
-    lines += [line(f"{frames} uniform frames (one seed)", row) for frames, row in held["uniform"].items()]
+    for frames, row in held["uniform"].items():
+        best = held["uniform_ceiling"][frames]
+        lines.append(line(f"{frames} uniform frames (one seed; a perfect reader: {best:.2f})", row))
     return "\n".join(lines)
 
 

@@ -30,7 +30,9 @@ def one_seed(shift):
 
 @pytest.fixture
 def held():
-    return ablation.collect([one_seed(0), one_seed(2)], [0, 1]) | {"cpu_hours": 1.5, "cpu": "a", "date": "2026-01-02T"}
+    ceiling = {"24": 0.5, "48": 0.75}
+    more = {"cpu_hours": 1.5, "cpu": "a", "date": "2026-01-02T", "uniform_ceiling": ceiling}
+    return ablation.collect([one_seed(0), one_seed(2)], [0, 1]) | more
 
 
 def test_rows_are_means_over_seeds(held):
@@ -54,7 +56,19 @@ def test_the_page_shows_them(held):
     assert "1.5 CPU hours in all, a, one thread a process, 2026-01-02." in table
     budgets = ablation_page.budgets(held)
     assert "| full, at most 4 zooms | 0.300 |" in budgets
-    assert "| 48 uniform frames (one seed) | 0.450 |" in budgets
+    assert "| 48 uniform frames (one seed; a perfect reader: 0.75) | 0.450 |" in budgets
+
+
+def test_a_perfect_reader_of_uniform_frames():
+    from vzoom.train.recipes import recipe_named
+
+    recipe = recipe_named("ablation")
+    found = [ablation.ceiling(recipe, frames, [0], 60) for frames in (1, 16, 26, 64, 256)]
+    assert found == sorted(found)
+    assert found[0] < 0.4
+    # Two frames a second show every event of half a second; frames every 1.23 s about half of those that do not linger.
+    assert found[3:] == [1, 1]
+    assert 0.4 < found[2] < 0.75
 
 
 def test_plots_are_whole_and_hold_every_row(held):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from data_records import QUESTION
 
-from vzoom.data.public import PUBLIC_CONFIG, import_rl, import_sft
+from vzoom.data.public import PUBLIC_CONFIG, import_rl, import_sft, options_in
 from vzoom.data.record import Record
 from vzoom.data.tokens import tokenise
 from vzoom.data.validate import InvalidRecord
@@ -146,3 +146,32 @@ def test_questions_for_rl(tmp_path: Path, folder: Path) -> None:
         path.write_text(text)
         with pytest.raises(InvalidRecord, match=problem):
             list(import_rl(path, videos=folder))
+
+
+@pytest.mark.parametrize(
+    ("question", "options"),
+    [
+        ("Which?\nA. red\nB. blue", ("red", "blue")),
+        ("Which?\n\n(A) red\n\n(B) blue\n(C) a green one \n", ("red", "blue", "a green one")),
+        ("Which?\nA: red\nB: blue\nC) green", ("red", "blue", "green")),
+        ("Which of these?\nA. red\nB. blue\nAnswer with a word.", ()),  # what is listed is not at the end
+        ("Which?\nA. red", ()),
+        ("Which?\nB. red\nC. blue", ()),
+        ("Plan A. or B.?", ()),
+        ("First list:\nA. x\nB. y\nThen:\nA. red\nB. blue", ("red", "blue")),
+    ],
+)
+def test_options_are_the_last_lines_of_a_question(question: str, options: tuple[str, ...]) -> None:
+    assert options_in(question) == options
+
+
+def test_a_multiple_choice_question_needs_no_judge(tmp_path: Path, folder: Path) -> None:
+    question = "Which colour?\nA. red\nB. blue"
+    rows = [
+        {"problem": question, "solution": "<answer>B</answer>", "videos": ["w.mp4"]},
+        {"problem": question, "solution": "(a)", "videos": ["w.mp4"]},
+        {"problem": question, "solution": "neither", "videos": ["w.mp4"]},
+    ]
+    (tmp_path / "rl.json").write_text(json.dumps(rows))
+    found = [(r.options, r.reference) for r in import_rl(tmp_path / "rl.json", videos=folder)]
+    assert found == [(("red", "blue"), "B"), (("red", "blue"), "A"), ((), "neither")]

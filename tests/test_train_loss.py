@@ -65,7 +65,7 @@ def loss_of(
     monkeypatch.setattr(trainer, "beta", kl_weight)
     monkeypatch.setattr(trainer, "entropy_coef", entropy_weight)
     ids = torch.zeros(logp.shape, dtype=torch.long)
-    rows = Rows([], ids, ids, mask, advantages, old, ref)
+    rows = Rows([], None, ids, ids, mask, advantages, old, ref)
     return trainer._compute_loss(trainer.model, _inputs(rows, torch.tensor(float(count or mask.sum()))))
 
 

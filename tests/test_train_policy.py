@@ -97,8 +97,8 @@ def test_entropies_parts_and_gradients(video: VideoRef, embedded: Checkpoint) ->
         made, entropies = token_logprobs(policy.model, batch, temperature=0.8, num_together=together)
         assert made.shape == batch["labels"].shape
         assert not made[:, 0].any()
-        torch.testing.assert_close(made[:, 1:][is_target], want, atol=2e-5, rtol=0)
-        torch.testing.assert_close(entropies[:, 1:][is_target], entropy, atol=2e-5, rtol=0)
+        torch.testing.assert_close(made[:, 1:][is_target], want, atol=5e-5, rtol=0)
+        torch.testing.assert_close(entropies[:, 1:][is_target], entropy, atol=5e-5, rtol=0)
         (gradient,) = torch.autograd.grad(made.sum() + 0.1 * entropies.sum(), weight)
         torch.testing.assert_close(gradient, want_gradient, atol=1e-4, rtol=1e-4)
     with pytest.raises(ValueError, match="temperature must be above 0"):

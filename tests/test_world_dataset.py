@@ -6,7 +6,7 @@ from vzoom.config import ZoomConfig
 from vzoom.data.store import read
 from vzoom.data.videos import check_video
 from vzoom.video import open_video
-from vzoom.world.dataset import facts_of, write_questions
+from vzoom.world.dataset import facts_of, write_questions, zooms_allowed
 from vzoom.world.spec import WorldConfig
 
 WORLD = WorldConfig(duration_seconds=32, num_scenes=(4, 8), scene_seconds=(4, 8), frame_size=56)
@@ -64,3 +64,17 @@ def test_a_family_without_a_world_is_refused():
 def test_numbers_are_checked(tmp_path):
     with pytest.raises(ValueError, match="num_videos"):
         write_questions(tmp_path, "which", 0, WORLD, zoom=ZoomConfig())
+
+
+def test_some_questions_allow_fewer_zooms_and_say_so_in_their_id(tmp_path):
+    zoom = ZoomConfig(max_zooms=4)
+    folder = write_questions(tmp_path, "which", 6, WORLD, zoom=zoom, questions_per_video=20, fewer_zooms=0.5)
+    limits = {r.id: r.config.max_zooms for r in read(folder)}
+    assert {id: zooms_allowed(id, zoom) for id in limits} == limits
+    assert set(limits.values()) == {0, 1, 2, 3, 4}
+    assert 40 < sum(limit < 4 for limit in limits.values()) < 80
+    assert all(id.endswith(f"-z{limit}") == (limit < 4) for id, limit in limits.items())
+    lowered = next(id for id, limit in limits.items() if limit < 4)
+    assert facts_of(lowered, WORLD) == facts_of(lowered.rpartition("-z")[0], WORLD)
+    with pytest.raises(ValueError, match="a share, from 0 to 1"):
+        write_questions(tmp_path, "which", 1, WORLD, zoom=zoom, fewer_zooms=1.5)

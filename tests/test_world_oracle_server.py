@@ -196,3 +196,11 @@ def test_it_runs_as_a_program(number: int, tmp_path: Path, capsys: pytest.Captur
         finally:
             process.send_signal(number)
         assert process.stdout.read() == f"{len(turns)} requests\n"
+
+
+@pytest.mark.parametrize("limit", [0, 1])
+def test_a_record_with_fewer_zooms_is_held_with_fewer(limit: int) -> None:
+    with OracleServer(WORLD, ZOOM) as server:
+        for number in range(8):
+            texts = play(chat_at(server), f"which-training-{number:06d}-0-z{limit}")
+            assert len(texts) <= limit + 1

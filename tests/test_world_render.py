@@ -72,3 +72,21 @@ def test_shapes_differ_and_a_frame_outside_is_refused():
         Painter(make_video(0)).frame(512)
     with pytest.raises(ValueError, match="unknown shape"):
         shape_mask("egg", 40, outline=False)
+
+
+def test_a_video_is_there_when_it_is_whole(tmp_path, monkeypatch):
+    class Stopped(Exception):
+        pass
+
+    def stopped(self, index):
+        if index == 100:
+            raise Stopped
+        return frame(self, index)
+
+    frame = Painter.frame
+    monkeypatch.setattr(Painter, "frame", stopped)
+    with pytest.raises(Stopped):
+        render(make_video(1), tmp_path / "w.mp4")
+    assert not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    assert render(make_video(1), tmp_path / "w.mp4").stat().st_size > 10_000

@@ -9,7 +9,7 @@ from pathlib import Path
 from .console import note
 
 # Not asked of vzoom.train, which needs torch: `vzoom --help` is quick. A test holds the two equal.
-RECIPES = ("ablation", "qwen2.5-vl-3b-1gpu", "qwen2.5-vl-7b")
+RECIPES = ("ablation", "qwen2.5-vl-3b-1gpu", "qwen2.5-vl-7b", "tiny")
 
 _EPILOG = """stages, each a folder of --out, made once:
   base, questions, held-out        recipes for the rendered world make theirs

@@ -14,6 +14,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from ..answers import LETTERS, Choice, read_choice
 from ..config import ZoomConfig
 from ..protocol import ANSWER_CLOSE, ANSWER_OPEN, TURN_ENDS, parse_turn
 from ..timeline import zoom_timestamps
@@ -27,6 +28,8 @@ PUBLIC_CONFIG = ZoomConfig(frame_policy="videozoomer")
 
 _IMAGE = "<image>"
 _LABELLED = re.compile(r"<frame\d+_time(\d+(?:\.\d+)?)s>\s*<image>")
+
+_OPTION = re.compile(r"\(?(?P<letter>[A-Z])\s*[.):]\s*(?P<text>\S.*)")
 
 Refer = Callable[[str], VideoRef]
 
@@ -45,11 +48,14 @@ def import_rl(
             if not isinstance(solution, str) or not solution.strip():
                 raise InvalidRecord(f"solution must be text, got {solution!r}")
             solution = solution.rpartition(ANSWER_OPEN)[2].partition(ANSWER_CLOSE)[0].strip()
+            options = options_in(question)
+            choice = read_choice(solution, options) if options else None
+            known = isinstance(choice, Choice)  # else an open question, whatever its last lines look like
             record = Record(
                 id=str(row.get("doc_id", f"{Path(path).stem}-{name}")),
                 question=question,
-                options=(),
-                reference=solution,
+                options=options if known else (),
+                reference=choice.letter if isinstance(choice, Choice) else solution,
                 video=refer(_one_video(row, videos)),
                 config=config,
             )
@@ -80,6 +86,18 @@ def import_sft(
             record = _conversation(f"{Path(path).stem}-{name}", row, refer(_one_video(row, videos)), config)
             check(record)
         yield record
+
+
+def options_in(question: str) -> tuple[str, ...]:
+    """The options that the last lines of a question list: "A. red", "(B) blue", "C: green", from A on, two or more."""
+    options: list[str] = []
+    for line in question.strip().splitlines():
+        labelled = _OPTION.fullmatch(line.strip())
+        if labelled and labelled["letter"] == LETTERS[len(options) : len(options) + 1]:
+            options.append(labelled["text"].strip())
+        elif line.strip():
+            options = []  # what is listed further up is part of the question
+    return tuple(options) if len(options) >= 2 else ()
 
 
 class _Row:

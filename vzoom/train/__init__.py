@@ -1,1 +1,1 @@
-"""Training: `python -m vzoom.train sft tiny --out DIR`."""
+"""Training: rewards, rollouts, SFT and GRPO on TRL, the school. `python -m vzoom.train --help`."""

@@ -84,11 +84,14 @@ class Lessons:
                     config,
                     zoom=self.recipe.zoom,
                     questions_per_video=self.world.questions_per_video,
+                    fewer_zooms=self.world.fewer_zooms,
                     say=self.run.say,
                 )
             return [folder / "questions"]
 
-        folder = self.run.stage("questions", make, settings=self.world_settings("num_videos"))
+        folder = self.run.stage(
+            "questions", make, settings=self.world_settings("num_videos", fewer_zooms=self.world.fewer_zooms)
+        )
         return folder / "questions"
 
     def held_out(self) -> Path:
@@ -225,9 +228,9 @@ class Lessons:
 
     # ------------------------------------------------------------ inside
 
-    def world_settings(self, *names: str) -> dict[str, Any]:
+    def world_settings(self, *names: str, **more: Any) -> dict[str, Any]:
         worlds = {family: asdict(config) for family, config in self.world.worlds.items()}
-        return {"worlds": worlds, "zoom": self.recipe.zoom, **{n: dict(getattr(self.world, n)) for n in names}}
+        return {"worlds": worlds, "zoom": self.recipe.zoom, **{n: dict(getattr(self.world, n)) for n in names}, **more}
 
     @contextmanager
     def _expert(self, folder: Path, questions: Sequence[Record]) -> Iterator[tuple[Expert, Verifier]]:

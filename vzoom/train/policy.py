@@ -226,7 +226,5 @@ def _scores(logits_NV: Tensor, targets_N: Tensor, banned: Tensor, temperature: f
     """Log-probabilities of the targets and entropies, float32 [N]."""
     # Not −inf: a probability of 0 times it must be 0 in the entropy. A target that is banned is then impossible, too.
     scaled_NV = (logits_NV.float() / temperature).index_fill(1, banned, -1e30)
-    norm_N = scaled_NV.logsumexp(1)
-    chosen_N = scaled_NV.gather(1, targets_N[:, None])[:, 0]
-    mean_N = ((scaled_NV - norm_N[:, None]).exp() * scaled_NV).sum(1)
-    return chosen_N - norm_N, norm_N - mean_N
+    logp_NV = scaled_NV.log_softmax(1)
+    return logp_NV.gather(1, targets_N[:, None])[:, 0], -(logp_NV.exp() * logp_NV).sum(1)

@@ -99,7 +99,9 @@ class GRPORecipe:
     max_refills: times that groups without signal are replaced in a step. kl_weight: towards the policy before training.
     parity_limit: mean |log-probability of sampler − trainer| of a step above which the run stops.
     max_sessions: rollouts that a process's engine feeds together. pool_tokens: what its pages hold, see `Engine`; None
-    is max_sessions whole conversations, more than a large model's memory has room for.
+    is max_sessions whole conversations, more than a large model's memory has room for. share_prompt: run what a
+    question's rollouts have in common once for those of a micro-batch (`pack`); pays where the glance is most of a
+    conversation, and takes an attention mask of its own, tokens x tokens of a micro-batch's question.
     """
 
     optimisation: Optimisation = field(default_factory=lambda: Optimisation(1e-6))
@@ -126,10 +128,16 @@ class GRPORecipe:
     save_every: int = 10
     max_sessions: int = 64
     pool_tokens: int | None = None
+    share_prompt: bool = False
 
     def __post_init__(self) -> None:
         if self.num_rollouts < 2:
             raise ValueError(f"num_rollouts must be 2 or more to be compared, got {self.num_rollouts}")
+        if self.share_prompt and self.questions_per_step % self.updates_per_step:
+            raise ValueError(
+                f"share_prompt keeps a question's rollouts in one update: questions_per_step {self.questions_per_step} "
+                f"must be a multiple of updates_per_step {self.updates_per_step}"
+            )
         if self.max_sessions < self.num_rollouts:
             raise ValueError(f"max_sessions {self.max_sessions} must hold a question's {self.num_rollouts} rollouts")
         if not self.temperature > 0:
@@ -147,14 +155,16 @@ class GRPORecipe:
 class WorldLessons:
     """What a recipe for the rendered world needs beside the rest: its base is made here, its questions are rendered.
 
-    worlds, num_videos: by family of questions. curriculum: of the base (`train/tiny`). exemplars, eval_questions: how
-    many questions are distilled, and how many fresh ones of each family are asked in the end.
+    worlds, num_videos: by family of questions. curriculum: of the base (`train/tiny`). fewer_zooms: the share of
+    questions that are held under a lower limit of zooms. exemplars, eval_questions: how many questions are distilled,
+    and how many fresh ones of each family are asked in the end.
     """
 
     curriculum: Curriculum
     worlds: Mapping[str, WorldConfig]
     num_videos: Mapping[str, int]
     questions_per_video: int = 2
+    fewer_zooms: float = 0.0
     exemplars: int = 1000
     eval_questions: int = 400
 

@@ -95,8 +95,8 @@ class _Seam:
         rows = self._rows
         if rows is None:
             raise AssertionError("TRL asked for log-probabilities outside of the loss: it made its own rollouts")
-        both = token_logprobs(model, self.steps.batch(rows.samples), temperature=self.temperature)
-        logp_BN, entropy_BN = (values.gather(1, rows.index_BN) for values in both)
+        both = token_logprobs(model, self.steps.batch(rows.samples, rows.seen), temperature=self.temperature)
+        logp_BN, entropy_BN = (values.flatten()[rows.index_BN] for values in both)
         return logp_BN, entropy_BN, None
 
     def note(self, name: str, value: float) -> None:

@@ -137,6 +137,7 @@ def _trainer(policy: Policy, samples: Sequence[Sample], recipe: Recipe, args: An
     from transformers import PrinterCallback
     from trl import SFTTrainer
 
+    _score_labels_only()
     rows = order(recipe.sft, np.array([len(sample) for sample in samples]), seed=recipe.seed)
 
     def batch(examples: Sequence[dict[str, int]]) -> dict[str, Any]:
@@ -156,3 +157,13 @@ def _trainer(policy: Policy, samples: Sequence[Sample], recipe: Recipe, args: An
     trainer.create_model_card = lambda *args, **kwargs: None
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _score_labels_only() -> None:
+    """On the CPU TRL's head scores every position, to spare other devices a recompilation: a quarter of a small
+    model's update. The tested range of TRL has this switch; without it nothing is lost but time."""
+    from trl.trainer import utils
+
+    spares = getattr(utils, "_use_triton", None)
+    if spares is not None and spares.__module__.startswith("trl"):
+        utils._use_triton = lambda device: device.type == "cpu" or spares(device)

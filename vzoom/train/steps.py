@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from ..types import Trajectory
 from .collapse import StepStats, alarm
 from .collate import pad_rows
 from .minibatches import EMPTY, plan
+from .pack import pack
 from .parity import Gap, check, compact, gap_of, logprobs_of, total
 from .policy import Policy, token_logprobs
 from .progress import Progress, draw
@@ -40,10 +42,13 @@ ReferenceModel = Callable[[], AbstractContextManager[Any]]
 
 @dataclass(frozen=True)
 class Rows:
-    """A micro-batch: B rollouts, N their sampled tokens, side by side and filled up. index: where in its conversation
-    each is. mask is False where there is none. advantages: times the importance weight of each token."""
+    """A micro-batch: B rollouts, N their sampled tokens, side by side and filled up. mask is False where there is none.
+    advantages: times the importance weight of each token. samples: what the model runs. index: where in it, counted
+    through all its rows, each token is. seen: who sees whom where `pack` made the rows, None for whole conversations.
+    """
 
     samples: list[Sample]
+    seen: Tensor | None
     ids_BN: Tensor
     index_BN: Tensor
     mask_BN: Tensor
@@ -190,6 +195,7 @@ class Steps:
             num_updates=part.updates_per_step,
             micro_batch_size=part.micro_batch_size,
             seed=(self.recipe.seed, self.progress.step),
+            block=part.num_rollouts if part.share_prompt else 1,
         )
         if len(planned[0]) % self.team.size:
             raise ValueError(
@@ -222,31 +228,38 @@ class Steps:
         """A micro-batch, how far sampler and trainer are apart on it, and how many importance weights were capped."""
         part = self.recipe.grpo
         samples = [self._sample(row) for row in places]
-        index, mask = compact(samples)
+        own, mask = compact(samples)
         mask[[row.advantage is None for row in places]] = False
-        index_BN, mask_BN = torch.from_numpy(index), torch.from_numpy(mask)
-        batch = self.batch(samples)
+        if part.share_prompt:
+            run, flat, seen = pack(samples, self.policy.vocabulary)
+            index = pad_rows(flat, 0)
+        else:
+            width = max(map(len, samples))
+            run, index, seen = samples, torch.from_numpy(own + width * np.arange(len(samples))[:, None]), None
+        batch = self.batch(run, seen)
         device = batch["input_ids"].device
-        index_BN, mask_BN = index_BN.to(device), mask_BN.to(device)
-        old_BN = token_logprobs(model, batch, temperature=part.temperature)[0].gather(1, index_BN)
+        index_BN, mask_BN = index.to(device), torch.from_numpy(mask).to(device)
+        own_BN = torch.from_numpy(own).to(device)
+        old_BN = token_logprobs(model, batch, temperature=part.temperature)[0].flatten()[index_BN]
         ref_BN = None
         if self.reference is not None:
             with self.reference() as reference:
-                ref_BN = token_logprobs(reference, batch, temperature=part.temperature)[0].gather(1, index_BN)
-        own = old_BN.cpu().numpy()
+                ref_BN = token_logprobs(reference, batch, temperature=part.temperature)[0].flatten()[index_BN]
+        made = old_BN.cpu().numpy()
         gap = total(
-            gap_of(sample, own[i][mask[i]], self.policy.vocabulary)
+            gap_of(sample, made[i][mask[i]], self.policy.vocabulary)
             for i, (sample, row) in enumerate(zip(samples, places, strict=True))
             if row.advantage is not None
         )
-        sampler_BN = pad_rows([logprobs_of(s) for s in samples], 0.0).to(device).gather(1, index_BN)
+        sampler_BN = pad_rows([logprobs_of(s) for s in samples], 0.0).to(device).gather(1, own_BN)
         # Truncated importance sampling. The weight is not negative, so that it may be a part of the advantage:
         # min(ratio · wA, clip(ratio) · wA) = w · min(ratio · A, clip(ratio) · A).
         raw_BN = (old_BN - sampler_BN).exp()
         advantages_B1 = torch.tensor([[row.advantage or 0.0] for row in places], device=device)
         rows = Rows(
-            samples,
-            ids_BN=batch["input_ids"].gather(1, index_BN),
+            run,
+            seen,
+            ids_BN=batch["input_ids"].flatten()[index_BN],
             index_BN=index_BN,
             mask_BN=mask_BN,
             advantages_BN=advantages_B1 * raw_BN.clamp(max=part.sampler_cap),
@@ -255,10 +268,13 @@ class Steps:
         )
         return rows, gap, int(((raw_BN > part.sampler_cap) & mask_BN).sum())
 
-    def batch(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+    def batch(self, samples: Sequence[Sample], seen: Tensor | None) -> dict[str, Tensor]:
         """On the device of the policy."""
         device = self.policy.model.device
-        return {k: v.to(device) for k, v in self.policy.collate(samples, targets="sampled").items()}
+        batch = self.policy.collate(samples, targets="sampled")
+        if seen is not None:
+            batch["attention_mask"] = seen
+        return {k: v.to(device) for k, v in batch.items()}
 
     def _sample(self, row: _Row) -> Sample:
         record = row.rolled.record

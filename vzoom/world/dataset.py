@@ -3,13 +3,15 @@
     questions   records without turns (`vzoom.data`): question, options, reference, video
     videos      what they are about, as MP4 files
 
-A record's id says what it is about, "{family}-{namespace}-{video}-{k}", so that its facts can be drawn again.
+A record's id says what it is about, "{family}-{namespace}-{video}-{k}", so that its facts can be drawn again. One
+that ends in "-z{n}" is held with at most n zooms, where others have all that the data set allows.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -28,7 +30,7 @@ _MAKERS: dict[str, Callable[[int, WorldConfig | None], WorldVideo]] = {
     "training": make_training_video,
     "public": make_video,
 }
-_ID = re.compile(rf"([a-z]+)-({'|'.join(get_args(Namespace))})-(\d{{6}})-(\d+)")
+_ID = re.compile(rf"([a-z]+)-({'|'.join(get_args(Namespace))})-(\d{{6}})-(\d+)(?:-z(\d+))?")
 
 
 def write_questions(
@@ -41,35 +43,43 @@ def write_questions(
     questions_per_video: int = 1,
     first: int = 0,
     namespace: Namespace = "training",
+    fewer_zooms: float = 0.0,
     say: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Render videos number first … first + num_videos − 1 and ask about them. Returns folder/questions.
 
-    namespace: every "public" video is held out from "training". What is there already is not made again. Several
+    namespace: every "public" video is held out from "training". fewer_zooms: the share of questions to be held with
+    fewer zooms than zoom.max_zooms, none among them, so that a model learns to heed the limit.
+
+    What is there already is not made again. Several
     families may share a folder, one call each, in the same order every time.
     """
     if num_videos < 1 or questions_per_video < 1 or first < 0:
         raise ValueError(
             f"need num_videos ≥ 1, questions_per_video ≥ 1, first ≥ 0, got {num_videos}, {questions_per_video}, {first}"
         )
+    if not 0 <= fewer_zooms <= 1:
+        raise ValueError(f"fewer_zooms is a share, from 0 to 1, got {fewer_zooms}")
     folder = Path(folder)
     (folder / "videos").mkdir(parents=True, exist_ok=True)
     with Writer(folder / "questions") as writer:
         for done, number in enumerate(range(first, first + num_videos)):
-            ids = [f"{family}-{namespace}-{number:06d}-{k}" for k in range(questions_per_video)]
+            ids = [
+                f"{family}-{namespace}-{number:06d}-{k}{_limit(number, k, zoom.max_zooms, fewer_zooms)}"
+                for k in range(questions_per_video)
+            ]
             fresh = [id for id in ids if id not in writer.ids]
             if not fresh:
                 continue
             path = folder / "videos" / f"{family}-{namespace}-{number:06d}.mp4"
             video, _ = facts_of(fresh[0], config)
             if not path.exists():
-                part = path.with_suffix(".part.mp4")  # moved when whole: a stop leaves no broken video
-                render(video, part)
-                part.replace(path)
+                render(video, path)
             reference = refer(path)
             for id in fresh:
                 question = facts_of(id, config)[1]
-                writer.add(Record(id, question.text, question.options, question.answer_letter, reference, zoom))
+                held = replace(zoom, max_zooms=zooms_allowed(id, zoom))
+                writer.add(Record(id, question.text, question.options, question.answer_letter, reference, held))
             if (done + 1) % 50 == 0 or done + 1 == num_videos:
                 say(f"{family} {namespace}: {done + 1}/{num_videos} videos")
     return folder / "questions"
@@ -83,7 +93,7 @@ def facts_of(record_id: str, config: WorldConfig | Mapping[str, WorldConfig]) ->
     match = _ID.fullmatch(record_id)
     if match is None:
         raise ValueError(f"{record_id!r} is not the id of a world question, as which-training-000012-0")
-    family, namespace, number, k = match.groups()
+    family, namespace, number, k, _ = match.groups()
     if isinstance(config, Mapping):
         if family not in config:
             raise ValueError(f"{record_id}: no world for the family {family}, only {', '.join(config)}")
@@ -91,3 +101,15 @@ def facts_of(record_id: str, config: WorldConfig | Mapping[str, WorldConfig]) ->
     video = _MAKERS[namespace](int(number), config)
     rng = np.random.default_rng(np.random.SeedSequence((int(number), int(k)), spawn_key=(3,)))
     return video, ask(video, family, rng)
+
+
+def zooms_allowed(record_id: str, zoom: ZoomConfig) -> int:
+    """How many zooms the question of this id may take, where its data set allows those of `zoom`."""
+    match = _ID.fullmatch(record_id)
+    return zoom.max_zooms if match is None or match[5] is None else int(match[5])
+
+
+def _limit(number: int, k: int, max_zooms: int, share: float) -> str:
+    """What an id ends in: "" or "-z{n}", n below max_zooms."""
+    rng = np.random.default_rng(np.random.SeedSequence((number, k), spawn_key=(4,)))
+    return f"-z{rng.integers(max_zooms)}" if max_zooms and rng.random() < share else ""

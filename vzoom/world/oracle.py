@@ -79,7 +79,8 @@ def next_turn(
         shown = [first for e in _evidence(video, question) if (first := _first_shown(e, seen, glance)) is not None]
         known = len(shown) == len(question.evidence)
     if known:
-        return OracleTurn(finding_note(shown, question.answer_letter), Answer(question.answer_letter))
+        thought = finding_note(shown, question.answer_letter, family=question.family)
+        return OracleTurn(thought, Answer(question.answer_letter))
     rest = _next_window(video, question, seen, _window_seconds(video, config))
     if zooms_left <= 0 or rest is None:
         return OracleTurn("Not seen.", Answer(LETTERS[int(rng.integers(len(question.options)))]))
@@ -152,8 +153,8 @@ def _next_window(video: WorldVideo, question: Question, seen: list[Interval], wi
 def _report(video: WorldVideo, window: Interval) -> str:
     """What a clip showed, when that was not enough to answer."""
     start, end = window
-    shown = [sighting(e) for e in video.events if start <= e.start_seconds < end]
-    return f"{', '.join(shown)}." if shown else nothing_note(start, end)
+    shown = [e for e in video.events if start <= e.start_seconds < end]
+    return f"{sightings(shown)}." if shown else nothing_note(start, end)
 
 
 def nothing_note(start_seconds: float, end_seconds: float) -> str:
@@ -169,15 +170,16 @@ def scene_note(colour: str, start_seconds: float, end_seconds: float) -> str:
     return f"The {colour} scene is from {clock(start_seconds)} to {clock(end_seconds)}."
 
 
-def sighting(event: WorldEvent, letter: str = "") -> str:
-    option = f" ({letter})" if letter else ""
-    return f"I see a {event.shape}{option} at {event.start_seconds:.2f}s"
+def sightings(events: Sequence[WorldEvent]) -> str:
+    """Times first: to find the next event is one step, to say what it was another."""
+    return "I see " + ", ".join(f"at {e.start_seconds:.2f}s a {e.shape}" for e in events)
 
 
-def finding_note(events: list[WorldEvent], letter: str) -> str:
-    if len(events) == 1:
-        return f"{sighting(events[0], letter)}."  # the letter beside the shape: a short way from one to the other
-    return f"{', '.join(sighting(e) for e in events)}: {letter}."
+def finding_note(events: Sequence[WorldEvent], letter: str, *, family: str = "which") -> str:
+    if family == "which":
+        (event,) = events
+        return f"I see a {event.shape} ({letter}) at {event.start_seconds:.2f}s."  # a short way from shape to letter
+    return f"{sightings(events)}: {letter}."
 
 
 def _flawed_call(

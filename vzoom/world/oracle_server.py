@@ -22,7 +22,7 @@ import numpy as np
 from ..config import ZoomConfig
 from ..protocol import parse_turn
 from ..types import ZoomCall
-from .dataset import facts_of
+from .dataset import facts_of, zooms_allowed
 from .faults import Fault, Faults
 from .oracle import next_turn
 from .oracle_http import ChatServer, Message, num_images, text_of
@@ -122,7 +122,7 @@ class OracleServer:
             if isinstance(call, ZoomCall) and i + 1 < len(messages) and num_images(messages[i + 1]):
                 calls.append(call)
         rng = np.random.default_rng(int.from_bytes(hashlib.sha256(record.encode()).digest()[:8], "big"))
-        zooms_left = self.zoom.max_zooms - len(written)
+        zooms_left = zooms_allowed(record, self.zoom) - len(written)
         return next_turn(video, question, self.zoom, calls, zooms_left=zooms_left, rng=rng).text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,20 +13,28 @@ _KEYFRAME_SECONDS = 4
 
 
 def render(video: WorldVideo, path: str | Path) -> Path:
-    """Draw and encode `video` to `path` (.mp4): H.264 4:2:0, constant frame rate, first frame at 0 s."""
+    """Draw and encode `video` to `path` (.mp4): H.264 4:2:0, constant frame rate, first frame at 0 s.
+
+    The file is there when it is whole: one that was found is not looked at again, so a stop must not leave a part.
+    """
     import av
 
-    config = video.config
+    config, path = video.config, Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     painter = Painter(video)
-    with av.open(str(path), "w", format="mp4") as container:
-        # The same spec gives the same bytes: one thread, and no macroblock tree, whose float sums vary between runs.
-        options = {"crf": "18", "preset": "veryfast", "threads": "1", "bf": "2", "x264-params": "mbtree=0"}
-        stream = container.add_stream("libx264", rate=Fraction(config.fps), options=options)
-        stream.width = stream.height = config.frame_size
-        stream.pix_fmt = "yuv420p"
-        stream.codec_context.gop_size = _KEYFRAME_SECONDS * config.fps
-        for index in range(video.num_frames):
-            frame = av.VideoFrame.from_ndarray(painter.frame(index), format="rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return Path(path)
+    try:
+        with av.open(str(part), "w", format="mp4") as container:
+            # The same spec gives the same bytes: one thread, and no macroblock tree, whose sums vary between runs.
+            options = {"crf": "18", "preset": "veryfast", "threads": "1", "bf": "2", "x264-params": "mbtree=0"}
+            stream = container.add_stream("libx264", rate=Fraction(config.fps), options=options)
+            stream.width = stream.height = config.frame_size
+            stream.pix_fmt = "yuv420p"
+            stream.codec_context.gop_size = _KEYFRAME_SECONDS * config.fps
+            for index in range(video.num_frames):
+                frame = av.VideoFrame.from_ndarray(painter.frame(index), format="rgb24")
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path

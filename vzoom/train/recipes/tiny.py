@@ -6,6 +6,8 @@ it knows of zooming comes from the school's later stages.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ...config import ZoomConfig
 from ...world.questions import config_for
 from ...world.spec import WorldConfig
@@ -42,12 +44,13 @@ def ablation() -> Recipe:
     curriculum = Curriculum(
         name="ablation",
         zoom=zoom,
-        families=worlds,
+        # More that lingers than in the questions: to answer at a glance, or not, is to be learned as well.
+        families={"which": replace(world, lingering=0.5)},
         side=_SIDE,
         num_videos=600,
         stages=(
-            Stage("recall", 300, {"recall": 1}, last=0.8),
-            Stage("see", 420, {"captions": 2, "look": 3, "recall": 0.7, "letters": 1}, last=0.7),
+            Stage("recall", 500, {"recall": 1}, last=0.8),
+            Stage("see", 420, {"captions": 2, "look": 3, "recall": 1, "letters": 1}, last=0.7),
             Stage(
                 "shapes",
                 200,
@@ -68,7 +71,7 @@ def ablation() -> Recipe:
             Stage(
                 "all",
                 600,
-                {"captions": 1, "look": 0.7, "letters": 0.5, "scenes": 3, "reading": 4, "answers": 1},
+                {"captions": 1, "look": 0.7, "letters": 0.5, "scenes": 3, "reading": 4, "answers": 2.5},
                 muon_lr=0.007,
                 adam_lr=1.5e-3,
                 vision_factor=0.5,
@@ -83,7 +86,7 @@ def ablation() -> Recipe:
         world=WorldLessons(curriculum, worlds, num_videos={"which": 600}, exemplars=250),
         reflection=ReflectionRecipe(ratio=0.5, rollouts=2),
         sft=_sft(epochs=4),
-        grpo=_grpo(steps=40),
+        grpo=_grpo(steps=20),
     )
 
 
@@ -105,8 +108,8 @@ def tiny() -> Recipe:
         side=_SIDE,
         num_videos=300,
         stages=(
-            Stage("recall", 350, {"recall": 1}, last=0.8),
-            Stage("see", 450, {"captions": 2, "look": 3, "recall": 0.7, "letters": 1}, last=0.7),
+            Stage("recall", 500, {"recall": 1}, last=0.8),
+            Stage("see", 450, {"captions": 2, "look": 3, "recall": 1, "letters": 1}, last=0.7),
             Stage(
                 "shapes",
                 220,
@@ -116,21 +119,21 @@ def tiny() -> Recipe:
             ),
             Stage(
                 "few",
-                350,
-                {"captions": 1, "look": 1.5, "recall": 0.4, "letters": 0.5, "scenes": 3, "reading": 2, "listing": 2},
+                400,
+                {"captions": 1.5, "look": 1.5, "recall": 0.4, "letters": 0.5, "scenes": 3, "reading": 2, "listing": 2},
                 muon_lr=0.008,
-                vision_factor=0.5,
+                vision_factor=0.7,
                 glance_frames=10,
                 clip_frames=8,
                 last=0.7,
             ),
             Stage(
                 "all",
-                700,
-                {"captions": 0.5, "look": 0.6, "letters": 0.4, "scenes": 3, "reading": 3, "listing": 2, "answers": 0.6},
+                900,
+                {"captions": 1, "look": 0.6, "letters": 0.4, "scenes": 3, "reading": 4, "listing": 2, "answers": 0.6},
                 muon_lr=0.007,
                 adam_lr=1.5e-3,
-                vision_factor=0.3,
+                vision_factor=0.5,
                 last=0.03,
             ),
         ),
@@ -139,10 +142,10 @@ def tiny() -> Recipe:
         name="tiny",
         base="",
         zoom=zoom,
-        world=WorldLessons(curriculum, worlds, num_videos={"which": 250, "count": 250}, exemplars=800),
+        world=WorldLessons(curriculum, worlds, num_videos={"which": 250, "count": 250}, fewer_zooms=0.3, exemplars=800),
         reflection=ReflectionRecipe(ratio=0.1, rollouts=1),
-        sft=_sft(epochs=4),
-        grpo=_grpo(steps=40),
+        sft=_sft(epochs=3),
+        grpo=_grpo(steps=30),
     )
 
 
@@ -165,7 +168,8 @@ def _grpo(*, steps: int) -> GRPORecipe:
         questions_per_step=10,
         num_rollouts=8,
         updates_per_step=1,
-        micro_batch_size=20,
+        micro_batch_size=2,
+        share_prompt=True,
         kl_weight=0.0,
         entropy_weight=0.0,
         # Most of what is asked cannot be seen without a zoom: the bonus is for the rest.

@@ -12,7 +12,7 @@ from dataclasses import replace
 from ...protocol import render_answer, render_turn
 from ...timeline import glance_timestamps
 from ...types import Answer, ZoomCall
-from ...world.oracle import Flaw, finding_note, next_turn, nothing_note, oracle_turns, scene_note, sighting
+from ...world.oracle import Flaw, finding_note, next_turn, nothing_note, oracle_turns, scene_note, sightings
 from ...world.questions import LETTERS, Question, ask
 from ...world.spec import COLOURS, SHAPES, Scene, WorldEvent, WorldVideo
 from .bank import BankedVideo
@@ -163,7 +163,7 @@ class Builder(Layout):
             self.put_frames(example, banked, times)
             firsts = [(e, next((t for t in times if _shows(e, t)), None)) for e in video.events]
             shown = [replace(e, start_seconds=t) for e, t in firsts if t is not None]
-            text = ", ".join(sighting(e) for e in shown) + "." if shown else nothing_note(times[0], times[-1] + step)
+            text = f"{sightings(shown)}." if shown else nothing_note(times[0], times[-1] + step)
             self.write(example, text, learned=True)
             self.write(example, "\n", learned=False)
         return example
@@ -191,7 +191,8 @@ class Builder(Layout):
         letter = question.answer_letter
         if begin in hits:
             firsts = [next(t for t in times if _shows(e, t)) for e in events]
-            thought = finding_note([replace(e, start_seconds=t) for e, t in zip(events, firsts, strict=True)], letter)
+            shown = [replace(e, start_seconds=t) for e, t in zip(events, firsts, strict=True)]
+            thought = finding_note(shown, letter, family=family)
         else:
             thought = nothing_note(begin * step, (begin + length) * step)
             letter = LETTERS[int(self.rng.integers(len(question.options)))]
