@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,12 +11,10 @@ from eval_files import write_parquet as parquet
 
 from vzoom.eval.benchmarks import BENCHMARKS, benchmark_named
 from vzoom.eval.item import Item, Verdict, missing_video
+from vzoom.eval.judge import JudgeFailed
 from vzoom.eval.scoring import Outcome, score_run
 
-
-@dataclass(frozen=True)
-class Failed:
-    reason: str = "it is overloaded"
+FAILED = JudgeFailed("it is overloaded", 4)
 
 
 def items_of(name: str, root: Path, *, subtitles: bool = False) -> list[Item]:
@@ -79,7 +76,7 @@ def test_mlvu_open_tasks_are_judged(tmp_path: Path) -> None:
     (item,) = items_of("mlvu-generation", tmp_path)
     assert item.options == ()
     assert item.question == "What does the man do in the kitchen?"
-    judge, asked = judge_of([True, False, Failed()])
+    judge, asked = judge_of([True, False, FAILED])
     benchmark = BENCHMARKS["mlvu-generation"]
     assert benchmark.score(item, "He burns a soup.", judge) == Verdict("right", "He burns a soup.")
     assert asked == [(item.question, "He cooks a soup and burns it.", "He burns a soup.")]
@@ -182,7 +179,7 @@ def test_videommlu_caption_is_judged_question_by_question(tmp_path: Path) -> Non
     assert verdict.points == pytest.approx(2 / 3)
     assert [reference for _, reference, _ in asked] == ["dots", "squares", "black"]
     assert headline_of("videommlu-caption", [item], [verdict]) == pytest.approx(2 / 3)
-    judge, _ = judge_of([True, Failed(), True])
+    judge, _ = judge_of([True, FAILED, True])
     assert benchmark.score(item, "Dots form squares.", judge).kind == "unjudged"
     judge, _ = judge_of([False, False, True])
     assert benchmark.score(item, "Dots.", judge).kind == "wrong"
@@ -275,7 +272,7 @@ def test_whatever_is_said_has_a_verdict_of_its_own(name: str, tmp_path: Path) ->
     else:
         assert benchmark.needs_judge
         assert benchmark.score(item, "something").kind == "unjudged"
-        assert benchmark.score(item, "something", judge_of([Failed()] * 3)[0]).kind == "unjudged"
+        assert benchmark.score(item, "something", judge_of([FAILED] * 3)[0]).kind == "unjudged"
     assert missing_video(tmp_path / "x.mp4").kind == "missing_video"
     assert benchmark.video_path(tmp_path, item) is None
 

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vzoom.config import ZoomConfig
+from vzoom.eval.judge import JudgeFailed
 from vzoom.session import Feed, Fetch, Session, Vocabulary
-from vzoom.train.judge import JudgeFailed
 from vzoom.train.reward import (
     Reference,
     Reward,

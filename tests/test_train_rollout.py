@@ -10,8 +10,8 @@ import pytest
 
 from vzoom.data.record import Record
 from vzoom.data.store import read
+from vzoom.eval.judge import JudgeFailed
 from vzoom.models import load_checkpoint
-from vzoom.train.judge import JudgeFailed
 from vzoom.train.minibatches import EMPTY, plan
 from vzoom.train.progress import Progress, draw
 from vzoom.train.refill import fill

@@ -149,7 +149,7 @@ class Bench:
 
         if all(question.options for question in questions):
             return Verifier(self.ledger)
-        from vzoom.train.judge import HTTPJudge
+        from vzoom.eval.judge import HTTPJudge
 
         return Verifier(self.ledger, HTTPJudge.from_environment())
 

@@ -12,7 +12,8 @@ from .console import note, print_json, printable
 from .options import add_looking_options, add_model_options, load_zoomer
 
 if TYPE_CHECKING:
-    from vzoom.eval.item import Benchmark, Judge
+    from vzoom.eval.item import Benchmark
+    from vzoom.eval.judge import Judge
     from vzoom.eval.policy import Policy
     from vzoom.eval.run import Done, RunConfig
     from vzoom.eval.shard import Shard
@@ -174,7 +175,7 @@ def _judge(benchmark: Benchmark, none: bool) -> tuple[Judge | None, str | None]:
     """The judge and the name of its model. ValueError where one is needed and the environment names none."""
     if none or not benchmark.needs_judge:
         return None, None
-    from vzoom.train.judge import HTTPJudge
+    from vzoom.eval.judge import HTTPJudge
 
     judge = HTTPJudge.from_environment()
     return judge, " ".join(endpoint.model for endpoint in judge.chat.endpoints)

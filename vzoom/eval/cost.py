@@ -74,7 +74,7 @@ def cost_of(trajectory: Trajectory, shape: ModelShape) -> Cost:
     """The last sampled token was never fed: it has neither keys nor values."""
     fed = max(0, len(trajectory.ids) - 1)
     sampled = sum(trajectory.sampled)
-    attended = fed * (fed + 1) / 2  # pairs of a query and a key that it may see
+    attended = fed * (fed + 1) // 2  # pairs of a query and a key that it may see
     language = 2 * shape.layer_weights * fed + 2 * shape.head_weights * sampled
     language += 4 * shape.num_layers * shape.num_heads * shape.head_dim * attended
     vision = 0.0

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 from ..answers import LETTERS
+from .judge import Judge
 
 VerdictKind = Literal["right", "wrong", "unanswered", "unparsable", "unjudged", "missing_video"]
 KINDS: tuple[VerdictKind, ...] = get_args(VerdictKind)
@@ -22,16 +23,6 @@ Headline = Literal["items", "categories"]  # the mean over items, or over the me
 
 _PARTS = re.compile(r"(\d+) of (\d+) parts right")
 _SUFFIXES = (".mp4", ".mkv", ".webm", ".MP4")
-
-
-class NoVerdict(Protocol):
-    """What a judge returns when no verdict could be had from it."""
-
-    @property
-    def reason(self) -> str: ...
-
-
-Judge = Callable[[str, str, str], bool | NoVerdict]  # (question, reference, answer) -> right?
 
 
 @dataclass(frozen=True)

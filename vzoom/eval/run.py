@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 from .ask import Asked, ask_block, seed_of
 from .cost import ModelShape
 from .failures import failure_of
-from .item import Benchmark, Item, Judge, Verdict
+from .item import Benchmark, Item, Verdict
+from .judge import Judge
 from .model_hash import model_hash
 from .policy import Policy
 from .shard import Shard

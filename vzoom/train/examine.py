@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..data.record import Record
+from ..eval.judge import HTTPJudge, JudgeFailed
 from ..world.evaluate import ask_world
 from ..world.spec import WorldConfig
-from .judge import HTTPJudge, JudgeFailed
 from .reward import is_right
 from .rollout import reference_of
 

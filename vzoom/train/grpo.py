@@ -18,15 +18,14 @@ from typing import Any, Literal
 
 from ..data.record import Record
 from ..data.store import read
+from ..eval.judge import HTTPJudge, Judge
 from ..models import load_checkpoint
 from .callback import keep_last, watch
-from .judge import HTTPJudge
 from .keep import Log, best_folder, newest_whole, publish
 from .optim import make_optimizer
 from .policy import Policy, load_policy
 from .progress import Progress
 from .recipe import GRPORecipe, Recipe
-from .reward import Judge
 from .rollout import Sampler, reference_of
 from .seam import no_reward, prepared, trainer_class
 from .steps import Collapsed, Steps

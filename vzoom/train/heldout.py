@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ..data.record import Record
-from .reward import Judge, Reward, RewardConfig
+from ..eval.judge import Judge
+from .reward import Reward, RewardConfig
 from .rollout import Sampler, score_all
 from .team import Team
 

@@ -22,13 +22,13 @@ from ..data.reflect import reflect
 from ..data.rollouts import roll_out
 from ..data.store import Writer, read, shards
 from ..data.vocabulary import load_patch_spec, load_vocabulary, vocabulary_of
+from ..eval.judge import HTTPJudge
 from ..protocol import render_turn
 from ..types import Answer
 from ..video import ClipCache
 from ..world.dataset import facts_of, write_questions
 from ..world.oracle import next_turn
 from ..world.oracle_server import OracleServer
-from .judge import HTTPJudge
 from .recipe import Recipe, WorldLessons
 from .run import Run
 

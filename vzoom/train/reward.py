@@ -10,15 +10,12 @@ rollout is left out and counted (`groups`), because a 0 would teach that a good 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..answers import LETTERS, Choice, read_choice
+from ..eval.judge import Judge, JudgeFailed
 from ..protocol import ANSWER_CLOSE, ANSWER_OPEN, CALL_CLOSE, THINK_CLOSE, THINK_OPEN, parse_turn
 from ..types import Answer, CallError, Malformed, Trajectory, Turn, ZoomCall
-from .judge import JudgeFailed
-
-Judge = Callable[[str, str, str], bool | JudgeFailed]  # (question, reference, answer) -> right?
 
 
 @dataclass(frozen=True)
@@ -112,7 +109,7 @@ def is_right(answer: str | None, reference: Reference, *, judge: Judge | None = 
         choice = read_choice(answer, reference.options)
         return isinstance(choice, Choice) and choice.letter == reference.answer
     if judge is None:
-        raise ValueError(f"{reference.question!r} has no options: give a judge (train.judge)")
+        raise ValueError(f"{reference.question!r} has no options: give a judge (eval.judge)")
     return judge(reference.question, reference.answer, answer)
 
 

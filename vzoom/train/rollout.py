@@ -19,13 +19,13 @@ from ..config import Sampling, ZoomConfig
 from ..data.record import Record
 from ..data.videos import check_video
 from ..engine import Engine
+from ..eval.judge import Judge, JudgeFailed
 from ..job import Job
 from ..models import Checkpoint
 from ..types import Failed, Finished, Trajectory
 from ..video import ClipCache
 from ..vision import FeatureCache
-from .judge import JudgeFailed
-from .reward import Judge, Reference, Reward, RewardConfig, score
+from .reward import Reference, Reward, RewardConfig, score
 from .sync import sync
 
 _JUDGES = 8  # questions that are with the judge at once

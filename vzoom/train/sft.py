@@ -16,14 +16,13 @@ import numpy as np
 
 from ..data.record import Record
 from ..data.store import read
+from ..eval.judge import HTTPJudge, Judge
 from ..models import load_checkpoint
 from .features import FrozenFeatures
-from .judge import HTTPJudge
 from .memory import announce
 from .optim import make_optimizer
 from .policy import Policy, load_policy
 from .recipe import Recipe
-from .reward import Judge
 from .rollout import Sampler, reference_of
 from .samples import Sample, from_record
 from .sft_watch import SFTRun

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ..data.record import Record
+from ..eval.judge import Judge
 from .heldout import evaluate
 from .keep import Log, best_folder, forget_others, mark_whole, newest_whole, publish, save_whole
 from .recipe import Recipe
-from .reward import Judge
 from .rollout import Sampler
 from .team import Team
 

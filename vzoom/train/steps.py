@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..data.record import Record
+from ..eval.judge import Judge
 from ..types import Trajectory
 from .collapse import StepStats, alarm
 from .collate import pad_rows
@@ -26,7 +27,7 @@ from .policy import Policy, token_logprobs
 from .progress import Progress, draw
 from .recipe import Recipe
 from .refill import Filled, fill
-from .reward import Judge, Reward
+from .reward import Reward
 from .rollout import Rolled, Sampler, rollout_seed, score_all
 from .samples import Sample, from_trajectory
 from .team import Team

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from ..item import Item, Judge, Verdict
+from ..item import Item, Verdict
+from ..judge import Judge
 
 OPEN = "open/1"
 

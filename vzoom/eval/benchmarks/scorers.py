@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 from ...answers import Choice, NoChoice, read_choice
-from ..item import Item, Judge, Verdict, judged_in_parts
+from ..item import Item, Verdict, judged_in_parts
+from ..judge import Judge
 
 CHOICE, JUDGED, PARTS = "choice/1", "judge/1", "parts/1"
 

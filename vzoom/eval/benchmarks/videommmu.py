@@ -19,7 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...answers import LETTERS
-from ..item import SEVERAL, Benchmark, Item, Judge, Verdict
+from ..item import SEVERAL, Benchmark, Item, Verdict
+from ..judge import Judge
 from .open_answers import OPEN, score_open
 from .options import listed, unlabelled
 from .rows import Row, locate, parquet_rows

@@ -3,7 +3,7 @@
 The endpoint comes from the environment: VZOOM_JUDGE_URL (as "http://host:8000/v1"), VZOOM_JUDGE_MODEL, and
 VZOOM_JUDGE_KEY where it wants one; more in `chat.endpoint`. What may pass (busy, overloaded, unreachable, an unreadable
 reply) is tried again; what is left is a `JudgeFailed`, never a verdict. What cannot pass (a refused key, an unknown
-model) is a ValueError: going on would leave out every rollout.
+model) is a ValueError: going on would leave out every answer.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,10 +27,13 @@ _SYSTEM = (
 
 @dataclass(frozen=True)
 class JudgeFailed:
-    """No verdict could be had: the rollout has no reward. `reason` is the last attempt's."""
+    """No verdict could be had. `reason` is the last attempt's."""
 
     reason: str
     num_attempts: int
+
+
+Judge = Callable[[str, str, str], bool | JudgeFailed]  # (question, reference, answer) -> right?
 
 
 @dataclass(frozen=True)
