@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import types
 from pathlib import Path
 
 import pytest
+from eval_rows import make_item, make_story, write_run
 
 from vzoom.cli import main
-from vzoom.cli.eval import _duration
+from vzoom.cli.eval import SWEEPS as CLI_SWEEPS
+from vzoom.cli.eval_output import duration_text
 from vzoom.eval.benchmarks import BENCHMARKS
+from vzoom.eval.item import Verdict
+from vzoom.eval.run import PREDICTIONS
+from vzoom.eval.store import content_hash, read_settings
+from vzoom.eval.sweep import SWEEPS
 
 
 def test_the_list_names_every_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,6 +41,9 @@ def test_the_list_names_every_benchmark(capsys: pytest.CaptureFixture[str]) -> N
         (["eval", "--benchmark", "lvbench", "--out", "x", "--root", "/none"], "no such folder"),
         (["eval", "--benchmark", "world", "--out", "x", "--fps", "2"], "a fixed rate is for"),
         (["eval", "--benchmark", "world", "--out", "x", "--batch", "0"], "need 1"),
+        (["eval", "--benchmark", "world", "--out", "x", "--sweep", "fps", "--fps", "2"], "a fixed rate is for"),
+        (["eval", "--benchmark", "world", "--out", "x", "--sweep", "fps", "--policy", "uniform"], "leave it out"),
+        (["eval", "--benchmark", "world", "--out", "x", "--sweep", "zooms", "--max-zooms", "2"], "sets --max-zooms"),
         (["eval", "--benchmark", "world", "--out", "x", "--shard", "2/2"], "a shard is i/n"),
         (["report", "none", "--out", "x.html"], "let `vzoom eval` finish there first"),
     ],
@@ -52,14 +62,18 @@ def test_a_user_s_mistake_is_told_before_a_model_is_loaded(
     assert not (tmp_path / "x").exists()
 
 
-def test_ray_runs_the_same_command_once_a_shard(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_ray_runs_the_same_command_once_a_shard(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
     ran: list[list[str]] = []
     asked: dict[str, float] = {}
 
     class Task:
-        def remote(self, words: list[str]) -> int:
+        def remote(self, words: list[str]) -> None:
             ran.append(words)
-            return 0 if "1/2" in words else 1  # the last one to finish merges
+            if "1/2" in words:  # the last one to finish merges
+                write_run(out, [(make_item(), Verdict("right", said="B"), make_story())])
 
     def remote(**resources: float):
         asked.update(resources)
@@ -69,11 +83,20 @@ def test_ray_runs_the_same_command_once_a_shard(monkeypatch: pytest.MonkeyPatch,
     fake.is_initialized = lambda: True  # type: ignore[attr-defined]
     fake.remote = remote  # type: ignore[attr-defined]
     fake.get = lambda waiting: waiting  # type: ignore[attr-defined]
+    fake.nodes = lambda: [  # type: ignore[attr-defined]
+        {"Alive": True, "Resources": {"CPU": 4.0}},
+        {"Alive": True, "Resources": {"CPU": 4.0, "GPU": 1.0}},
+        {"Alive": False, "Resources": {"GPU": 8.0}},
+    ]
     monkeypatch.setitem(sys.modules, "ray", fake)
-    words = ["eval", "--benchmark", "world", "--root", str(tmp_path), "--out", "x", "--ray", "2", "--gpus", "0.5"]
-    monkeypatch.setattr(sys, "argv", ["vzoom", *words])
-    assert main(words) == 0
-    shared = ["eval", "--benchmark", "world", "--root", str(tmp_path), "--out", "x"]
+    shared = ["eval", "--benchmark", "world", "--root", str(tmp_path), "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["vzoom", *shared, "--ray", "2", "--gpus=2"])
+    assert main(sys.argv[1:]) == 2
+    assert "machines have 1 at most; --gpus 0" in capsys.readouterr().err
+    assert ran == []
+    monkeypatch.setattr(sys, "argv", ["vzoom", *shared, "--ray", "2", "--gpus", "0.5"])
+    assert main(sys.argv[1:]) == 0
+    assert "accuracy        1.0\n" in capsys.readouterr().out  # of the whole run, by the driver
     assert ran == [[*shared, "--shard", "0/2"], [*shared, "--shard", "1/2"]]
     assert asked == {"num_cpus": 1, "num_gpus": 0.5}
 
@@ -88,7 +111,7 @@ def test_without_ray_it_says_what_to_install(
 
 
 def test_durations() -> None:
-    assert [_duration(s) for s in (5, 89, 120, 7200)] == ["5 s", "89 s", "2 min", "2.0 h"]
+    assert [duration_text(s) for s in (5, 89, 120, 7200)] == ["5 s", "89 s", "2 min", "2.0 h"]
 
 
 def test_a_run_and_its_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,3 +133,28 @@ def test_a_run_and_its_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     page = tmp_path / "page.html"
     assert main(["report", str(out), "--root", str(root), "--out", str(page)]) == 0
     assert 'class="frame"' in page.read_text(encoding="utf-8")
+
+
+def test_a_sweep_is_a_run_a_setting_and_goes_on_where_it_was_stopped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert CLI_SWEEPS == SWEEPS
+    out = tmp_path / "zooms"
+    words = ["eval", "--benchmark", "world", "--root", str(tmp_path / "videos"), "--limit", "1"]
+    sweep = [*words, "--sweep", "zooms", "--out", str(out), "--json"]
+    assert main(sweep) == 0
+    runs = json.loads(capsys.readouterr().out)["runs"]
+    assert list(runs) == [f"zooms-{k}" for k in range(5)]
+    assert runs["zooms-0"]["zooms"] == 0 < runs["zooms-4"]["zooms"]
+    assert [read_settings(out / name / PREDICTIONS)["zoom"]["max_zooms"] for name in runs] == [0, 1, 2, 3, 4]
+    # Killed before its last point: only that one is asked again, and comes to the same.
+    shutil.rmtree(out / "zooms-4")
+    before = {name: (out / name / PREDICTIONS).stat().st_mtime_ns for name in list(runs)[:4]}
+    assert main(sweep) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["runs"]["zooms-4"]["content_hash"] == runs["zooms-4"]["content_hash"]
+    assert printed.err.count("1/1") == 1
+    assert before == {name: (out / name / PREDICTIONS).stat().st_mtime_ns for name in before}
+    # A point is the ordinary run with that setting.
+    assert main([*words, "--max-zooms", "1", "--out", str(tmp_path / "one")]) == 0
+    assert content_hash(tmp_path / "one" / PREDICTIONS) == runs["zooms-1"]["content_hash"]

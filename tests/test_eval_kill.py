@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-import vzoom
 from vzoom.cli import main
-from vzoom.eval.store import content_hash
+from vzoom.eval.run import PREDICTIONS
+from vzoom.eval.store import content_hash, read_positions
 
 SCRIPT = Path(__file__).with_name("eval_killed.py")
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "CUDA_VISIBLE_DEVICES": ""}
+PATHS = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(PATHS), "CUDA_VISIBLE_DEVICES": ""}
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +47,30 @@ def test_two_processes_at_once_give_the_file_of_one(found: dict[str, Any]) -> No
     assert found["two"] == found["undisturbed"]
 
 
-@pytest.mark.slow
 def test_accelerate_launch_gives_the_file_of_one_process(tmp_path: Path) -> None:
     pytest.importorskip("accelerate")
-    common = ["eval", "--benchmark", "world", "--limit", "4", "--batch", "1", "--root", str(tmp_path / "videos")]
-    config = Path(vzoom.__file__).parent / "train" / "accelerate" / "cpu2.yaml"
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
-    launch += ["--main_process_port", "0"]
+    common = ["eval", "--benchmark", "world", "--limit", "4", "--batch", "1", "--block", "1"]
+    common += ["--root", str(tmp_path / "videos")]
     two, one = tmp_path / "two", tmp_path / "one"
-    subprocess.run([*launch, "-m", "vzoom", *common, "--out", str(two)], check=True, env=ENVIRONMENT, timeout=900)
     assert main([*common, "--out", str(one)]) == 0
-    assert content_hash(two / "predictions.sqlite") == content_hash(one / "predictions.sqlite")
+    # --multi_gpu is accelerate's name for "by torchrun"; without a GPU the processes are on the CPU.
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launch += ["--main_process_port", "0", "-m", "vzoom"]
+    subprocess.run([*launch, *common, "--out", str(two)], check=True, env=ENVIRONMENT, timeout=900)
+    assert content_hash(two / PREDICTIONS) == content_hash(one / PREDICTIONS)
+    shards = sorted((two / "shards").glob("shard-*.sqlite"))
+    assert [read_positions(shard) for shard in shards] == [{0, 2}, {1, 3}]  # there really were two
+
+
+def test_ray_gives_the_file_of_one_process(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    common = ["eval", "--benchmark", "world", "--limit", "2", "--batch", "1", "--block", "1"]
+    common += ["--root", str(tmp_path / "videos")]
+    two, one = tmp_path / "two", tmp_path / "one"
+    assert main([*common, "--out", str(one)]) == 0
+    words = [sys.executable, "-m", "vzoom", *common, "--out", str(two), "--ray", "2", "--gpus", "0"]
+    done = subprocess.run(words, check=True, env=ENVIRONMENT, timeout=900, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1].split() == ["predictions", str(two / PREDICTIONS)]
+    assert content_hash(two / PREDICTIONS) == content_hash(one / PREDICTIONS)
+    shards = sorted((two / "shards").glob("shard-*.sqlite"))
+    assert [read_positions(shard) for shard in shards] == [{0}, {1}]

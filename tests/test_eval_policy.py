@@ -14,6 +14,7 @@ from vzoom.eval.cost import ModelShape, cost_of
 from vzoom.eval.policy import POLICIES, Policy
 from vzoom.eval.ray_driver import without_ray
 from vzoom.eval.shard import Shard, local_device
+from vzoom.eval.sweep import SWEEPS, points_of
 from vzoom.timeline import glance_timestamps
 from vzoom.types import Trajectory, VideoInfo, Visual
 
@@ -120,3 +121,23 @@ def test_cost_by_hand():
     vision = 2 * (50 * 8 + 40 * 2) + 4 * 6 * 8 * (1 * 8 + 2 * 4)
     assert cost.flops == language + vision
     assert cost.kv_bytes == 2 * fed * 2 * 1 * 8 * 2
+
+
+def test_sweeps_vary_one_setting_each():
+    points = {sweep: points_of(sweep, Policy("zoom", budget=40)) for sweep in SWEEPS}
+    names = [point.name for several in points.values() for point in several]
+    assert len(names) == len(set(names))  # all of them fit into one folder
+    assert [p.zoom["max_zooms"] for p in points["zooms"]] == [0, 1, 2, 3, 4]
+    assert [p.zoom["glance_max_frames"] for p in points["glance"]] == [8, 16, 32, 64]
+    frames = [len(glance_timestamps(VIDEO, p.policy.configs(OWN)[0])) for p in points["frames"]]
+    assert frames == [8, 16, 32, 64, 128]
+    rates = [len(glance_timestamps(VIDEO, p.policy.configs(OWN)[0])) for p in points["fps"]]
+    assert rates == [13, 25, 40, 40, 40]  # of 100 s, bounded by the budget
+    for sweep in ("gated", "early-stop"):
+        assert {p.policy.name for p in points[sweep]} == {sweep}
+        bounds = [p.policy.confidence for p in points[sweep]]
+        assert bounds == sorted(set(bounds))
+    others = [p for sweep in SWEEPS if sweep != "frames" for p in points[sweep]]
+    assert {p.policy.budget for p in others} == {40}
+    with pytest.raises(ValueError, match="choose one of zooms, glance"):
+        points_of("none", Policy())

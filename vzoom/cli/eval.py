@@ -5,29 +5,39 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from .console import note, print_json, printable
+from .console import note
+from .eval_output import Progress, print_list, print_run, print_sweep
 from .options import add_looking_options, add_model_options, load_zoomer
 
 if TYPE_CHECKING:
     from vzoom.eval.item import Benchmark
     from vzoom.eval.judge import Judge
     from vzoom.eval.policy import Policy
-    from vzoom.eval.run import Done, RunConfig
-    from vzoom.eval.shard import Shard
+    from vzoom.eval.run import RunConfig
 
 _UNFINISHED = 1
 
-# Not asked of vzoom.eval, which needs torch: `vzoom --help` is quick. A test holds the two equal.
+# Not asked of vzoom.eval, which needs torch: `vzoom --help` is quick. Tests hold them equal.
 POLICIES = ("zoom", "uniform", "gated", "early-stop")
+SWEEPS = ("zooms", "glance", "frames", "fps", "gated", "early-stop")
+
+_SWEPT = {"zooms": ("max_zooms",), "glance": ("glance_frames",), "frames": ("budget",)}  # options beside the policy's
 
 _EPILOG = """policies:
   zoom        a glance, then zooms; --budget is the most frames of both together
   uniform     --budget frames over the whole video and no zooms; with --fps at that rate
   gated       the glance alone, and zooms only where the model's confidence is below --confidence
   early-stop  one more zoom allowed each time, until it is confident
+
+sweeps, for accuracy against what it costs; the page of `vzoom report RUN/*` draws them as curves:
+  zooms       0, 1 … 4 zooms allowed             frames      uniform, 8, 16 … 128 frames
+  glance      8, 16, 32, 64 frames of glance     fps         uniform, 0.125, 0.25 … 2 frames a second
+  gated, early-stop                              confidence 0.5, 0.8, 0.9, 0.95, 0.99
 
 Killed or stopped, run the same command again. Several processes share the work: start them with `accelerate launch`,
 or each with its own --shard i/n, or --ray n; their answers are those of one process. The last one to finish writes
@@ -40,6 +50,7 @@ examples:
   vzoom eval --list
   vzoom eval --benchmark world --out runs/zoom
   vzoom eval --benchmark world --policy uniform --budget 64 --out runs/uniform
+  vzoom eval --benchmark world --sweep zooms --out runs/zooms
   vzoom eval --benchmark lvbench --root ./lvbench --model ./checkpoint --out runs/lvbench
   accelerate launch --num_processes 8 -m vzoom eval --benchmark lvbench --root ./lvbench --out runs/lvbench
   vzoom report runs/zoom runs/uniform --out report.html
@@ -64,10 +75,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--revision", metavar="R", help="of the data, for the protocol's hash")
     parser.add_argument("--no-judge", action="store_true", help="count what needs a judge as unjudged")
     policy = parser.add_argument_group("policy")
-    policy.add_argument("--policy", choices=POLICIES, default="zoom", help="how the video is looked at (default: zoom)")
+    policy.add_argument("--policy", choices=POLICIES, help="how the video is looked at (default: zoom)")
     policy.add_argument("--budget", type=int, metavar="N", help="most frames of a conversation (default: the model's)")
     policy.add_argument("--fps", type=float, metavar="FPS", help="uniform only: a fixed rate, at most --budget frames")
-    policy.add_argument("--confidence", type=float, default=0.9, metavar="P", help="enough of it (default: 0.9)")
+    policy.add_argument("--confidence", type=float, metavar="P", help="enough of it (default: 0.9)")
+    policy.add_argument("--sweep", choices=SWEEPS, help="a run a setting, each in a folder below --out")
     work = parser.add_argument_group("work")
     work.add_argument("--shard", metavar="I/N", help="do part I of N, from 0 (default: accelerate's, else all)")
     work.add_argument("--ray", type=int, metavar="N", help="N parts as tasks of a Ray cluster that shares --out")
@@ -83,55 +95,84 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> int:
     if args.list:
-        return _list(args.json)
+        print_list(as_json=args.json)
+        return 0
     from vzoom.eval.benchmarks import benchmark_named
-    from vzoom.eval.policy import Policy
-    from vzoom.eval.shard import Shard
+    from vzoom.eval.ray_driver import run_on_ray
+    from vzoom.eval.run import PREDICTIONS
 
     if not args.benchmark or args.out is None:
         raise ValueError("name a --benchmark and a folder to --out, or ask for the --list")
     benchmark = benchmark_named(args.benchmark)
     root = _root(args.root, benchmark)
-    policy = Policy(args.policy, budget=args.budget, fps=args.fps, confidence=args.confidence)
-    config = _config(args, policy)
+    runs = _runs(args)
     if args.ray is not None:
-        return _on_ray(args)
-    shard = Shard.parse(args.shard) if args.shard else Shard.from_environment()
-    return _ask(args, benchmark, root, config, shard)
+        run_on_ray(sys.argv[1:], num_shards=args.ray, gpus=args.gpus)
+    elif not _ask(args, benchmark, root, runs):
+        return 0 if "WORLD_SIZE" in os.environ else _UNFINISHED
+    if args.sweep:
+        files = {one.name: one.out / PREDICTIONS for one in runs}
+        print_sweep(args.sweep, files, benchmark, as_json=args.json)
+    else:
+        print_run(args.out / PREDICTIONS, benchmark, as_json=args.json)
+    return 0
 
 
-def _ask(args: argparse.Namespace, benchmark: Benchmark, root: Path, config: RunConfig, shard: Shard) -> int:
-    from vzoom.eval.figures import figures_of
+@dataclass(frozen=True)
+class _Run:
+    """One run of the command: the only one, or a point of a sweep. zoom: changes to the model's `ZoomConfig`."""
+
+    name: str
+    out: Path
+    config: RunConfig
+    zoom: Mapping[str, int]
+
+
+def _runs(args: argparse.Namespace) -> list[_Run]:
+    """ValueError for an option that the sweep sets itself."""
+    from vzoom.eval.policy import Policy
+    from vzoom.eval.sweep import points_of
+
+    confidence = 0.9 if args.confidence is None else args.confidence
+    policy = Policy(args.policy or "zoom", budget=args.budget, fps=args.fps, confidence=confidence)
+    if args.sweep is None:
+        return [_Run(args.out.name, args.out, _config(args, policy), {})]
+    for option in ("policy", "fps", "confidence", *_SWEPT.get(args.sweep, ())):
+        if getattr(args, option) is not None:
+            raise ValueError(f"--sweep {args.sweep} sets --{option.replace('_', '-')} itself: leave it out")
+    points = points_of(args.sweep, policy)
+    return [_Run(p.name, args.out / p.name, _config(args, p.policy), p.zoom) for p in points]
+
+
+def _ask(args: argparse.Namespace, benchmark: Benchmark, root: Path, runs: Sequence[_Run]) -> bool:
+    """This process's part of every run; whether all of them are whole with it."""
     from vzoom.eval.run import run as run_shard
-    from vzoom.eval.shard import local_device
-    from vzoom.eval.store import content_hash, read_rows, read_settings
+    from vzoom.eval.shard import Shard, local_device
 
+    shard = Shard.parse(args.shard) if args.shard else Shard.from_environment()
     judge, judge_name = _judge(benchmark, args.no_judge)
     args.device = local_device(args.device)
     zoomer = load_zoomer(args, warn=benchmark.name != "world")
-    whole = run_shard(
-        zoomer,
-        benchmark,
-        root,
-        args.out,
-        config,
-        shard=shard,
-        judge=judge,
-        judge_name=judge_name,
-        progress=_Progress(shard),
-    )
-    if whole is None:
+    own = zoomer.config
+    whole = None
+    for one in runs:
+        if len(runs) > 1:
+            note(f"{one.name}, to {one.out}")
+        zoomer.config = own.override(**one.zoom)
+        whole = run_shard(
+            zoomer,
+            benchmark,
+            root,
+            one.out,
+            one.config,
+            shard=shard,
+            judge=judge,
+            judge_name=judge_name,
+            progress=Progress(shard),
+        )
+    if whole is None:  # of the last run: whoever finishes that one last finishes the others no later
         note(f"shard {shard} is done; the others are still at work, or were stopped")
-        return 0 if "WORLD_SIZE" in os.environ else _UNFINISHED
-    figures = {"benchmark": benchmark.name, "model": zoomer.name, "policy": args.policy}
-    figures |= figures_of(read_rows(whole), headline=benchmark.headline).to_json()
-    figures |= {
-        "protocol_hash": read_settings(whole)["protocol_hash"],
-        "content_hash": content_hash(whole),
-        "predictions": str(whole),
-    }
-    _print(figures, args.json)
-    return 0
+    return whole is not None
 
 
 def _config(args: argparse.Namespace, policy: Policy) -> RunConfig:
@@ -147,14 +188,6 @@ def _config(args: argparse.Namespace, policy: Policy) -> RunConfig:
         block=2 * args.batch if args.block is None else args.block,
         revision=args.revision,
     )
-
-
-def _on_ray(args: argparse.Namespace) -> int:
-    from vzoom.eval.ray_driver import run_on_ray
-
-    words = [word for word in sys.argv[1:] if word != "--json"]
-    codes = run_on_ray(words, num_shards=args.ray, gpus=args.gpus)
-    return max(codes) if any(code > _UNFINISHED for code in codes) else min(codes)
 
 
 def _root(root: Path | None, benchmark: Benchmark) -> Path:
@@ -179,60 +212,3 @@ def _judge(benchmark: Benchmark, none: bool) -> tuple[Judge | None, str | None]:
 
     judge = HTTPJudge.from_environment()
     return judge, " ".join(endpoint.model for endpoint in judge.chat.endpoints)
-
-
-def _list(as_json: bool) -> int:
-    from vzoom.eval.benchmarks import BENCHMARKS
-
-    if as_json:
-        print_json({"benchmarks": [_described(benchmark) for benchmark in BENCHMARKS.values()]})
-        return 0
-    width = max(map(len, BENCHMARKS))
-    for name, benchmark in BENCHMARKS.items():
-        extras = [*(["subtitles"] if benchmark.has_subtitles else []), *(["judge"] if benchmark.needs_judge else [])]
-        shown = f" ({', '.join(extras)})" if extras else ""
-        print(f"{name:{width}}  {benchmark.title}{shown}: {', '.join(benchmark.files) or 'rendered, no download'}")
-    return 0
-
-
-def _described(benchmark: Benchmark) -> dict[str, Any]:
-    plain = ("name", "title", "hub_id", "revision", "source", "scorer", "has_subtitles", "needs_judge")
-    return {
-        **{name: getattr(benchmark, name) for name in plain},
-        "files": list(benchmark.files),
-        "paper": dict(benchmark.paper),
-        "rendered": benchmark.render is not None,
-    }
-
-
-def _print(figures: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print_json(figures)
-        return
-    width = max(map(len, figures))
-    for name, value in figures.items():
-        print(f"{name:{width}}  {printable(str(value))}")
-
-
-class _Progress:
-    """`32/400, 1.2 s each, 8 min left` on stderr: in place on a terminal, every tenth of the way elsewhere."""
-
-    def __init__(self, shard: Shard) -> None:
-        self.name = f"shard {shard}: " if shard.count > 1 else ""
-        self.tenth = -1
-
-    def __call__(self, done: Done) -> None:
-        each = done.seconds / max(1, done.fresh)
-        line = f"{self.name}{done.done}/{done.total}, {each:.1f} s each, {_duration(done.seconds_left)} left"
-        if sys.stderr.isatty():
-            end = "\n" if done.done == done.total else ""
-            print(f"\r{line}\x1b[K", end=end, file=sys.stderr, flush=True)
-        elif done.done * 10 // done.total != self.tenth:
-            print(line, file=sys.stderr, flush=True)
-        self.tenth = done.done * 10 // done.total
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def run_on_ray(words: Sequence[str], *, num_shards: int, gpus: float) -> list[int]:
-    """Exit codes of the shards. words: a command line of `vzoom eval`, with `--ray N` in it.
+def run_on_ray(words: Sequence[str], *, num_shards: int, gpus: float) -> None:
+    """Returns when all shards are done. words: a command line of `vzoom eval`, with `--ray N` in it.
 
-    ImportError that says how to get Ray where it is not installed. A shard that fails raises here; what the others
-    did is kept, and the same command goes on.
+    ImportError that says how to get Ray where it is not installed; ValueError where the cluster has no machine with
+    that many GPUs, for which its tasks would wait for ever. A shard that fails raises here; what the others did is
+    kept, and the same command goes on.
     """
     try:
         import ray
@@ -21,11 +22,16 @@ def run_on_ray(words: Sequence[str], *, num_shards: int, gpus: float) -> list[in
     if num_shards < 1:
         raise ValueError(f"--ray must be 1 or more, got {num_shards}")
     own = without_ray(words)
+    if gpus < 0:
+        raise ValueError(f"--gpus must be 0 or more, got {gpus:g}")
     if not ray.is_initialized():
         ray.init()
+    most = max(node["Resources"].get("GPU", 0.0) for node in ray.nodes() if node["Alive"])
+    if most < gpus:
+        raise ValueError(f"--gpus {gpus:g}: the cluster's machines have {most:g} at most; --gpus 0 runs on the CPU")
     task = ray.remote(num_cpus=1, num_gpus=gpus)(_shard)
     waiting = [task.remote([*own, "--shard", f"{index}/{num_shards}"]) for index in range(num_shards)]
-    return list(ray.get(waiting))
+    ray.get(waiting)
 
 
 def without_ray(words: Sequence[str]) -> list[str]:
@@ -41,12 +47,12 @@ def without_ray(words: Sequence[str]) -> list[str]:
     return kept
 
 
-def _shard(words: list[str]) -> int:
-    """In a process of its own on some machine: Ray gives it the GPUs that it may see."""
+def _shard(words: list[str]) -> None:
+    """In a process of its own on some machine: Ray gives it the GPUs that it may see. Its figures are not printed, the
+    driver prints those of the whole run."""
     import subprocess
     import sys
 
-    done = subprocess.run([sys.executable, "-m", "vzoom", *words], check=False)
-    if done.returncode not in (0, 1):
+    done = subprocess.run([sys.executable, "-m", "vzoom", *words], check=False, stdout=subprocess.DEVNULL)
+    if done.returncode not in (0, 1):  # 1: others are still at work
         raise RuntimeError(f"vzoom {' '.join(words)} ended with exit code {done.returncode}; its message is above")
-    return done.returncode
