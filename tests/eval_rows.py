@@ -63,7 +63,7 @@ def make_story(
     }
 
 
-def settings(policy: str = "zoom", **changes: Any) -> dict[str, Any]:
+def settings(policy: str = "zoom", /, **changes: Any) -> dict[str, Any]:
     return {
         "benchmark": "lvbench",
         "model": "some-model",
@@ -78,7 +78,7 @@ def settings(policy: str = "zoom", **changes: Any) -> dict[str, Any]:
 
 
 def write_run(
-    folder: Path, rows: Sequence[tuple[Item, Verdict, dict[str, Any] | None]], policy: str = "zoom", **changes: Any
+    folder: Path, rows: Sequence[tuple[Item, Verdict, dict[str, Any] | None]], policy: str = "zoom", /, **changes: Any
 ) -> Path:
     """folder, with its predictions. A story of None is an item whose video is missing."""
     with Store(folder / PREDICTIONS, settings(policy, **changes)) as store:

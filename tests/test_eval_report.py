@@ -8,12 +8,13 @@ import re
 from pathlib import Path
 
 import pytest
-from eval_rows import make_item, make_story, write_run
+from eval_rows import make_item, make_story, settings, write_run
 from test_report import EVIL, Page
 
 from vzoom.eval.figures import figures_of
 from vzoom.eval.item import Verdict
 from vzoom.eval.report import page
+from vzoom.eval.report.curves import coloured, curves_of
 from vzoom.eval.report.frames import spread
 from vzoom.eval.report.load import load_groups
 from vzoom.eval.report.pick import pick
@@ -100,6 +101,56 @@ def test_categories_are_of_their_own_questions(two_runs: list[Path]) -> None:
     assert row is not None
     assert row[1] == "3"  # items 1, 3, 5; the first run has no verdict on 5
     assert re.findall(r"</span>([\d.]+)</td>", row[2]) == ["50.0", "33.3"]
+
+
+def sweeps(folder: Path) -> list[Path]:
+    """Zooms allowed 0, 2, 4 and glance 8, 64, which share a run; uniform 8 and 64; one of another model."""
+    paths = []
+    for zooms, glance in ((0, 64), (4, 64), (2, 64), (4, 8)):
+        changes = {"zoom": {"glance_max_frames": glance, "max_zooms": zooms}, "protocol_hash": f"{zooms}-{glance}"}
+        paths.append(write_run(folder / f"z{zooms}g{glance}", rows_of_a_zoomer()[:3], **changes))
+    for budget in (8, 64):
+        policy = {**settings("uniform")["policy"], "budget": budget}
+        # What a policy without zooms does not heed makes no other curve.
+        changes = {"policy": policy, "zoom": {"glance_max_frames": budget, "max_zooms": 4}}
+        paths.append(write_run(folder / f"u{budget}", rows_of_a_zoomer()[:2], "uniform", **changes))
+    paths.append(write_run(folder / "other", rows_of_a_zoomer()[:3], model_hash="ffff"))
+    return paths
+
+
+def test_runs_that_differ_in_one_setting_are_a_curve(tmp_path: Path) -> None:
+    paths = sweeps(tmp_path)
+    (group,) = coloured(load_groups(paths))
+    found = {curve.title: [run.name for run in curve.runs] for curve in curves_of(group.runs)}
+    assert found == {
+        "zoom: zooms allowed 0 to 4": ["z0g64", "z2g64", "z4g64"],
+        "zoom: most frames of the glance 8 to 64": ["z4g8", "z4g64"],
+        "uniform: budget of frames 8 to 64": ["u8", "u64"],
+    }
+    colours = {run.name: run.colour for run in group.runs}
+    assert colours["z0g64"] == colours["z2g64"] == colours["z4g64"]
+    assert colours["u8"] == colours["u64"]
+    assert len({colours[name] for name in ("z0g64", "z4g8", "u8", "other")}) == 4
+    html = page(paths)
+    shown = Page(html)
+    plots = [a["aria-label"] for a in shown.all("svg", role="img") if a["aria-label"].startswith("Accuracy against")]
+    titles = [label.partition(". ")[0].removeprefix("Accuracy against ") for label in plots]
+    assert titles[4:] == ["zooms allowed", "most frames of the glance", "budget of frames"]
+    assert "z2g64: 2, 66.7 %" in plots[4]
+    assert "u8" not in plots[4]
+    lines = re.findall(r'<polyline class="family" points="([^"]*)"', html)
+    assert len(lines) == 4 * 3 + 3  # every curve against each cost, and against its own setting
+    zooms = [float(point.split(",")[0]) for point in lines[12].split()]
+    assert zooms[1] - zooms[0] == zooms[2] - zooms[1] > 0  # 0, 2, 4 on an even axis
+
+
+def test_runs_of_other_questions_are_no_curve(tmp_path: Path) -> None:
+    rows = rows_of_a_zoomer()[:2]
+    paths = [
+        write_run(tmp_path / f"{n}", rows, zoom={"glance_max_frames": 64, "max_zooms": n}, limit=n) for n in (1, 2)
+    ]
+    (group,) = load_groups(paths)
+    assert curves_of(group.runs) == []
 
 
 def test_foreign_text_never_becomes_markup(tmp_path: Path) -> None:

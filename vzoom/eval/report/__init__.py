@@ -16,6 +16,7 @@ from string import Template
 from vzoom.report.markup import escape
 
 from .browser import browser_section
+from .curves import coloured
 from .load import Group, load_groups
 from .plots import plots_section
 from .tables import breakdown_section, compare_section, failures_section, headline_section, summary_text
@@ -29,7 +30,7 @@ def page(paths: Sequence[Path], *, roots: Sequence[Path] = (), most_items: int =
     """
     if most_items < 1 or most_frames < 0:
         raise ValueError(f"need most_items ≥ 1 and most_frames ≥ 0, got {most_items}, {most_frames}")
-    groups = load_groups(paths)
+    groups = coloured(load_groups(paths))
     style = _asset("report.css") + _asset("eval.css")
     script = _asset("eval.js")
     return Template(_asset("eval.html")).substitute(

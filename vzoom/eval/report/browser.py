@@ -18,6 +18,10 @@ from .load import Group, LoadedRun, story_of
 from .pick import pick
 
 _WIDTH = 1000  # units of a timeline's drawing
+_KEY = (
+    "A question opens to what each run made of it. On the line of a video’s length: small marks are frames of the "
+    "glance, bars are zooms, the green band is where the answer can be seen, if the benchmark says so."
+)
 
 
 def browser_section(groups: Sequence[Group], *, roots: Sequence[Path], most_items: int, most_frames: int) -> str:
@@ -39,7 +43,7 @@ def browser_section(groups: Sequence[Group], *, roots: Sequence[Path], most_item
             notes.append(f"{count_text(missing, 'video')} of {group.title} not found: name their folder with --root")
     note = f'<p class="note">{escape("; ".join(notes))}.</p>' if notes else ""
     return (
-        f'<section id="browser" class="part"><h2>Trajectories</h2>{_filters(groups)}{note}'
+        f'<section id="browser" class="part"><h2>Trajectories</h2><p class="note">{_KEY}</p>{_filters(groups)}{note}'
         f'<p id="shown" class="note" role="status"></p><div id="items">{"".join(items)}</div></section>'
     )
 
@@ -80,7 +84,8 @@ def _item_markup(group: Group, position: int, video: Path | None) -> str:
     return (
         f'<details class="item" id="{escape(group.name)}-{position}" data-outcomes="{outcomes}" '
         f'data-categories="{escape("|".join(item.categories))}"{" data-differ" if differ else ""}>'
-        f'<summary><span class="lead" dir="auto">{escape(lead)}</span> <span class="marks">{marks}</span></summary>'
+        f'<summary><span class="lead" dir="auto">{escape(lead)} <small>{escape(item.id)}</small></span> '
+        f'<span class="marks">{marks}</span></summary>'
         f'<div class="asked">{_question_markup(item)}</div><div class="sides">{cells}</div></details>'
     )
 
@@ -92,14 +97,12 @@ def _chip(run: LoadedRun, row: Row) -> str:
 
 
 def _question_markup(item: Item) -> str:
-    options = "".join(
-        f'<li{" class=right" if letter == item.reference else ""} dir="auto">{letter}: {escape(option)}'
-        f"{' <small>right</small>' if letter == item.reference else ''}</li>"
-        for letter, option in zip(LETTERS, item.options, strict=False)
-    )
-    listed = f'<ul class="options">{options}</ul>' if options else ""
-    if not options and item.reference is not None:
-        listed = f'<p class="note" dir="auto">Reference: {escape(item.reference)}</p>'
+    listed = ""
+    if item.reference is not None:
+        told = item.reference
+        if item.options:
+            told = f"{told}: {item.options[LETTERS.index(told)]}"
+        listed = f'<p class="reference" dir="auto">Right: <b>{escape(told)}</b></p>'
     facts = [item.id, item.video, item.category, item.duration_bucket]
     if item.evidence:
         facts.append("proved at " + ", ".join(span_text(a, b) for a, b in item.evidence))

@@ -18,7 +18,7 @@ from vzoom.video.base import VideoError
 from ..benchmarks import BENCHMARKS
 from ..item import Item
 
-_GLANCE, _ZOOM = 8, 8  # most frames that are shown of each
+_GLANCE, _ZOOM = 8, 16  # most frames that are shown of each
 _SIDE_PIXELS = 112
 
 

@@ -20,10 +20,11 @@ NUM_COLOURS = 6
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A run with its rows. name: what the page calls it; number: from 1, for its colour."""
+    """A run with its rows. name: what the page calls it; number: from 1; series: from 1, for its colour."""
 
     name: str
     number: int
+    series: int
     settings: dict[str, Any]
     rows: tuple[Row, ...]
 
@@ -47,7 +48,7 @@ class LoadedRun:
     @property
     def colour(self) -> str:
         """The CSS class that holds it."""
-        return f"z{(self.number - 1) % NUM_COLOURS + 1}"
+        return f"z{(self.series - 1) % NUM_COLOURS + 1}"
 
     def how(self) -> str:
         """Its policy and limits in a few words."""
@@ -89,7 +90,7 @@ def load_groups(paths: Sequence[Path]) -> list[Group]:
     if len({file.resolve() for file in files}) < len(files):
         raise ValueError("the same run is named twice")
     runs = [
-        LoadedRun(name, number, read_settings(file), tuple(read_rows(file)))
+        LoadedRun(name, number, number, read_settings(file), tuple(read_rows(file)))
         for number, (name, file) in enumerate(zip(_names(files), files, strict=True), 1)
     ]
     groups: dict[str, list[LoadedRun]] = {}

@@ -1,4 +1,5 @@
-"""Accuracy against what it costs, as inline SVG: a point a run with its 95 % interval, the paper's rows as lines."""
+"""Accuracy against what it costs, as inline SVG: a point a run with its 95 % interval, a line
+through runs that differ in one setting, the paper's rows as broken lines."""
 
 from __future__ import annotations
 
@@ -8,52 +9,72 @@ from collections.abc import Callable
 from vzoom.report.markup import escape
 
 from ..figures import Figures
+from .curves import KNOBS, Curve, curves_of
 from .load import Group, LoadedRun
 
-_WIDTH, _HEIGHT = 380, 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 18, 34, 40
+_WIDTH, _HEIGHT = 380, 264
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 18, 34, 44
 
-Value = Callable[[Figures], float]
-_AXES: tuple[tuple[str, str, Value], ...] = (
-    ("frames", "frames seen", lambda f: f.frames),
-    ("tokens", "tokens of a conversation", lambda f: f.tokens),
-    ("seconds", "seconds of a conversation", lambda f: f.seconds),
-    ("zooms", "zooms made", lambda f: f.zooms),
+_CURVES_NOTE = "A line joins runs that differ in one setting alone; its points are labelled with that setting."
+
+Value = Callable[[LoadedRun], float]
+_AXES: tuple[tuple[str, Value], ...] = (
+    ("frames seen", lambda run: run.figures.frames),
+    ("tokens of a conversation", lambda run: run.figures.tokens),
+    ("seconds of a conversation", lambda run: run.figures.seconds),
+    ("zooms made", lambda run: run.figures.zooms),
 )
 
 
 def plots_section(group: Group) -> str:
-    """Four plots; nothing where no run has an accuracy."""
+    """What each run cost, then a plot for each setting that runs differ in; nothing where no run has an accuracy."""
     runs = [run for run in group.runs if run.figures.accuracy is not None]
     if not runs:
         return ""
-    plots = "".join(_plot(group, runs, title, value) for _, title, value in _AXES)
-    return f'<section class="part"><h3>Accuracy against what it costs</h3><div class="plots">{plots}</div></section>'
+    curves = curves_of(runs)
+    plots = [_plot(group, runs, curves, title, value) for title, value in _AXES]
+    for knob in KNOBS:
+        mine = [curve for curve in curves if curve.knob == knob]
+        if mine:
+            members = [run for run in runs if any(run in curve.runs for curve in mine)]
+            plots.append(_plot(group, members, mine, knob.title, knob.value))
+    names = "".join(
+        f'<li><i class="dot {curve.colour}"></i>{escape(curve.title)} '
+        f"<small>{escape(', '.join(run.name for run in curve.runs))}</small></li>"
+        for curve in curves
+    )
+    legend = f'<ul class="legend">{names}</ul>' if names else ""
+    return (
+        f'<section class="part"><h3>Accuracy against what it costs</h3>{legend}<div class="plots">{"".join(plots)}'
+        f'</div><p class="note">Bars are 95 % intervals. {_CURVES_NOTE if curves else ""}</p></section>'
+    )
 
 
-def _plot(group: Group, runs: list[LoadedRun], title: str, value: Value) -> str:
-    top = nice_ceiling(max(value(run.figures) for run in runs))
+def _plot(group: Group, runs: list[LoadedRun], curves: list[Curve], title: str, value: Value) -> str:
+    top = nice_ceiling(max(map(value, runs)))
 
     def x(v: float) -> float:
         return _LEFT + v / top * (_WIDTH - _LEFT - _RIGHT)
 
-    parts = [_axes(x, top)]
+    parts = [_axes(x, top, title)]
     for name, percent in group.paper.items():
         height = y(percent / 100)
         parts.append(f'<line class="paper" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{height:.1f}" y2="{height:.1f}"/>')
         place = f'x="{_WIDTH - _RIGHT}" y="{height - 4:.1f}" text-anchor="end"'
         parts.append(f'<text class="axis" {place}>{escape(name)}, paper</text>')
-    parts += _paths(runs, value, x)
-    parts += _points(runs, value, x)
-    told = "; ".join(f"{run.name}: {_shown(value(run.figures))}, {percent_text(run.figures)}" for run in runs)
+    for curve in curves:
+        line = " ".join(f"{x(value(run)):.1f},{y(_accuracy(run)):.1f}" for run in curve.runs)
+        parts.append(f'<g class="{curve.colour}"><polyline class="family" points="{line}"/></g>')
+    parts += _points(runs, curves, value, x)
+    told = "; ".join(f"{run.name}: {_shown(value(run))}, {percent_text(run.figures)}" for run in runs)
     return (
         f'<figure><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
         f'aria-label="{escape(f"Accuracy against {title}. {told}")}">'
-        f'<text class="title" x="0" y="14">accuracy against {title}</text>{"".join(parts)}</svg></figure>'
+        f'<text class="title" x="0" y="14">Accuracy against {title}</text>{"".join(parts)}</svg></figure>'
     )
 
 
-def _axes(x: Callable[[float], float], top: float) -> str:
+def _axes(x: Callable[[float], float], top: float, title: str) -> str:
     parts = []
     for i in range(5):
         height, place = y(i / 4), x(top * i / 4)
@@ -61,42 +82,34 @@ def _axes(x: Callable[[float], float], top: float) -> str:
         parts.append(f'<text class="axis" x="{_LEFT - 6}" y="{height + 4:.1f}" text-anchor="end">{25 * i} %</text>')
         anchor = "end" if i == 4 else "middle"
         parts.append(
-            f'<text class="axis" x="{place:.1f}" y="{_HEIGHT - 20}" text-anchor="{anchor}">{_shown(top * i / 4)}</text>'
+            f'<text class="axis" x="{place:.1f}" y="{_HEIGHT - 24}" text-anchor="{anchor}">{_shown(top * i / 4)}</text>'
         )
-    return "".join(parts)
+    middle = (_LEFT + _WIDTH - _RIGHT) / 2
+    return "".join(parts) + f'<text class="axis" x="{middle}" y="{_HEIGHT - 6}" text-anchor="middle">{title}</text>'
 
 
-def _paths(runs: list[LoadedRun], value: Value, x: Callable[[float], float]) -> list[str]:
-    """A line through the runs of one policy of one model: what a larger budget buys."""
-    families: dict[tuple[str, str], list[LoadedRun]] = {}
-    for run in runs:
-        families.setdefault((run.settings["model_hash"], run.settings["policy"]["name"]), []).append(run)
-    lines = []
-    for members in families.values():
-        if len(members) > 1:
-            ordered = sorted(members, key=lambda run: value(run.figures))
-            points = " ".join(f"{x(value(run.figures)):.1f},{y(_accuracy(run)):.1f}" for run in ordered)
-            lines.append(f'<polyline class="family" points="{points}"/>')
-    return lines
-
-
-def _points(runs: list[LoadedRun], value: Value, x: Callable[[float], float]) -> list[str]:
-    parts, taken = [], list[tuple[float, float]]()
+def _points(runs: list[LoadedRun], curves: list[Curve], value: Value, x: Callable[[float], float]) -> list[str]:
+    """A run of a curve is labelled with its setting, another with its name; a label that would cover one is lower."""
+    parts, taken = [], list[tuple[float, float, float]]()
     for run in runs:
         estimate = run.figures.accuracy
         assert estimate is not None
-        place, height = x(value(run.figures)), y(estimate.mean)
-        is_right = place > _WIDTH * 0.6
+        place, height = x(value(run)), y(estimate.mean)
+        curve = next((curve for curve in curves if run in curve.runs), None)
+        name = f"{curve.knob.value(run):g}" if curve else run.name
+        width = 7.0 * len(name)
+        is_right = place + 9 + width > _WIDTH
+        left = place - 9 - width if is_right else place + 9
         label = height + 4
-        while any(abs(label - other) < 13 and abs(place - at) < 110 for at, other in taken):
-            label += 13
-        taken.append((place, label))
+        while any(abs(label - v) < 12 and left < end and start < left + width for start, end, v in taken):
+            label += 12
+        taken.append((left, left + width, label))
         parts.append(
             f'<g class="{run.colour}"><line class="whisker" x1="{place:.1f}" x2="{place:.1f}" '
             f'y1="{y(estimate.low):.1f}" y2="{y(estimate.high):.1f}"/>'
             f'<circle class="dot" cx="{place:.1f}" cy="{height:.1f}" r="4.5"/>'
             f'<text class="name" x="{place + (-9 if is_right else 9):.1f}" y="{label:.1f}" '
-            f'text-anchor="{"end" if is_right else "start"}">{escape(run.name)}</text></g>'
+            f'text-anchor="{"end" if is_right else "start"}">{escape(name)}</text></g>'
         )
     return parts
 

@@ -22,9 +22,10 @@ _HEADLINE_NOTE = (
     "Accuracy in per cent of the questions with a verdict: an answer that is missing or names no option counts as not "
     "right, and is counted apart; a question without its video or without a verdict is left out. Where a benchmark’s "
     "authors report the mean of its categories, so does this table. Frames, zooms, tokens, operations and seconds are "
-    "means over the questions asked; the conversations of a batch share their seconds. The paper’s rows are those of "
-    "arXiv 2512.22315, with its own frames and prompts."
+    "means over the questions asked; the conversations of a batch share their seconds."
 )
+_PAPER_NOTE = " The paper’s rows are those of arXiv 2512.22315, with its own frames and prompts."
+_ALIKE_NOTE = " An interval without width says only that all questions came out alike: it is no proof of certainty."
 
 
 def headline_section(group: Group) -> str:
@@ -37,9 +38,12 @@ def headline_section(group: Group) -> str:
         f"<td><b>{percent:.1f}</b></td>{blank}</tr>"
         for name, percent in group.paper.items()
     ]
+    estimates = [run.figures.accuracy for run in group.runs]
+    alike = any(estimate is not None and estimate.low == estimate.high for estimate in estimates)
+    note = _HEADLINE_NOTE + (_PAPER_NOTE if group.paper else "") + (_ALIKE_NOTE if alike else "")
     return (
-        f'<section class="part"><h3>Headline</h3>{table("Runs and the rows of the paper", heads, rows)}'
-        f'<p class="note">{_HEADLINE_NOTE}</p></section>'
+        f'<section class="part headline"><h3>Headline</h3>{table("Runs and the rows of the paper", heads, rows)}'
+        f'<p class="note">{note}</p></section>'
     )
 
 
