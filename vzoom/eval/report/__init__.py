@@ -59,7 +59,8 @@ def _header(groups: Sequence[Group]) -> str:
     )
     return (
         f'<header><p class="brand"><b>vzoom</b> evaluation</p><h1>{escape(", ".join(g.title for g in groups))}</h1>'
-        f'<dl class="figures runs">{tiles}</dl><p class="note">{escape(hashes)}</p></header>'
+        f'<dl class="figures runs">{tiles}</dl>'
+        f'<details class="note"><summary>Hashes of models and protocols</summary>{escape(hashes)}</details></header>'
     )
 
 

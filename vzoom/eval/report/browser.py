@@ -18,6 +18,7 @@ from .load import Group, LoadedRun, story_of
 from .pick import pick
 
 _WIDTH = 1000  # units of a timeline's drawing
+_MOST_MARKS = 4  # runs whose outcomes stand beside the question
 _KEY = (
     "A question opens to what each run made of it. On the line of a video’s length: small marks are frames of the "
     "glance, bars are zooms, the green band is where the answer can be seen, if the benchmark says so."
@@ -78,6 +79,9 @@ def _item_markup(group: Group, position: int, video: Path | None) -> str:
     rows = [(run, run.by_position[position]) for run in group.runs if position in run.by_position]
     outcomes = " ".join(f"{run.number}:{row.prediction.failure}" for run, row in rows)
     marks = "".join(_chip(run, row) for run, row in rows)
+    if len(rows) > _MOST_MARKS:
+        num_right = sum(row.prediction.failure == Failure.RIGHT for _, row in rows)
+        marks = f'<span class="mark">right in {num_right} of {len(rows)} runs</span>'
     lead = item.question.strip().splitlines()[0]
     cells = "".join(_run_markup(run, row, video) for run, row in rows)
     differ = len({row.prediction.verdict for _, row in rows}) > 1

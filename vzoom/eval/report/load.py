@@ -55,7 +55,7 @@ class LoadedRun:
         policy, zoom = self.settings["policy"], self.settings["zoom"]
         parts = [policy["name"]]
         if policy["name"] != "uniform":
-            parts.append(f"glance {zoom['glance_max_frames']}, at most {zoom['max_zooms']} zooms")
+            parts.append(f"glance of {zoom['glance_max_frames']} frames or fewer, at most {zoom['max_zooms']} zooms")
         if policy["budget"] is not None:
             parts.append(f"budget {policy['budget']}")
         if policy["fps"] is not None:

@@ -91,12 +91,7 @@ def _axes(x: Callable[[float], float], top: float, title: str) -> str:
 def _points(runs: list[LoadedRun], curves: list[Curve], value: Value, x: Callable[[float], float]) -> list[str]:
     """A run of a curve is labelled with its setting, another with its name; a label that would cover one is lower."""
     parts, taken = [], list[tuple[float, float, float]]()
-    for run in runs:
-        estimate = run.figures.accuracy
-        assert estimate is not None
-        place, height = x(value(run)), y(estimate.mean)
-        curve = next((curve for curve in curves if run in curve.runs), None)
-        name = f"{curve.knob.value(run):g}" if curve else run.name
+    for (place, height), name in _labels(runs, curves, value, x).items():
         width = 7.0 * len(name)
         is_right = place + 9 + width > _WIDTH
         left = place - 9 - width if is_right else place + 9
@@ -105,13 +100,33 @@ def _points(runs: list[LoadedRun], curves: list[Curve], value: Value, x: Callabl
             label += 12
         taken.append((left, left + width, label))
         parts.append(
+            f'<text class="name" x="{place + (-9 if is_right else 9):.1f}" y="{label:.1f}" '
+            f'text-anchor="{"end" if is_right else "start"}">{escape(name)}</text>'
+        )
+    for run in runs:
+        estimate = run.figures.accuracy
+        assert estimate is not None
+        place, height = x(value(run)), y(estimate.mean)
+        parts.append(
             f'<g class="{run.colour}"><line class="whisker" x1="{place:.1f}" x2="{place:.1f}" '
             f'y1="{y(estimate.low):.1f}" y2="{y(estimate.high):.1f}"/>'
-            f'<circle class="dot" cx="{place:.1f}" cy="{height:.1f}" r="4.5"/>'
-            f'<text class="name" x="{place + (-9 if is_right else 9):.1f}" y="{label:.1f}" '
-            f'text-anchor="{"end" if is_right else "start"}">{escape(name)}</text></g>'
+            f'<circle class="dot" cx="{place:.1f}" cy="{height:.1f}" r="4.5"/></g>'
         )
     return parts
+
+
+def _labels(
+    runs: list[LoadedRun], curves: list[Curve], value: Value, x: Callable[[float], float]
+) -> dict[tuple[float, float], str]:
+    """Where each label stands and what it says; points on one place share theirs."""
+    found: dict[tuple[float, float], list[str]] = {}
+    for run in runs:
+        curve = next((curve for curve in curves if run in curve.runs), None)
+        name = f"{curve.knob.value(run):g}" if curve else run.name
+        names = found.setdefault((round(x(value(run))), round(y(_accuracy(run)))), [])
+        if name not in names:
+            names.append(name)
+    return {place: ", ".join(names) for place, names in found.items()}
 
 
 def _accuracy(run: LoadedRun) -> float:
@@ -128,11 +143,13 @@ def percent_text(figures: Figures) -> str:
 
 
 def nice_ceiling(value: float) -> float:
-    """The next of 1, 2, 4, 5, 8, 10 times a power of ten; 1 for 0."""
+    """The next of a few numbers, whose quarters are short, times a power of ten; 1 for 0."""
     if value <= 0:
         return 1.0
     scale = 10.0 ** math.floor(math.log10(value))
-    return next(step * scale for step in (1, 2, 4, 5, 8, 10) if step * scale >= value * (1 - 1e-9))
+    return next(
+        step * scale for step in (1, 1.2, 1.6, 2, 2.4, 3.2, 4, 5, 6, 8, 10) if step * scale >= value * (1 - 1e-9)
+    )
 
 
 def _shown(value: float) -> str:

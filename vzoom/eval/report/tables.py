@@ -96,7 +96,7 @@ def _compare_row(run: LoadedRun, found: Comparison) -> str:
     d = found.difference
     cells = [
         f"<b>{100 * d.mean:+.1f}</b>",
-        f"{100 * d.low:+.1f} – {100 * d.high:+.1f}",
+        f"{100 * d.low:+.1f} to {100 * d.high:+.1f}",
         f"{found.p_value:.2g}",
         *map(str, (found.num_pairs, found.both_right, found.only_second, found.only_first, found.neither_right)),
     ]
