@@ -112,7 +112,7 @@ def sweeps(folder: Path) -> list[Path]:
     for budget in (8, 64):
         policy = {**settings("uniform")["policy"], "budget": budget}
         # What a policy without zooms does not heed makes no other curve.
-        changes = {"policy": policy, "zoom": {"glance_max_frames": budget, "max_zooms": 4}}
+        changes = {"policy": policy, "zoom": {"glance_max_frames": budget, "max_zooms": budget}}
         paths.append(write_run(folder / f"u{budget}", rows_of_a_zoomer()[:2], "uniform", **changes))
     paths.append(write_run(folder / "other", rows_of_a_zoomer()[:3], model_hash="ffff"))
     return paths

@@ -18,6 +18,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 18, 34, 44
 _CURVES_NOTE = "A line joins runs that differ in one setting alone; its points are labelled with that setting."
 
 Value = Callable[[LoadedRun], float]
+Place = tuple[float, float, float]  # of a label: left, right, base line
 _AXES: tuple[tuple[str, Value], ...] = (
     ("frames seen", lambda run: run.figures.frames),
     ("tokens of a conversation", lambda run: run.figures.tokens),
@@ -57,15 +58,19 @@ def _plot(group: Group, runs: list[LoadedRun], curves: list[Curve], title: str, 
         return _LEFT + v / top * (_WIDTH - _LEFT - _RIGHT)
 
     parts = [_axes(x, top, title)]
+    taken: list[Place] = []
     for name, percent in group.paper.items():
         height = y(percent / 100)
-        parts.append(f'<line class="paper" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{height:.1f}" y2="{height:.1f}"/>')
-        place = f'x="{_WIDTH - _RIGHT}" y="{height - 4:.1f}" text-anchor="end"'
-        parts.append(f'<text class="axis" {place}>{escape(name)}, paper</text>')
+        label = height - 4 if percent == max(group.paper.values()) else height + 12  # two rows keep apart
+        parts.append(
+            f'<line class="paper" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{height:.1f}" y2="{height:.1f}"/>'
+            f'<text class="axis" x="{_LEFT + 4}" y="{label:.1f}">{escape(name)}, paper</text>'
+        )
+        taken.append((_LEFT, _LEFT + 4 + 7.0 * len(f"{name}, paper"), label))
     for curve in curves:
         line = " ".join(f"{x(value(run)):.1f},{y(_accuracy(run)):.1f}" for run in curve.runs)
         parts.append(f'<g class="{curve.colour}"><polyline class="family" points="{line}"/></g>')
-    parts += _points(runs, curves, value, x)
+    parts += _points(runs, curves, value, x, taken)
     told = "; ".join(f"{run.name}: {_shown(value(run))}, {percent_text(run.figures)}" for run in runs)
     return (
         f'<figure><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
@@ -88,10 +93,12 @@ def _axes(x: Callable[[float], float], top: float, title: str) -> str:
     return "".join(parts) + f'<text class="axis" x="{middle}" y="{_HEIGHT - 6}" text-anchor="middle">{title}</text>'
 
 
-def _points(runs: list[LoadedRun], curves: list[Curve], value: Value, x: Callable[[float], float]) -> list[str]:
+def _points(
+    runs: list[LoadedRun], curves: list[Curve], value: Value, x: Callable[[float], float], taken: list[Place]
+) -> list[str]:
     """A run of a curve is labelled with its setting, another with its name; a label that would cover one is lower."""
-    parts, taken = [], list[tuple[float, float, float]]()
-    for (place, height), name in _labels(runs, curves, value, x).items():
+    parts = []
+    for (place, height), (colour, name) in _labels(runs, curves, value, x).items():
         width = 7.0 * len(name)
         is_right = place + 9 + width > _WIDTH
         left = place - 9 - width if is_right else place + 9
@@ -100,8 +107,8 @@ def _points(runs: list[LoadedRun], curves: list[Curve], value: Value, x: Callabl
             label += 12
         taken.append((left, left + width, label))
         parts.append(
-            f'<text class="name" x="{place + (-9 if is_right else 9):.1f}" y="{label:.1f}" '
-            f'text-anchor="{"end" if is_right else "start"}">{escape(name)}</text>'
+            f'<g class="{colour}"><text class="name" x="{place + (-9 if is_right else 9):.1f}" y="{label:.1f}" '
+            f'text-anchor="{"end" if is_right else "start"}">{escape(name)}</text></g>'
         )
     for run in runs:
         estimate = run.figures.accuracy
@@ -117,16 +124,16 @@ def _points(runs: list[LoadedRun], curves: list[Curve], value: Value, x: Callabl
 
 def _labels(
     runs: list[LoadedRun], curves: list[Curve], value: Value, x: Callable[[float], float]
-) -> dict[tuple[float, float], str]:
-    """Where each label stands and what it says; points on one place share theirs."""
-    found: dict[tuple[float, float], list[str]] = {}
+) -> dict[tuple[float, float], tuple[str, str]]:
+    """Where each label stands, its colour and what it says; points on one place share theirs."""
+    found: dict[tuple[float, float], tuple[str, list[str]]] = {}
     for run in runs:
         curve = next((curve for curve in curves if run in curve.runs), None)
         name = f"{curve.knob.value(run):g}" if curve else run.name
-        names = found.setdefault((round(x(value(run))), round(y(_accuracy(run)))), [])
+        _, names = found.setdefault((round(x(value(run))), round(y(_accuracy(run)))), (run.colour, []))
         if name not in names:
             names.append(name)
-    return {place: ", ".join(names) for place, names in found.items()}
+    return {place: (colour, ", ".join(names)) for place, (colour, names) in found.items()}
 
 
 def _accuracy(run: LoadedRun) -> float:
