@@ -45,7 +45,7 @@ ROWS = (
     ("eval",),
     ("train",),
     ("doctor", "verify"),
-    ("cli",),
+    ("cli", "lmms"),
     ("__main__",),
 )
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
@@ -61,6 +61,7 @@ EXTRAS = (
     "peft",
     "accelerate",
     "ray",
+    "lmms_eval",
     "torchvision",
     "rich",
     "pytest",
@@ -166,7 +167,7 @@ def test_import_needs_no_torch_and_no_extra() -> None:
 
 def test_modules_import_without_the_extras() -> None:
     # Files whose whole purpose is an extra are loaded by their op or reader when the extra is there.
-    names = [n for n in SOURCES if n.rpartition(".")[2] not in ("triton_impl", "dali", "__main__")]
+    names = [n for n in SOURCES if n.rpartition(".")[2] not in ("triton_impl", "dali", "plugin", "__main__")]
     code = f"""
 import importlib, importlib.abc, sys
 class Refuse(importlib.abc.MetaPathFinder):

@@ -1,0 +1,105 @@
+"""What `--model_args` may say, and the model that it describes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from ..config import ZoomConfig
+from ..eval.policy import Policy, PolicyName
+from ..eval.shard import local_device
+
+if TYPE_CHECKING:
+    from ..zoomer import Zoomer
+
+_TEXTS = ("pretrained", "device", "dtype", "policy")
+_NUMBERS = ("fps", "confidence", "glance_fps")  # all others are whole numbers
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options of `vzoom eval`, by the names that they have there; None leaves the checkpoint's own.
+
+    pretrained: a folder, a hub id or "embedded". max_sessions: conversations at once; None is lmms-eval's batch_size.
+    Questions are asked in blocks of twice as many, as `vzoom eval` does.
+    """
+
+    pretrained: str
+    device: str = "auto"
+    dtype: str = "auto"
+    policy: PolicyName = "zoom"
+    budget: int | None = None
+    fps: float | None = None
+    confidence: float = 0.9
+    max_zooms: int | None = None
+    glance_frames: int | None = None
+    glance_fps: float | None = None
+    zoom_frames: int | None = None
+    max_pixels: int | None = None
+    max_new_tokens: int | None = None
+    max_total_tokens: int | None = None
+    max_sessions: int | None = None
+    batch_size: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in (field.name for field in fields(self)):
+            _check_type(name, getattr(self, name))
+        if self.sessions < 1:
+            raise ValueError(f"max_sessions must be 1 or more, got {self.sessions}")
+        self.look.configs(self.limit(ZoomConfig()))  # checked before the model is loaded, which can take minutes
+
+    @classmethod
+    def from_args(cls, args: Mapping[str, Any]) -> Settings:
+        """Of --model_args, batch_size and device as lmms-eval passes them. ValueError names what is wrong."""
+        known = [field.name for field in fields(cls)]
+        unknown = sorted(set(args) - set(known))
+        if unknown:
+            raise ValueError(f"--model_args: unknown {', '.join(unknown)}; there are {', '.join(known)}")
+        if "pretrained" not in args:
+            raise ValueError('name a model: --model_args pretrained=M, a folder, a hub id or "embedded"')
+        size = args.get("batch_size", 1)  # comes as text, "auto" among them
+        if not str(size).isdecimal():
+            raise ValueError(f"--batch_size must be a whole number, the conversations held at once, got {size}")
+        return cls(**{**args, "batch_size": int(size)})
+
+    @property
+    def sessions(self) -> int:
+        return self.batch_size if self.max_sessions is None else self.max_sessions
+
+    @property
+    def look(self) -> Policy:
+        return Policy(self.policy, budget=self.budget, fps=self.fps, confidence=self.confidence)
+
+    def limit(self, own: ZoomConfig) -> ZoomConfig:
+        """A checkpoint's own limits with those that are set here."""
+        return own.override(
+            max_zooms=self.max_zooms,
+            glance_max_frames=self.glance_frames,
+            glance_fps=self.glance_fps,
+            zoom_max_frames=self.zoom_frames,
+            max_pixels=self.max_pixels,
+            max_new_tokens=self.max_new_tokens,
+            max_total_tokens=self.max_total_tokens,
+        )
+
+    def load(self) -> Zoomer:
+        """The model; on this process's own GPU where a launcher started several."""
+        from ..zoomer import load
+
+        zoomer = load(self.pretrained, device=local_device(self.device), dtype=self.dtype)
+        zoomer.config = self.limit(zoomer.config)
+        return zoomer
+
+
+def _check_type(name: str, value: Any) -> None:
+    """lmms-eval reads "8" as a whole number, "0.5" as a number, "true" as a truth, and all else as text."""
+    if name in _TEXTS:
+        kind, fits = "a text", isinstance(value, str)
+    elif name in _NUMBERS:
+        kind, fits = "a number", isinstance(value, int | float) and not isinstance(value, bool)
+    else:
+        kind, fits = "a whole number", isinstance(value, int) and not isinstance(value, bool)
+    if not fits and value is not None:
+        raise ValueError(f"{name} must be {kind}, got {value!r}")
