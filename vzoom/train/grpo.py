@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from .callback import keep_last, watch
 from .folder import TrainingFolder
-from .judge import HTTPJudge
+from .judge import judge_for
 from .optim import make_optimizer
 from .policy import Policy, load_policy
 from .progress import Progress
@@ -51,8 +51,7 @@ def run_grpo(
     out, base, part = Path(out), os.fspath(base), recipe.grpo
     records = questions_of(questions, "questions to roll out")
     held_out = held_out_of(eval_questions, part.eval_questions)
-    if judge is None and not all(record.options for record in (*records, *held_out)):
-        judge = HTTPJudge.from_environment()
+    judge = judge or judge_for((*records, *held_out))
     made = trainer_class()
     args = _arguments(recipe, out / "checkpoints")
     team = Team(args.process_index, args.world_size)

@@ -28,7 +28,7 @@ from ..video import ClipCache
 from ..world.dataset import facts_of, write_questions
 from ..world.oracle import next_turn
 from ..world.oracle_server import OracleServer
-from .judge import HTTPJudge
+from .judge import judge_for
 from .recipe import Recipe, WorldLessons
 from .run import Run
 
@@ -244,8 +244,8 @@ class Lessons:
                 server = stack.enter_context(OracleServer(dict(self.world.worlds), self.recipe.zoom))
                 endpoints = (Endpoint(server.url, "oracle"),)
             chat = Chat(endpoints, concurrency=self.concurrency)
-            judge = None if all(question.options for question in questions) else HTTPJudge.from_environment()
-            yield Expert(chat, ledger, temperature=0.0, max_tokens=_REPLY_TOKENS), Verifier(ledger, judge)
+            verify = Verifier(ledger, judge_for(questions))
+            yield Expert(chat, ledger, temperature=0.0, max_tokens=_REPLY_TOKENS), verify
 
 
 def _spread(questions: list[Record], count: int | None) -> list[Record]:

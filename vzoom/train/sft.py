@@ -18,7 +18,7 @@ import numpy as np
 from ..data.record import Record
 from .features import FrozenFeatures
 from .folder import TrainingFolder
-from .judge import HTTPJudge
+from .judge import judge_for
 from .memory import announce
 from .optim import make_optimizer
 from .policy import Policy
@@ -53,8 +53,7 @@ def run_sft(
     out, base, part = Path(out), os.fspath(base), recipe.sft
     records = records_of(data, "records to train on")
     held_out = held_out_of(questions, part.eval_questions)
-    if judge is None and not all(record.options for record in held_out):
-        judge = HTTPJudge.from_environment()
+    judge = judge or judge_for(held_out)
     args = sft_config(part, out / "checkpoints", seed=recipe.seed, num_samples=len(records))
     identity = {
         "recipe": repr((replace(part, save_every=1), recipe.zoom, recipe.seed)),
