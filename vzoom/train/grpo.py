@@ -179,4 +179,4 @@ def _give_reference(trainer: Any, policy: Policy, part: GRPORecipe) -> None:
             with bare(trainer.model_wrapped).disable_adapter():  # type: ignore[operator]
                 yield trainer.model_wrapped
 
-    trainer.steps.reference = reference
+    trainer.steps.layout.reference = reference
