@@ -11,6 +11,7 @@ from ..world.dataset import write_questions
 from .recipe import Recipe, WorldLessons
 from .run import Run
 
+_RL_FIRST = 100_000  # training videos from here on are RL's alone
 _HELD_OUT_FIRST = 500_000  # public videos from here on choose checkpoints; examinations draw theirs from all seeds
 
 
@@ -68,6 +69,27 @@ class Lessons:
             "questions", make, settings=self.world_settings("num_videos", fewer_zooms=self.world.fewer_zooms)
         )
         return folder / "questions"
+
+    def rl_questions(self, questions: Path) -> Path:
+        """Those that RL asks: of videos that nothing was learned from, or `questions` where the recipe has none."""
+        if not self.world.rl_videos:
+            return questions
+
+        def make(folder: Path) -> Sequence[Path]:
+            for family, number in self.world.rl_videos.items():
+                write_questions(
+                    folder,
+                    family,
+                    number,
+                    self.world.worlds[family],
+                    zoom=self.recipe.zoom,
+                    questions_per_video=self.world.questions_per_video,
+                    first=_RL_FIRST,
+                    say=self.run.say,
+                )
+            return [folder / "questions"]
+
+        return self.run.stage("rl-questions", make, settings=self.world_settings("rl_videos")) / "questions"
 
     def held_out(self) -> Path:
         """Questions that choose the best checkpoint: neither trained on nor examined."""
