@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-from vzoom.config import ZoomConfig
+import training
+
 from vzoom.train.collapse import CollapseLimits
 from vzoom.train.grpo import run_grpo
 from vzoom.train.recipe import GRPORecipe, Optimisation, Recipe
 from vzoom.zoomer import embedded_path
 
-ZOOM = ZoomConfig(
-    prompt="brief",
-    min_pixels=3136,
-    max_pixels=3136,
-    glance_max_frames=8,
-    zoom_max_frames=6,
-    max_new_tokens=40,
-    max_total_tokens=1024,
-    answer_reserve=64,
-    max_zooms=2,
-)
+ZOOM = replace(training.ZOOM, max_new_tokens=40, max_zooms=2)
 # Hot, so that a question's rollouts differ; what it does to the format is no collapse here.
 PART = GRPORecipe(
     Optimisation(3e-4),

@@ -83,10 +83,9 @@ def test_every_parameter_is_trained_and_flat_rates_move_nothing(tmp_path):
         assert kind in ALL
     assert all(not torch.equal(before[n], p) for n, p in run.model.named_parameters() if "bias" not in n)
     frozen = {n: p.detach().clone() for n, p in run.model.named_parameters()}
-    run.optimizers.set_lr(muon_lr=0.0, adam_lr=0.0)
     for parameter in run.model.parameters():
         parameter.grad = torch.ones_like(parameter)
-    run.optimizers.step()
+    run.update(muon_lr=0.0, adam_lr=0.0)
     assert all(torch.equal(frozen[n], p) for n, p in run.model.named_parameters())
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from vzoom.zoomer import embedded_path
 
 from . import grpo_run
 from .grpo_run import PART, RECIPE
+from .killing import killed_again_and_again
 from .training import WORLD
 
 pytest.importorskip("trl")
@@ -184,19 +183,8 @@ _RUN = str(Path(__file__).with_name("grpo_run.py"))
 
 @pytest.mark.slow
 def test_killed_it_goes_on_as_if_nothing_had_happened(finished: Path, world: Path, tmp_path: Path) -> None:
-    out, kills = tmp_path / "out", 0
-    for after in (1, 3, 99):  # steps in the log
-        process = subprocess.Popen([sys.executable, _RUN, str(world), str(out)], stdout=subprocess.DEVNULL)
-        while process.poll() is None:
-            log = out / "log.jsonl"
-            if log.exists() and len(log.read_text().splitlines()) >= after:
-                time.sleep(0.2)  # into the next step, or into the checkpoint
-                process.send_signal(signal.SIGKILL)
-                process.wait()
-                kills += 1
-            time.sleep(0.02)
-    assert kills == 2
-    assert process.returncode == 0
+    out = tmp_path / "out"
+    killed_again_and_again([sys.executable, _RUN, str(world), str(out)], out, lines=PART.steps, seed=1)
     assert rows(out) == rows(finished)
     assert trained(out) == trained(finished)
     assert (out / "model.safetensors").read_bytes() == (finished / "model.safetensors").read_bytes()

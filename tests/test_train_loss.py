@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from vzoom.train.recipe import GRPORecipe, Optimisation, Recipe
+from vzoom.train.rows import Rows
 from vzoom.train.seam import _inputs
-from vzoom.train.steps import Rows
 from vzoom.zoomer import embedded_path
 
 

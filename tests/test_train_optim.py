@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForImageTextToText
 
-from vzoom.train.optim import MuonWithAdamW, make_optimizer
+from vzoom.train.optim import make_optimizer
 from vzoom.train.recipe import Optimisation
 from vzoom.zoomer import embedded_path
 
@@ -39,7 +39,7 @@ def test_matrices_go_to_muon_and_tables_do_not() -> None:
 
 def test_it_steps_as_its_two_halves() -> None:
     ours, theirs = model(), model()
-    optimizer = MuonWithAdamW(ours, BOTH)
+    optimizer = make_optimizer(ours, BOTH)
     matrices = [p for p in theirs.parameters() if p.ndim == 2]
     vectors = [p for p in theirs.parameters() if p.ndim != 2]
     halves = (
@@ -90,5 +90,3 @@ def test_one_kind_alone() -> None:
     assert type(make_optimizer(model(), Optimisation(1e-3))) is torch.optim.AdamW
     with pytest.raises(ValueError, match="0 matrices for Muon and 2 other"):
         make_optimizer(nn.LayerNorm(4), BOTH)
-    with pytest.raises(ValueError, match="no muon_learning_rate"):
-        MuonWithAdamW(model(), Optimisation(1e-3))

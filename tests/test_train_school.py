@@ -16,6 +16,7 @@ pytest.importorskip("trl", reason="needs the train extra")
 import vzoom
 from vzoom.cli import main
 from vzoom.cli.school import RECIPES as NAMES
+from vzoom.data.store import read
 from vzoom.train.recipe import ReflectionRecipe, scaled
 from vzoom.train.recipes import RECIPES, recipe_named
 from vzoom.train.run import MANIFEST, Run
@@ -26,6 +27,7 @@ STAGES = [
     "base",
     "questions",
     "held-out",
+    "rl-questions",
     "exemplars",
     "sft-exemplars",
     "reflections",
@@ -40,7 +42,14 @@ STAGES = [
 def rehearsal():
     """A recipe for seconds: nothing is learned, everything happens."""
     recipe = scaled(recipe_named("ablation"), 0.003)
-    world = replace(recipe.world, num_videos={"which": 3}, questions_per_video=1, exemplars=3, eval_questions=2)
+    world = replace(
+        recipe.world,
+        num_videos={"which": 3},
+        rl_videos={"which": 2},
+        questions_per_video=1,
+        exemplars=3,
+        eval_questions=2,
+    )
     grpo = replace(
         recipe.grpo,
         steps=2,
@@ -78,10 +87,21 @@ def test_every_stage_is_made_and_remembered(finished):
         assert entry["versions"]["trl"]
     assert manifest["sft"]["inputs"].keys() >= {"mixed/records", "base/model.safetensors"}
     assert manifest["grpo"]["settings"]["grpo"]["num_rollouts"] == 2
+    assert "rl-questions/questions" in manifest["grpo"]["inputs"]
+
     assert figures == json.loads((folder / "school.json").read_text())
     assert figures["grpo"]["which"]["n"] == 2
     zoomer = vzoom.load(folder / "grpo", device="cpu")
     assert zoomer.config == rehearsal().zoom
+
+
+def test_rl_asks_of_videos_that_nothing_was_learned_from(finished):
+    folder, _, _ = finished
+    learned, asked = (
+        {record.video.sha256 for record in read(folder / name)} for name in ("mixed/records", "rl-questions/questions")
+    )
+    assert len(asked) == 2
+    assert not learned & asked
 
 
 def test_a_second_run_makes_nothing_again(finished):

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from killing import killed_again_and_again
 from training import ZOOM, lessons
 
 import vzoom
@@ -135,6 +136,19 @@ def test_a_stopped_run_goes_on(
     assert not any("loss" in text for text in said)
     with pytest.raises(ValueError, match="another recipe, base or data"):
         run(replace(RECIPE, seed=1), data, tmp_path)
+
+
+@pytest.mark.slow
+def test_killed_it_goes_on_as_if_nothing_had_happened(whole: Path, data: tuple[Path, Path], tmp_path: Path) -> None:
+    out, script = tmp_path / "out", tmp_path / "run.py"
+    script.write_text(
+        f"import sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from test_train_sft import *\n"
+        f"run(RECIPE, (Path({str(data[0])!r}), Path({str(data[1])!r})), Path({str(out)!r}))\n"
+    )
+    killed_again_and_again([sys.executable, str(script)], out, lines=6, seed=2)
+    assert losses(out) == losses(whole)
+    assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
 def test_two_processes_give_the_losses_of_one(data: tuple[Path, Path], tmp_path: Path) -> None:

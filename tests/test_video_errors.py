@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import http.server
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from fractions import Fraction
@@ -142,3 +144,14 @@ def test_urls_are_opened_as_they_are(server: str, tmp_path: Path) -> None:
             assert [read_number(image) for image in video.frames_at([0.1, 2.5]).frames] == [3, 75]
     with pytest.raises(VideoError, match=r"nope\.mp4: not a video that can be opened"):
         open_video(f"{server}/nope.mp4", deadline_seconds=20)
+
+
+def test_a_reader_that_is_left_open_says_nothing_at_the_end(tmp_path: Path) -> None:
+    path = render(tmp_path / "a.mp4", pts=range(60))
+    # Held by a module that is cleared late, with all the others, so that names are gone before the reader is.
+    script = (
+        "import os, sys, vzoom.video; video = vzoom.video.open_video(sys.argv[1]); video.frames_at([0.0]); "
+        "os.kept = video, dict(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -146,12 +146,9 @@ class Bench:
 
     def verifier(self, questions: list[Record]) -> Verifier:
         from vzoom.data.expert import Verifier
+        from vzoom.eval.judge import judge_for
 
-        if all(question.options for question in questions):
-            return Verifier(self.ledger)
-        from vzoom.eval.judge import HTTPJudge
-
-        return Verifier(self.ledger, HTTPJudge.from_environment())
+        return Verifier(self.ledger, judge_for(questions))
 
     def costs(self) -> str:
         total = self.budget.total

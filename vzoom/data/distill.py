@@ -56,9 +56,7 @@ def distill(
     costs: Callable[[], str] = lambda: "",
 ) -> Harvest:
     """Let the expert play each question up to `attempts` times, until it is right. See `harvest` for what is left."""
-    if attempts < 1:
-        raise ValueError(f"attempts must be 1 or more, got {attempts}")
-    check_questions(questions, verify)
+    check_task(questions, verify, attempts)
 
     def work(question: Record) -> Outcome:
         tried: list[Rejected] = []
@@ -81,8 +79,11 @@ def distill(
     )
 
 
-def check_questions(questions: Sequence[Record], verify: Verifier) -> None:
-    """ValueError where one is a conversation already, or cannot be verified, or two have one id."""
+def check_task(questions: Sequence[Record], verify: Verifier, attempts: int) -> None:
+    """ValueError where a question is a conversation already, or cannot be verified, or two have one id, or where there
+    is no attempt."""
+    if attempts < 1:
+        raise ValueError(f"attempts must be 1 or more, got {attempts}")
     for question in questions:
         verify.check(question)
     if held := [question.id for question in questions if question.turns]:

@@ -114,7 +114,7 @@ def same_settings(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file that is either there in full or not at all."""
+    """Write a file in one move, and on the disk: a stop leaves the old one or the new one."""
     part = path.with_name(path.name + ".part")
     with part.open("w") as file:
         file.write(text)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..types import ZoomCall
-from .distill import Table, check_questions, judged, play_on, take_turn
+from .distill import Table, check_task, judged, play_on, take_turn
 from .expert import Expert, Verifier
 from .harvest import Harvest, Outcome, Passed, Rejected, Say, harvest, silence
 from .messages import with_request
@@ -61,9 +61,7 @@ def reflect(
     A rollout that is right, or the same as another one, is passed over. One that cannot be corrected is rejected:
     no_zoom, no_zooms_left (for a zoom and an answer), no_correction (the expert did not zoom), wrong, …
     """
-    if attempts < 1:
-        raise ValueError(f"attempts must be 1 or more, got {attempts}")
-    check_questions(questions, verify)
+    check_task(questions, verify, attempts)
     by_id = {question.id: question for question in questions}
     seen: set[tuple[str, tuple[str, ...]]] = set()
     cases = []

@@ -11,11 +11,12 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..chat import Chat, ChatFailed, endpoints_from_environment
+from ..data.record import Record
 
 _SYSTEM = (
     "You compare an answer with the reference answer to a question about a video. The answer is right if it means the "
@@ -64,6 +65,11 @@ class HTTPJudge:
         right = _verdict(found.text)
         assert isinstance(right, bool)
         return right
+
+
+def judge_for(records: Iterable[Record]) -> HTTPJudge | None:
+    """The environment's judge where one of the questions has no options; None where nobody has to be asked."""
+    return None if all(record.options for record in records) else HTTPJudge.from_environment()
 
 
 _MOST_TOKENS = 4096

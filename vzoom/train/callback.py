@@ -3,41 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from ..data.record import Record
+from .folder import TrainingFolder
 from .heldout import evaluate
-from .keep import Log, best_folder, forget_others, mark_whole, save_whole
+from .keep import forget_others
 from .steps import Steps
-from .team import Team
 
 
-def keep_last(steps: Steps, model: Any, out: Path, team: Team) -> None:
+def keep_last(steps: Steps, model: Any, folder: TrainingFolder) -> None:
     """Make the model as it is now the one to keep."""
     steps.sampler.update(model)
     steps.progress = replace(steps.progress, best=(None, steps.progress.step))
-    if team.rank == 0:
-        save_whole(steps.sampler.checkpoint, steps.sampler.config, best_folder(out, steps.progress.step))
-        forget_others(out, steps.progress.step)
+    folder.keep(steps.sampler, steps.progress.step)
+    if folder.is_first:
+        forget_others(folder.out, steps.progress.step)
 
 
-def watch(
-    trainer: Any,
-    steps: Steps,
-    held_out: Sequence[Record],
-    *,
-    out: Path,
-    log: Log | None,
-    identity: dict[str, str],
-    say: Callable[[str], None],
-) -> None:
-    """Hang all of this on the trainer. log: of the first process, None in the others."""
+def watch(trainer: Any, steps: Steps, held_out: Sequence[Record], folder: TrainingFolder) -> None:
+    """Hang all of this on the trainer."""
     from transformers import PrinterCallback, TrainerCallback
 
-    part = steps.recipe.grpo
+    part, log = steps.recipe.grpo, folder.log(step=steps.progress.step)
 
     class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
         def __init__(self) -> None:
@@ -64,25 +54,16 @@ def watch(
             best = progress.best
             if best is None or best[0] is None or found.reward > best[0]:
                 steps.progress = replace(progress, best=(found.reward, progress.step))
-                if log is not None:
-                    folder = best_folder(out, progress.step)
-                    save_whole(steps.sampler.checkpoint, steps.sampler.config, folder)
+                folder.keep(steps.sampler, progress.step)
             for name, value in asdict(found).items():
                 trainer.note(f"eval/{name}", float(value))
             trainer.note("seconds/eval", time.perf_counter() - started)
-            say(
-                f"step {progress.step}: held out {found.count}, reward {found.reward:.3f}, accuracy "
-                f"{found.accuracy:.3f}, zooms {found.zooms:.2f}, frames {found.frames:.1f}"
-            )
+            folder.say(f"step {progress.step}: {found}")
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if steps.team.size > 1:
-                trainer.accelerator.wait_for_everyone()  # each has a part of it to write
-            if log is not None:
-                folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-                mark_whole(folder, {"identity": identity, "progress": steps.progress.to_json()})
-                if steps.progress.best is not None:
-                    forget_others(out, steps.progress.best[1])
+            best = steps.progress.best
+            whole = {"progress": steps.progress.to_json()}
+            folder.mark(trainer, state.global_step, whole, best_step=None if best is None else best[1])
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
             if log is None or "loss" not in logs:
@@ -90,7 +71,7 @@ def watch(
             row = {"step": steps.progress.step, "update": state.global_step, **logs}
             log.add(row)
             done = steps.progress.step - self.first
-            say(line(row, part.steps, (time.perf_counter() - self.begun) / max(1, done)))
+            folder.say(line(row, part.steps, (time.perf_counter() - self.begun) / max(1, done)))
 
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Watch())

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..data.record import Record
-from ..eval.judge import HTTPJudge, JudgeFailed
+from ..eval.judge import JudgeFailed, judge_for
 from ..world.evaluate import ask_world
 from ..world.spec import WorldConfig
 from .reward import is_right
@@ -53,7 +53,7 @@ def ask_records(zoomer: Zoomer, records: Sequence[Record], *, max_zooms: int | N
 
     ValueError where the judge of open answers fails: a figure without some of its questions is another figure.
     """
-    judge = None if all(record.options for record in records) else HTTPJudge.from_environment()
+    judge = judge_for(records)
     results = zoomer.ask_many(
         [(r.video.path, r.question) for r in records], max_zooms=max_zooms, max_sessions=_SESSIONS
     )

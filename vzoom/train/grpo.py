@@ -7,46 +7,39 @@ steps held-out questions are answered greedily; the best model by their reward i
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ..data.record import Record
-from ..data.store import read
-from ..eval.judge import HTTPJudge, Judge
-from ..models import load_checkpoint
+from ..eval.judge import Judge, judge_for
 from .callback import keep_last, watch
-from .keep import Log, best_folder, newest_whole, publish
+from .folder import TrainingFolder
 from .optim import make_optimizer
 from .policy import Policy, load_policy
 from .progress import Progress
 from .recipe import GRPORecipe, Recipe
-from .rollout import Sampler, reference_of
 from .seam import no_reward, prepared, trainer_class
+from .setup import Data, held_out_of, models_of, questions_of
 from .steps import Collapsed, Steps
 from .sync import bare
 from .team import Team
-
-Questions = str | os.PathLike[str] | Sequence[Record]
 
 
 def run_grpo(
     recipe: Recipe,
     *,
     base: str | os.PathLike[str],
-    questions: Questions,
+    questions: Data,
     out: str | os.PathLike[str],
     resume: Literal["auto", "never"] = "auto",
-    eval_questions: Questions | None = None,
+    eval_questions: Data | None = None,
     judge: Judge | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Train `base` (folder or hub id) on `questions` (records or their folder). Returns `out`, for `vzoom.load`.
+    """Train `base` (folder or hub id) on `questions` (records, or their folders). Returns `out`, for `vzoom.load`.
 
     recipe.zoom is how every conversation is held. eval_questions: held out, for the best checkpoint; without them the
     last is kept. judge: for questions without options; None takes it from the environment where it is needed.
@@ -54,80 +47,48 @@ def run_grpo(
     every process calls it. Ends early where the policy collapses: out/grpo.json says why. ValueError for a recipe, a
     base or questions that do not fit, ParityError where sampler and trainer do not agree.
     """
-    out, base = Path(out), os.fspath(base)
-    records = _records(questions)
-    held_out = [] if eval_questions is None else _records(eval_questions)[: recipe.grpo.eval_questions]
-    for record in (*records, *held_out):
-        reference_of(record)
-    if judge is None and not all(record.options for record in (*records, *held_out)):
-        judge = HTTPJudge.from_environment()
+    out, base, part = Path(out), os.fspath(base), recipe.grpo
+    records = questions_of(questions, "questions to roll out")
+    held_out = held_out_of(eval_questions, part.eval_questions)
+    judge = judge or judge_for((*records, *held_out))
     made = trainer_class()
-    checkpoints = out / "checkpoints"
-    args = _arguments(recipe, checkpoints)
+    args = _arguments(recipe, out / "checkpoints")
     team = Team(args.process_index, args.world_size)
-    identity = {"recipe": repr((recipe.grpo, recipe.zoom, recipe.seed)), "base": base}
-    if resume == "never" and team.rank == 0:
-        shutil.rmtree(checkpoints, ignore_errors=True)
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    held = team.share(newest_whole(checkpoints) if team.rank == 0 else None)[0]
-    if held is not None and held[1]["identity"] != identity:
-        raise ValueError(f"{held[0]} is of another recipe or base: name another folder, or resume='never'")
+    identity = {"recipe": repr((part, recipe.zoom, recipe.seed)), "base": base}
+    folder = TrainingFolder(out, team, identity=identity, unit="step", say=say)
+    held = folder.begin(resume, of="recipe or base")
 
-    sampler, policy = _models(recipe, base, args, out)
+    policy, sampler = models_of(
+        recipe, part, base, args, out, max_sessions=part.max_sessions, pool_tokens=part.pool_tokens
+    )
     steps = Steps(recipe, policy, sampler, records, team=team, judge=judge)
     if held is not None:
         steps.progress = Progress.from_json(held[1]["progress"])
-        if team.rank == 0:
-            say(f"going on behind step {steps.progress.step} of {recipe.grpo.steps}")
+        folder.say(f"going on behind step {steps.progress.step} of {part.steps}")
     trainer = made(
         model=policy.model,
         reward_funcs=no_reward,
         args=args,
-        train_dataset=_numbers(recipe.grpo),
+        train_dataset=_numbers(part),
         processing_class=policy.tokenizer,
-        optimizers=(_optimizer(policy, recipe.grpo), None),
+        optimizers=(_optimizer(policy, part), None),
     )
     trainer.steps = steps
-    _give_reference(trainer, policy, recipe.grpo)
-    log = Log(out / "log.jsonl", step=steps.progress.step) if team.rank == 0 else None
-    watch(trainer, steps, held_out, out=out, log=log, identity=identity, say=say if team.rank == 0 else _silent)
+    _give_reference(trainer, policy, part)
+    watch(trainer, steps, held_out, folder)
     stopped = None
     try:
         trainer.train(resume_from_checkpoint=None if held is None else str(held[0]))
     except Collapsed as problem:
         stopped = str(problem)
+        folder.say(f"stopped at step {steps.progress.step}: {stopped}")
     finally:
         sampler.close()
     if not held_out:
-        keep_last(steps, policy.model, out, team)
-    if team.rank == 0:
-        _finish(out, steps.progress, stopped, say)
-    if team.size > 1:
-        trainer.accelerator.wait_for_everyone()
+        keep_last(steps, policy.model, folder)
+    assert steps.progress.best is not None
+    folder.finish(trainer, "grpo.json", done=steps.progress.step, best=steps.progress.best, stopped=stopped)
     return out
-
-
-def _finish(out: Path, progress: Progress, stopped: str | None, say: Callable[[str], None]) -> None:
-    assert progress.best is not None
-    reward, step = progress.best
-    publish(best_folder(out, step), out)
-    summary = {"steps": progress.step, "best_step": step, "best_reward": reward, "stopped": stopped}
-    (out / "grpo.json").write_text(json.dumps(summary, indent=1) + "\n")
-    if stopped:
-        say(f"stopped at step {progress.step}: {stopped}")
-    say(f"step {step} is kept in {out}" + ("" if reward is None else f", its held-out reward is {reward:.3f}"))
-
-
-def _silent(_: str) -> None:
-    pass
-
-
-def _records(questions: Questions) -> list[Record]:
-    if isinstance(questions, (str, os.PathLike)):
-        questions = list(read(questions))
-    if not questions:
-        raise ValueError("there are no questions to roll out")
-    return list(questions)
 
 
 def _arguments(recipe: Recipe, checkpoints: Path) -> Any:
@@ -182,32 +143,6 @@ def _arguments(recipe: Recipe, checkpoints: Path) -> Any:
     )
 
 
-def _models(recipe: Recipe, base: str, args: Any, out: Path) -> tuple[Sampler, Policy]:
-    """The sampler and the policy. What one decodes and encodes the other need not."""
-    import torch
-
-    part, device = recipe.grpo, args.device
-    sampler = Sampler(
-        load_checkpoint(base, device=str(device)),
-        recipe.zoom,
-        max_sessions=part.max_sessions,
-        pool_tokens=part.pool_tokens,
-    )
-    on_gpu = device.type == "cuda"
-    policy = load_policy(
-        base,
-        part,
-        device=device,
-        # Adapters are kept in float32 by peft; all weights in training must be, under mixed precision.
-        dtype=torch.bfloat16 if on_gpu and part.lora else torch.float32,
-        seed=recipe.seed,
-        clip_cache=sampler.clip_cache,
-        feature_cache=sampler.feature_cache,
-        feature_file=out / f"features-{args.process_index}" if part.cache_features and on_gpu else None,
-    )
-    return sampler, policy
-
-
 def _numbers(part: GRPORecipe) -> Any:
     """TRL's data set: one pass over it is one step. What is asked, `Steps` decides."""
     from datasets import Dataset
@@ -243,4 +178,4 @@ def _give_reference(trainer: Any, policy: Policy, part: GRPORecipe) -> None:
             with bare(trainer.model_wrapped).disable_adapter():  # type: ignore[operator]
                 yield trainer.model_wrapped
 
-    trainer.steps.reference = reference
+    trainer.steps.layout.reference = reference

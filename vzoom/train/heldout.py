@@ -25,6 +25,12 @@ class HeldOut:
     frames: float
     judge_failures: int
 
+    def __str__(self) -> str:
+        return (
+            f"held out {self.count}, reward {self.reward:.3f}, accuracy {self.accuracy:.3f}, "
+            f"zooms {self.zooms:.2f}, frames {self.frames:.1f}"
+        )
+
 
 def evaluate(
     sampler: Sampler,

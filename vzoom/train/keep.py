@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import ZoomConfig
+from ..data.ledger import write_whole
 from ..models import Checkpoint
 
 _MARK = "progress.json"
@@ -68,12 +69,7 @@ def publish(folder: Path, out: Path) -> None:
 
 def mark_whole(folder: Path, state: dict[str, Any]) -> None:
     """A checkpoint of the trainer is whole: `state` is what it holds beside it."""
-    part = folder / (_MARK + ".part")
-    with part.open("w") as file:
-        json.dump(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, folder / _MARK)
+    write_whole(folder / _MARK, json.dumps(state))
 
 
 def newest_whole(checkpoints: Path) -> tuple[Path, dict[str, Any]] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,30 +19,16 @@ def is_matrix(name: str, parameter: Tensor) -> bool:
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
-    """Muon for the matrices among `model`'s trained parameters, AdamW for the rest: one optimizer for schedulers,
-    trainers and checkpoints. Its groups are "muon" and "adamw" (`group["kind"]`), each with a learning rate.
+    """Muon for some groups of parameters, AdamW for the others: one optimizer for schedulers, trainers and checkpoints.
 
+    groups: torch's, each with its "kind", "muon" or "adamw", its "lr" and "weight_decay"; there must be some of both.
     Not for sharded matrices: Muon orthogonalises whole ones.
     """
 
-    def __init__(self, model: nn.Module, settings: Optimisation) -> None:
-        if settings.muon_learning_rate is None:
-            raise ValueError(f"there is no muon_learning_rate in {settings}: `make_optimizer` takes AdamW then")
-        named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-        matrices = [p for n, p in named if is_matrix(n, p)]
-        others = [p for n, p in named if not is_matrix(n, p)]
-        if not matrices or not others:
-            raise ValueError(
-                f"{len(matrices)} matrices for Muon and {len(others)} other tensors for AdamW are in training: with "
-                "only one kind set muon_learning_rate=None"
-            )
-        muon = [{"params": matrices, "kind": "muon"}]
-        adamw = [{"params": others, "kind": "adamw"}]
-        self._muon = torch.optim.Muon(muon, lr=settings.muon_learning_rate, weight_decay=settings.weight_decay)
-        self._adamw = torch.optim.AdamW(
-            adamw, lr=settings.learning_rate, betas=_BETAS, weight_decay=settings.weight_decay
-        )
-        super().__init__([*self._muon.param_groups, *self._adamw.param_groups], {})
+    def __init__(self, groups: Sequence[dict[str, Any]]) -> None:
+        self._muon = torch.optim.Muon([group for group in groups if group["kind"] == "muon"])
+        self._adamw = torch.optim.AdamW([group for group in groups if group["kind"] == "adamw"], betas=_BETAS)
+        super().__init__(groups, {})  # the halves have put their defaults into them
         self._join()
 
     def _join(self) -> None:
@@ -67,49 +53,22 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
 
 def make_optimizer(model: nn.Module, settings: Optimisation) -> torch.optim.Optimizer:
-    """For the parameters of `model` that are in training. Rates are peaks: a scheduler moves them."""
-    if settings.muon_learning_rate is not None:
-        return MuonWithAdamW(model, settings)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    return torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-
-
-class TwoOptimizers:
-    """Steps both; rates are set by the caller before each step."""
-
-    def __init__(self, model: nn.Module, *, muon_lr: float, adam_lr: float) -> None:
-        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-        for name, parameter in model.named_parameters():
-            groups.setdefault((is_matrix(name, parameter), ".visual." in name), []).append(parameter)
-        both = (False, True)
-        self.muon = torch.optim.Muon(
-            [{"params": groups[True, is_vision], "vision": is_vision} for is_vision in both], weight_decay=0.05
+    """For the parameters of `model` that are in training: AdamW, or, where there is a muon_learning_rate, Muon for the
+    matrices among them and AdamW for the rest. Rates are peaks: a scheduler moves them."""
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    decay = settings.weight_decay
+    if settings.muon_learning_rate is None:
+        return torch.optim.AdamW([p for _, p in named], lr=settings.learning_rate, weight_decay=decay)
+    matrices = [p for n, p in named if is_matrix(n, p)]
+    others = [p for n, p in named if not is_matrix(n, p)]
+    if not matrices or not others:
+        raise ValueError(
+            f"{len(matrices)} matrices for Muon and {len(others)} other tensors for AdamW are in training: with "
+            "only one kind set muon_learning_rate=None"
         )
-        self.adam = torch.optim.AdamW(
-            [{"params": groups[False, is_vision], "vision": is_vision} for is_vision in both],
-            betas=(0.9, 0.98),
-            weight_decay=0.0,
-        )
-        self._parameters = [parameter for group in groups.values() for parameter in group]
-        self.set_lr(muon_lr=muon_lr, adam_lr=adam_lr)
-
-    def set_lr(self, *, muon_lr: float, adam_lr: float, vision_factor: float = 1.0) -> None:
-        for optimizer, lr in ((self.muon, muon_lr), (self.adam, adam_lr)):
-            for group in optimizer.param_groups:
-                group["lr"] = lr * (vision_factor if group["vision"] else 1.0)
-
-    def step(self, *, max_norm: float = 1.0) -> float:
-        """Clip the gradient's norm, step, clear. Returns the norm before clipping."""
-        norm = float(nn.utils.clip_grad_norm_(self._parameters, max_norm))
-        self.muon.step()
-        self.adam.step()
-        self.muon.zero_grad(set_to_none=True)
-        self.adam.zero_grad(set_to_none=True)
-        return norm
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"muon": self.muon.state_dict(), "adam": self.adam.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.muon.load_state_dict(state["muon"])
-        self.adam.load_state_dict(state["adam"])
+    return MuonWithAdamW(
+        [
+            {"params": matrices, "kind": "muon", "lr": settings.muon_learning_rate, "weight_decay": decay},
+            {"params": others, "kind": "adamw", "lr": settings.learning_rate, "weight_decay": decay},
+        ]
+    )

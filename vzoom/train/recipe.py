@@ -157,7 +157,8 @@ class WorldLessons:
 
     worlds, num_videos: by family of questions. curriculum: of the base (`train/tiny`). fewer_zooms: the share of
     questions that are held under a lower limit of zooms. exemplars, eval_questions: how many questions are distilled,
-    and how many fresh ones of each family are asked in the end.
+    and how many fresh ones of each family are asked in the end. rl_videos: by family, further videos for RL alone,
+    since rollouts of a question whose answer was learned are all alike; without them RL asks SFT's questions.
     """
 
     curriculum: Curriculum
@@ -167,8 +168,11 @@ class WorldLessons:
     fewer_zooms: float = 0.0
     exemplars: int = 1000
     eval_questions: int = 400
+    rl_videos: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not set(self.rl_videos) <= set(self.worlds):
+            raise ValueError(f"rl_videos are of {sorted(self.rl_videos)}, the worlds {sorted(self.worlds)}")
         if set(self.worlds) != set(self.num_videos):
             raise ValueError(f"worlds {sorted(self.worlds)} and num_videos {sorted(self.num_videos)} differ")
 
@@ -209,6 +213,7 @@ def scaled(recipe: Recipe, factor: float) -> Recipe:
             world,
             curriculum=world.curriculum.scaled(some(world.curriculum.num_steps, len(world.curriculum.stages))),
             num_videos={family: some(number, 4) for family, number in world.num_videos.items()},
+            rl_videos={family: some(number, 2) for family, number in world.rl_videos.items()},
             exemplars=some(world.exemplars, 4),
             eval_questions=some(world.eval_questions, 2),
         )

@@ -24,6 +24,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from ..data.ledger import write_whole
+
 MANIFEST = "manifest.json"
 _CLOCK = ".seconds.json"  # CPU and wall seconds of a stage that is not done yet
 _CLOCK_PERIOD_SECONDS = 15.0
@@ -141,13 +143,7 @@ def _plain(value: Any) -> Any:
 
 
 def _write(path: Path, data: Any) -> None:
-    """In one move, and on the disk: a stop leaves the old file or the new one."""
-    part = path.with_name(path.name + ".part")
-    with part.open("w") as file:
-        file.write(json.dumps(data, indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    write_whole(path, json.dumps(data, indent=1) + "\n")
 
 
 def _versions() -> Iterator[tuple[str, str]]:

@@ -44,12 +44,15 @@ def run_school(
         base = school.base()
         if questions is None:
             questions, held_out = school.questions(), school.held_out()
+            asked = school.rl_questions(questions)
+        else:
+            asked = questions
         exemplars = school.exemplars(questions, model=base)
         student = school.sft("sft-exemplars", base=base, data=exemplars, held_out=held_out)
         reflections = school.reflections(questions, student=student)
         data = school.mixed(exemplars, reflections)
         sft = school.sft("sft", base=base, data=data, held_out=held_out)
-        model = school.grpo("grpo", base=sft, questions=questions, held_out=held_out)
+        model = school.grpo("grpo", base=sft, questions=asked, held_out=held_out)
         figures = _examined(school, {"sft": sft, "grpo": model}, held_out)
         (out / "school.json").write_text(json.dumps(figures, indent=1) + "\n")
         say(f"{model}: the finished model. CPU hours: {run.cpu_seconds / 3600:.2f}")

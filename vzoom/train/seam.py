@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from .policy import token_logprobs
-from .steps import Rows, Steps
+from .rows import Rows
+from .steps import Steps
 
 SUPPORTED = "trl>=1.16,<1.17"
 
@@ -95,7 +96,7 @@ class _Seam:
         rows = self._rows
         if rows is None:
             raise AssertionError("TRL asked for log-probabilities outside of the loss: it made its own rollouts")
-        both = token_logprobs(model, self.steps.batch(rows.samples, rows.seen), temperature=self.temperature)
+        both = token_logprobs(model, self.steps.layout.batch(rows.samples, rows.seen), temperature=self.temperature)
         logp_BN, entropy_BN = (values.flatten()[rows.index_BN] for values in both)
         return logp_BN, entropy_BN, None
 

@@ -9,27 +9,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from ..data.record import Record
-from ..data.store import read
-from ..eval.judge import HTTPJudge, Judge
-from ..models import load_checkpoint
+from ..eval.judge import Judge, judge_for
 from .features import FrozenFeatures
+from .folder import TrainingFolder
 from .memory import announce
 from .optim import make_optimizer
-from .policy import Policy, load_policy
+from .policy import Policy
 from .recipe import Recipe
-from .rollout import Sampler, reference_of
 from .samples import Sample, from_record
-from .sft_watch import SFTRun
+from .setup import Data, held_out_of, models_of, records_of
+from .sft_watch import SFTRun, digest
 from .team import Team
 from .trainer_args import order, sft_config
-
-Data = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Sequence[Record]
 
 
 def run_sft(
@@ -52,22 +50,24 @@ def run_sft(
     ValueError for a recipe, a base or data that do not fit, ImportError where an extra is missing.
     """
     out, base, part = Path(out), os.fspath(base), recipe.sft
-    records = _records(data)
-    held_out = [] if questions is None else _records(questions)[: part.eval_questions]
-    for record in held_out:
-        reference_of(record)
-    if judge is None and not all(record.options for record in held_out):
-        judge = HTTPJudge.from_environment()
+    records = records_of(data, "records to train on")
+    held_out = held_out_of(questions, part.eval_questions)
+    judge = judge or judge_for(held_out)
     args = sft_config(part, out / "checkpoints", seed=recipe.seed, num_samples=len(records))
+    identity = {
+        "recipe": repr((replace(part, save_every=1), recipe.zoom, recipe.seed)),
+        "base": base,
+        "records": digest([record.id for record in (*records, *held_out)]),
+    }
     team = Team(args.process_index, args.world_size)
-    talk = say if team.rank == 0 else _silent
-    run = SFTRun(recipe, base, out, team, held_out, judge, talk, num_updates=args.max_steps)
-    held = run.begin(records, resume)
+    folder = TrainingFolder(out, team, identity=identity, unit="update", say=say)
+    run = SFTRun(part, folder, held_out, judge, num_updates=args.max_steps)
+    held = run.begin(resume)
 
-    talk(str(announce(recipe, part, base, on_gpu=args.device.type == "cuda")))
-    policy, sampler = _models(recipe, base, args, out)
-    samples = _samples(records, policy, talk)
-    talk(
+    folder.say(str(announce(recipe, part, base, on_gpu=args.device.type == "cuda")))
+    policy, sampler = models_of(recipe, part, base, args, out, max_sessions=part.eval_sessions)
+    samples = _samples(records, policy, folder.say)
+    folder.say(
         f"sft {recipe.name}: {len(samples)} conversations of {min(map(len, samples))} to {max(map(len, samples))} "
         f"tokens, {sum(int(s.learned.sum()) for s in samples)} of {sum(map(len, samples))} learned; {args.max_steps} "
         f"updates of {part.batch_size} on {team.size} process{'es' if team.size > 1 else ''}"
@@ -77,48 +77,11 @@ def run_sft(
     trainer = _trainer(policy, samples, recipe, args)
     run.watch(trainer, sampler)
     try:
-        trainer.train(resume_from_checkpoint=None if held is None else str(held))
+        trainer.train(resume_from_checkpoint=held)
     finally:
         sampler.close()
-    run.finish()
-    if team.size > 1:
-        trainer.accelerator.wait_for_everyone()
+    run.finish(trainer)
     return out
-
-
-def _silent(_: str) -> None:
-    pass
-
-
-def _records(data: Data) -> list[Record]:
-    if isinstance(data, str | os.PathLike):
-        data = [data]
-    records: list[Record] = []
-    for one in data:
-        records += [one] if isinstance(one, Record) else list(read(one))
-    if not records:
-        raise ValueError("there are no records to train on")
-    return records
-
-
-def _models(recipe: Recipe, base: str, args: Any, out: Path) -> tuple[Policy, Sampler]:
-    """The policy, and the engine that answers held-out questions. What one decodes and encodes the other need not."""
-    import torch
-
-    part, on_gpu = recipe.sft, args.device.type == "cuda"
-    sampler = Sampler(load_checkpoint(base, device=str(args.device)), recipe.zoom, max_sessions=part.eval_sessions)
-    policy = load_policy(
-        base,
-        part,
-        device=args.device,
-        # Adapters are kept in float32 by peft; all weights in training must be, under mixed precision.
-        dtype=torch.bfloat16 if on_gpu and part.lora else torch.float32,
-        seed=recipe.seed,
-        clip_cache=sampler.clip_cache,
-        feature_cache=sampler.feature_cache,
-        feature_file=out / f"features-{args.process_index}" if part.cache_features and on_gpu else None,
-    )
-    return policy, sampler
 
 
 def _samples(records: Sequence[Record], policy: Policy, say: Callable[[str], None]) -> list[Sample]:

@@ -12,12 +12,13 @@ from typing import Any
 from ..config import ZoomConfig
 from ..data.store import read
 from .examine import Score, ask_records, ask_worlds
-from .lessons import Lessons, model_files, shown
+from .lessons import model_files, shown
 from .recipe import Recipe
+from .taught import Taught
 
 
 @dataclass(frozen=True)
-class School(Lessons):
+class School(Taught):
     """A recipe at work in a run. Every method is a stage: made once, and found again by the same call."""
 
     # ------------------------------------------------------------ training

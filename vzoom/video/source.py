@@ -54,21 +54,27 @@ class Source:
     def packets(self, budget: Budget) -> Iterator[Packet[av.video.stream.VideoStream]]:
         """The stream's packets from the current position on; a damaged one is skipped. A seek needs a new iterator."""
         damaged = 0
+        demuxed = self.container.demux(self.stream)
         while damaged < _MAX_DAMAGED:
+            # No handler stands around the yield: a generator that is left unfinished ends there, at the interpreter's
+            # exit perhaps, when names such as av.error are gone.
             try:
-                for packet in self.container.demux(self.stream):
-                    if packet.size:  # the last one is empty: libav's sign to drain
-                        budget.spend_packet()
-                        damaged = 0
-                        yield packet
-                return
+                packet = next(demuxed, None)
             except av.error.InvalidDataError:
                 budget.spend_packet()
                 damaged += 1
+                demuxed = self.container.demux(self.stream)
+                continue
             except av.error.EOFError:
                 return
             except av.error.FFmpegError as error:
                 raise VideoReadError(f"{self.path}: reading failed ({error.strerror})") from error
+            if packet is None:
+                return
+            if packet.size:  # the last one is empty: libav's sign to drain
+                budget.spend_packet()
+                damaged = 0
+                yield packet
 
     def reopen(self) -> None:
         self.close()

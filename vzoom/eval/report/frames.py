@@ -40,7 +40,7 @@ def frames_markup(story: dict[str, Any], path: Path) -> str:
     rows = [("Glance", "", spread(story["glance_seconds"], _GLANCE), len(story["glance_seconds"]))]
     for number, zoom in enumerate(story["zooms"], 1):
         rows.append((f"Zoom {number}", zoom_colour(number), spread(zoom["pts_seconds"], _ZOOM), zoom["frames"]))
-    wanted = [t for _, _, times, _ in rows for t in times]
+    wanted = sorted({t for _, _, times, _ in rows for t in times})
     try:
         with open_video(path) as video:
             clip = video.frames_at(wanted)

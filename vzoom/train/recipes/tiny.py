@@ -142,10 +142,18 @@ def tiny() -> Recipe:
         name="tiny",
         base="",
         zoom=zoom,
-        world=WorldLessons(curriculum, worlds, num_videos={"which": 250, "count": 250}, fewer_zooms=0.3, exemplars=800),
+        world=WorldLessons(
+            curriculum,
+            worlds,
+            num_videos={"which": 250, "count": 350},
+            questions_per_video=4,
+            fewer_zooms=0.2,
+            exemplars=2000,
+            rl_videos={"which": 40, "count": 280},
+        ),
         reflection=ReflectionRecipe(ratio=0.1, rollouts=1),
-        sft=_sft(epochs=3),
-        grpo=_grpo(steps=30),
+        sft=_sft(epochs=4),
+        grpo=_grpo(steps=60, eval_questions=200),
     )
 
 
@@ -161,7 +169,7 @@ def _sft(*, epochs: float) -> SFTRecipe:
     )
 
 
-def _grpo(*, steps: int) -> GRPORecipe:
+def _grpo(*, steps: int, eval_questions: int = 100) -> GRPORecipe:
     return GRPORecipe(
         optimisation=Optimisation(2e-4, warmup=0.1),
         steps=steps,
@@ -178,7 +186,7 @@ def _grpo(*, steps: int) -> GRPORecipe:
         gradient_checkpointing=False,
         max_sessions=80,
         max_refills=1,  # a step with fewer groups is cheaper than looking for more
-        eval_questions=100,
+        eval_questions=eval_questions,
         eval_every=10,
         save_every=25,
     )

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from ..export import export
-from ..optim import TwoOptimizers
+from ..optim import MuonWithAdamW, is_matrix
 from .bank import FrameBank
 from .curriculum import Curriculum, Stage
 from .drills import Builder
@@ -27,6 +27,7 @@ from .model import build_model
 from .tokenizer import build_tokenizer
 
 _STATE = "trainer.pt"
+_MAX_NORM = 1.0
 _OF_FAMILIES = ("listing", "reading", "answers")
 
 
@@ -37,7 +38,7 @@ class Pretraining:
         self.recipe, self.out, self.say = recipe, out, say
         self.tokenizer = build_tokenizer()
         self.model: Any = build_model(self.tokenizer, recipe.shape, seed=recipe.seed)
-        self.optimizers = TwoOptimizers(self.model, muon_lr=0.0, adam_lr=0.0)
+        self.optimizer = _optimizer(self.model)
         first, side = recipe.check_videos, recipe.side
         self.banks = {
             family: FrameBank(world, side=side, first=first, count=recipe.num_videos)
@@ -99,12 +100,19 @@ class Pretraining:
         logits = learned_logits(self.model, batch, augment(batch.frames_F, rng))
         loss = F.cross_entropy(logits, batch.targets_S)
         loss.backward()
-        self.optimizers.set_lr(
-            muon_lr=stage.muon_lr * factor, adam_lr=stage.adam_lr * factor, vision_factor=stage.vision_factor
-        )
-        self.optimizers.step()
+        self.update(muon_lr=stage.muon_lr * factor, adam_lr=stage.adam_lr * factor, vision_factor=stage.vision_factor)
         self.step += 1
         return kind, float(loss.detach())
+
+    def update(self, *, muon_lr: float, adam_lr: float, vision_factor: float = 1.0) -> None:
+        """Clip the gradient's norm, step at these rates, clear."""
+        for group in self.optimizer.param_groups:
+            rate = muon_lr if group["kind"] == "muon" else adam_lr
+            group["lr"] = rate * (vision_factor if group["vision"] else 1.0)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        torch.nn.utils.clip_grad_norm_(parameters, _MAX_NORM)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
 
     def _family(self, kind: str, rng: np.random.Generator) -> str:
         """Only what is read and answered differs between families; all else is seen in the first one's world."""
@@ -174,7 +182,7 @@ class Pretraining:
             "step": self.step,
             "trained_seconds": self.trained_seconds,
             "model": self.model.state_dict(),
-            "optimizers": self.optimizers.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
         }
         part = self.out / (_STATE + ".part")
         torch.save(state, part)
@@ -188,13 +196,29 @@ class Pretraining:
         state = torch.load(path, weights_only=True)
         if state["recipe"] != repr(self.recipe):
             raise ValueError(f"{path} is of another recipe:\n{state['recipe']}\nnot\n{self.recipe!r}")
+        if "optimizer" not in state:
+            raise ValueError(f"{path} was written by an earlier version of vzoom: remove it to begin anew")
         self.model.load_state_dict(state["model"])
-        self.optimizers.load_state_dict(state["optimizers"])
+        self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.trained_seconds = state["step"], state["trained_seconds"]
 
     def _log(self, row: dict[str, Any]) -> None:
         with (self.out / "log.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
+
+
+def _optimizer(model: torch.nn.Module) -> MuonWithAdamW:
+    """The vision tower has groups of its own ("vision"), as its rate is another one; `update` sets all rates."""
+    groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        groups.setdefault((is_matrix(name, parameter), ".visual." in name), []).append(parameter)
+    muon, adamw = {"kind": "muon", "weight_decay": 0.05}, {"kind": "adamw", "weight_decay": 0.0}
+    return MuonWithAdamW(
+        [
+            {"params": parameters, "vision": is_vision, "lr": 0.0, **(muon if is_muon else adamw)}
+            for (is_muon, is_vision), parameters in groups.items()
+        ]
+    )
 
 
 def pretrain(curriculum: Curriculum, out: Path, *, say: Callable[[str], None] = print) -> Path:
