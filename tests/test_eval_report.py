@@ -20,6 +20,8 @@ from vzoom.eval.report.load import load_groups
 from vzoom.eval.report.pick import pick
 from vzoom.eval.report.plots import nice_ceiling
 from vzoom.eval.store import read_rows
+from vzoom.report.markup import picture
+from vzoom.video import open_video
 from vzoom.world.spec import WorldConfig, make_video
 from vzoom.world.video import render
 
@@ -186,6 +188,11 @@ def test_frames_are_cut_from_the_video_that_is_found(tmp_path: Path) -> None:
     captions = [a["aria-label"] for a in shown.all("button", class_="frame")]
     assert captions[:5] == [f"Glance, {t:.2f} s" for t in (0, 10, 20, 40, 50)]
     assert captions[5:] == [f"Zoom 1, {t:.2f} s" for t in (29, 30, 31, 32)]
+    pictures = re.findall(r'aria-label="[^"]*, ([\d.]+) s">(<img [^>]*>)', page([folder], roots=[videos]))
+    with open_video(videos / "0.mp4") as video:  # each is what the video shows at its time, whatever was cut before
+        assert pictures == [
+            (t, picture(video.frames_at([float(t)]).frames[0], max_side_pixels=112)) for t, _ in pictures
+        ]
     assert "No frames:" in shown.text  # the second is no video
     assert "1 video of" in shown.text  # the third is nowhere
     assert not Page(page([folder], roots=[videos], most_frames=0)).all("button", class_="frame")
