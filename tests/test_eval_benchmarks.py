@@ -426,10 +426,12 @@ def test_the_worlds_items_are_the_same_each_time_and_their_videos_are_rendered(t
     items = list(islice(world.load(tmp_path), 3))
     assert items == list(islice(world.load(tmp_path), 3))
     assert len({item.video for item in items}) == 3
+    assert [item.category for item in items] == ["which", "count", "which"]
     assert not list(tmp_path.iterdir())  # reading renders nothing
-    path = world.video_path(tmp_path, items[0])
+    paths = [world.video_path(tmp_path, item) for item in items[:2]]
+    assert sorted(tmp_path.iterdir()) == sorted(tmp_path / item.video for item in items[:2])
+    path = paths[1]
     assert path is not None
-    assert [p.name for p in tmp_path.iterdir()] == [items[0].video]
     with open_video(path) as video:
         assert video.info.duration_seconds == pytest.approx(64.0)
     assert all(0 <= start < end <= 64 for item in items for start, end in item.evidence)

@@ -1,6 +1,6 @@
 """The rendered world as a benchmark that needs no download: 400 questions, one a video, with exact evidence.
 
-Family `which`, the one that the embedded model was taught, from public seeds, which its training never draws. Videos
+The two families that the embedded model was taught, by turns, from public seeds, which its training never draws. Videos
 are rendered into the root where they are not there yet.
 """
 
@@ -18,24 +18,25 @@ from ...world.video import render
 from ..item import Benchmark, Item
 from .scorers import CHOICE, score_choice
 
-FAMILY, NUM_QUESTIONS, SEED = "which", 400, 0
+FAMILIES, NUM_QUESTIONS, SEED = ("which", "count"), 400, 0
 
-_NAME = re.compile(r"which-(\d+)\.mp4")
+_NAME = re.compile(rf"({'|'.join(FAMILIES)})-(\d+)\.mp4")
 
 
 def _load(root: Path, subtitles: bool) -> Iterator[Item]:
-    config = config_for(FAMILY)
     for number, seed in enumerate(question_seeds(SEED, NUM_QUESTIONS)):
+        family = FAMILIES[number % len(FAMILIES)]
+        config = config_for(family)
         video = make_video(seed, config)
-        question: Question = ask_questions(video, FAMILY, seed)
+        question: Question = ask_questions(video, family, seed)
         yield Item(
-            id=f"{FAMILY}-{number:03d}",
+            id=f"{family}-{number:03d}",
             benchmark="world",
-            video=f"{FAMILY}-{seed}.mp4",
+            video=f"{family}-{seed}.mp4",
             question=question.text,
             options=question.options,
             reference=question.answer_letter,
-            category=FAMILY,
+            category=family,
             duration_bucket=f"{config.duration_seconds:g} s",
             subtitles=None,
             source=f"vzoom.world:{number + 1}",
@@ -49,7 +50,7 @@ def _render(path: Path, item: Item) -> None:
     assert name
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.stem}.{os.getpid()}.part.mp4")
-    render(make_video(int(name[1]), config_for(FAMILY)), part)
+    render(make_video(int(name[2]), config_for(name[1])), part)
     part.replace(path)
 
 
@@ -65,6 +66,6 @@ WORLD = Benchmark(
     paper={},
     loads=_load,
     scores=score_choice,
-    settings={"family": FAMILY, "questions": NUM_QUESTIONS, "seed": SEED},
+    settings={"families": FAMILIES, "questions": NUM_QUESTIONS, "seed": SEED},
     render=_render,
 )
