@@ -31,10 +31,14 @@ PACKAGES = {
     "datasets": ("training", "train"),
     "peft": ("training with LoRA", "train"),
     "accelerate": ("training on several devices", "train"),
+    "ray": ("evaluation on several machines", "ray"),
+    "lmms-eval": ("its tasks with vzoom as their model", "lmms"),
 }
 # What vzoom's C++ or torch's own kernels make use of.
 _CPU_FEATURES = ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_bf16", "amx_bf16", "asimd", "bf16", "sve")
 _GPU_EXTRAS = ("gpu", "dali")
+# lmms-eval asks for an older PyAV than vzoom, and does not need it here: pip would find no solution with both.
+_THEN = {"lmms": "pip install --no-deps lmms-eval==0.7.3"}
 
 
 def examine() -> dict[str, Any]:
@@ -173,7 +177,8 @@ def _missing(packages: dict[str, dict[str, Any]], gpu: dict[str, Any]) -> list[d
         if absent and extra != "flash":  # builds for hours and is never needed
             purpose = "needed" if not extra else "for GPUs" if extra in _GPU_EXTRAS else f"for {PACKAGES[absent[0]][0]}"
             target = f"'vzoom[{extra}]'" if extra else "vzoom"
-            rows.append({"what": f"{', '.join(absent)} ({purpose})", "how": f"pip install {target}"})
+            how = " && ".join([f"pip install {target}", *([_THEN[extra]] if extra in _THEN else [])])
+            rows.append({"what": f"{', '.join(absent)} ({purpose})", "how": how})
     extension = _extension()
     if extension["why_missing"]:
         rows.append({"what": "the compiled extension", "how": extension["why_missing"]})
