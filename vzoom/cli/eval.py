@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .console import note
+from .console import note, print_json
 from .eval_output import Progress, print_list, print_run, print_sweep
 from .options import add_looking_options, add_model_options, load_zoomer
 
@@ -51,6 +51,7 @@ examples:
   vzoom eval --benchmark world --out runs/zoom
   vzoom eval --benchmark world --policy uniform --budget 64 --out runs/uniform
   vzoom eval --benchmark world --sweep zooms --out runs/zooms
+  vzoom eval --benchmark longvideobench --root ./longvideobench --fetch
   vzoom eval --benchmark lvbench --root ./lvbench --model ./checkpoint --out runs/lvbench
   accelerate launch --num_processes 8 -m vzoom eval --benchmark lvbench --root ./lvbench --out runs/lvbench
   vzoom report runs/zoom runs/uniform --out report.html
@@ -67,6 +68,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--list", action="store_true", help="the benchmarks, and which files each reads; nothing runs")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    parser.add_argument(
+        "--fetch", action="store_true", help="bring the benchmark from the hub into --root; nothing runs"
+    )
     parser.add_argument("--benchmark", metavar="B", help="one of --list")
     parser.add_argument("--root", type=Path, metavar="DIR", help="the benchmark's files as they are published")
     parser.add_argument("--out", type=Path, metavar="RUN", help="a folder; what is there is gone on with")
@@ -101,9 +105,11 @@ def run(args: argparse.Namespace) -> int:
     from vzoom.eval.ray_driver import run_on_ray
     from vzoom.eval.run import PREDICTIONS
 
-    if not args.benchmark or args.out is None:
+    if not args.benchmark or (args.out is None and not args.fetch):
         raise ValueError("name a --benchmark and a folder to --out, or ask for the --list")
     benchmark = benchmark_named(args.benchmark)
+    if args.fetch:
+        return _fetch(args, benchmark)
     root = _root(args.root, benchmark)
     runs = _runs(args)
     if args.ray is not None:
@@ -115,6 +121,19 @@ def run(args: argparse.Namespace) -> int:
         print_sweep(args.sweep, files, benchmark, as_json=args.json)
     else:
         print_run(args.out / PREDICTIONS, benchmark, as_json=args.json)
+    return 0
+
+
+def _fetch(args: argparse.Namespace, benchmark: Benchmark) -> int:
+    from vzoom.eval.fetch import fetch
+
+    if args.root is None:
+        raise ValueError("name the folder to fetch into with --root: videos of a data set take 10 GB and more")
+    there, named = fetch(benchmark, args.root, revision=args.revision, say=note)
+    if args.json:
+        print_json({"benchmark": benchmark.name, "root": str(args.root), "videos": there, "videos_named": named})
+    else:
+        print(f"{there} of {named} videos are there")
     return 0
 
 
@@ -194,11 +213,13 @@ def _root(root: Path | None, benchmark: Benchmark) -> Path:
     if root is not None:
         if not root.is_dir():
             if benchmark.render is None:
-                raise ValueError(f"--root {root}: no such folder")
+                raise ValueError(f"--root {root}: no such folder; --fetch makes one from the hub")
             root.mkdir(parents=True)
         return root
     if benchmark.render is None:
-        raise ValueError(f"{benchmark.name} needs --root, the folder with {', '.join(benchmark.files)}")
+        raise ValueError(
+            f"{benchmark.name} needs --root, the folder with {', '.join(benchmark.files)}; --fetch makes one"
+        )
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vzoom" / benchmark.name
     cache.mkdir(parents=True, exist_ok=True)
     return cache

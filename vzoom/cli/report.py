@@ -26,7 +26,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders that `vzoom eval` wrote")
-    parser.add_argument("--out", type=report_path, required=True, metavar="FILE", help="the HTML file to write")
+    parser.add_argument(
+        "--out",
+        type=report_path,
+        default=Path("report.html"),
+        metavar="FILE",
+        help="the HTML file to write (default: report.html)",
+    )
     parser.add_argument("--root", type=Path, action="append", default=[], metavar="DIR", help="where the videos are")
     parser.add_argument("--items", type=int, default=400, metavar="N", help="most trajectories (default: 400)")
     parser.add_argument("--frames", type=int, default=24, metavar="N", help="of these, how many with frames")
