@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # What the extension is built from: a change there installs again. Python files are read from the tree.
 SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc -type f)
 
-.PHONY: help demo test lint format bench bench-peers test-oldest clean
+.PHONY: help demo test test-extras lint format bench bench-peers test-oldest clean
 .DELETE_ON_ERROR:
 
 help: ## these lines
@@ -27,6 +27,11 @@ demo: $(VENV)/.package ## install, render a video, and watch the embedded model 
 
 test: $(VENV)/.test ## install and run the tests; ARGS='…' goes to pytest
 	$(BIN)/pytest $(ARGS)
+
+test-extras: $(VENV)/.test ## the tests that need Ray or lmms-eval, which it installs
+	$(PIP) install -q 'ray>=2.40' -e '.[lmms]' -C cmake.define.VZOOM_CUDA=$(CUDA)
+	$(PIP) install -q --no-deps lmms-eval==0.7.3
+	$(BIN)/pytest tests/test_lmms.py tests/test_eval_kill.py $(ARGS)
 
 lint: $(VENV)/.dev ## ruff (rules and format) and mypy
 	$(BIN)/ruff check .
