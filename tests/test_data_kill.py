@@ -76,6 +76,7 @@ def test_killed_ten_times(task: str, mother: Mother, server: OracleServer, tmp_p
     command = [task, str(questions), "--concurrency", str(CONCURRENCY)]
     if task == "reflect":
         command += ["--student", "embedded", "--rollouts", "2", "--batch", "4", "--device", "cpu"]
+        command += ["--student-temperature", "1.4"]  # hot enough that it answers wrongly
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     idle = server.replies
     mother.start([*command, "--out", str(whole)])

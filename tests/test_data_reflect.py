@@ -247,6 +247,7 @@ def test_the_command(
         monkeypatch.setenv("VZOOM_EXPERT_MODEL", "oracle")
         out = tmp_path / "out"
         command = ["reflect", str(folder), "--student", "embedded", "--device", "cpu", "--out", str(out)]
+        command += ["--student-temperature", "1.4"]  # hot enough that it answers wrongly
         assert main([*command, "--rollouts", "2"]) == 0
         said = capsys.readouterr()
         assert said.out.startswith(f"{out}/kept: ")

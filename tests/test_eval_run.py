@@ -53,7 +53,7 @@ def test_a_row_says_what_was_asked_answered_and_spent(undisturbed: Path) -> None
         fed = told.tokens_prefilled + told.tokens_sampled - len(story["turns"])
         assert told.kv_bytes == 2 * 4 * 2 * 32 * 4 * fed
         assert told.flops > 2 * 4 * 128 * 384 * 3 * fed  # the MLPs alone
-    assert {row.prediction.verdict for row in rows} == {"right", "wrong"}  # the embedded model knows larger worlds
+    assert {row.prediction.verdict for row in rows} == {"right", "wrong"}
     assert read_settings(undisturbed)["policy"]["name"] == "zoom"
 
 

@@ -19,7 +19,8 @@ from vzoom.train.recipe import SFTRecipe
 from vzoom.train.samples import FrameRef, Sample, from_record
 from vzoom.zoomer import embedded_path
 
-PAD, IMAGE = 701, 707  # of the embedded model
+VOCABULARY = load_vocabulary(str(embedded_path()))
+PAD, IMAGE = 0, VOCABULARY.image_token_id  # any padding will do
 WIDTH = 128
 PART = SFTRecipe(gradient_checkpointing=False)
 
