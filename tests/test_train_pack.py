@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
 
 import numpy as np
 import pytest
 import torch
 
+from vzoom.config import ZoomConfig
 from vzoom.data.store import read
 from vzoom.models import load_checkpoint
 from vzoom.train.collate import IGNORED, pad_rows
@@ -18,12 +19,13 @@ from vzoom.train.recipe import GRPORecipe
 from vzoom.train.rollout import Sampler
 from vzoom.train.samples import Sample, from_trajectory
 from vzoom.world.dataset import write_questions
+from vzoom.world.questions import config_for
 from vzoom.zoomer import embedded_path
 
-from .training import WORLD, ZOOM
-
 BASE = str(embedded_path())
-CLOSE = replace(ZOOM, glance_max_frames=16)  # as the embedded model knows it: it zooms
+OWN = ZoomConfig.from_dict(
+    json.loads((embedded_path() / "vzoom.json").read_text()), "the package"
+)  # as the embedded model knows it: it zooms
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +36,11 @@ def policy() -> Policy:
 @pytest.fixture(scope="module")
 def samples(policy: Policy, tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     """Three rollouts of one question, two of another, with different numbers of zooms."""
-    records = list(read(write_questions(tmp_path_factory.mktemp("world"), "which", 2, WORLD, zoom=CLOSE)))
-    sampler = Sampler(load_checkpoint(BASE), CLOSE, max_sessions=8)
-    groups = sampler.roll_out(records, num_rollouts=3, temperature=1.5, seeds=[3, 9])
+    records = list(read(write_questions(tmp_path_factory.mktemp("world"), "which", 2, config_for("which"), zoom=OWN)))
+    sampler = Sampler(load_checkpoint(BASE), OWN, max_sessions=8)
+    groups = sampler.roll_out(records, num_rollouts=3, temperature=1.7, seeds=[3, 9])
     made = [
-        from_trajectory(t, CLOSE, policy.vocabulary, id=record.id, video=record.video)
+        from_trajectory(t, OWN, policy.vocabulary, id=record.id, video=record.video)
         for record, group in zip(records, groups, strict=True)
         for t in group
     ][:5]
