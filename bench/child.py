@@ -26,6 +26,11 @@ def peak_rss_mib() -> float:
     raise RuntimeError("/proc/self/status has no VmHWM: peak memory is measured on Linux only")
 
 
+def preloaded() -> str:
+    """The libraries of LD_PRELOAD by name, without where they lie."""
+    return ":".join(Path(library).name for library in os.environ.get("LD_PRELOAD", "").split(":"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--system", required=True, choices=sorted(SYSTEMS))
@@ -46,7 +51,7 @@ def main() -> None:
         print(tag, json.dumps(values), flush=True)
 
     versions = {"python": sys.version.split()[0], "torch": torch.__version__, **system.versions}
-    settings = {"threads": torch.get_num_threads(), "preload": os.environ.get("LD_PRELOAD", ""), **system.settings}
+    settings = {"threads": torch.get_num_threads(), "preload": preloaded(), **system.settings}
     say("READY", versions=versions, settings=settings, ready_wall=ready.wall, ready_cpu=ready.cpu, rss=peak_rss_mib())
 
     for line in sys.stdin:
