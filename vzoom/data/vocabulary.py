@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from ..config import ZoomConfig
-from ..models.load import Checkpoint, token_id
+from ..models.load import Checkpoint, load_patch_spec, token_id
 from ..patches import PatchSpec, grid_for
 from ..session import Vocabulary
 
@@ -28,16 +28,6 @@ def load_vocabulary(name_or_path: str) -> Vocabulary:
         merge=spec.merge_size,
         grid_hw=partial(_grid, spec=spec),
     )
-
-
-def load_patch_spec(name_or_path: str) -> PatchSpec:
-    """The patch geometry of a folder or hub id. ValueError where it is no Qwen-VL checkpoint."""
-    from transformers.models.auto.image_processing_auto import get_image_processor_config
-
-    preprocessor = get_image_processor_config(name_or_path)
-    if not preprocessor:
-        raise ValueError(f"{name_or_path} has no preprocessor_config.json: copy one from the base")
-    return PatchSpec.from_dict(preprocessor, name_or_path)
 
 
 def vocabulary_of(checkpoint: Checkpoint) -> Vocabulary:

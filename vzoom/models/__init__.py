@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .load import Checkpoint, load_checkpoint
+from .load import Checkpoint, load_checkpoint, load_patch_spec
 
-__all__ = ["Checkpoint", "load_checkpoint"]
+__all__ = ["Checkpoint", "load_checkpoint", "load_patch_spec"]

@@ -84,6 +84,21 @@ def load_checkpoint(name_or_path: str, *, device: str = "auto", dtype: str = "au
     model = family(hf.to(target))
 
     ids = {t: token_id(tokenizer, t, name_or_path) for t in (_END_OF_TURN, _END_OF_TEXT)}
+    settings = _read_json(name_or_path, "vzoom.json") or {}
+    return Checkpoint(
+        name=name_or_path,
+        model=model,
+        tokenizer=tokenizer,
+        patch_spec=load_patch_spec(name_or_path),
+        config=ZoomConfig.from_dict(settings, name_or_path),
+        end_of_turn_id=ids[_END_OF_TURN],
+        end_ids=frozenset({ids[_END_OF_TURN], ids[_END_OF_TEXT]}),
+        banned_ids=never_sampled(tokenizer, hf.lm_head.out_features, name_or_path),
+    )
+
+
+def load_patch_spec(name_or_path: str) -> PatchSpec:
+    """The patch geometry of a folder or hub id. ValueError where it is no Qwen-VL checkpoint."""
     preprocessor = _read_json(name_or_path, "preprocessor_config.json")
     if preprocessor is None:
         preprocessor = (_read_json(name_or_path, "processor_config.json") or {}).get("image_processor")
@@ -91,17 +106,7 @@ def load_checkpoint(name_or_path: str, *, device: str = "auto", dtype: str = "au
         raise ValueError(
             f"{name_or_path} has neither preprocessor_config.json nor processor_config.json: copy one from the base"
         )
-    settings = _read_json(name_or_path, "vzoom.json") or {}
-    return Checkpoint(
-        name=name_or_path,
-        model=model,
-        tokenizer=tokenizer,
-        patch_spec=PatchSpec.from_dict(preprocessor, name_or_path),
-        config=ZoomConfig.from_dict(settings, name_or_path),
-        end_of_turn_id=ids[_END_OF_TURN],
-        end_ids=frozenset({ids[_END_OF_TURN], ids[_END_OF_TEXT]}),
-        banned_ids=never_sampled(tokenizer, hf.lm_head.out_features, name_or_path),
-    )
+    return PatchSpec.from_dict(preprocessor, name_or_path)
 
 
 def never_sampled(tokenizer: Any, num_logits: int, name: str) -> tuple[int, ...]:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..data.vocabulary import load_patch_spec, load_vocabulary
+from ..data.vocabulary import load_vocabulary
+from ..models import load_patch_spec
 from ..models.load import never_sampled
 from ..patches import PatchSpec
 from ..session import Vocabulary

@@ -96,6 +96,7 @@ def _samples(records: Sequence[Record], policy: Policy, say: Callable[[str], Non
 
 def _trainer(policy: Policy, samples: Sequence[Sample], recipe: Recipe, args: Any) -> Any:
     from datasets import Dataset
+    from torch.utils.data import SequentialSampler
     from transformers import PrinterCallback
     from trl import SFTTrainer
 
@@ -113,6 +114,8 @@ def _trainer(policy: Policy, samples: Sequence[Sample], recipe: Recipe, args: An
         processing_class=policy.tokenizer,
         optimizers=(make_optimizer(policy.model, recipe.sft.optimisation), None),
     )
+    # `order` has decided. (Newer versions of transformers have a setting for it, 5.0 has none.)
+    trainer._get_train_sampler = lambda *_: SequentialSampler(trainer.train_dataset)
     # Every learned token of an update weighs the same, whichever micro-batch and process it is in. The model's own
     # word is that it cannot tell, but TRL computes this loss, not the model.
     trainer.model_accepts_loss_kwargs = True

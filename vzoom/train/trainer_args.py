@@ -68,7 +68,6 @@ def sft_config(part: SFTRecipe, folder: Path, *, seed: int, num_samples: int) ->
         use_cpu=not torch.cuda.is_available(),  # accelerate then takes gloo
         gradient_checkpointing=False,  # `load_policy` has switched it on where the recipe wants it
         ddp_find_unused_parameters=False,
-        train_sampling_strategy="sequential",  # `order` has decided
         dataset_kwargs={"skip_prepare_dataset": True},
         dataloader_pin_memory=torch.cuda.is_available(),
         max_length=None,
