@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from checkpoints import FAMILIES, make_checkpoint
+from packaging.version import Version
 from training import PLAIN, played, policy_of, roomy, sample_of, small_video
 
 from vzoom.config import Sampling
 from vzoom.data.record import VideoRef
 from vzoom.models import Checkpoint, load_checkpoint
-from vzoom.train.policy import CachedTower, token_logprobs, whole_tower
+from vzoom.train.policy import DEEPSTACK_SINCE, CachedTower, token_logprobs, whole_tower
 from vzoom.train.recipe import Lora, SFTRecipe
 from vzoom.train.samples import Sample
 from vzoom.zoomer import Zoomer, embedded_path
@@ -53,6 +55,10 @@ def test_logprobs_are_the_engines(family: str, video: VideoRef, embedded: Checkp
     samples, want = conversations(checkpoint, video, (0, 1, 2, 3))
     assert [len(s.frames) for s in samples] == [4, 8, 12, 16]
     for part in (PLAIN, PIXELS):
+        if family == "qwen3_vl" and Version(transformers.__version__) < DEEPSTACK_SINCE:
+            with pytest.raises(ValueError, match="or newer"):
+                policy_of(checkpoint, part)
+            continue
         if part is PLAIN and family == "qwen3_vl":
             with pytest.raises(ValueError, match=r"DeepStack.*cache_features=False"):
                 policy_of(checkpoint, part)
@@ -64,6 +70,13 @@ def test_logprobs_are_the_engines(family: str, video: VideoRef, embedded: Checkp
             got = row[: len(sample)][torch.from_numpy(sample.sampled)]
             assert logprobs.abs().mean() > 0.5  # a scripted conversation is no certainty to the model
             torch.testing.assert_close(got, logprobs, atol=1e-4, rtol=0)
+
+
+def test_what_an_older_transformers_trains_wrongly_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = load_checkpoint(str(make_checkpoint("qwen3_vl", tmp_path)), device="cpu")
+    monkeypatch.setattr(transformers, "__version__", "5.0.0")
+    with pytest.raises(ValueError, match=r"trained with transformers 5\.23 or newer"):
+        policy_of(checkpoint, PIXELS)
 
 
 def test_a_sampled_rollout_has_the_logprobs_that_the_engine_gave(video: VideoRef, embedded: Checkpoint) -> None:

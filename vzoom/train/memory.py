@@ -38,6 +38,7 @@ class Shape:
 
         with torch.device("meta"):
             model = AutoModelForImageTextToText.from_config(config)
+            model.tie_weights()  # transformers 5.0 has not done so yet
         vision = sum(p.numel() for p in model.model.visual.parameters())
         adapted = [
             module.in_features + module.out_features

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from packaging.version import Version
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -29,6 +30,9 @@ from .samples import Sample
 # Logits of so many numbers at a time; more are computed part by part, and again in the backward pass.
 _LOGITS_TOGETHER = 1 << 26
 LORA_MODULES = r".*language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+
+# Known to be right from this version of transformers on, and wrong in 5.0 (features of several levels, DeepStack).
+DEEPSTACK_SINCE = Version("5.23")
 
 
 class CachedTower(nn.Module):
@@ -96,6 +100,7 @@ def load_policy(
     and the file are those of `FrozenFeatures`. ImportError without peft where LoRA is asked for; ValueError where
     features cannot be cached for this family.
     """
+    import transformers
     from transformers import AutoModelForImageTextToText
 
     vocabulary = load_vocabulary(base)
@@ -103,6 +108,11 @@ def load_policy(
     model = AutoModelForImageTextToText.from_pretrained(base, dtype=dtype).to(device)
     model.config.use_cache = model.config.text_config.use_cache = False
     visual = model.model.visual
+    if getattr(visual, "deepstack_visual_indexes", None) and Version(transformers.__version__) < DEEPSTACK_SINCE:
+        raise ValueError(
+            f"{base} is trained with transformers {DEEPSTACK_SINCE} or newer: under {transformers.__version__} its own "
+            "forward gives other log-probabilities than the engine"
+        )
     visuals: Visuals
     if part.freeze_vision:
         visual.requires_grad_(False)
