@@ -6,7 +6,6 @@ are rendered into the root where they are not there yet.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,13 +44,10 @@ def _load(root: Path, subtitles: bool) -> Iterator[Item]:
 
 
 def _render(path: Path, item: Item) -> None:
-    """Moved into place when whole, so that a stop leaves no broken video and processes may share a root."""
     name = _NAME.fullmatch(item.video)
     assert name
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.stem}.{os.getpid()}.part.mp4")
-    render(make_video(int(name[2]), config_for(name[1])), part)
-    part.replace(path)
+    render(make_video(int(name[2]), config_for(name[1])), path)
 
 
 WORLD = Benchmark(
