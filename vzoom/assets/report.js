@@ -25,30 +25,3 @@ track.addEventListener("keydown", (event) => {
   marks[to].tabIndex = 0;
   marks[to].focus();
 });
-
-// A frame opens larger; the arrow keys leaf through the frames of its step.
-const viewer = document.getElementById("viewer");
-let shown = null;
-const show = (button) => {
-  shown = button;
-  const image = viewer.querySelector("img");
-  image.src = button.querySelector("img").src;
-  viewer.querySelector("p").textContent = button.getAttribute("aria-label");
-};
-const go = (by) => {
-  const all = [...shown.closest(".frames").querySelectorAll(".frame")];
-  const next = all[all.indexOf(shown) + by];
-  if (next) show(next);
-};
-document.addEventListener("click", (event) => {
-  const button = event.target.closest(".frame");
-  if (button) { show(button); viewer.showModal(); }
-  if (event.target === viewer) viewer.close();
-  const step = event.target.closest("[data-go]");
-  if (step) go(Number(step.dataset.go));
-});
-viewer.addEventListener("keydown", (event) => {
-  if (event.key === "ArrowLeft") go(-1);
-  if (event.key === "ArrowRight") go(1);
-});
-viewer.addEventListener("close", () => { if (shown) shown.focus(); });

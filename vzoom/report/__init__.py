@@ -6,15 +6,11 @@ the rest. Every text of the model, the question and the file name is escaped.
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 from typing import TYPE_CHECKING
 
 from .cost import cost_section
-from .markup import escape
+from .shell import shell
 from .steps import glance_section, summary_section, turn_sections
 from .timeline import timeline_figure
 
@@ -35,17 +31,16 @@ class Report:
             raise ValueError(
                 f"{len(result.clips)} clips for {len(trajectory.zooms)} zooms: this is not one conversation"
             )
-        style, script = _asset("report.css"), _asset("report.js")
-        return Template(_asset("report.html")).substitute(
-            title=escape(f"{trajectory.question.splitlines()[0] if trajectory.question else 'vzoom'}"),
-            style=style,
-            script=script,
-            # The policy names the one script that may run, so a script that slipped through escaping would not.
-            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            summary=summary_section(trajectory, model=result.model, seconds=result.seconds),
-            timeline=timeline_figure(trajectory, result.glance),
-            steps=glance_section(trajectory, result.glance) + turn_sections(trajectory, result.clips),
-            cost=cost_section(trajectory, seconds=result.seconds),
+        timeline = timeline_figure(trajectory, result.glance)
+        steps = glance_section(trajectory, result.glance) + turn_sections(trajectory, result.clips)
+        summary = summary_section(trajectory, model=result.model, seconds=result.seconds)
+        cost = cost_section(trajectory, seconds=result.seconds)
+        return shell(
+            f'{summary}\n{timeline}\n<div id="steps">{steps}</div>\n{cost}',
+            title=trajectory.question.splitlines()[0] if trajectory.question else "vzoom",
+            skip=("steps", "Skip to what happened"),
+            styles=("report.css",),
+            script="report.js",
         )
 
     def save(self, path: str | Path) -> Path:
@@ -53,7 +48,3 @@ class Report:
         path = Path(path)
         path.write_text(self.html(), encoding="utf-8")
         return path
-
-
-def _asset(name: str) -> str:
-    return (files("vzoom") / "assets" / name).read_text(encoding="utf-8")

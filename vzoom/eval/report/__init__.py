@@ -6,14 +6,11 @@ rest. Every text of a model, a question and a file name is escaped.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 
 from vzoom.report.markup import escape
+from vzoom.report.shell import shell
 
 from .browser import browser_section
 from .curves import coloured
@@ -31,16 +28,14 @@ def page(paths: Sequence[Path], *, roots: Sequence[Path] = (), most_items: int =
     if most_items < 1 or most_frames < 0:
         raise ValueError(f"need most_items ≥ 1 and most_frames ≥ 0, got {most_items}, {most_frames}")
     groups = coloured(load_groups(paths))
-    style = _asset("report.css") + _asset("eval.css")
-    script = _asset("eval.js")
-    return Template(_asset("eval.html")).substitute(
-        title=escape(", ".join(group.title for group in groups)),
-        style=style,
-        script=script,
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        header=_header(groups),
-        groups="".join(_group_section(group) for group in groups),
-        browser=browser_section(groups, roots=roots, most_items=most_items, most_frames=most_frames),
+    sections = "".join(_group_section(group) for group in groups)
+    browser = browser_section(groups, roots=roots, most_items=most_items, most_frames=most_frames)
+    return shell(
+        f"{_header(groups)}\n{sections}\n{browser}",
+        title=", ".join(group.title for group in groups),
+        skip=("browser", "Skip to the trajectories"),
+        styles=("report.css", "eval.css"),
+        script="eval.js",
     )
 
 
@@ -69,7 +64,3 @@ def _group_section(group: Group) -> str:
         f'<section id="{escape(group.name)}" class="group"><h2>{escape(group.title)}</h2>{headline_section(group)}'
         f"{compare_section(group)}{plots_section(group)}{breakdown_section(group)}{failures_section(group)}</section>"
     )
-
-
-def _asset(name: str) -> str:
-    return (files("vzoom") / "assets" / name).read_text(encoding="utf-8")

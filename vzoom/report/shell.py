@@ -1,0 +1,30 @@
+"""The shell of a self-contained page: style, script and pictures are in it, and its policy forbids all else."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from importlib.resources import files
+from string import Template
+
+from .markup import escape
+
+
+def shell(body: str, *, title: str, skip: tuple[str, str], styles: Sequence[str], script: str) -> str:
+    """The page around `body`, which is markup. title: plain text. skip: where the keyboard's first link leads, and what
+    it says. styles, script: files of the package; what opens frames larger comes with them."""
+    code = _asset(script) + _asset("viewer.js")
+    return Template(_asset("page.html")).substitute(
+        title=escape(title),
+        style="".join(map(_asset, styles)),
+        script=code,
+        # The policy names the one script that may run, so a script that slipped through escaping would not.
+        script_hash=base64.b64encode(hashlib.sha256(code.encode()).digest()).decode(),
+        skip=f'<a class="skip" href="#{skip[0]}">{skip[1]}</a>',
+        body=body,
+    )
+
+
+def _asset(name: str) -> str:
+    return (files("vzoom") / "assets" / name).read_text(encoding="utf-8")
