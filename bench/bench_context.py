@@ -35,7 +35,7 @@ from vzoom.cache import BlockTable, PagePool
 from vzoom.config import ZoomConfig
 from vzoom.models import load_checkpoint
 from vzoom.patches import PatchBuffer
-from vzoom.positions import text_positions
+from vzoom.protocol.mrope import text_positions
 from vzoom.types import Clip
 
 CONTEXTS = (2048, 4096, 8192, 16384, 32768)

@@ -20,7 +20,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from vzoom.config import ZoomConfig
-from vzoom.timeline import glance_timestamps
+from vzoom.protocol.frame_times import glance_timestamps
 from vzoom.video import ClipCache, VideoReader, open_video
 
 SECONDS = int(os.environ.get("VZOOM_BENCH_VIDEO_SECONDS", "600"))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from vzoom.answers import Choice, read_choice
 from vzoom.eval.item import Benchmark, Item, Verdict
 from vzoom.eval.judge import Judge
+from vzoom.protocol.answers import Choice, read_choice
 from vzoom.world.questions import ask_questions
 from vzoom.world.spec import WorldConfig, make_video
 from vzoom.world.video import render

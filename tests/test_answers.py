@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vzoom.answers import LETTERS, Choice, NoChoice, read_choice
+from vzoom.protocol.answers import LETTERS, Choice, NoChoice, read_choice
 
 SHAPES = ("moon", "ring", "bolt", "cross")
 

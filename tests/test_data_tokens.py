@@ -33,9 +33,10 @@ from vzoom.data.tokens import learned_mask, tokenise
 from vzoom.data.validate import InvalidRecord
 from vzoom.data.videos import refer
 from vzoom.data.vocabulary import load_vocabulary
+from vzoom.protocol.frame_times import glance_timestamps, zoom_timestamps
+from vzoom.protocol.vocabulary import Vocabulary
 from vzoom.scripted import ScriptedSession
-from vzoom.session import Done, Feed, Fetch, Vocabulary
-from vzoom.timeline import glance_timestamps, zoom_timestamps
+from vzoom.session import Done, Feed, Fetch
 from vzoom.train.tiny.bank import FrameBank
 from vzoom.train.tiny.drills import Builder
 from vzoom.types import Answer, CallError, Clip, Malformed, StopReason, ZoomCall

@@ -15,7 +15,7 @@ from vzoom.eval.policy import POLICIES, Policy
 from vzoom.eval.ray_driver import without_ray
 from vzoom.eval.shard import Shard, local_device
 from vzoom.eval.sweep import SWEEPS, points_of
-from vzoom.timeline import glance_timestamps
+from vzoom.protocol.frame_times import glance_timestamps
 from vzoom.types import Trajectory, VideoInfo, Visual
 
 VIDEO = VideoInfo("x.mp4", 100.0, 25.0, 640, 480)

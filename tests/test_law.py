@@ -12,11 +12,12 @@ import torch
 from checkpoints import FAMILIES, as_published, make_checkpoint, stock_processor
 from law import CONFIG, law_error, run_scripted
 
-from vzoom import positions, session
+from vzoom import session
 from vzoom.active import Active
 from vzoom.cache import BlockTable
-from vzoom.layout import Run
 from vzoom.models import Checkpoint, load_checkpoint
+from vzoom.protocol import mrope as positions
+from vzoom.protocol.tokenize import Run
 from vzoom.session import Feed
 from vzoom.types import StopReason
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from checkpoints import FAMILIES, config_of, token_id
 
-from vzoom.layout import Run
-from vzoom.positions import image_positions, run_positions, text_positions, video_positions
+from vzoom.protocol.mrope import image_positions, run_positions, text_positions, video_positions
+from vzoom.protocol.tokenize import Run
 
 IMAGE, VIDEO = token_id("<|image_pad|>"), token_id("<|video_pad|>")
 START, END = token_id("<|vision_start|>"), token_id("<|vision_end|>")

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vzoom import protocol
-from vzoom.protocol import Image, Text, foresee_call, parse_turn, render_turn
+from vzoom.protocol import render as protocol
+from vzoom.protocol.parse import foresee_call, parse_turn
+from vzoom.protocol.render import Image, Text, render_turn
 from vzoom.types import Answer, CallError, Malformed, VideoInfo, ZoomCall
 
 VIDEO = VideoInfo("v.mp4", duration_seconds=64.0, fps=8.0, width=112, height=112)

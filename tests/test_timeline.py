@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vzoom.config import ZoomConfig
-from vzoom.timeline import clamped_end, glance_timestamps, zoom_timestamps
+from vzoom.protocol.frame_times import clamped_end, glance_timestamps, zoom_timestamps
 from vzoom.types import CallError, Malformed, VideoInfo, ZoomCall
 
 EXACT = ZoomConfig()

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from vzoom.config import ZoomConfig
-from vzoom.layout import lay_out
-from vzoom.protocol import parse_turn, prompt
-from vzoom.timeline import glance_timestamps
+from vzoom.protocol.frame_times import glance_timestamps
+from vzoom.protocol.parse import parse_turn
+from vzoom.protocol.render import prompt
+from vzoom.protocol.tokenize import lay_out
 from vzoom.train.tiny.bank import FrameBank
 from vzoom.train.tiny.drills import Builder
 from vzoom.train.tiny.forward import augment, collate, encode_frames, frames_to_pixels, learned_logits

@@ -11,8 +11,8 @@ import torch
 from data_records import CONFIG, REFLECTION, VIDEO, ZOOM
 
 from vzoom.data.vocabulary import load_vocabulary
-from vzoom.layout import Run
-from vzoom.positions import run_positions
+from vzoom.protocol.mrope import run_positions
+from vzoom.protocol.tokenize import Run
 from vzoom.train.collate import IGNORED, collate, pad_rows
 from vzoom.train.policy import load_policy, token_logprobs
 from vzoom.train.recipe import SFTRecipe

@@ -19,7 +19,7 @@ from vzoom.data.vocabulary import vocabulary_of
 from vzoom.engine import Engine
 from vzoom.job import Job
 from vzoom.models import load_checkpoint
-from vzoom.protocol import render_turn
+from vzoom.protocol.render import render_turn
 from vzoom.session import Session
 from vzoom.train.parity import Gap, ParityError, check, compact, gap_of, total
 from vzoom.train.policy import Policy, load_policy, token_logprobs

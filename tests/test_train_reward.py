@@ -14,17 +14,9 @@ from hypothesis import strategies as st
 
 from vzoom.config import ZoomConfig
 from vzoom.eval.judge import JudgeFailed
-from vzoom.session import Feed, Fetch, Session, Vocabulary
-from vzoom.train.reward import (
-    Reference,
-    Reward,
-    RewardConfig,
-    ZoomRate,
-    is_right,
-    is_well_formed,
-    score,
-    tool_reward,
-)
+from vzoom.protocol.vocabulary import Vocabulary
+from vzoom.session import Feed, Fetch, Session
+from vzoom.train.reward import Reference, Reward, RewardConfig, ZoomRate, is_right, is_well_formed, score, tool_reward
 from vzoom.types import Clip, StopReason, Trajectory, Turn, VideoInfo
 
 Converse = Callable[..., Trajectory]

@@ -13,13 +13,14 @@ import pytest
 import torch
 from checkpoints import FAMILIES, make_checkpoint
 
-from vzoom import positions, session
+from vzoom import session
 from vzoom.cache import BlockTable
 from vzoom.cli import main
 from vzoom.cli.verify import summary
 from vzoom.config import ZoomConfig
-from vzoom.layout import Run
-from vzoom.timeline import glance_timestamps, zoom_timestamps
+from vzoom.protocol import mrope as positions
+from vzoom.protocol.frame_times import glance_timestamps, zoom_timestamps
+from vzoom.protocol.tokenize import Run
 from vzoom.types import VideoInfo
 from vzoom.verify import Verdict, replay, zoom_calls
 from vzoom.zoomer import load

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vzoom.config import ZoomConfig
-from vzoom.timeline import glance_timestamps, zoom_timestamps
+from vzoom.protocol.frame_times import glance_timestamps, zoom_timestamps
 from vzoom.types import ZoomCall
 from vzoom.video import open_video
 

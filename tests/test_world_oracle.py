@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from vzoom.config import ZoomConfig
-from vzoom.protocol import parse_turn
-from vzoom.timeline import glance_timestamps, zoom_timestamps
+from vzoom.protocol.frame_times import glance_timestamps, zoom_timestamps
+from vzoom.protocol.parse import parse_turn
 from vzoom.types import Answer, ZoomCall
 from vzoom.world.oracle import next_turn, oracle_turns
 from vzoom.world.questions import FAMILIES, ask_questions, config_for, is_hit

@@ -20,7 +20,8 @@ import pytest
 
 from vzoom.chat import Chat, ChatFailed, Endpoint, EndpointsRefuse, Reply
 from vzoom.config import ZoomConfig
-from vzoom.protocol import parse_turn, render_call
+from vzoom.protocol.parse import parse_turn
+from vzoom.protocol.render import render_call
 from vzoom.types import Answer, ZoomCall
 from vzoom.world import FAMILIES, WorldConfig, config_for
 from vzoom.world.dataset import facts_of

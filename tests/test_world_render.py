@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vzoom.config import ZoomConfig
-from vzoom.timeline import glance_timestamps
+from vzoom.protocol.frame_times import glance_timestamps
 from vzoom.video import open_video
 from vzoom.world.draw import RGB, Painter, shape_mask
 from vzoom.world.questions import config_for

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vzoom.config import ZoomConfig
-from vzoom.timeline import glance_timestamps
+from vzoom.protocol.frame_times import glance_timestamps
 from vzoom.world.spec import WorldConfig, make_training_video, make_video
 
 LONG = WorldConfig(duration_seconds=3600, num_scenes=(5, 8), scene_seconds=(120, 1200))

@@ -15,7 +15,7 @@ from vzoom.data.store import Writer, read
 from vzoom.data.videos import refer
 from vzoom.data.vocabulary import vocabulary_of
 from vzoom.models import Checkpoint
-from vzoom.timeline import glance_timestamps, zoom_timestamps
+from vzoom.protocol.frame_times import glance_timestamps, zoom_timestamps
 from vzoom.train.policy import Policy, load_policy
 from vzoom.train.recipe import SFTRecipe
 from vzoom.train.samples import Sample, from_trajectory

@@ -23,9 +23,10 @@ from .intake import Intake
 from .job import Job
 from .models import Checkpoint
 from .patches import grid_for
+from .protocol import Vocabulary
 from .reuse import ClipStore, Reuse
 from .sampler import choose
-from .session import Done, Feed, Fetch, Vocabulary
+from .session import Done, Feed, Fetch
 from .types import Event, Failed, Finished, TextDelta, TurnEnded, TurnOpened
 from .video import CacheStats
 from .vision import FeatureCache

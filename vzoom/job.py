@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from .clips import FrameSource
 from .config import Sampling, ZoomConfig
-from .session import Session, Vocabulary
+from .protocol import Vocabulary
+from .session import Session
 from .types import VideoInfo
 
 SessionFactory = Callable[[str, VideoInfo, Vocabulary, ZoomConfig, Sampling], Session]

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import Self
 
 from .config import Sampling, ZoomConfig
-from .session import Session, Vocabulary
+from .protocol import Vocabulary
+from .session import Session
 from .types import VideoInfo
 
 

@@ -12,7 +12,7 @@ alone while the model writes, or in front of the tool turn when a clip is splice
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -20,23 +20,17 @@ import numpy as np
 
 from . import protocol
 from .config import Sampling, ZoomConfig
-from .layout import Run, Tokenizer, lay_out
-from .positions import run_positions
-from .stream import TextStream
-from .timeline import clamped_end, glance_timestamps, zoom_timestamps
+from .protocol import (
+    Run,
+    TextStream,
+    Vocabulary,
+    clamped_end,
+    glance_timestamps,
+    lay_out,
+    run_positions,
+    zoom_timestamps,
+)
 from .types import Answer, CallError, Clip, Malformed, StopReason, Trajectory, Turn, VideoInfo, Visual, ZoomCall
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """What a session must know of a model: its tokenizer, control tokens, and the grid that it gives a frame size."""
-
-    tokenizer: Tokenizer
-    image_token_id: int
-    end_of_turn_id: int
-    end_ids: frozenset[int]  # tokens that end a generation, end_of_turn_id among them
-    merge: int
-    grid_hw: Callable[[int, int, ZoomConfig], tuple[int, int]]  # (height, width) of a frame -> patches
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,8 @@ from .config import Sampling, ZoomConfig
 from .engine import Engine
 from .job import Job
 from .models import Checkpoint
-from .protocol import render_turn
+from .protocol import glance_timestamps, render_turn
 from .scripted import ScriptedSession
-from .timeline import glance_timestamps
 from .types import Answer, Clip, Failed, Finished, Malformed, Trajectory, TurnOpened, VideoInfo, ZoomCall
 from .video import ClipCache
 from .zoomer import load

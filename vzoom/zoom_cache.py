@@ -16,9 +16,8 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from .cache import PagePool
-from .layout import Run
 from .paged_batch import PagedBatch, Step
-from .positions import run_positions
+from .protocol import Run, run_positions
 
 _RUN = "_vzoom_run"
 

@@ -20,8 +20,8 @@ from vzoom import kernels, vision
 from vzoom.config import Sampling, ZoomConfig
 from vzoom.engine import Engine
 from vzoom.job import Job
-from vzoom.layout import Run
 from vzoom.models import load_checkpoint
+from vzoom.protocol.tokenize import Run
 from vzoom.session import Feed, Fetch, Session
 from vzoom.types import Clip, Failed, Finished, StopReason, Trajectory, VideoInfo, ZoomCall
 

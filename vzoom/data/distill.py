@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..clips import CachedVideo
 from ..patches import PatchSpec
-from ..session import Vocabulary
+from ..protocol import Vocabulary
 from ..types import StopReason
 from ..video import ClipCache
 from .expert import Expert, Verifier

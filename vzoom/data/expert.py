@@ -9,9 +9,8 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ..answers import LETTERS, Choice, read_choice
 from ..chat import BudgetSpent, Chat, ChatFailed, Reply, Usage
-from ..protocol import TURN_ENDS
+from ..protocol import LETTERS, TURN_ENDS, Choice, read_choice
 from .harvest import NoReply, Stopped
 from .ledger import Ledger, key_of
 from .messages import Message

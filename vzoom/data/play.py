@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from ..clips import FrameSource
-from ..session import Done, Feed, Fetch, Session, Vocabulary
+from ..protocol import Vocabulary
+from ..session import Done, Feed, Fetch, Session
 from ..types import Answer, StopReason, ZoomCall
 from ..video import VideoReadError
 from .messages import Message, exchange, opening

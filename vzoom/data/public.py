@@ -14,10 +14,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from ..answers import LETTERS, Choice, read_choice
 from ..config import ZoomConfig
-from ..protocol import ANSWER_CLOSE, ANSWER_OPEN, TURN_ENDS, parse_turn
-from ..timeline import zoom_timestamps
+from ..protocol import ANSWER_CLOSE, ANSWER_OPEN, LETTERS, TURN_ENDS, Choice, parse_turn, read_choice, zoom_timestamps
 from ..types import Answer, CallError, Malformed, StopReason, ZoomCall
 from ..video.source import is_url
 from .record import Outcome, Record, RecordedTurn, VideoRef, carried_out

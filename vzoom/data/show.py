@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from ..session import Vocabulary
+from ..protocol import Vocabulary
 from ..types import Malformed, ZoomCall
 from .record import Record, RecordedTurn
 from .tokens import tokenise

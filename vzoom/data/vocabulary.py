@@ -7,7 +7,7 @@ from functools import partial
 from ..config import ZoomConfig
 from ..models.load import Checkpoint, load_patch_spec, token_id
 from ..patches import PatchSpec, grid_for
-from ..session import Vocabulary
+from ..protocol import Vocabulary
 
 
 def load_vocabulary(name_or_path: str) -> Vocabulary:

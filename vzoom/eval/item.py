@@ -11,7 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from ..answers import LETTERS
+from ..protocol import LETTERS
 from .judge import Judge
 
 VerdictKind = Literal["right", "wrong", "unanswered", "unparsable", "unjudged", "missing_video"]

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..session import Vocabulary
+from ..protocol import Vocabulary
 from .collate import pad_rows
 from .samples import Sample
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..session import Vocabulary
+from ..protocol import Vocabulary
 from .samples import Sample
 
 

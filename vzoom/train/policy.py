@@ -19,7 +19,7 @@ from ..data.vocabulary import load_vocabulary
 from ..models import load_patch_spec
 from ..models.load import never_sampled
 from ..patches import PatchSpec
-from ..session import Vocabulary
+from ..protocol import Vocabulary
 from ..video import ClipCache
 from ..vision import FeatureCache
 from .collate import IGNORED, Targets, collate

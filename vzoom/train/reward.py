@@ -12,9 +12,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..answers import LETTERS, Choice, read_choice
 from ..eval.judge import Judge, JudgeFailed
-from ..protocol import ANSWER_CLOSE, ANSWER_OPEN, CALL_CLOSE, THINK_CLOSE, THINK_OPEN, parse_turn
+from ..protocol import (
+    ANSWER_CLOSE,
+    ANSWER_OPEN,
+    CALL_CLOSE,
+    LETTERS,
+    THINK_CLOSE,
+    THINK_OPEN,
+    Choice,
+    parse_turn,
+    read_choice,
+)
 from ..types import Answer, CallError, Malformed, Trajectory, Turn, ZoomCall
 
 

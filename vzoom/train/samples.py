@@ -14,7 +14,7 @@ import numpy as np
 from ..config import ZoomConfig
 from ..data.record import Record, VideoRef
 from ..data.tokens import tokenise
-from ..session import Vocabulary
+from ..protocol import Vocabulary
 from ..types import StopReason, Trajectory
 
 

@@ -45,7 +45,7 @@ def open_video(
         from .dali import DaliReader
 
         return DaliReader(path, num_threads=num_threads, deadline_seconds=deadline_seconds, max_packets=max_packets)
-    from .pyav import PyAVReader  # only now, so that importing vzoom does not load libav
+    from .pyav import PyAVReader
 
     return PyAVReader(path, num_threads=num_threads, deadline_seconds=deadline_seconds, max_packets=max_packets)
 

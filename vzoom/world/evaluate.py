@@ -12,7 +12,7 @@ from zlib import crc32
 
 import numpy as np
 
-from ..answers import Choice, read_choice
+from ..protocol import Choice, read_choice
 from .questions import Question, ask_questions, config_for, is_hit
 from .spec import WorldConfig, make_video
 from .video import render

@@ -13,8 +13,7 @@ from typing import Literal
 import numpy as np
 
 from ..config import ZoomConfig
-from ..protocol import render_turn
-from ..timeline import glance_timestamps, zoom_timestamps
+from ..protocol import glance_timestamps, render_turn, zoom_timestamps
 from ..types import Answer, Malformed, ZoomCall
 from .questions import LETTERS, Interval, Question
 from .spec import WorldEvent, WorldVideo

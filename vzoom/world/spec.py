@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..config import ZoomConfig
-from ..timeline import glance_timestamps
+from ..protocol import glance_timestamps
 from ..types import VideoInfo
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "gray")

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ...answers import LETTERS
+from ...protocol import LETTERS
 from ..item import Benchmark, Item
 from .options import MULTIPLE_CHOICE, listed
 from .rows import Row, json_rows, locate

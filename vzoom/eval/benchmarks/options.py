@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ...answers import LETTERS
+from ...protocol import LETTERS
 from .rows import Row
 
 MULTIPLE_CHOICE = "{question}\n{options}\nAnswer with the letter of the right option."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from ...answers import Choice, NoChoice, read_choice
+from ...protocol import Choice, NoChoice, read_choice
 from ..item import Item, Verdict, judged_in_parts
 from ..judge import Judge
 

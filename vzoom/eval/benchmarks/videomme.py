@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-from ...answers import LETTERS
+from ...protocol import LETTERS
 from ..item import SEVERAL, Benchmark, Item
 from .options import MULTIPLE_CHOICE, listed, unlabelled
 from .rows import Row, locate, parquet_rows

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ...answers import LETTERS
+from ...protocol import LETTERS
 from ..item import SEVERAL, Benchmark, Item, Verdict
 from ..judge import Judge
 from .open_answers import OPEN, score_open

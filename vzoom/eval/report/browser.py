@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vzoom.answers import LETTERS
+from vzoom.protocol import LETTERS
 from vzoom.report.markup import clock_text, count_text, escape, number_text, span_text, turn_markup
 from vzoom.report.timeline import zoom_colour
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ...protocol import render_answer, render_turn
-from ...timeline import glance_timestamps
+from ...protocol import glance_timestamps, render_answer, render_turn
 from ...types import Answer, ZoomCall
 from ...world.oracle import Flaw, finding_note, next_turn, nothing_note, oracle_turns, scene_note, sightings
 from ...world.questions import LETTERS, Question, ask

@@ -12,9 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...config import ZoomConfig
-from ...layout import Run, Tokenizer, lay_out
-from ...protocol import Image, Part, Text, prompt, tool_turn
-from ...timeline import zoom_timestamps
+from ...protocol import Image, Part, Run, Text, Tokenizer, lay_out, prompt, tool_turn, zoom_timestamps
 from ...types import Malformed, ZoomCall
 from .bank import BankedVideo
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from ...patches import PatchSpec
-from ...positions import run_positions
+from ...protocol import run_positions
 from .bank import FrameBank
 from .example import MERGE, Example
 

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...config import ZoomConfig
-from ...protocol import Text, prompt, tool_turn
-from ...timeline import glance_timestamps
+from ...protocol import Text, glance_timestamps, prompt, tool_turn
 from ...world.oracle import Flaw, oracle_turns
 from ...world.questions import FAMILIES, ask, config_for
 from ...world.spec import COLOURS, SHAPES, make_training_video

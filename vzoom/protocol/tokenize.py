@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from .protocol import Image, Part
+from .render import Image, Part
 
 
 class Tokenizer(Protocol):

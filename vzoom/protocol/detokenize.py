@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .layout import Tokenizer
+from .tokenize import Tokenizer
 
 
 class TextStream:

@@ -11,8 +11,8 @@ import math
 
 import numpy as np
 
-from .config import ZoomConfig
-from .types import CallError, Malformed, VideoInfo, ZoomCall
+from ..config import ZoomConfig
+from ..types import CallError, Malformed, VideoInfo, ZoomCall
 
 _EPSILON = 1e-6  # seconds; below any frame period, above double rounding on an hour
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from .layout import Run
+from .tokenize import Run
 
 RopeRule = Literal["max", "hf523"]
 

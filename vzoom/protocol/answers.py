@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from .protocol import ANSWER_OPEN, THINK_CLOSE, THINK_OPEN, parse_turn
-from .types import Answer
+from ..types import Answer
+from .parse import parse_turn
+from .tags import ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
 
 LETTERS = string.ascii_uppercase
 

@@ -1,0 +1,125 @@
+"""What the model wrote: one turn of it -> a zoom call, an answer, or what is wrong with it.
+
+Reading is tolerant of what models really write (code fences, single quotes, trailing commas, "12s", "1:05"). The
+parser is only ever given text that the model sampled: a tag that comes from a question, a subtitle or a tool turn is
+never executed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+from ..types import Answer, CallError, Malformed, ZoomCall
+from .tags import ANSWER_CLOSE, ANSWER_OPEN, CALL_CLOSE, CALL_OPEN, THINK_CLOSE
+
+
+def parse_turn(text: str) -> ZoomCall | Answer | Malformed:
+    """Read one turn of the model. Nothing that a model can write raises."""
+    acting = text.rsplit(THINK_CLOSE, 1)[-1]  # tags in a closed thought are talk, not action
+    calls, answers = acting.count(CALL_OPEN), acting.count(ANSWER_OPEN)
+    if calls and answers:
+        return Malformed(CallError.CALL_AND_ANSWER, _excerpt(acting))
+    if calls > 1:
+        return Malformed(CallError.TWO_CALLS, _excerpt(acting))
+    if calls:
+        body, closed = _between(acting, CALL_OPEN, CALL_CLOSE)
+        call = _parse_call(body)
+        # A call whose closing tag is missing is carried out when its body is whole: the intent is plain.
+        return Malformed(CallError.UNCLOSED, _excerpt(acting)) if not closed and isinstance(call, Malformed) else call
+    if answers:
+        body, _ = _between(acting, ANSWER_OPEN, ANSWER_CLOSE)
+        return Answer(body.strip()) if body.strip() else Malformed(CallError.EMPTY, _excerpt(acting))
+    return Malformed(CallError.EMPTY, _excerpt(acting))
+
+
+def foresee_call(text: str, max_frames: int) -> ZoomCall | None:
+    """The call that an unfinished turn seems to be writing, once its segment is readable; None before.
+
+    Until its fps is readable, too, it is taken to fill `max_frames`. A guess for decoding early: `parse_turn` decides.
+    """
+    acting = text.rsplit(THINK_CLOSE, 1)[-1]
+    if CALL_OPEN not in acting:
+        return None
+    body = _between(acting, CALL_OPEN, CALL_CLOSE)[0]
+    segment = _SEGMENT.search(body)
+    start, end = map(_seconds, segment.groups()) if segment else (None, None)
+    if start is None or end is None or not 0 <= start < end < math.inf:
+        return None
+    written = _FPS.search(body)
+    fps = _seconds(written.group(1)) if written else None
+    return ZoomCall(start, end, fps if fps and fps < math.inf else max_frames / (end - start))
+
+
+_SEGMENT = re.compile(r"""segment["']?\s*:\s*[\[(]\s*["']?([^"',\])]+)["']?\s*,\s*["']?([^"',\])]+)["']?\s*[\])]""")
+_FPS = re.compile(r"""fps["']?\s*:\s*["']?([\d.]+)(?=[^\d.])""")  # a digit may still follow until something else does
+
+
+def _between(text: str, opening: str, closing: str) -> tuple[str, bool]:
+    """The text behind the last `opening`, up to the next `closing`, and whether there was one."""
+    body, closed, _ = text.rpartition(opening)[2].partition(closing)
+    return body, bool(closed)
+
+
+def _excerpt(text: str, limit: int = 120) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _parse_call(body: str) -> ZoomCall | Malformed:
+    data = _loads(body)
+    if not isinstance(data, dict):
+        return Malformed(CallError.BAD_JSON, _excerpt(body))
+    if "segment" not in data or "fps" not in data:
+        return Malformed(CallError.MISSING_KEY, _excerpt(body))
+    segment = data["segment"]
+    if not isinstance(segment, list) or len(segment) != 2:
+        return Malformed(CallError.BAD_VALUE, _excerpt(body))
+    values = [_seconds(x) for x in (*segment, data["fps"])]
+    if any(v is None for v in values):
+        return Malformed(CallError.BAD_VALUE, _excerpt(body))
+    start, end, fps = (float(v) for v in values if v is not None)
+    if not all(map(math.isfinite, (start, end, fps))):
+        return Malformed(CallError.NOT_FINITE, _excerpt(body))
+    if start < 0 or end < 0 or fps < 0:
+        return Malformed(CallError.NEGATIVE, _excerpt(body))
+    if start >= end:
+        return Malformed(CallError.REVERSED, _excerpt(body))
+    if fps == 0:
+        return Malformed(CallError.ZERO_FRAMES, _excerpt(body))
+    return ZoomCall(start, end, fps)
+
+
+def _loads(body: str) -> Any:
+    """JSON, or what is JSON once a code fence, single quotes, parentheses and trailing commas are mended."""
+    body = re.sub(r"^\s*```(?:json)?|```\s*$", "", body).strip()
+    for text in (body, re.sub(r",\s*([}\]])", r"\1", body.replace("'", '"').replace("(", "[").replace(")", "]"))):
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+    return None
+
+
+_CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d+(?:\.\d+)?)")
+_PLAIN = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+|nan|inf(?:inity)?))\s*(?:s|sec|seconds|fps)?", re.IGNORECASE)
+
+
+def _seconds(value: Any) -> float | None:
+    """A number, "12.5", "12.5s", "1:05" or "1:02:03.5" -> float, or None."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int | float):
+        try:
+            return float(value)
+        except OverflowError:
+            return math.inf
+    if not isinstance(value, str):
+        return None
+    if clock := _CLOCK.fullmatch(value.strip()):
+        hours, minutes, seconds = clock.groups(default="0")
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    plain = _PLAIN.fullmatch(value.strip())
+    return float(plain.group(1)) if plain else None
