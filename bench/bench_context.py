@@ -34,9 +34,9 @@ from vzoom.attention import Ragged
 from vzoom.cache import BlockTable, PagePool
 from vzoom.config import ZoomConfig
 from vzoom.models import load_checkpoint
-from vzoom.patches import PatchBuffer
 from vzoom.protocol.mrope import text_positions
 from vzoom.types import Clip
+from vzoom.video.patches import PatchBuffer
 
 CONTEXTS = (2048, 4096, 8192, 16384, 32768)
 DECODED = 60

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from kernel_floors import LARGE_BYTES, copy_large, in_turns
 
 from vzoom.config import ZoomConfig
-from vzoom.patches import PatchBuffer, PatchSpec, frames_to_patches, grid_for
+from vzoom.video.patches import PatchBuffer, PatchSpec, frames_to_patches, grid_for
 
 try:
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil as Processor

@@ -21,13 +21,13 @@ import numpy as np
 import torch
 
 import vzoom
-from vzoom.clips import CachedVideo
 from vzoom.config import Sampling
 from vzoom.engine import Engine
 from vzoom.job import Job
 from vzoom.scripted import ScriptedSession
 from vzoom.types import Finished, Trajectory
 from vzoom.video import ClipCache
+from vzoom.video.cached import CachedVideo
 from vzoom.world import FAMILIES, ask_questions, config_for, make_video, oracle_turns, render
 
 RESULTS = Path(__file__).parent / "results" / "reuse.json"

@@ -89,7 +89,7 @@ def test_the_counting_session_samples_what_a_fresh_prefill_of_its_ids_would(tiny
 
     from vzoom.config import ZoomConfig
     from vzoom.models import load_checkpoint
-    from vzoom.patches import frames_to_patches
+    from vzoom.video.patches import frames_to_patches
 
     checkpoint = load_checkpoint(str(tiny), device="cpu", dtype="float32")
     typed = "mm_token_type_ids" in inspect.signature(checkpoint.model.hf.forward).parameters  # not in transformers 5.0

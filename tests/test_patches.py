@@ -19,7 +19,7 @@ from vzoom import ext
 from vzoom.config import ZoomConfig
 from vzoom.kernels.frames_to_patches.order import pillow_step
 from vzoom.kernels.frames_to_patches.reference import resize
-from vzoom.patches import PatchSpec, frames_to_patches, grid_for, resize_frames, smart_resize, value_table
+from vzoom.video.patches import PatchSpec, frames_to_patches, grid_for, resize_frames, smart_resize, value_table
 
 try:
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil as Processor

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from vzoom.clips import CachedVideo
 from vzoom.config import Sampling
 from vzoom.data.record import Record
 from vzoom.data.store import read
@@ -27,6 +26,7 @@ from vzoom.train.recipe import GRPORecipe
 from vzoom.train.samples import Sample, from_trajectory
 from vzoom.types import Finished, ZoomCall
 from vzoom.video import ClipCache
+from vzoom.video.cached import CachedVideo
 from vzoom.world.dataset import write_questions
 from vzoom.zoomer import embedded_path
 

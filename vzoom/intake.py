@@ -10,10 +10,9 @@ from typing import Any
 from .active import Active, Encoded, Encoding
 from .config import ZoomConfig
 from .models import Checkpoint
-from .patches import PatchBuffer
 from .session import Feed, Fetch
 from .types import Clip, Event, TurnEnded, ZoomCall
-from .video import VideoReadError
+from .video import PatchBuffer, VideoReadError
 from .vision import FeatureCache, encode_clips
 from .workers import Workers
 

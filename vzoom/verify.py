@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .clips import CachedVideo
 from .config import Sampling, ZoomConfig
 from .engine import Engine
 from .job import Job
@@ -29,7 +28,7 @@ from .models import Checkpoint
 from .protocol import glance_timestamps, render_turn
 from .scripted import ScriptedSession
 from .types import Answer, Clip, Failed, Finished, Malformed, Trajectory, TurnOpened, VideoInfo, ZoomCall
-from .video import ClipCache
+from .video import CachedVideo, ClipCache
 from .zoomer import load
 
 FLOAT32_LIMIT = 1e-5  # largest difference over largest logit

@@ -20,9 +20,8 @@ import torch
 
 from .config import ZoomConfig
 from .models.features import Features
-from .patches import PatchBuffer, PatchSpec, frames_to_patches, grid_for
 from .types import Clip
-from .video import CacheStats
+from .video import CacheStats, PatchBuffer, PatchSpec, frames_to_patches, grid_for
 
 _CPU_PATCHES = 2048
 _GPU_PATCHES = 65536

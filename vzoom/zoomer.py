@@ -11,7 +11,6 @@ from importlib.resources import files
 from os import PathLike
 from pathlib import Path
 
-from .clips import CachedVideo
 from .config import Sampling, ZoomConfig
 from .engine import Engine
 from .job import Job
@@ -19,7 +18,7 @@ from .models import Checkpoint, load_checkpoint
 from .result import Result
 from .reuse import Reuse
 from .types import Clip, Event, Failed, Finished, Trajectory, TurnOpened
-from .video import CacheStats, ClipCache
+from .video import CachedVideo, CacheStats, ClipCache
 from .vision import FeatureCache
 
 EMBEDDED = "embedded"

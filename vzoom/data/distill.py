@@ -10,11 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..clips import CachedVideo
-from ..patches import PatchSpec
 from ..protocol import Vocabulary
 from ..types import StopReason
-from ..video import ClipCache
+from ..video import CachedVideo, ClipCache, PatchSpec
 from .expert import Expert, Verifier
 from .harvest import Harvest, Outcome, Rejected, Say, harvest, silence
 from .messages import cut_turn, whole_turn

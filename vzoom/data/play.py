@@ -9,11 +9,10 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from ..clips import FrameSource
 from ..protocol import Vocabulary
 from ..session import Done, Feed, Fetch, Session
 from ..types import Answer, StopReason, ZoomCall
-from ..video import VideoReadError
+from ..video import FrameSource, VideoReadError
 from .messages import Message, exchange, opening
 from .record import Record, RecordedTurn, Source, carried_out
 from .tokens import tokenise, turn_script

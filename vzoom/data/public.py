@@ -17,7 +17,7 @@ from typing import Any
 from ..config import ZoomConfig
 from ..protocol import ANSWER_CLOSE, ANSWER_OPEN, LETTERS, TURN_ENDS, Choice, parse_turn, read_choice, zoom_timestamps
 from ..types import Answer, CallError, Malformed, StopReason, ZoomCall
-from ..video.source import is_url
+from ..video import is_url
 from .record import Outcome, Record, RecordedTurn, VideoRef, carried_out
 from .validate import InvalidRecord, check
 from .videos import refer

@@ -14,7 +14,7 @@ from typing import Literal, get_args
 
 from ..config import ZoomConfig
 from ..types import Answer, Malformed, StopReason, Trajectory, VideoInfo, ZoomCall
-from ..video.source import is_url
+from ..video import is_url
 
 Source = Literal["oracle", "expert", "student", "reflection"]  # who wrote a turn; reflection: an expert who corrects
 SOURCES: tuple[Source, ...] = get_args(Source)

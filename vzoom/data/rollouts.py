@@ -12,11 +12,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
-from ..clips import CachedVideo
 from ..config import Sampling
 from ..engine import Engine
 from ..job import Job
 from ..types import Failed, Finished, Malformed, Trajectory, ZoomCall
+from ..video import CachedVideo
 from ..vision import FeatureCache
 from .harvest import Say, silence
 from .ledger import Ledger, key_of

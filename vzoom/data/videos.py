@@ -7,8 +7,7 @@ from functools import lru_cache
 from os import PathLike, fspath
 from pathlib import Path
 
-from ..video import open_video
-from ..video.source import file_key, is_url
+from ..video import file_key, is_url, open_video
 from .record import VideoRef
 
 

@@ -6,8 +6,8 @@ from functools import partial
 
 from ..config import ZoomConfig
 from ..models.load import Checkpoint, load_patch_spec, token_id
-from ..patches import PatchSpec, grid_for
 from ..protocol import Vocabulary
+from ..video import PatchSpec, grid_for
 
 
 def load_vocabulary(name_or_path: str) -> Vocabulary:

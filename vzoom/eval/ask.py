@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from zlib import crc32
 
-from ..clips import CachedVideo
 from ..config import Sampling, ZoomConfig
 from ..engine import Engine
 from ..job import Job
 from ..types import STAGES, Failed, Finished, Trajectory
-from ..video.base import VideoError
+from ..video import CachedVideo, VideoError
 from ..vision import FeatureCache
 from .confidence import confidence_of
 from .cost import ModelShape, cost_of

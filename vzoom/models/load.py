@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ..config import ZoomConfig
-from ..patches import PatchSpec
+from ..video import PatchSpec
 from .base import VisionLanguageModel
 from .qwen2_5_vl import Qwen25VL
 from .qwen2_vl import Qwen2VL

@@ -16,13 +16,11 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
-from ..clips import CachedVideo
 from ..data.videos import check_video
 from ..models.features import Features
 from ..models.load import FAMILIES
-from ..patches import PatchBuffer, PatchSpec, frames_to_patches
 from ..types import Clip
-from ..video import ClipCache
+from ..video import CachedVideo, ClipCache, PatchBuffer, PatchSpec, frames_to_patches
 from ..vision import FeatureCache, ImageEncoder, encode_clips
 from .feature_rows import FileRows, MemoryRows
 from .samples import FrameRef, Sample

@@ -18,9 +18,8 @@ from torch.utils.checkpoint import checkpoint
 from ..data.vocabulary import load_vocabulary
 from ..models import load_patch_spec
 from ..models.load import never_sampled
-from ..patches import PatchSpec
 from ..protocol import Vocabulary
-from ..video import ClipCache
+from ..video import ClipCache, PatchSpec
 from ..vision import FeatureCache
 from .collate import IGNORED, Targets, collate
 from .features import FrozenFeatures, Pixels, Tower, Visuals, version_of

@@ -14,7 +14,6 @@ from hashlib import blake2b
 
 from torch import nn
 
-from ..clips import CachedVideo, FrameSource
 from ..config import Sampling, ZoomConfig
 from ..data.record import Record
 from ..data.videos import check_video
@@ -23,7 +22,7 @@ from ..eval.judge import Judge, JudgeFailed
 from ..job import Job
 from ..models import Checkpoint
 from ..types import Failed, Finished, Trajectory
-from ..video import ClipCache
+from ..video import CachedVideo, ClipCache, FrameSource
 from ..vision import FeatureCache
 from .reward import Reference, Reward, RewardConfig, score
 from .sync import sync

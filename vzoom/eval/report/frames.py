@@ -12,8 +12,7 @@ import numpy as np
 from vzoom.report.markup import escape, picture, seconds_text
 from vzoom.report.timeline import zoom_colour
 from vzoom.types import Clip
-from vzoom.video import open_video
-from vzoom.video.base import VideoError
+from vzoom.video import VideoError, open_video
 
 from ..benchmarks import BENCHMARKS
 from ..item import Item

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ...patches import PatchSpec
 from ...protocol import run_positions
+from ...video import PatchSpec
 from .bank import FrameBank
 from .example import MERGE, Example
 

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .config import ZoomConfig
-from .kernels.frames_to_patches.op import frames_to_patches as _frames_to_patches
-from .kernels.frames_to_patches.op import resize_frames as _resize_frames
-from .kernels.frames_to_patches.order import pillow_step
-from .kernels.frames_to_patches.reference import Step
+from ..config import ZoomConfig
+from ..kernels.frames_to_patches.op import frames_to_patches as _frames_to_patches
+from ..kernels.frames_to_patches.op import resize_frames as _resize_frames
+from ..kernels.frames_to_patches.order import pillow_step
+from ..kernels.frames_to_patches.reference import Step
 
 _MAX_ASPECT = 200  # transformers refuses longer images
 

@@ -12,10 +12,10 @@ from typing import Protocol
 
 import numpy as np
 
-from .config import ZoomConfig
+from ..config import ZoomConfig
+from ..types import Clip, VideoInfo
+from . import ClipCache, Resize
 from .patches import PatchSpec, resize_frames
-from .types import Clip, VideoInfo
-from .video import ClipCache, Resize
 
 
 class FrameSource(Protocol):

@@ -1,0 +1,17 @@
+from .base import Frame as Frame
+from .base import VideoError as VideoError
+from .base import VideoReader as VideoReader
+from .base import VideoReadError as VideoReadError
+from .cache import CacheStats as CacheStats
+from .cache import ClipCache as ClipCache
+from .cache import Resize as Resize
+from .cached import CachedVideo as CachedVideo
+from .cached import FrameSource as FrameSource
+from .opening import Backend as Backend
+from .opening import open_video as open_video
+from .patches import PatchBuffer as PatchBuffer
+from .patches import PatchSpec as PatchSpec
+from .patches import frames_to_patches as frames_to_patches
+from .patches import grid_for as grid_for
+from .source import file_key as file_key
+from .source import is_url as is_url
