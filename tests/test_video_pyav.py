@@ -17,7 +17,6 @@ import pytest
 from test_video_render import decode_all, painted, read_number, render
 
 from vzoom.video import VideoReadError, open_video
-from vzoom.video import open as open_alias
 from vzoom.video.pyav import Decoding, PyAVReader
 
 _GAPS = random.Random(0)
@@ -111,7 +110,7 @@ def test_frames_equal_those_of_decoding_everything(name: str, make: Make) -> Non
 def test_info(name: str, make: Make) -> None:
     truth = decode_all(make(name))
     spec = FILES[name]
-    with open_alias(make(name)) as video:
+    with open_video(make(name)) as video:
         info = video.info
         height, width = truth[0][1].shape[:2]
         assert (info.width, info.height) == (width, height)
