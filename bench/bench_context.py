@@ -29,11 +29,10 @@ from peers import Phases
 from workload import ControlIds, Shape, Workload
 from write_tables import PARTS, context
 
-from vzoom import vision
-from vzoom.attention import Ragged
 from vzoom.cache import BlockTable, PagePool
 from vzoom.config import ZoomConfig
-from vzoom.models import load_checkpoint
+from vzoom.models import load_checkpoint, vision
+from vzoom.models.attention import Ragged
 from vzoom.protocol.mrope import text_positions
 from vzoom.types import Clip
 from vzoom.video.patches import PatchBuffer

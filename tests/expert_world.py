@@ -20,8 +20,8 @@ from vzoom.data.expert import Expert
 from vzoom.data.ledger import Ledger
 from vzoom.data.record import Record
 from vzoom.data.store import read
-from vzoom.data.vocabulary import load_vocabulary
 from vzoom.models import load_patch_spec
+from vzoom.models.vocabulary import load_vocabulary
 from vzoom.video import ClipCache
 from vzoom.world.dataset import write_questions
 from vzoom.world.spec import WorldConfig

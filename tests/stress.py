@@ -27,9 +27,9 @@ from vzoom.config import Sampling
 from vzoom.engine import Engine
 from vzoom.job import Job
 from vzoom.models import Checkpoint, load_checkpoint
+from vzoom.models.vision import FeatureCache
 from vzoom.scripted import ScriptedSession
 from vzoom.types import Failed, Finished
-from vzoom.vision import FeatureCache
 
 STRESS = dataclasses.replace(CONFIG, glance_max_frames=8, max_total_tokens=2560, max_new_tokens=128)
 TOLERANCE = 2e-4  # of a log-probability, fp32

@@ -13,7 +13,7 @@ from vzoom.data.public import PUBLIC_CONFIG, import_rl, import_sft, options_in
 from vzoom.data.record import Record
 from vzoom.data.tokens import tokenise
 from vzoom.data.validate import InvalidRecord
-from vzoom.data.vocabulary import load_vocabulary
+from vzoom.models.vocabulary import load_vocabulary
 from vzoom.types import Answer, CallError, Malformed, StopReason, ZoomCall
 from vzoom.world import make_video, render
 from vzoom.zoomer import embedded_path

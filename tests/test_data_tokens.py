@@ -32,7 +32,7 @@ from vzoom.data.show import token_lines
 from vzoom.data.tokens import learned_mask, tokenise
 from vzoom.data.validate import InvalidRecord
 from vzoom.data.videos import refer
-from vzoom.data.vocabulary import load_vocabulary
+from vzoom.models.vocabulary import load_vocabulary
 from vzoom.protocol.frame_times import glance_timestamps, zoom_timestamps
 from vzoom.protocol.vocabulary import Vocabulary
 from vzoom.scripted import ScriptedSession

@@ -10,7 +10,7 @@ import pytest
 import torch
 from data_records import CONFIG, REFLECTION, VIDEO, ZOOM
 
-from vzoom.data.vocabulary import load_vocabulary
+from vzoom.models.vocabulary import load_vocabulary
 from vzoom.protocol.mrope import run_positions
 from vzoom.protocol.tokenize import Run
 from vzoom.train.collate import IGNORED, collate, pad_rows

@@ -14,10 +14,10 @@ import torch
 from vzoom.config import Sampling
 from vzoom.data.record import Record
 from vzoom.data.store import read
-from vzoom.data.vocabulary import vocabulary_of
 from vzoom.engine import Engine
 from vzoom.job import Job
 from vzoom.models import load_checkpoint
+from vzoom.models.vocabulary import vocabulary_of
 from vzoom.protocol.render import render_turn
 from vzoom.session import Session
 from vzoom.train.parity import Gap, ParityError, check, compact, gap_of, total

@@ -12,7 +12,7 @@ from data_records import CONFIG, LOOK, PLAIN, REFLECTION, VIDEO, ZOOM
 from transformers import AutoModelForImageTextToText
 
 from vzoom.data.tokens import tokenise
-from vzoom.data.vocabulary import load_vocabulary
+from vzoom.models.vocabulary import load_vocabulary
 from vzoom.protocol.vocabulary import Vocabulary
 from vzoom.train.samples import Sample, from_record, from_trajectory
 from vzoom.types import StopReason

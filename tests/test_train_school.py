@@ -188,7 +188,7 @@ def test_trainings_are_launched_as_commands(finished, tmp_path):
 def test_answers_at_once_for_a_model_that_never_zooms(finished, tmp_path):
     from vzoom.data.store import read
     from vzoom.data.tokens import tokenise
-    from vzoom.data.vocabulary import load_vocabulary
+    from vzoom.models.vocabulary import load_vocabulary
 
     folder, recipe = finished[0], rehearsal()
     zoom = uniform(recipe.zoom, num_frames=24, duration_seconds=32)

@@ -15,11 +15,11 @@ import torch
 
 from vzoom.config import Sampling
 from vzoom.models import load_checkpoint
+from vzoom.models.vision import FeatureCache
 from vzoom.train.keep import save_whole
 from vzoom.train.policy import load_policy, stock_model
 from vzoom.train.recipe import GRPORecipe, Lora
 from vzoom.train.sync import sync
-from vzoom.vision import FeatureCache
 from vzoom.zoomer import Zoomer, embedded_path, load
 
 from .training import small_video

@@ -12,10 +12,10 @@ from checkpoints import make_checkpoint
 
 from vzoom.config import ZoomConfig
 from vzoom.models import Checkpoint, load_checkpoint
-from vzoom.models.base import Features
+from vzoom.models.features import Features
+from vzoom.models.vision import FeatureCache, encode_clips
 from vzoom.types import Clip
 from vzoom.video.patches import PatchBuffer
-from vzoom.vision import FeatureCache, encode_clips
 
 CONFIG = ZoomConfig(resize="direct")
 

@@ -10,7 +10,7 @@ import torch
 from checkpoints import make_checkpoint
 
 from vzoom.models import Checkpoint, load_checkpoint
-from vzoom.models.memory import WeightMemory, _MappedFiles
+from vzoom.models.weight_memory import WeightMemory, _MappedFiles
 
 
 @pytest.fixture(scope="module")

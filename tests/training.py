@@ -13,8 +13,8 @@ from vzoom.config import ZoomConfig
 from vzoom.data.record import Record, RecordedTurn, VideoRef
 from vzoom.data.store import Writer, read
 from vzoom.data.videos import refer
-from vzoom.data.vocabulary import vocabulary_of
 from vzoom.models import Checkpoint
+from vzoom.models.vocabulary import vocabulary_of
 from vzoom.protocol.frame_times import glance_timestamps, zoom_timestamps
 from vzoom.train.policy import Policy, load_policy
 from vzoom.train.recipe import SFTRecipe

@@ -10,7 +10,7 @@ import torch
 
 from .cache import BlockTable
 from .config import Sampling
-from .models.base import Features
+from .models import Features
 from .session import Feed, Session
 from .types import Clip
 from .workers import Decoding, SharedVideo

@@ -10,10 +10,9 @@ import numpy as np
 import torch
 
 from .active import Active
-from .attention import Ragged
 from .cache import BlockTable, PagePool
 from .kernels.splice_move.op import splice_move
-from .models.base import Features, VisionLanguageModel
+from .models import Features, Ragged, VisionLanguageModel
 from .reuse import Move
 from .session import Feed
 

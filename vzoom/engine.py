@@ -21,14 +21,13 @@ from .cache import BlockTable, PagePool
 from .config import Sampling
 from .intake import Intake
 from .job import Job
-from .models import Checkpoint
+from .models import Checkpoint, FeatureCache
 from .protocol import Vocabulary
 from .reuse import ClipStore, Reuse
 from .sampler import choose
 from .session import Done, Feed, Fetch
 from .types import Event, Failed, Finished, TextDelta, TurnEnded, TurnOpened
 from .video import CacheStats, grid_for
-from .vision import FeatureCache
 from .workers import SharedVideo
 
 

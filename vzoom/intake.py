@@ -9,11 +9,10 @@ from typing import Any
 
 from .active import Active, Encoded, Encoding
 from .config import ZoomConfig
-from .models import Checkpoint
+from .models import Checkpoint, FeatureCache, encode_clips
 from .session import Feed, Fetch
 from .types import Clip, Event, TurnEnded, ZoomCall
 from .video import PatchBuffer, VideoReadError
-from .vision import FeatureCache, encode_clips
 from .workers import Workers
 
 

@@ -14,12 +14,11 @@ from pathlib import Path
 from .config import Sampling, ZoomConfig
 from .engine import Engine
 from .job import Job
-from .models import Checkpoint, load_checkpoint
+from .models import Checkpoint, FeatureCache, load_checkpoint
 from .result import Result
 from .reuse import Reuse
 from .types import Clip, Event, Failed, Finished, Trajectory, TurnOpened
 from .video import CachedVideo, CacheStats, ClipCache
-from .vision import FeatureCache
 
 EMBEDDED = "embedded"
 

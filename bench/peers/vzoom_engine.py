@@ -16,11 +16,11 @@ import torch
 from workload import PIXELS_A_TOKEN, Workload
 
 import vzoom
-from vzoom import kernels, vision
+from vzoom import kernels
 from vzoom.config import Sampling, ZoomConfig
 from vzoom.engine import Engine
 from vzoom.job import Job
-from vzoom.models import load_checkpoint
+from vzoom.models import load_checkpoint, vision
 from vzoom.protocol.tokenize import Run
 from vzoom.session import Feed, Fetch, Session
 from vzoom.types import Clip, Failed, Finished, StopReason, Trajectory, VideoInfo, ZoomCall

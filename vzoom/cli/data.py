@@ -79,7 +79,7 @@ def _action(
 def run_show(args: argparse.Namespace) -> int:
     from vzoom.data.show import LEGEND, head_lines, token_lines
     from vzoom.data.store import read_one
-    from vzoom.data.vocabulary import load_vocabulary
+    from vzoom.models import load_vocabulary
 
     record = read_one(args.file, args.index)
     style = Style(sys.stdout)
@@ -117,7 +117,7 @@ def run_check(args: argparse.Namespace) -> int:
     from vzoom.data.tokens import tokenise
     from vzoom.data.validate import InvalidRecord
     from vzoom.data.videos import check_video
-    from vzoom.data.vocabulary import load_vocabulary
+    from vzoom.models import load_vocabulary
 
     vocabulary = load_vocabulary(model_path(args.model)) if args.model else None
     num_records = num_learned = 0

@@ -66,8 +66,7 @@ def add_expert_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from vzoom.data.distill import Table, distill
     from vzoom.data.ledger import same_settings
-    from vzoom.data.vocabulary import load_vocabulary
-    from vzoom.models import load_patch_spec
+    from vzoom.models import load_patch_spec, load_vocabulary
     from vzoom.video import ClipCache
 
     from .data import model_path

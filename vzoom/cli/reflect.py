@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     from vzoom.data.ledger import Ledger, same_settings
     from vzoom.data.reflect import reflect
     from vzoom.data.rollouts import roll_out
-    from vzoom.data.vocabulary import vocabulary_of
+    from vzoom.models import vocabulary_of
 
     from .data import model_path
     from .options import load_zoomer

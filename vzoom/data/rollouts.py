@@ -15,9 +15,9 @@ from zlib import crc32
 from ..config import Sampling
 from ..engine import Engine
 from ..job import Job
+from ..models import FeatureCache
 from ..types import Failed, Finished, Malformed, Trajectory, ZoomCall
 from ..video import CachedVideo
-from ..vision import FeatureCache
 from .harvest import Say, silence
 from .ledger import Ledger, key_of
 from .messages import cut_turn

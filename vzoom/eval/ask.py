@@ -17,9 +17,9 @@ from zlib import crc32
 from ..config import Sampling, ZoomConfig
 from ..engine import Engine
 from ..job import Job
+from ..models import FeatureCache
 from ..types import STAGES, Failed, Finished, Trajectory
 from ..video import CachedVideo, VideoError
-from ..vision import FeatureCache
 from .confidence import confidence_of
 from .cost import ModelShape, cost_of
 from .item import Item

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ..types import Trajectory
 
 if TYPE_CHECKING:
-    from ..models.base import VisionLanguageModel
+    from ..models import VisionLanguageModel
 
 
 @dataclass(frozen=True)

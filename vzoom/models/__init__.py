@@ -1,7 +1,5 @@
-"""Checkpoint -> model, tokenizer and patch geometry, from a local path or a hub id by the same code."""
+"""Checkpoints of the Qwen-VL families: weights, forward, vision tower, visual features."""
 
-from __future__ import annotations
+import lazy_loader
 
-from .load import Checkpoint, load_checkpoint, load_patch_spec
-
-__all__ = ["Checkpoint", "load_checkpoint", "load_patch_spec"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -14,15 +14,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..attention import Ragged, append_and_attend
-from ..cache import PagePool
 from ..kernels.linear.op import linear
 from ..kernels.rms_norm.op import rms_norm
+from .attention import Pages, Ragged, append_and_attend
 from .features import Features
 from .layers import Layer
 from .tower import VisionTower
-
-__all__ = ["Features", "VisionLanguageModel"]
 
 
 class VisionLanguageModel:
@@ -93,7 +90,7 @@ class VisionLanguageModel:
         self,
         ids_T: torch.Tensor,
         batch: Ragged,
-        pool: PagePool,
+        pages: Pages,
         image_rows: torch.Tensor | None = None,
         images: Features | None = None,
     ) -> torch.Tensor:
@@ -113,7 +110,7 @@ class VisionLanguageModel:
             is_last = index == self.num_layers - 1 and index >= len(deepstack)
             q, k, v = self._project(layer, hidden)
             attended = append_and_attend(
-                q, k, v, cos, sin, pool=pool, layer=index, batch=batch, scale=self.head_dim**-0.5, only_last=is_last
+                q, k, v, cos, sin, pages=pages, layer=index, batch=batch, scale=self.head_dim**-0.5, only_last=is_last
             )
             if len(attended) < len(hidden):
                 hidden = hidden.index_select(0, batch.last_rows_S)

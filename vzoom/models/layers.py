@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..kernels.linear.op import linear
 from ..kernels.rms_norm.op import rms_norm
-from .memory import WeightMemory
+from .weight_memory import WeightMemory
 
 # The inner tensors of an MLP are wide. So much of their columns at a time (1024 rows of bf16) stays in the cache, keeps
 # memory small, and repays oneDNN's packing of the weights for each product.

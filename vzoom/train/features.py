@@ -17,11 +17,9 @@ import numpy as np
 import torch
 
 from ..data.videos import check_video
-from ..models.features import Features
-from ..models.load import FAMILIES
+from ..models import FAMILIES, FeatureCache, Features, ImageEncoder, encode_clips
 from ..types import Clip
 from ..video import CachedVideo, ClipCache, PatchBuffer, PatchSpec, frames_to_patches
-from ..vision import FeatureCache, ImageEncoder, encode_clips
 from .feature_rows import FileRows, MemoryRows
 from .samples import FrameRef, Sample
 

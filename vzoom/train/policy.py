@@ -15,12 +15,9 @@ from packaging.version import Version
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..data.vocabulary import load_vocabulary
-from ..models import load_patch_spec
-from ..models.load import never_sampled
+from ..models import FeatureCache, load_patch_spec, load_vocabulary, never_sampled
 from ..protocol import Vocabulary
 from ..video import ClipCache, PatchSpec
-from ..vision import FeatureCache
 from .collate import IGNORED, Targets, collate
 from .features import FrozenFeatures, Pixels, Tower, Visuals, version_of
 from .recipe import GRPORecipe, Lora, SFTRecipe

@@ -20,10 +20,9 @@ from ..data.videos import check_video
 from ..engine import Engine
 from ..eval.judge import Judge, JudgeFailed
 from ..job import Job
-from ..models import Checkpoint
+from ..models import Checkpoint, FeatureCache
 from ..types import Failed, Finished, Trajectory
 from ..video import CachedVideo, ClipCache, FrameSource
-from ..vision import FeatureCache
 from .reward import Reference, Reward, RewardConfig, score
 from .sync import sync
 

@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..models import Checkpoint
-from ..vision import FeatureCache
+from ..models import Checkpoint, FeatureCache
 
 # What wrappers put into a parameter's name, checkpointing and compilation among them.
 _WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.", "base_layer.")

@@ -20,9 +20,8 @@ from ..data.record import Record
 from ..data.reflect import reflect
 from ..data.rollouts import roll_out
 from ..data.store import Writer, read, shards
-from ..data.vocabulary import load_vocabulary, vocabulary_of
 from ..eval.judge import judge_for
-from ..models import load_patch_spec
+from ..models import load_patch_spec, load_vocabulary, vocabulary_of
 from ..protocol import render_turn
 from ..types import Answer
 from ..video import ClipCache

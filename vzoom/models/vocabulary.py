@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 
 from ..config import ZoomConfig
-from ..models.load import Checkpoint, load_patch_spec, token_id
 from ..protocol import Vocabulary
 from ..video import PatchSpec, grid_for
+from .load import Checkpoint, load_patch_spec, token_id
 
 
 def load_vocabulary(name_or_path: str) -> Vocabulary:

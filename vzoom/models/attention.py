@@ -7,13 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 
-from .cache import BlockTable, PagePool
-from .kernels.mrope_append.op import mrope_append
-from .kernels.paged_attention.op import paged_attention
+from ..kernels.mrope_append.op import mrope_append
+from ..kernels.paged_attention.op import paged_attention
+
+
+class Pages(Protocol):
+    """The pages of all layers: [L, *pages] each. `engine.kv_cache.PagePool` is one."""
+
+    k_pages: torch.Tensor
+    v_pages: torch.Tensor
+
+
+class Table(Protocol):
+    """The blocks that hold a sequence, and how many tokens are in them. `engine.kv_cache.BlockTable` is one."""
+
+    blocks: list[int]
+    length: int
 
 
 @dataclass(frozen=True)
@@ -30,7 +44,7 @@ class Ragged:
     @classmethod
     def pack(
         cls,
-        tables: Sequence[BlockTable],
+        tables: Sequence[Table],
         slots: Sequence[np.ndarray],
         positions: Sequence[np.ndarray],
         device: torch.device,
@@ -63,7 +77,7 @@ def append_and_attend(
     cos_TR: torch.Tensor,
     sin_TR: torch.Tensor,
     *,
-    pool: PagePool,
+    pages: Pages,
     layer: int,
     batch: Ragged,
     scale: float,
@@ -74,7 +88,7 @@ def append_and_attend(
     H query heads, G key heads, D head_dim, R = D / 2. q_THD is rotated in place. only_last: attend from the last row
     of each sequence alone, [S, H, D].
     """
-    k_pages, v_pages = pool.k_pages[layer], pool.v_pages[layer]
+    k_pages, v_pages = pages.k_pages[layer], pages.v_pages[layer]
     mrope_append(q_THD, k_TGD, v_TGD, cos_TR, sin_TR, k_pages, v_pages, batch.slots_T)
     cu_seqlens_q, num_sequences = batch.cu_seqlens_q, len(batch.last_rows_S)
     if only_last and len(q_THD) > num_sequences:

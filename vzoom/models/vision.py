@@ -18,10 +18,10 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from .config import ZoomConfig
-from .models.features import Features
-from .types import Clip
-from .video import CacheStats, PatchBuffer, PatchSpec, frames_to_patches, grid_for
+from ..config import ZoomConfig
+from ..types import Clip
+from ..video import CacheStats, PatchBuffer, PatchSpec, frames_to_patches, grid_for
+from .features import Features
 
 _CPU_PATCHES = 2048
 _GPU_PATCHES = 65536
