@@ -29,8 +29,8 @@ from peers import Phases
 from workload import ControlIds, Shape, Workload
 from write_tables import PARTS, context
 
-from vzoom.cache import BlockTable, PagePool
 from vzoom.config import ZoomConfig
+from vzoom.engine.kv_cache import BlockTable, PagePool
 from vzoom.models import load_checkpoint, vision
 from vzoom.models.attention import Ragged
 from vzoom.protocol.mrope import text_positions

@@ -22,9 +22,9 @@ import torch
 
 import vzoom
 from vzoom.config import Sampling
-from vzoom.engine import Engine
-from vzoom.job import Job
-from vzoom.scripted import ScriptedSession
+from vzoom.engine.engine import Engine
+from vzoom.engine.request import Job
+from vzoom.engine.scripted import ScriptedSession
 from vzoom.types import Finished, Trajectory
 from vzoom.video import ClipCache
 from vzoom.video.cached import CachedVideo

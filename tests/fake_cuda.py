@@ -30,8 +30,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from vzoom.engine.sampler import choose
 from vzoom.models import Checkpoint
-from vzoom.sampler import choose
 
 DEVICE = torch.device("cuda:0")
 aten = torch.ops.aten
@@ -175,7 +175,7 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 
 class Sampler:
-    """`vzoom.sampler.choose` on fake logits: all of it runs, but what it reads of the GPU is 0, and is counted."""
+    """`vzoom.engine.sampler.choose` on fake logits: all of it runs, but what it reads of the GPU is 0, and is counted."""
 
     def __init__(self) -> None:
         self.calls = 0

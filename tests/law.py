@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from vzoom import engine as engine_module
-from vzoom import session as session_module
 from vzoom.config import Sampling, ZoomConfig
-from vzoom.engine import Engine
-from vzoom.job import Job
+from vzoom.engine import engine as engine_module
+from vzoom.engine import session as session_module
+from vzoom.engine.engine import Engine
+from vzoom.engine.request import Job
 from vzoom.models import Checkpoint
 from vzoom.types import Clip, Event, Failed, Trajectory, TurnOpened, VideoInfo
 from vzoom.verify import full_prefill

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vzoom.cache import BlockTable, OutOfPages, PagePool
+from vzoom.engine.kv_cache import BlockTable, OutOfPages, PagePool
 
 
 def pool(num_blocks: int = 8, block_size: int = 4) -> PagePool:

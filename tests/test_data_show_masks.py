@@ -16,9 +16,9 @@ from data_records import CONFIG, DONE, LOOK, MALFORMED, PLAIN, QUESTION, REFLECT
 from vzoom.config import Sampling
 from vzoom.data.record import Record, from_trajectory
 from vzoom.data.show import MARKS, token_lines
+from vzoom.engine.scripted import ScriptedSession
+from vzoom.engine.session import Done, Feed, Fetch
 from vzoom.protocol.vocabulary import Vocabulary
-from vzoom.scripted import ScriptedSession
-from vzoom.session import Done, Feed, Fetch
 from vzoom.types import Clip, StopReason
 
 MASKS = Path(__file__).parent / "masks"

@@ -32,11 +32,11 @@ from vzoom.data.show import token_lines
 from vzoom.data.tokens import learned_mask, tokenise
 from vzoom.data.validate import InvalidRecord
 from vzoom.data.videos import refer
+from vzoom.engine.scripted import ScriptedSession
+from vzoom.engine.session import Done, Feed, Fetch
 from vzoom.models.vocabulary import load_vocabulary
 from vzoom.protocol.frame_times import glance_timestamps, zoom_timestamps
 from vzoom.protocol.vocabulary import Vocabulary
-from vzoom.scripted import ScriptedSession
-from vzoom.session import Done, Feed, Fetch
 from vzoom.train.tiny.bank import FrameBank
 from vzoom.train.tiny.drills import Builder
 from vzoom.types import Answer, CallError, Clip, Malformed, StopReason, ZoomCall

@@ -15,13 +15,13 @@ import torch
 from checkpoints import SPECIALS, make_checkpoint, token_id
 from law import CONFIG, FakeReader, run_scripted
 
-from vzoom.active import Active
 from vzoom.config import Sampling
-from vzoom.engine import Engine
-from vzoom.intake import Intake
-from vzoom.job import Job
+from vzoom.engine.engine import Engine
+from vzoom.engine.media import Intake
+from vzoom.engine.request import Job
+from vzoom.engine.running import Active
+from vzoom.engine.session import Session
 from vzoom.models import Checkpoint, load_checkpoint
-from vzoom.session import Session
 from vzoom.types import CallError, Clip, Failed, Finished, Malformed, StopReason, TextDelta, TurnEnded, TurnOpened
 from vzoom.video import VideoReadError
 
@@ -271,7 +271,7 @@ def test_a_feed_that_fails_parts_no_forks(checkpoint: Checkpoint, monkeypatch: p
     engine = Engine(checkpoint, max_sessions=3, max_total_tokens=CONFIG.max_total_tokens)
     engine.add(dataclasses.replace(jobs(SAMPLED, 1)[0], num_rollouts=3))
     with monkeypatch.context() as patch:
-        patch.setattr("vzoom.engine.choose", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("no memory left")))
+        patch.setattr("vzoom.engine.engine.choose", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("no memory left")))
         with pytest.raises(torch.OutOfMemoryError):
             engine.step()
     assert engine.pool.num_free == engine.pool.num_blocks
@@ -378,7 +378,7 @@ def test_a_tower_that_fails_can_be_tried_again(checkpoint: Checkpoint, monkeypat
         engine.add(jobs(Sampling(), 1)[0])
         with monkeypatch.context() as patch:
             patch.setattr(
-                "vzoom.intake.encode_clips", lambda *_, **__: (_ for _ in ()).throw(torch.OutOfMemoryError("no memory"))
+                "vzoom.engine.media.encode_clips", lambda *_, **__: (_ for _ in ()).throw(torch.OutOfMemoryError("no memory"))
             )
             with pytest.raises(torch.OutOfMemoryError):
                 list(engine.run())

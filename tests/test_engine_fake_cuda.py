@@ -18,15 +18,15 @@ from checkpoints import FAMILIES, make_checkpoint
 from fake_cuda import DEVICE, Sampler, Watch, fake_cuda, index_of, on_fake_cuda
 from law import CONFIG, FakeReader
 
-from vzoom import engine as engine_module
-from vzoom.cache import BlockTable, PagePool
 from vzoom.config import Sampling
-from vzoom.engine import Engine
-from vzoom.job import Job
+from vzoom.engine import engine as engine_module
+from vzoom.engine.engine import Engine
+from vzoom.engine.kv_cache import BlockTable, PagePool
+from vzoom.engine.request import Job
+from vzoom.engine.scripted import ScriptedSession
 from vzoom.models import Checkpoint, load_checkpoint
 from vzoom.models.attention import Ragged
 from vzoom.models.base import VisionLanguageModel
-from vzoom.scripted import ScriptedSession
 from vzoom.types import Failed, Finished, Trajectory
 
 OPEN, BETWEEN, CLOSE = '<video_zoom>{"segment": [', '], "fps": ', "}</video_zoom>"

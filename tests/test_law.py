@@ -12,13 +12,13 @@ import torch
 from checkpoints import FAMILIES, as_published, make_checkpoint, stock_processor
 from law import CONFIG, law_error, run_scripted
 
-from vzoom import session
-from vzoom.active import Active
-from vzoom.cache import BlockTable
+from vzoom.engine import session
+from vzoom.engine.kv_cache import BlockTable
+from vzoom.engine.running import Active
+from vzoom.engine.session import Feed
 from vzoom.models import Checkpoint, load_checkpoint
 from vzoom.protocol import mrope as positions
 from vzoom.protocol.tokenize import Run
-from vzoom.session import Feed
 from vzoom.types import StopReason
 
 TOLERANCE = 1e-5  # of the largest logit; two float32 orders of summation differ by about 1e-6

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vzoom.config import Sampling
-from vzoom.sampler import choose
+from vzoom.engine.sampler import choose
 
 LOGITS = torch.tensor([1.0, 3.0, 2.0, 5.0, 0.0])
 NONE = torch.tensor([], dtype=torch.int64)

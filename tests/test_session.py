@@ -11,8 +11,8 @@ import pytest
 from checkpoints import token_id, write_tokenizer
 
 from vzoom.config import ZoomConfig
+from vzoom.engine.session import Done, Feed, Fetch, Session
 from vzoom.protocol.vocabulary import Vocabulary
-from vzoom.session import Done, Feed, Fetch, Session
 from vzoom.types import Answer, CallError, Clip, Malformed, StopReason, VideoInfo, ZoomCall
 
 VIDEO = VideoInfo("v.mp4", duration_seconds=64.0, fps=8.0, width=56, height=56)

@@ -14,12 +14,12 @@ import torch
 from vzoom.config import Sampling
 from vzoom.data.record import Record
 from vzoom.data.store import read
-from vzoom.engine import Engine
-from vzoom.job import Job
+from vzoom.engine.engine import Engine
+from vzoom.engine.request import Job
+from vzoom.engine.session import Session
 from vzoom.models import load_checkpoint
 from vzoom.models.vocabulary import vocabulary_of
 from vzoom.protocol.render import render_turn
-from vzoom.session import Session
 from vzoom.train.parity import Gap, ParityError, check, compact, gap_of, total
 from vzoom.train.policy import Policy, load_policy, token_logprobs
 from vzoom.train.recipe import GRPORecipe

@@ -13,11 +13,11 @@ import pytest
 import torch
 from checkpoints import FAMILIES, make_checkpoint
 
-from vzoom import session
-from vzoom.cache import BlockTable
 from vzoom.cli import main
 from vzoom.cli.verify import summary
 from vzoom.config import ZoomConfig
+from vzoom.engine import session
+from vzoom.engine.kv_cache import BlockTable
 from vzoom.protocol import mrope as positions
 from vzoom.protocol.frame_times import glance_timestamps, zoom_timestamps
 from vzoom.protocol.tokenize import Run
@@ -165,7 +165,7 @@ def test_what_passes(changes: dict[str, Any], ratio: float | None, passed: bool)
 def test_logits_that_are_not_finite_fail_and_say_so(
     models: dict[str, Path], video: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from vzoom.engine import Engine
+    from vzoom.engine.engine import Engine
 
     run_model = Engine._run_model
     monkeypatch.setattr(Engine, "_run_model", lambda self, batch: run_model(self, batch) * torch.inf)

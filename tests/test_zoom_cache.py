@@ -27,7 +27,7 @@ from drop_in import (
 
 import vzoom
 from vzoom import paged_batch, zoom_cache
-from vzoom.cache import BlockTable, OutOfPages
+from vzoom.engine.kv_cache import BlockTable, OutOfPages
 from vzoom.zoom_cache import ZoomCache
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .cache import BlockTable, OutOfPages, PagePool
+from .engine import BlockTable, OutOfPages, PagePool
 from .kernels.mrope_append.op import mrope_append
 from .kernels.paged_attention.op import paged_attention
 from .models import Ragged

@@ -22,11 +22,9 @@ import torch
 from torch import Tensor
 
 from .config import Sampling, ZoomConfig
-from .engine import Engine
-from .job import Job
+from .engine import Engine, Job, ScriptedSession
 from .models import Checkpoint
 from .protocol import glance_timestamps, render_turn
-from .scripted import ScriptedSession
 from .types import Answer, Clip, Failed, Finished, Malformed, Trajectory, TurnOpened, VideoInfo, ZoomCall
 from .video import CachedVideo, ClipCache
 from .zoomer import load

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from .cache import PagePool
+from .engine import PagePool
 from .paged_batch import PagedBatch, Step
 from .protocol import Run, run_positions
 

@@ -12,11 +12,9 @@ from os import PathLike
 from pathlib import Path
 
 from .config import Sampling, ZoomConfig
-from .engine import Engine
-from .job import Job
+from .engine import Engine, Job, Reuse
 from .models import Checkpoint, FeatureCache, load_checkpoint
 from .result import Result
-from .reuse import Reuse
 from .types import Clip, Event, Failed, Finished, Trajectory, TurnOpened
 from .video import CachedVideo, CacheStats, ClipCache
 

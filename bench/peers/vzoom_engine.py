@@ -18,11 +18,11 @@ from workload import PIXELS_A_TOKEN, Workload
 import vzoom
 from vzoom import kernels
 from vzoom.config import Sampling, ZoomConfig
-from vzoom.engine import Engine
-from vzoom.job import Job
+from vzoom.engine.engine import Engine
+from vzoom.engine.request import Job
+from vzoom.engine.session import Feed, Fetch, Session
 from vzoom.models import load_checkpoint, vision
 from vzoom.protocol.tokenize import Run
-from vzoom.session import Feed, Fetch, Session
 from vzoom.types import Clip, Failed, Finished, StopReason, Trajectory, VideoInfo, ZoomCall
 
 from . import Phases

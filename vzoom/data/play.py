@@ -9,8 +9,8 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+from ..engine import Done, Feed, Fetch, Session
 from ..protocol import Vocabulary
-from ..session import Done, Feed, Fetch, Session
 from ..types import Answer, StopReason, ZoomCall
 from ..video import FrameSource, VideoReadError
 from .messages import Message, exchange, opening

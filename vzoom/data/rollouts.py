@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from ..config import Sampling
-from ..engine import Engine
-from ..job import Job
+from ..engine import Engine, Job
 from ..models import FeatureCache
 from ..types import Failed, Finished, Malformed, Trajectory, ZoomCall
 from ..video import CachedVideo

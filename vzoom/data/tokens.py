@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..engine import Done, Feed, Fetch, Session
 from ..protocol import TURN_ENDS, Vocabulary
-from ..session import Done, Feed, Fetch, Session
 from ..types import Answer, CallError, Clip, Malformed, Trajectory, ZoomCall
 from .record import Outcome, Record
 from .validate import InvalidRecord

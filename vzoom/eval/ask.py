@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 from zlib import crc32
 
 from ..config import Sampling, ZoomConfig
-from ..engine import Engine
-from ..job import Job
+from ..engine import Engine, Job
 from ..models import FeatureCache
 from ..types import STAGES, Failed, Finished, Trajectory
 from ..video import CachedVideo, VideoError

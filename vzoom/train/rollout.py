@@ -17,9 +17,8 @@ from torch import nn
 from ..config import Sampling, ZoomConfig
 from ..data.record import Record
 from ..data.videos import check_video
-from ..engine import Engine
+from ..engine import Engine, Job
 from ..eval.judge import Judge, JudgeFailed
-from ..job import Job
 from ..models import Checkpoint, FeatureCache
 from ..types import Failed, Finished, Trajectory
 from ..video import CachedVideo, ClipCache, FrameSource

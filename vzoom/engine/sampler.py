@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from .config import Sampling
+from ..config import Sampling
 
 
 def choose(

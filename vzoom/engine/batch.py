@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .active import Active
-from .cache import BlockTable, PagePool
-from .kernels.splice_move.op import splice_move
-from .models import Features, Ragged, VisionLanguageModel
-from .reuse import Move
+from ..kernels.splice_move.op import splice_move
+from ..models import Features, Ragged, VisionLanguageModel
+from .clip_reuse import Move
+from .kv_cache import BlockTable, PagePool
+from .running import Active
 from .session import Feed
 
 _CPU_COLUMN_BYTES = 2048  # so many tokens at a time that a column of them takes this much: 1024 in bf16

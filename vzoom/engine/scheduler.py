@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .active import Active
-from .cache import PagePool
-from .job import Job
-from .reuse import ClipStore
+from .clip_reuse import ClipStore
+from .kv_cache import PagePool
+from .request import Job
+from .running import Active
 
 _SPARE = 4  # pages left for each older session when a session without pages gets its first
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any
 
-from .active import Active, Encoded, Encoding
-from .config import ZoomConfig
-from .models import Checkpoint, FeatureCache, encode_clips
+from ..config import ZoomConfig
+from ..models import Checkpoint, FeatureCache, encode_clips
+from ..types import Clip, Event, TurnEnded, ZoomCall
+from ..video import PatchBuffer, VideoReadError
+from .running import Active, Encoded, Encoding
 from .session import Feed, Fetch
-from .types import Clip, Event, TurnEnded, ZoomCall
-from .video import PatchBuffer, VideoReadError
 from .workers import Workers
 
 

@@ -14,20 +14,20 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from .active import Active
-from .admission import Admission
+from ..config import Sampling
+from ..models import Checkpoint, FeatureCache
+from ..protocol import Vocabulary
+from ..types import Event, Failed, Finished, TextDelta, TurnEnded, TurnOpened
+from ..video import CacheStats, grid_for
 from .batch import Fed, run_model
-from .cache import BlockTable, PagePool
-from .config import Sampling
-from .intake import Intake
-from .job import Job
-from .models import Checkpoint, FeatureCache
-from .protocol import Vocabulary
-from .reuse import ClipStore, Reuse
+from .clip_reuse import ClipStore, Reuse
+from .kv_cache import BlockTable, PagePool
+from .media import Intake
+from .request import Job
+from .running import Active
 from .sampler import choose
+from .scheduler import Admission
 from .session import Done, Feed, Fetch
-from .types import Event, Failed, Finished, TextDelta, TurnEnded, TurnOpened
-from .video import CacheStats, grid_for
 from .workers import SharedVideo
 
 

@@ -14,8 +14,8 @@ from typing import TypeVar
 
 import torch
 
-from .types import Clip
-from .video import FrameSource
+from ..types import Clip
+from ..video import FrameSource
 
 T = TypeVar("T")
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from .kernels.copy_blocks.op import copy_blocks
-from .kernels.layout import new_pages
+from ..kernels.copy_blocks.op import copy_blocks
+from ..kernels.layout import new_pages
 
 
 class OutOfPages(RuntimeError):

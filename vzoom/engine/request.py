@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .config import Sampling, ZoomConfig
-from .protocol import Vocabulary
+from ..config import Sampling, ZoomConfig
+from ..protocol import Vocabulary
+from ..types import VideoInfo
+from ..video import FrameSource
 from .session import Session
-from .types import VideoInfo
-from .video import FrameSource
 
 SessionFactory = Callable[[str, VideoInfo, Vocabulary, ZoomConfig, Sampling], Session]
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Self
 
-from .config import Sampling, ZoomConfig
-from .protocol import Vocabulary
+from ..config import Sampling, ZoomConfig
+from ..protocol import Vocabulary
+from ..types import VideoInfo
 from .session import Session
-from .types import VideoInfo
 
 
 class ScriptedSession(Session):

@@ -18,9 +18,9 @@ from typing import Self
 
 import numpy as np
 
-from . import protocol
-from .config import Sampling, ZoomConfig
-from .protocol import (
+from .. import protocol
+from ..config import Sampling, ZoomConfig
+from ..protocol import (
     Run,
     TextStream,
     Vocabulary,
@@ -30,7 +30,7 @@ from .protocol import (
     run_positions,
     zoom_timestamps,
 )
-from .types import Answer, CallError, Clip, Malformed, StopReason, Trajectory, Turn, VideoInfo, Visual, ZoomCall
+from ..types import Answer, CallError, Clip, Malformed, StopReason, Trajectory, Turn, VideoInfo, Visual, ZoomCall
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from .cache import BlockTable, PagePool
+from .kv_cache import BlockTable, PagePool
 from .session import Feed
 
 Reuse = Literal["off", "rotate", "rotate+first16"]

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from .cache import BlockTable
-from .config import Sampling
-from .models import Features
+from ..config import Sampling
+from ..models import Features
+from ..types import Clip
+from .kv_cache import BlockTable
 from .session import Feed, Session
-from .types import Clip
 from .workers import Decoding, SharedVideo
 
 Encoded = tuple[list[Features], dict[str, float]]  # features by clip, milliseconds by stage

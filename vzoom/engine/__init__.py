@@ -1,0 +1,5 @@
+"""Requests in, events out: the loop, who runs when, sessions, clips on their way, pages, sampling."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,11 @@
+from .clip_reuse import Reuse as Reuse
+from .engine import Engine as Engine
+from .kv_cache import BlockTable as BlockTable
+from .kv_cache import OutOfPages as OutOfPages
+from .kv_cache import PagePool as PagePool
+from .request import Job as Job
+from .scripted import ScriptedSession as ScriptedSession
+from .session import Done as Done
+from .session import Feed as Feed
+from .session import Fetch as Fetch
+from .session import Session as Session
