@@ -22,7 +22,7 @@ from drop_in import (
 from transformers import DynamicCache
 
 import vzoom
-from vzoom.zoom_cache import ZoomCache
+from vzoom.hf.zoom_cache import ZoomCache
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

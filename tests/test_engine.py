@@ -271,7 +271,9 @@ def test_a_feed_that_fails_parts_no_forks(checkpoint: Checkpoint, monkeypatch: p
     engine = Engine(checkpoint, max_sessions=3, max_total_tokens=CONFIG.max_total_tokens)
     engine.add(dataclasses.replace(jobs(SAMPLED, 1)[0], num_rollouts=3))
     with monkeypatch.context() as patch:
-        patch.setattr("vzoom.engine.engine.choose", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("no memory left")))
+        patch.setattr(
+            "vzoom.engine.engine.choose", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("no memory left"))
+        )
         with pytest.raises(torch.OutOfMemoryError):
             engine.step()
     assert engine.pool.num_free == engine.pool.num_blocks
@@ -378,7 +380,8 @@ def test_a_tower_that_fails_can_be_tried_again(checkpoint: Checkpoint, monkeypat
         engine.add(jobs(Sampling(), 1)[0])
         with monkeypatch.context() as patch:
             patch.setattr(
-                "vzoom.engine.media.encode_clips", lambda *_, **__: (_ for _ in ()).throw(torch.OutOfMemoryError("no memory"))
+                "vzoom.engine.media.encode_clips",
+                lambda *_, **__: (_ for _ in ()).throw(torch.OutOfMemoryError("no memory")),
             )
             with pytest.raises(torch.OutOfMemoryError):
                 list(engine.run())

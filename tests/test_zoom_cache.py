@@ -26,9 +26,9 @@ from drop_in import (
 )
 
 import vzoom
-from vzoom import paged_batch, zoom_cache
 from vzoom.engine.kv_cache import BlockTable, OutOfPages
-from vzoom.zoom_cache import ZoomCache
+from vzoom.hf import paged_batch, zoom_cache
+from vzoom.hf.zoom_cache import ZoomCache
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

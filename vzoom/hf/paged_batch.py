@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .engine import BlockTable, OutOfPages, PagePool
-from .kernels.mrope_append.op import mrope_append
-from .kernels.paged_attention.op import paged_attention
-from .models import Ragged
+from ..engine import BlockTable, OutOfPages, PagePool
+from ..kernels.mrope_append.op import mrope_append
+from ..kernels.paged_attention.op import paged_attention
+from ..models import Ragged
 
 
 @dataclass(frozen=True)

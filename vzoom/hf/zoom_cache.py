@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from .engine import PagePool
+from ..engine import PagePool
+from ..protocol import Run, run_positions
 from .paged_batch import PagedBatch, Step
-from .protocol import Run, run_positions
 
 _RUN = "_vzoom_run"
 

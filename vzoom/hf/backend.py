@@ -18,8 +18,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, DynamicCach
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .engine import PagePool
-from .models import FAMILIES
+from ..engine import PagePool
+from ..models import FAMILIES
 from .paged_batch import PagedBatch
 from .zoom_cache import HOMES, Home, ZoomCache, run_of
 
