@@ -23,9 +23,9 @@ from vzoom.cli import main
 from vzoom.cli.console import Style, printable
 from vzoom.cli.live import Live
 from vzoom.config import Sampling, ZoomConfig
-from vzoom.result import Result
 from vzoom.types import Clip, Event, Finished, Malformed, StopReason, TextDelta, TurnEnded, TurnOpened
 from vzoom.video import CacheStats
+from vzoom.zoomer import Result
 
 
 class ScriptedZoomer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.resources import files
 from os import PathLike
@@ -14,16 +14,37 @@ from pathlib import Path
 from .config import Sampling, ZoomConfig
 from .engine import Engine, Job, Reuse
 from .models import Checkpoint, FeatureCache, load_checkpoint
-from .result import Result
+from .report import Report
 from .types import Clip, Event, Failed, Finished, Trajectory, TurnOpened
 from .video import CachedVideo, CacheStats, ClipCache
 
 EMBEDDED = "embedded"
 
 
+@dataclass(frozen=True)
+class Result:
+    """An answer and how it was reached. clips[i] is what trajectory.zooms[i] brought; seconds is wall time."""
+
+    trajectory: Trajectory
+    glance: Clip
+    clips: list[Clip]
+    seconds: float
+    model: str
+
+    @property
+    def answer(self) -> str | None:
+        """The text of the answer, or None where the model never gave one (see trajectory.stop_reason)."""
+        return self.trajectory.answer
+
+    @property
+    def report(self) -> Report:
+        """A self-contained HTML page of this result: `result.report.save("out.html")`."""
+        return Report(self)
+
+
 def embedded_path() -> Path:
     """The folder of the small model that comes with the package."""
-    return Path(str(files("vzoom") / "assets" / "embedded"))
+    return Path(str(files("vzoom") / "synthetic" / "embedded"))
 
 
 def load(

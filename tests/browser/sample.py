@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from vzoom import protocol
-from vzoom.result import Result
 from vzoom.types import Answer, CallError, Clip, Malformed, StopReason, Trajectory, Turn, VideoInfo, Visual, ZoomCall
+from vzoom.zoomer import Result
 
 QUESTION = "Which shape flashes in the red scene?\nA: star\nB: disc\nC: cross\nD: ring\nAnswer with the letter."
 

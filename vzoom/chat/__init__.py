@@ -1,24 +1,5 @@
-"""A client of OpenAI-compatible chat completions: retries, failover between endpoints, a cap on what is spent.
+"""A client of OpenAI-compatible chat completions: retries, failover between endpoints, a cap on what is spent."""
 
-chat = Chat(endpoints_from_environment("VZOOM_EXPERT"), budget=Budget(max_cost=5.0))
-reply = chat.complete([{"role": "user", "content": "Hello"}], tag="record-7", task="distill")
+import lazy_loader
 
-The standard library only; no part of it knows videos.
-"""
-
-from .budget import Budget, BudgetSpent, Usage
-from .circuit import EndpointsRefuse
-from .client import Chat, ChatFailed, Reply
-from .endpoint import Endpoint, endpoints_from_environment
-
-__all__ = [
-    "Budget",
-    "BudgetSpent",
-    "Chat",
-    "ChatFailed",
-    "Endpoint",
-    "EndpointsRefuse",
-    "Reply",
-    "Usage",
-    "endpoints_from_environment",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

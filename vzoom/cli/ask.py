@@ -10,7 +10,7 @@ from .console import note, print_json
 from .options import add_looking_options, add_model_options, add_sampling_options, load_zoomer, report_path
 
 if TYPE_CHECKING:
-    from vzoom.result import Result
+    from vzoom.zoomer import Result
 
 _EXAMPLES = """examples:
   vzoom ask match.mp4 "Who scored first?" --model zsgvivo/videozoomer

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TextIO
 
-from vzoom.result import Result
 from vzoom.types import Event, Finished, Malformed, StopReason, TextDelta, Turn, TurnEnded, TurnOpened, ZoomCall
+from vzoom.zoomer import Result
 
 from .console import Style, printable
 

@@ -27,4 +27,4 @@ def shell(body: str, *, title: str, skip: tuple[str, str], styles: Sequence[str]
 
 
 def _asset(name: str) -> str:
-    return (files("vzoom") / "assets" / name).read_text(encoding="utf-8")
+    return (files("vzoom.report") / "assets" / name).read_text(encoding="utf-8")

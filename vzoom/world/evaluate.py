@@ -18,9 +18,8 @@ from .spec import WorldConfig, make_video
 from .video import render
 
 if TYPE_CHECKING:
-    from ..result import Result
     from ..types import Event
-    from ..zoomer import Zoomer
+    from ..zoomer import Result, Zoomer
 
 _BATCH = 16  # videos on disk and conversations in memory at once
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from vzoom.report.markup import escape
-from vzoom.report.shell import shell
+from vzoom.report import escape, shell
 
 from .browser import browser_section
 from .curves import coloured

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vzoom.protocol import LETTERS
-from vzoom.report.markup import clock_text, count_text, escape, number_text, span_text, turn_markup
-from vzoom.report.timeline import zoom_colour
+from vzoom.report import clock_text, count_text, escape, number_text, span_text, turn_markup, zoom_colour
 
 from ..failures import MEANING, Failure
 from ..item import Item

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vzoom.report.markup import escape, picture, seconds_text
-from vzoom.report.timeline import zoom_colour
+from vzoom.report import escape, picture, seconds_text, zoom_colour
 from vzoom.types import Clip
 from vzoom.video import VideoError, open_video
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from vzoom.report.markup import escape
+from vzoom.report import escape
 
 from ..figures import Figures
 from .curves import KNOBS, Curve, curves_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from vzoom.report.markup import escape, number_text
+from vzoom.report import escape, number_text
 
 from ..compare import Comparison, compare
 from ..failures import MEANING, Failure

@@ -1,0 +1,9 @@
+from .budget import Budget as Budget
+from .budget import BudgetSpent as BudgetSpent
+from .budget import Usage as Usage
+from .circuit import EndpointsRefuse as EndpointsRefuse
+from .client import Chat as Chat
+from .client import ChatFailed as ChatFailed
+from .client import Reply as Reply
+from .endpoint import Endpoint as Endpoint
+from .endpoint import endpoints_from_environment as endpoints_from_environment

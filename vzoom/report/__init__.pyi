@@ -1,0 +1,11 @@
+from .markup import clock_text as clock_text
+from .markup import count_text as count_text
+from .markup import escape as escape
+from .markup import number_text as number_text
+from .markup import picture as picture
+from .markup import seconds_text as seconds_text
+from .markup import span_text as span_text
+from .markup import turn_markup as turn_markup
+from .report import Report as Report
+from .shell import shell as shell
+from .timeline import zoom_colour as zoom_colour

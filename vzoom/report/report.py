@@ -1,0 +1,64 @@
+"""One self-contained HTML page about one answer: what was seen, thought, asked for, and what it cost.
+
+Nothing is loaded from anywhere: style, script and images are in the page, and its content security policy forbids
+the rest. Every text of the model, the question and the file name is escaped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from ..types import Clip, Trajectory
+from .cost import cost_section
+from .shell import shell
+from .steps import glance_section, summary_section, turn_sections
+from .timeline import timeline_figure
+
+
+class Answered(Protocol):
+    """What a page is about: `vzoom.Result` is one."""
+
+    @property
+    def trajectory(self) -> Trajectory: ...
+    @property
+    def glance(self) -> Clip: ...
+    @property
+    def clips(self) -> Sequence[Clip]: ...
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def model(self) -> str: ...
+
+
+class Report:
+    """The page for `result`. Made when asked for, not before."""
+
+    def __init__(self, result: Answered) -> None:
+        self.result = result
+
+    def html(self) -> str:
+        """The whole page. ValueError where the result's clips do not belong to its trajectory."""
+        result, trajectory = self.result, self.result.trajectory
+        if len(result.clips) != len(trajectory.zooms):
+            raise ValueError(
+                f"{len(result.clips)} clips for {len(trajectory.zooms)} zooms: this is not one conversation"
+            )
+        timeline = timeline_figure(trajectory, result.glance)
+        steps = glance_section(trajectory, result.glance) + turn_sections(trajectory, result.clips)
+        summary = summary_section(trajectory, model=result.model, seconds=result.seconds)
+        cost = cost_section(trajectory, seconds=result.seconds)
+        return shell(
+            f'{summary}\n{timeline}\n<div id="steps">{steps}</div>\n{cost}',
+            title=trajectory.question.splitlines()[0] if trajectory.question else "vzoom",
+            skip=("steps", "Skip to what happened"),
+            styles=("report.css",),
+            script="report.js",
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write the page to `path` and return it. OSError where that cannot be written."""
+        path = Path(path)
+        path.write_text(self.html(), encoding="utf-8")
+        return path
