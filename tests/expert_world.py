@@ -15,9 +15,9 @@ from typing import Any, Self
 
 from vzoom.chat import Chat, ChatFailed, Reply
 from vzoom.config import ZoomConfig
-from vzoom.data.distill import Table
-from vzoom.data.expert import Expert
-from vzoom.data.ledger import Ledger
+from vzoom.data.collect.distill import Table
+from vzoom.data.collect.expert import Expert
+from vzoom.data.collect.reply_cache import Ledger
 from vzoom.data.record import Record
 from vzoom.data.store import read
 from vzoom.models import load_patch_spec

@@ -175,7 +175,7 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 
 class Sampler:
-    """`vzoom.engine.sampler.choose` on fake logits: all of it runs, but what it reads of the GPU is 0, and is counted."""
+    """`vzoom.engine.sampler.choose` on fake logits: all of it runs, but what it reads of the GPU is 0 and counted."""
 
     def __init__(self) -> None:
         self.calls = 0

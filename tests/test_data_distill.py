@@ -26,10 +26,10 @@ from expert_world import (
 
 from vzoom.chat import BudgetSpent, ChatFailed, Reply
 from vzoom.cli import main
-from vzoom.data.distill import Table, distill
-from vzoom.data.expert import Verifier
-from vzoom.data.harvest import Harvest
-from vzoom.data.ledger import Ledger, Lines, key_of, same_settings
+from vzoom.data.collect.collect import Harvest
+from vzoom.data.collect.distill import Table, distill
+from vzoom.data.collect.expert import Verifier
+from vzoom.data.collect.reply_cache import Ledger, Lines, key_of, same_settings
 from vzoom.data.record import Record
 from vzoom.data.store import num_waiting, read
 from vzoom.types import ZoomCall

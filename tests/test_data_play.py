@@ -14,9 +14,9 @@ import pytest
 from expert_world import WORLD, ZOOM, make_questions, make_table, read_questions
 from PIL import Image
 
-from vzoom.data.distill import Table
-from vzoom.data.messages import data_url, whole_turn, with_request
-from vzoom.data.play import Play, Unplayable, is_strict
+from vzoom.data.collect.distill import Table
+from vzoom.data.collect.episode import Play, Unplayable, is_strict
+from vzoom.data.collect.messages import data_url, whole_turn, with_request
 from vzoom.data.record import Record, RecordedTurn
 from vzoom.data.tokens import tokenise
 from vzoom.types import Answer, CallError, Clip, Malformed, StopReason, ZoomCall

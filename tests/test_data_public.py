@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from data_records import QUESTION
 
-from vzoom.data.public import PUBLIC_CONFIG, import_rl, import_sft, options_in
+from vzoom.data.importers import PUBLIC_CONFIG, import_rl, import_sft, options_in
 from vzoom.data.record import Record
 from vzoom.data.tokens import tokenise
 from vzoom.data.validate import InvalidRecord

@@ -22,13 +22,13 @@ from expert_world import (
 )
 
 from vzoom.cli import main
-from vzoom.data.distill import Table
-from vzoom.data.expert import Verifier
-from vzoom.data.harvest import Harvest
-from vzoom.data.ledger import Ledger
+from vzoom.data.collect.collect import Harvest
+from vzoom.data.collect.distill import Table
+from vzoom.data.collect.expert import Verifier
+from vzoom.data.collect.reflect import reflect
+from vzoom.data.collect.reply_cache import Ledger
+from vzoom.data.collect.rollouts import Rollout, roll_out
 from vzoom.data.record import Record
-from vzoom.data.reflect import reflect
-from vzoom.data.rollouts import Rollout, roll_out
 from vzoom.data.store import read
 from vzoom.data.tokens import tokenise
 from vzoom.types import CallError, Malformed, ZoomCall

@@ -77,8 +77,7 @@ def _action(
 
 
 def run_show(args: argparse.Namespace) -> int:
-    from vzoom.data.show import LEGEND, head_lines, token_lines
-    from vzoom.data.store import read_one
+    from vzoom.data import LEGEND, head_lines, read_one, token_lines
     from vzoom.models import load_vocabulary
 
     record = read_one(args.file, args.index)
@@ -97,8 +96,7 @@ def run_show(args: argparse.Namespace) -> int:
 
 
 def run_mix(args: argparse.Namespace) -> int:
-    from vzoom.data.mix import mix
-    from vzoom.data.store import Writer, read
+    from vzoom.data import Writer, mix, read
 
     exemplars, reflections = list(read(args.exemplars)), list(read(args.reflections))
     mixed = mix(exemplars, reflections, ratio=args.ratio, seed=args.seed)
@@ -113,10 +111,7 @@ def run_mix(args: argparse.Namespace) -> int:
 
 
 def run_check(args: argparse.Namespace) -> int:
-    from vzoom.data.store import num_waiting, read
-    from vzoom.data.tokens import tokenise
-    from vzoom.data.validate import InvalidRecord
-    from vzoom.data.videos import check_video
+    from vzoom.data import InvalidRecord, check_video, num_waiting, read, tokenise
     from vzoom.models import load_vocabulary
 
     vocabulary = load_vocabulary(model_path(args.model)) if args.model else None
@@ -144,8 +139,7 @@ def run_check(args: argparse.Namespace) -> int:
 
 
 def run_import(args: argparse.Namespace) -> int:
-    from vzoom.data.public import import_rl, import_sft
-    from vzoom.data.store import Writer
+    from vzoom.data import Writer, import_rl, import_sft
 
     if args.kind == "rl":
         if args.video_list:

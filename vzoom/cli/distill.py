@@ -13,10 +13,7 @@ from .console import note, printable
 
 if TYPE_CHECKING:
     from vzoom.chat import Budget, Usage
-    from vzoom.data.expert import Expert, Verifier
-    from vzoom.data.harvest import Harvest
-    from vzoom.data.ledger import Ledger
-    from vzoom.data.record import Record
+    from vzoom.data import Expert, Harvest, Ledger, Record, Verifier
 
 _UNFINISHED = 1
 _EXPERT = "VZOOM_EXPERT"
@@ -64,8 +61,7 @@ def add_expert_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from vzoom.data.distill import Table, distill
-    from vzoom.data.ledger import same_settings
+    from vzoom.data import Table, distill, same_settings
     from vzoom.models import load_patch_spec, load_vocabulary
     from vzoom.video import ClipCache
 
@@ -92,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def read_questions(args: argparse.Namespace) -> list[Record]:
-    from vzoom.data.store import num_waiting, read
+    from vzoom.data import num_waiting, read
 
     if args.limit is not None and args.limit < 1:
         raise ValueError(f"--limit must be 1 or more, got {args.limit}")
@@ -128,8 +124,7 @@ class Bench:
 
     def __init__(self, args: argparse.Namespace) -> None:
         from vzoom.chat import Budget, Chat, endpoints_from_environment
-        from vzoom.data.expert import Expert, spent
-        from vzoom.data.ledger import Ledger
+        from vzoom.data import Expert, Ledger, spent
 
         endpoints = endpoints_from_environment(_EXPERT)
         self.out: Path = args.out
@@ -145,7 +140,7 @@ class Bench:
         self.ledger.close()
 
     def verifier(self, questions: list[Record]) -> Verifier:
-        from vzoom.data.expert import Verifier
+        from vzoom.data import Verifier
         from vzoom.eval.judge import judge_for
 
         return Verifier(self.ledger, judge_for(questions))
@@ -157,8 +152,7 @@ class Bench:
 
     def finish(self, found: Harvest) -> int:
         """Say what became of it, and write summary.json where all is done."""
-        from vzoom.data.expert import spent
-        from vzoom.data.harvest import write_summary
+        from vzoom.data import spent, write_summary
 
         usage: dict[str, Usage] = spent(self.ledger)
         if found.stopped is not None:

@@ -36,10 +36,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(args: argparse.Namespace) -> int:
-    from vzoom.data.distill import Table
-    from vzoom.data.ledger import Ledger, same_settings
-    from vzoom.data.reflect import reflect
-    from vzoom.data.rollouts import roll_out
+    from vzoom.data import Ledger, Table, reflect, roll_out, same_settings
     from vzoom.models import vocabulary_of
 
     from .data import model_path

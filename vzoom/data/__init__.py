@@ -1,7 +1,5 @@
-"""Trajectories on disk: one typed record a conversation, Parquet shards, token masks, importers.
+"""Conversations on disk and how they are made: records, Parquet shards, token masks, importers, experts."""
 
-with Writer("trajectories") as writer: writer.add(record)
-for record in read("trajectories"): tokens = tokenise(record, vocabulary)
+import lazy_loader
 
-See docs/data.md. pyarrow (extra `train`) is needed by `rows` and `store` only.
-"""
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..data.ledger import write_whole
+from ..data import write_whole
 from .item import Benchmark
 
 _UNPACKED = ".unpacked.json"  # archives that are, with their sizes

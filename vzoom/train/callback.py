@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from ..data.record import Record
+from ..data import Record
 from .folder import TrainingFolder
 from .heldout import evaluate
 from .keep import forget_others

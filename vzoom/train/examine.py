@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..data.record import Record
+from ..data import Record
 from ..eval.judge import JudgeFailed, judge_for
 from ..world.evaluate import ask_world
 from ..world.spec import WorldConfig

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
-from ..data.videos import check_video
+from ..data import check_video
 from ..models import FAMILIES, FeatureCache, Features, ImageEncoder, encode_clips
 from ..types import Clip
 from ..video import CachedVideo, ClipCache, PatchBuffer, PatchSpec, frames_to_patches

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..data.record import Record
+from ..data import Record
 from ..eval.judge import Judge
 from .reward import Reward, RewardConfig
 from .rollout import Sampler, score_all

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import ZoomConfig
-from ..data.ledger import write_whole
+from ..data import write_whole
 from ..models import Checkpoint
 
 _MARK = "progress.json"

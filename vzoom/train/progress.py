@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.record import Record
+from ..data import Record
 from .collapse import StepStats
 from .reward import ZoomRate
 

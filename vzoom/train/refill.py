@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ..data.record import Record
+from ..data import Record
 from .groups import Group, refill_size, sift
 from .rollout import Rolled
 

@@ -15,8 +15,7 @@ from hashlib import blake2b
 from torch import nn
 
 from ..config import Sampling, ZoomConfig
-from ..data.record import Record
-from ..data.videos import check_video
+from ..data import Record, check_video
 from ..engine import Engine, Job
 from ..eval.judge import Judge, JudgeFailed
 from ..models import Checkpoint, FeatureCache

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ..data.ledger import write_whole
+from ..data import write_whole
 
 MANIFEST = "manifest.json"
 _CLOCK = ".seconds.json"  # CPU and wall seconds of a stage that is not done yet

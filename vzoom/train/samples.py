@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..config import ZoomConfig
-from ..data.record import Record, VideoRef
-from ..data.tokens import tokenise
+from ..data import Record, VideoRef, tokenise
 from ..protocol import Vocabulary
 from ..types import StopReason, Trajectory
 

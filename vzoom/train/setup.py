@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.record import Record
-from ..data.store import read
+from ..data import Record, read
 from ..models import load_checkpoint
 from .policy import Policy, load_policy
 from .recipe import GRPORecipe, Recipe, SFTRecipe

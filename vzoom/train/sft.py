@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..data.record import Record
+from ..data import Record
 from ..eval.judge import Judge, judge_for
 from .features import FrozenFeatures
 from .folder import TrainingFolder

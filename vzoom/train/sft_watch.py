@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from ..data.record import Record
+from ..data import Record
 from ..eval.judge import Judge
 from .folder import TrainingFolder
 from .heldout import evaluate

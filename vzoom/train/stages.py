@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import ZoomConfig
-from ..data.store import read
+from ..data import read
 from .examine import Score, ask_records, ask_worlds
 from .lessons import model_files, shown
 from .recipe import Recipe

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..data.record import Record
+from ..data import Record
 from ..eval.judge import Judge
 from .collapse import StepStats, alarm
 from .policy import Policy

@@ -11,15 +11,22 @@ from pathlib import Path
 import numpy as np
 
 from ..chat import Chat, Endpoint, endpoints_from_environment
-from ..data.distill import Table, distill
-from ..data.expert import Expert, Verifier
-from ..data.harvest import Harvest, write_summary
-from ..data.ledger import Ledger
-from ..data.mix import mix
-from ..data.record import Record
-from ..data.reflect import reflect
-from ..data.rollouts import roll_out
-from ..data.store import Writer, read, shards
+from ..data import (
+    Expert,
+    Harvest,
+    Ledger,
+    Record,
+    Table,
+    Verifier,
+    Writer,
+    distill,
+    mix,
+    read,
+    reflect,
+    roll_out,
+    shards,
+    write_summary,
+)
 from ..eval.judge import judge_for
 from ..models import load_patch_spec, load_vocabulary, vocabulary_of
 from ..protocol import render_turn

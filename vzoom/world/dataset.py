@@ -18,9 +18,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from ..config import ZoomConfig
-from ..data.record import Record
-from ..data.store import Writer
-from ..data.videos import refer
+from ..data import Record, Writer, refer
 from .questions import Question, ask
 from .spec import WorldConfig, WorldVideo, make_training_video, make_video
 from .video import render

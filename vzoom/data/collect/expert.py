@@ -9,12 +9,12 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ..chat import BudgetSpent, Chat, ChatFailed, Reply, Usage
-from ..protocol import LETTERS, TURN_ENDS, Choice, read_choice
-from .harvest import NoReply, Stopped
-from .ledger import Ledger, key_of
+from ...chat import BudgetSpent, Chat, ChatFailed, Reply, Usage
+from ...protocol import LETTERS, TURN_ENDS, Choice, read_choice
+from ..record import Record
+from .collect import NoReply, Stopped
 from .messages import Message
-from .record import Record
+from .reply_cache import Ledger, key_of
 
 Judge = Callable[[str, str, str], object]  # (question, reference, answer) -> bool; anything else is no verdict
 

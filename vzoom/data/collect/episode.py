@@ -9,13 +9,13 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from ..engine import Done, Feed, Fetch, Session
-from ..protocol import Vocabulary
-from ..types import Answer, StopReason, ZoomCall
-from ..video import FrameSource, VideoReadError
+from ...engine import Done, Feed, Fetch, Session
+from ...protocol import Vocabulary
+from ...types import Answer, StopReason, ZoomCall
+from ...video import FrameSource, VideoReadError
+from ..record import Record, RecordedTurn, Source, carried_out
+from ..tokens import tokenise, turn_script
 from .messages import Message, exchange, opening
-from .record import Record, RecordedTurn, Source, carried_out
-from .tokens import tokenise, turn_script
 
 T = TypeVar("T")
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ..config import ZoomConfig
-from ..protocol import (
+from ...config import ZoomConfig
+from ...protocol import (
     ANSWER_CLOSE,
     ANSWER_OPEN,
     CALL_CLOSE,
@@ -28,7 +28,7 @@ from ..protocol import (
     prompt,
     tool_turn,
 )
-from ..types import Clip, Malformed, Turn, VideoInfo, ZoomCall
+from ...types import Clip, Malformed, Turn, VideoInfo, ZoomCall
 
 Message = dict[str, Any]
 

@@ -20,9 +20,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from .ledger import Lines, write_whole
-from .record import Record
-from .store import Writer
+from ..record import Record
+from ..store import Writer
+from .reply_cache import Lines, write_whole
 
 _AHEAD = 8  # conversations a slot that may be finished before the first one is
 _NO_REPLY = "no_reply"

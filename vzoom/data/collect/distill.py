@@ -10,16 +10,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..protocol import Vocabulary
-from ..types import StopReason
-from ..video import CachedVideo, ClipCache, PatchSpec
+from ...protocol import Vocabulary
+from ...types import StopReason
+from ...video import CachedVideo, ClipCache, PatchSpec
+from ..record import Record, Source
+from ..validate import InvalidRecord
+from ..videos import check_video
+from .collect import Harvest, Outcome, Rejected, Say, harvest, silence
+from .episode import Play, Unplayable, is_strict
 from .expert import Expert, Verifier
-from .harvest import Harvest, Outcome, Rejected, Say, harvest, silence
 from .messages import cut_turn, whole_turn
-from .play import Play, Unplayable, is_strict
-from .record import Record, Source
-from .validate import InvalidRecord
-from .videos import check_video
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..types import ZoomCall
+from ...types import ZoomCall
+from ..record import Record
+from .collect import Harvest, Outcome, Passed, Rejected, Say, harvest, silence
 from .distill import Table, check_task, judged, play_on, take_turn
+from .episode import Play, Unplayable
 from .expert import Expert, Verifier
-from .harvest import Harvest, Outcome, Passed, Rejected, Say, harvest, silence
 from .messages import with_request
-from .play import Play, Unplayable
-from .record import Record
 from .rollouts import Rollout, kind_of
 
 _REQUEST = (

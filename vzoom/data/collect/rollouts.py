@@ -12,19 +12,19 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
-from ..config import Sampling
-from ..engine import Engine, Job
-from ..models import FeatureCache
-from ..types import Failed, Finished, Malformed, Trajectory, ZoomCall
-from ..video import CachedVideo
-from .harvest import Say, silence
-from .ledger import Ledger, key_of
+from ...config import Sampling
+from ...engine import Engine, Job
+from ...models import FeatureCache
+from ...types import Failed, Finished, Malformed, Trajectory, ZoomCall
+from ...video import CachedVideo
+from ..record import Record
+from ..videos import check_video
+from .collect import Say, silence
 from .messages import cut_turn
-from .record import Record
-from .videos import check_video
+from .reply_cache import Ledger, key_of
 
 if TYPE_CHECKING:
-    from ..zoomer import Zoomer
+    from ...zoomer import Zoomer
 
 
 @dataclass(frozen=True)
