@@ -205,10 +205,10 @@ def figures(seeds: Sequence[Sequence[dict[str, float]]]) -> dict[str, Any]:
 def ceiling(recipe: Any, num_frames: int, seeds: Sequence[int], num_questions: int) -> float:
     """The accuracy of a perfect reader of uniform frames, who guesses where they do not show what is asked for."""
     from vzoom.protocol.frame_times import glance_timestamps
+    from vzoom.synthetic.evaluate import question_seeds
+    from vzoom.synthetic.questions import ask_questions, is_hit
+    from vzoom.synthetic.spec import make_video
     from vzoom.train.stages import uniform
-    from vzoom.world.evaluate import question_seeds
-    from vzoom.world.questions import ask_questions, is_hit
-    from vzoom.world.spec import make_video
 
     config = recipe.world.worlds[FAMILY]
     zoom = uniform(recipe.zoom, num_frames=num_frames, duration_seconds=config.duration_seconds)

@@ -25,10 +25,10 @@ from vzoom.config import Sampling
 from vzoom.engine.engine import Engine
 from vzoom.engine.request import Job
 from vzoom.engine.scripted import ScriptedSession
+from vzoom.synthetic import FAMILIES, ask_questions, config_for, make_video, oracle_turns, render
 from vzoom.types import Finished, Trajectory
 from vzoom.video import ClipCache
 from vzoom.video.cached import CachedVideo
-from vzoom.world import FAMILIES, ask_questions, config_for, make_video, oracle_turns, render
 
 RESULTS = Path(__file__).parent / "results" / "reuse.json"
 MODES = ("rotate", "rotate+first16", "not rotated")

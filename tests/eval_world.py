@@ -8,9 +8,9 @@ from pathlib import Path
 from vzoom.eval.item import Benchmark, Item, Verdict
 from vzoom.eval.judge import Judge
 from vzoom.protocol.answers import Choice, read_choice
-from vzoom.world.questions import ask_questions
-from vzoom.world.spec import WorldConfig, make_video
-from vzoom.world.video import render
+from vzoom.synthetic.questions import ask_questions
+from vzoom.synthetic.spec import WorldConfig, make_video
+from vzoom.synthetic.video import render
 
 SMALL = WorldConfig(duration_seconds=32, frame_size=56, fps=4, num_scenes=(3, 4))
 

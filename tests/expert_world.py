@@ -22,9 +22,9 @@ from vzoom.data.record import Record
 from vzoom.data.store import read
 from vzoom.models import load_patch_spec
 from vzoom.models.vocabulary import load_vocabulary
+from vzoom.synthetic.dataset import write_questions
+from vzoom.synthetic.spec import WorldConfig
 from vzoom.video import ClipCache
-from vzoom.world.dataset import write_questions
-from vzoom.world.spec import WorldConfig
 from vzoom.zoomer import embedded_path
 
 WORLD = WorldConfig(duration_seconds=32, frame_size=84, num_scenes=(3, 4), scene_seconds=(8.0, 12.0))
@@ -86,7 +86,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 _MOTHER = """
 import json, os, sys
 from vzoom.cli import main
-import vzoom.data.distill, vzoom.data.reflect, vzoom.data.vocabulary, vzoom.data.rollouts, vzoom.zoomer
+import vzoom.data.collect.distill, vzoom.data.collect.reflect, vzoom.models.vocabulary, vzoom.data.collect.rollouts, vzoom.zoomer
 import pyarrow.parquet, transformers.models.qwen2_5_vl.modeling_qwen2_5_vl
 from transformers import AutoTokenizer
 print("ready", flush=True)

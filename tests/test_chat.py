@@ -31,9 +31,9 @@ from vzoom.chat import (
 from vzoom.chat.circuit import Circuits
 from vzoom.chat.wire import Problem
 from vzoom.config import ZoomConfig
-from vzoom.world import WorldConfig
-from vzoom.world.faults import Fault, Faults
-from vzoom.world.oracle_server import OracleServer
+from vzoom.synthetic import WorldConfig
+from vzoom.synthetic.faults import Fault, Faults
+from vzoom.synthetic.oracle_server import OracleServer
 
 HELLO = [{"role": "user", "content": "Hello"}]
 USAGE = {"prompt_tokens": 30, "completion_tokens": 4}

@@ -16,7 +16,7 @@ from checkpoints import make_checkpoint
 
 from vzoom.cli import main, world
 from vzoom.config import ZoomConfig
-from vzoom.world import FAMILIES, make_video
+from vzoom.synthetic import FAMILIES, make_video
 
 
 def test_families_are_the_worlds() -> None:

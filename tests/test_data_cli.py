@@ -16,7 +16,7 @@ from vzoom.cli import main
 from vzoom.data.record import Record
 from vzoom.data.store import Writer
 from vzoom.data.videos import refer
-from vzoom.world import make_video, render
+from vzoom.synthetic import make_video, render
 
 pytest.importorskip("pyarrow", reason="pyarrow (extra train) is not installed")
 

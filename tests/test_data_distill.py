@@ -32,9 +32,9 @@ from vzoom.data.collect.expert import Verifier
 from vzoom.data.collect.reply_cache import Ledger, Lines, key_of, same_settings
 from vzoom.data.record import Record
 from vzoom.data.store import num_waiting, read
+from vzoom.synthetic.faults import Fault, Faults
+from vzoom.synthetic.oracle_server import OracleServer
 from vzoom.types import ZoomCall
-from vzoom.world.faults import Fault, Faults
-from vzoom.world.oracle_server import OracleServer
 
 pytest.importorskip("pyarrow", reason="pyarrow (extra train) is not installed")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from expert_world import WORLD, ZOOM, Mother, files_of, make_questions, until
 
-from vzoom.world.oracle_server import OracleServer
+from vzoom.synthetic.oracle_server import OracleServer
 
 pytest.importorskip("pyarrow", reason="pyarrow (extra train) is not installed")
 

@@ -14,8 +14,8 @@ from vzoom.data.record import Record
 from vzoom.data.tokens import tokenise
 from vzoom.data.validate import InvalidRecord
 from vzoom.models.vocabulary import load_vocabulary
+from vzoom.synthetic import make_video, render
 from vzoom.types import Answer, CallError, Malformed, StopReason, ZoomCall
-from vzoom.world import make_video, render
 from vzoom.zoomer import embedded_path
 
 CALL = '<think>Look.</think><video_zoom>{"segment": [4.0, 8.0], "fps": 1}</video_zoom>'

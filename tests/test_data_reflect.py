@@ -31,8 +31,8 @@ from vzoom.data.collect.rollouts import Rollout, roll_out
 from vzoom.data.record import Record
 from vzoom.data.store import read
 from vzoom.data.tokens import tokenise
+from vzoom.synthetic.oracle_server import OracleServer
 from vzoom.types import CallError, Malformed, ZoomCall
-from vzoom.world.oracle_server import OracleServer
 from vzoom.zoomer import load
 
 pytest.importorskip("pyarrow", reason="pyarrow (extra train) is not installed")

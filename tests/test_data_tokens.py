@@ -37,13 +37,13 @@ from vzoom.engine.session import Done, Feed, Fetch
 from vzoom.models.vocabulary import load_vocabulary
 from vzoom.protocol.frame_times import glance_timestamps, zoom_timestamps
 from vzoom.protocol.vocabulary import Vocabulary
+from vzoom.synthetic import make_video, render
+from vzoom.synthetic.oracle import oracle_turns
+from vzoom.synthetic.questions import ask, ask_questions, config_for
+from vzoom.synthetic.spec import WorldConfig
 from vzoom.train.tiny.bank import FrameBank
 from vzoom.train.tiny.drills import Builder
 from vzoom.types import Answer, CallError, Clip, Malformed, StopReason, ZoomCall
-from vzoom.world import make_video, render
-from vzoom.world.oracle import oracle_turns
-from vzoom.world.questions import ask, ask_questions, config_for
-from vzoom.world.spec import WorldConfig
 from vzoom.zoomer import embedded_path, load
 
 FED, SHOWN, LEARNED = "fed", "shown", "learned"

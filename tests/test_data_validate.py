@@ -24,9 +24,9 @@ from data_records import (
 from vzoom.data.record import Record, VideoRef, from_trajectory
 from vzoom.data.validate import InvalidRecord, check
 from vzoom.data.videos import check_video, refer
+from vzoom.synthetic import make_video, render
 from vzoom.types import Answer, CallError, Malformed, StopReason, Trajectory, Turn, ZoomCall
 from vzoom.video import VideoError
-from vzoom.world import make_video, render
 
 IDS, SAMPLED = (1, 2, 3, 4), (False, True, False, True)
 

@@ -21,9 +21,9 @@ from vzoom.eval.report.pick import pick
 from vzoom.eval.report.plots import nice_ceiling
 from vzoom.eval.store import read_rows
 from vzoom.report.markup import picture
+from vzoom.synthetic.spec import WorldConfig, make_video
+from vzoom.synthetic.video import render
 from vzoom.video import open_video
-from vzoom.world.spec import WorldConfig, make_video
-from vzoom.world.video import render
 
 RIGHT, WRONG = Verdict("right", said="B"), Verdict("wrong", said="A")
 HIT, MISS = (29.0, 33.0), (5.0, 9.0)

@@ -21,9 +21,9 @@ from vzoom.config import ZoomConfig
 from vzoom.lmms.answer import replies
 from vzoom.lmms.question import Generation, read_question
 from vzoom.lmms.settings import Settings
-from vzoom.world.questions import ask_questions
-from vzoom.world.spec import make_video
-from vzoom.world.video import render
+from vzoom.synthetic.questions import ask_questions
+from vzoom.synthetic.spec import make_video
+from vzoom.synthetic.video import render
 from vzoom.zoomer import Result
 
 ROOT = Path(__file__).parents[1]

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from vzoom.config import ZoomConfig
+from vzoom.synthetic.spec import WorldConfig
 from vzoom.train.export import export
 from vzoom.train.recipes import tiny
 from vzoom.train.tiny.curriculum import Curriculum, Stage
@@ -16,7 +17,6 @@ from vzoom.train.tiny.model import Shape, build_model
 from vzoom.train.tiny.pretrain import Pretraining, pretrain
 from vzoom.train.tiny.tokenizer import build_tokenizer
 from vzoom.video.patches import PatchSpec, grid_for
-from vzoom.world.spec import WorldConfig
 
 ALL = dict.fromkeys(("captions", "recall", "letters", "look", "scenes", "listing", "reading", "answers"), 1)
 ZOOM = ZoomConfig(prompt="brief", min_pixels=784, max_pixels=3136, max_total_tokens=2048)

@@ -3,7 +3,7 @@
 import pytest
 
 import vzoom
-from vzoom.world import evaluate
+from vzoom.synthetic import evaluate
 from vzoom.zoomer import embedded_path
 
 

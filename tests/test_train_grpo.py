@@ -15,11 +15,11 @@ import pytest
 import torch
 
 import vzoom
+from vzoom.synthetic.dataset import write_questions
 from vzoom.train import policy as policy_module
 from vzoom.train.collapse import CollapseLimits
 from vzoom.train.keep import Log, mark_whole, newest_whole
 from vzoom.train.parity import ParityError
-from vzoom.world.dataset import write_questions
 from vzoom.zoomer import embedded_path
 
 from . import grpo_run

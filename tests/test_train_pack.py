@@ -11,6 +11,8 @@ import torch
 from vzoom.config import ZoomConfig
 from vzoom.data.store import read
 from vzoom.models import load_checkpoint
+from vzoom.synthetic.dataset import write_questions
+from vzoom.synthetic.questions import config_for
 from vzoom.train.collate import IGNORED, pad_rows
 from vzoom.train.minibatches import EMPTY, plan
 from vzoom.train.pack import pack
@@ -18,8 +20,6 @@ from vzoom.train.policy import Policy, load_policy, token_logprobs
 from vzoom.train.recipe import GRPORecipe
 from vzoom.train.rollout import Sampler
 from vzoom.train.samples import Sample, from_trajectory
-from vzoom.world.dataset import write_questions
-from vzoom.world.questions import config_for
 from vzoom.zoomer import embedded_path
 
 BASE = str(embedded_path())

@@ -20,6 +20,7 @@ from vzoom.engine.session import Session
 from vzoom.models import load_checkpoint
 from vzoom.models.vocabulary import vocabulary_of
 from vzoom.protocol.render import render_turn
+from vzoom.synthetic.dataset import write_questions
 from vzoom.train.parity import Gap, ParityError, check, compact, gap_of, total
 from vzoom.train.policy import Policy, load_policy, token_logprobs
 from vzoom.train.recipe import GRPORecipe
@@ -27,7 +28,6 @@ from vzoom.train.samples import Sample, from_trajectory
 from vzoom.types import Finished, ZoomCall
 from vzoom.video import ClipCache
 from vzoom.video.cached import CachedVideo
-from vzoom.world.dataset import write_questions
 from vzoom.zoomer import embedded_path
 
 from .training import WORLD, ZOOM

@@ -12,6 +12,7 @@ from vzoom.data.record import Record
 from vzoom.data.store import read
 from vzoom.eval.judge import JudgeFailed
 from vzoom.models import load_checkpoint
+from vzoom.synthetic.dataset import write_questions
 from vzoom.train.minibatches import EMPTY, plan
 from vzoom.train.progress import Progress, draw
 from vzoom.train.refill import fill
@@ -19,7 +20,6 @@ from vzoom.train.reward import Reward, RewardConfig
 from vzoom.train.rollout import Rolled, Sampler, reference_of, rollout_seed, score_all
 from vzoom.train.team import Team
 from vzoom.types import Trajectory
-from vzoom.world.dataset import write_questions
 from vzoom.zoomer import embedded_path
 
 from .training import WORLD, ZOOM

@@ -5,9 +5,9 @@ import pytest
 from vzoom.config import ZoomConfig
 from vzoom.data.store import read
 from vzoom.data.videos import check_video
+from vzoom.synthetic.dataset import facts_of, write_questions, zooms_allowed
+from vzoom.synthetic.spec import WorldConfig
 from vzoom.video import open_video
-from vzoom.world.dataset import facts_of, write_questions, zooms_allowed
-from vzoom.world.spec import WorldConfig
 
 WORLD = WorldConfig(duration_seconds=32, num_scenes=(4, 8), scene_seconds=(4, 8), frame_size=56)
 COUNT = replace(WORLD, events_per_scene=(1, 4))

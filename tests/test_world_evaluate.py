@@ -3,10 +3,10 @@ from dataclasses import dataclass, field
 import pytest
 
 from vzoom.config import ZoomConfig
+from vzoom.synthetic.evaluate import evaluate, letter_of, question_seeds
+from vzoom.synthetic.questions import ask_questions
+from vzoom.synthetic.spec import WorldConfig, make_video
 from vzoom.types import Turn
-from vzoom.world.evaluate import evaluate, letter_of, question_seeds
-from vzoom.world.questions import ask_questions
-from vzoom.world.spec import WorldConfig, make_video
 
 SMALL = WorldConfig(duration_seconds=32, frame_size=56, fps=4, num_scenes=(3, 4))
 

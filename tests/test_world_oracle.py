@@ -6,10 +6,10 @@ import pytest
 from vzoom.config import ZoomConfig
 from vzoom.protocol.frame_times import glance_timestamps, zoom_timestamps
 from vzoom.protocol.parse import parse_turn
+from vzoom.synthetic.oracle import next_turn, oracle_turns
+from vzoom.synthetic.questions import FAMILIES, ask_questions, config_for, is_hit
+from vzoom.synthetic.spec import WorldConfig, make_video
 from vzoom.types import Answer, ZoomCall
-from vzoom.world.oracle import next_turn, oracle_turns
-from vzoom.world.questions import FAMILIES, ask_questions, config_for, is_hit
-from vzoom.world.spec import WorldConfig, make_video
 
 CONFIG = ZoomConfig(prompt="brief")
 

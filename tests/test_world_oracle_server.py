@@ -22,12 +22,12 @@ from vzoom.chat import Chat, ChatFailed, Endpoint, EndpointsRefuse, Reply
 from vzoom.config import ZoomConfig
 from vzoom.protocol.parse import parse_turn
 from vzoom.protocol.render import render_call
+from vzoom.synthetic import FAMILIES, WorldConfig, config_for
+from vzoom.synthetic.dataset import facts_of
+from vzoom.synthetic.faults import Fault, Faults
+from vzoom.synthetic.oracle import next_turn, oracle_turns
+from vzoom.synthetic.oracle_server import OracleServer, main
 from vzoom.types import Answer, ZoomCall
-from vzoom.world import FAMILIES, WorldConfig, config_for
-from vzoom.world.dataset import facts_of
-from vzoom.world.faults import Fault, Faults
-from vzoom.world.oracle import next_turn, oracle_turns
-from vzoom.world.oracle_server import OracleServer, main
 
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 ZOOM = ZoomConfig(max_zooms=4)
@@ -181,7 +181,7 @@ def test_it_runs_as_a_program(number: int, tmp_path: Path, capsys: pytest.Captur
     world = config_for("which", WorldConfig(duration_seconds=32, num_scenes=(3, 4)))
     (tmp_path / "world.json").write_text(json.dumps({"which": asdict(world)}))
     ZOOM.save(tmp_path / "vzoom.json")
-    command = [sys.executable, "-m", "vzoom.world.oracle_server", "--port", "0", "--key", "k"]
+    command = [sys.executable, "-m", "vzoom.synthetic.oracle_server", "--port", "0", "--key", "k"]
     command += ["--world", str(tmp_path / "world.json"), "--zoom", str(tmp_path / "vzoom.json")]
     root = Path(__file__).parent.parent
     path = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))

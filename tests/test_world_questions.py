@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from vzoom.world.questions import FAMILIES, LETTERS, ask_questions, config_for, is_hit
-from vzoom.world.spec import SHAPES, make_video
+from vzoom.synthetic.questions import FAMILIES, LETTERS, ask_questions, config_for, is_hit
+from vzoom.synthetic.spec import SHAPES, make_video
 
 
 def brute_force(video, question):

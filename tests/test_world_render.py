@@ -5,11 +5,11 @@ import pytest
 
 from vzoom.config import ZoomConfig
 from vzoom.protocol.frame_times import glance_timestamps
+from vzoom.synthetic.draw import RGB, Painter, shape_mask
+from vzoom.synthetic.questions import config_for
+from vzoom.synthetic.spec import SHAPES, WorldConfig, make_video
+from vzoom.synthetic.video import render
 from vzoom.video import open_video
-from vzoom.world.draw import RGB, Painter, shape_mask
-from vzoom.world.questions import config_for
-from vzoom.world.spec import SHAPES, WorldConfig, make_video
-from vzoom.world.video import render
 
 
 @pytest.fixture(scope="module", params=["which", "count"])

@@ -5,7 +5,7 @@ import pytest
 
 from vzoom.config import ZoomConfig
 from vzoom.protocol.frame_times import glance_timestamps
-from vzoom.world.spec import WorldConfig, make_training_video, make_video
+from vzoom.synthetic.spec import WorldConfig, make_training_video, make_video
 
 LONG = WorldConfig(duration_seconds=3600, num_scenes=(5, 8), scene_seconds=(120, 1200))
 HARD = WorldConfig(duration_seconds=200, scene_seconds=(20, 60), events_per_scene=(0, 6))

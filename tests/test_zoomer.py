@@ -9,11 +9,11 @@ import pytest
 from checkpoints import make_checkpoint, stock_processor
 
 import vzoom
+from vzoom.synthetic import make_video, render
 from vzoom.types import Finished, TextDelta, TurnOpened
 from vzoom.video import ClipCache, VideoError, open_video
 from vzoom.video.cached import CachedVideo
 from vzoom.video.patches import frames_to_patches
-from vzoom.world import make_video, render
 
 CONFIG = vzoom.ZoomConfig(max_pixels=56 * 84, max_new_tokens=8, max_zooms=1, glance_max_frames=6)
 

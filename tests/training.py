@@ -16,15 +16,15 @@ from vzoom.data.videos import refer
 from vzoom.models import Checkpoint
 from vzoom.models.vocabulary import vocabulary_of
 from vzoom.protocol.frame_times import glance_timestamps, zoom_timestamps
+from vzoom.synthetic import make_video, render
+from vzoom.synthetic.dataset import facts_of, write_questions
+from vzoom.synthetic.oracle import oracle_turns
+from vzoom.synthetic.spec import WorldConfig
 from vzoom.train.policy import Policy, load_policy
 from vzoom.train.recipe import SFTRecipe
 from vzoom.train.samples import Sample, from_trajectory
 from vzoom.types import StopReason, Trajectory, ZoomCall
 from vzoom.verify import replay
-from vzoom.world import make_video, render
-from vzoom.world.dataset import facts_of, write_questions
-from vzoom.world.oracle import oracle_turns
-from vzoom.world.spec import WorldConfig
 
 PLAIN = SFTRecipe(batch_size=2, gradient_checkpointing=False)
 WORLD = WorldConfig(duration_seconds=32.0, frame_size=84, num_scenes=(4, 8), scene_seconds=(4.0, 8.0))

@@ -11,8 +11,8 @@ from eval_rows import make_item, make_story, write_run
 
 from vzoom.eval.item import Verdict
 from vzoom.eval.report import page as page_of
-from vzoom.world.spec import WorldConfig, make_video
-from vzoom.world.video import render
+from vzoom.synthetic.spec import WorldConfig, make_video
+from vzoom.synthetic.video import render
 
 __all__ = ["chrome"]  # the fixture: one browser for this file
 

@@ -48,8 +48,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(args: argparse.Namespace) -> int:
-    from vzoom.world import ask_questions, config_for, make_video
-    from vzoom.world.evaluate import score
+    from vzoom.synthetic import ask_questions, config_for, make_video, score
 
     from .live import Live
     from .world import write_video

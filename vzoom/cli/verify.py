@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _rendered(folder: Path) -> Path:
-    from vzoom.world import config_for, make_video, render
+    from vzoom.synthetic import config_for, make_video, render
 
     return render(make_video(_SEED, config_for("which")), folder / "world.mp4")
 

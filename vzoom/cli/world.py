@@ -14,8 +14,8 @@ from .console import print_json, printable
 from .options import add_model_options, load_zoomer, video_path
 
 if TYPE_CHECKING:
+    from vzoom.synthetic import WorldConfig, WorldVideo
     from vzoom.types import Event
-    from vzoom.world import WorldConfig, WorldVideo
 
 # Not asked of vzoom.world, which needs numpy: `vzoom --help` is quick. A test holds the two equal.
 FAMILIES = ("which", "first", "count", "order")
@@ -76,7 +76,7 @@ def _add_world_options(parser: argparse.ArgumentParser) -> None:
 
 def world_config(args: argparse.Namespace) -> WorldConfig:
     """The family's default world with what the options change. ValueError where they do not fit together."""
-    from vzoom.world import config_for
+    from vzoom.synthetic import config_for
 
     config = config_for(args.family)
     changes: dict[str, Any] = {
@@ -96,7 +96,7 @@ def world_config(args: argparse.Namespace) -> WorldConfig:
 
 
 def run_render(args: argparse.Namespace) -> int:
-    from vzoom.world import make_video
+    from vzoom.synthetic import make_video
 
     truth_path, truth = write_video(make_video(args.seed, world_config(args)), args.out, seed=args.seed)
     if args.json:
@@ -109,7 +109,7 @@ def run_render(args: argparse.Namespace) -> int:
 
 def write_video(world_video: WorldVideo, path: Path, *, seed: int) -> tuple[Path, dict[str, Any]]:
     """Render to `path` and write the ground truth beside it; its path and content."""
-    from vzoom.world import ask_questions, render
+    from vzoom.synthetic import ask_questions, render
 
     questions = []
     for family in FAMILIES:
@@ -125,7 +125,7 @@ def write_video(world_video: WorldVideo, path: Path, *, seed: int) -> tuple[Path
 
 
 def run_eval(args: argparse.Namespace) -> int:
-    from vzoom.world import evaluate
+    from vzoom.synthetic import evaluate
 
     config = world_config(args)
     zoomer = load_zoomer(args, warn=False)

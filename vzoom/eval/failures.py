@@ -21,8 +21,8 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
+from ..synthetic import is_hit
 from ..types import CallError, StopReason
-from ..world.questions import is_hit
 from .item import Item, Verdict
 
 

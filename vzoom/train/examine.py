@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..data import Record
 from ..eval.judge import JudgeFailed, judge_for
-from ..world.evaluate import ask_world
-from ..world.spec import WorldConfig
+from ..synthetic import WorldConfig, ask_world
 from .reward import is_right
 from .rollout import reference_of
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..world.dataset import write_questions
+from ..synthetic import write_questions
 from .recipe import Recipe, WorldLessons
 from .run import Run
 

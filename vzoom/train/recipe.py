@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ..config import ZoomConfig
-from ..world.spec import WorldConfig
+from ..synthetic import WorldConfig
 from .collapse import CollapseLimits
 from .groups import ClipBounds
 from .reward import RewardConfig

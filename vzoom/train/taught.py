@@ -30,11 +30,9 @@ from ..data import (
 from ..eval.judge import judge_for
 from ..models import load_patch_spec, load_vocabulary, vocabulary_of
 from ..protocol import render_turn
+from ..synthetic import OracleServer, facts_of, next_turn
 from ..types import Answer
 from ..video import ClipCache
-from ..world.dataset import facts_of
-from ..world.oracle import next_turn
-from ..world.oracle_server import OracleServer
 from .lessons import Lessons, model_files, shown
 
 _EXPERT = "VZOOM_EXPERT"

@@ -10,10 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from ...world.evaluate import question_seeds
-from ...world.questions import Question, ask_questions, config_for
-from ...world.spec import make_video
-from ...world.video import render
+from ...synthetic import Question, ask_questions, config_for, make_video, question_seeds, render
 from ..item import Benchmark, Item
 from .scorers import CHOICE, score_choice
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...config import ZoomConfig
-from ...world.questions import config_for
-from ...world.spec import WorldConfig
+from ...synthetic import WorldConfig, config_for
 from ..collapse import CollapseLimits
 from ..recipe import GRPORecipe, Optimisation, Recipe, ReflectionRecipe, SFTRecipe, WorldLessons
 from ..reward import RewardConfig

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from ...world.draw import Painter
-from ...world.spec import WorldConfig, WorldVideo, make_training_video
+from ...synthetic import Painter, WorldConfig, WorldVideo, make_training_video
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from ...config import ZoomConfig
-from ...world.spec import WorldConfig
+from ...synthetic import WorldConfig
 from .model import Shape
 
 

@@ -10,10 +10,24 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ...protocol import glance_timestamps, render_answer, render_turn
+from ...synthetic import (
+    COLOURS,
+    LETTERS,
+    SHAPES,
+    Flaw,
+    Question,
+    Scene,
+    WorldEvent,
+    WorldVideo,
+    ask,
+    finding_note,
+    next_turn,
+    nothing_note,
+    oracle_turns,
+    scene_note,
+    sightings,
+)
 from ...types import Answer, ZoomCall
-from ...world.oracle import Flaw, finding_note, next_turn, nothing_note, oracle_turns, scene_note, sightings
-from ...world.questions import LETTERS, Question, ask
-from ...world.spec import COLOURS, SHAPES, Scene, WorldEvent, WorldVideo
 from .bank import BankedVideo
 from .example import Example, Layout
 

@@ -13,9 +13,7 @@ import numpy as np
 
 from ...config import ZoomConfig
 from ...protocol import Text, glance_timestamps, prompt, tool_turn
-from ...world.oracle import Flaw, oracle_turns
-from ...world.questions import FAMILIES, ask, config_for
-from ...world.spec import COLOURS, SHAPES, make_training_video
+from ...synthetic import COLOURS, FAMILIES, SHAPES, Flaw, ask, config_for, make_training_video, oracle_turns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
