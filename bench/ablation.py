@@ -184,7 +184,7 @@ def collect(found: Sequence[dict[str, Any]], seeds: Sequence[int]) -> dict[str, 
 
 def figures(seeds: Sequence[Sequence[dict[str, float]]]) -> dict[str, Any]:
     """Means over seeds: accuracy with its interval, zooms, zoom_rate (of questions with a zoom), frames, hit_rate."""
-    from vzoom.eval.intervals import interval
+    from vzoom.eval.scores.intervals import interval
 
     accuracy = interval([[s["accuracy"] for s in scores] for scores in seeds])
 

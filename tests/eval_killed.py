@@ -19,9 +19,9 @@ from pathlib import Path
 from eval_world import small_world
 
 import vzoom
-from vzoom.eval.run import RunConfig, run
-from vzoom.eval.shard import Shard
-from vzoom.eval.store import content_hash, read_positions
+from vzoom.eval.runs.run import RunConfig, run
+from vzoom.eval.runs.shard import Shard
+from vzoom.eval.runs.store import content_hash, read_positions
 from vzoom.zoomer import Zoomer
 
 CONFIG = RunConfig(sessions=1, block=1)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vzoom.eval.failures import failure_of
 from vzoom.eval.item import Item, Verdict
-from vzoom.eval.run import PREDICTIONS
-from vzoom.eval.store import Prediction, Store, Timing
+from vzoom.eval.runs.run import PREDICTIONS
+from vzoom.eval.runs.store import Prediction, Store, Timing
+from vzoom.eval.scores.failures import failure_of
 
 OPTIONS = ("star", "moon", "ring", "bolt")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vzoom.eval.item import Benchmark, Item, Verdict
-from vzoom.eval.judge import Judge
+from vzoom.eval.scores.judge import Judge
 from vzoom.protocol.answers import Choice, read_choice
 from vzoom.synthetic.questions import ask_questions
 from vzoom.synthetic.spec import WorldConfig, make_video

@@ -86,7 +86,8 @@ def files_of(folder: Path) -> dict[str, bytes]:
 _MOTHER = """
 import json, os, sys
 from vzoom.cli import main
-import vzoom.data.collect.distill, vzoom.data.collect.reflect, vzoom.models.vocabulary, vzoom.data.collect.rollouts, vzoom.zoomer
+import vzoom.data.collect.distill, vzoom.data.collect.reflect, vzoom.data.collect.rollouts
+import vzoom.models.vocabulary, vzoom.zoomer
 import pyarrow.parquet, transformers.models.qwen2_5_vl.modeling_qwen2_5_vl
 from transformers import AutoTokenizer
 print("ready", flush=True)

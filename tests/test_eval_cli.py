@@ -16,9 +16,9 @@ from vzoom.cli.eval import SWEEPS as CLI_SWEEPS
 from vzoom.cli.eval_output import duration_text
 from vzoom.eval.benchmarks import BENCHMARKS
 from vzoom.eval.item import Verdict
-from vzoom.eval.run import PREDICTIONS
-from vzoom.eval.store import content_hash, read_settings
-from vzoom.eval.sweep import SWEEPS
+from vzoom.eval.runs.run import PREDICTIONS
+from vzoom.eval.runs.store import content_hash, read_settings
+from vzoom.eval.runs.sweep import SWEEPS
 
 
 def test_the_list_names_every_benchmark(capsys: pytest.CaptureFixture[str]) -> None:

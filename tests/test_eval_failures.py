@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from eval_rows import make_item, make_story
 
-from vzoom.eval.failures import MEANING, Failure, failure_of, saw_evidence
 from vzoom.eval.item import Verdict
+from vzoom.eval.scores.failures import MEANING, Failure, failure_of, saw_evidence
 
 WRONG, RIGHT = Verdict("wrong", said="A"), Verdict("right", said="B")
 HIT, MISS = (29.0, 33.0), (5.0, 9.0)

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from vzoom.eval.intervals import interval
+from vzoom.eval.scores.intervals import interval
 
 
 def test_one_group_is_the_binomial_interval():

@@ -11,7 +11,7 @@ import pytest
 from faulty_server import Scripted, ScriptedServer, error, said, scripted_server
 
 from vzoom.chat import Budget, Chat, Endpoint
-from vzoom.eval.judge import HTTPJudge, JudgeFailed
+from vzoom.eval.scores.judge import HTTPJudge, JudgeFailed
 
 RIGHT, WRONG = said('{"right": true}'), said('{"right": false}')
 

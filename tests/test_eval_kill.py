@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from vzoom.cli import main
-from vzoom.eval.run import PREDICTIONS
-from vzoom.eval.store import content_hash, read_positions
+from vzoom.eval.runs.run import PREDICTIONS
+from vzoom.eval.runs.store import content_hash, read_positions
 
 SCRIPT = Path(__file__).with_name("eval_killed.py")
 PATHS = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]

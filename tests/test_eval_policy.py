@@ -9,12 +9,12 @@ import pytest
 
 from vzoom.cli.eval import POLICIES as CLI_POLICIES
 from vzoom.config import ZoomConfig
-from vzoom.eval.confidence import confidence_of
-from vzoom.eval.cost import ModelShape, cost_of
-from vzoom.eval.policy import POLICIES, Policy
-from vzoom.eval.ray_driver import without_ray
-from vzoom.eval.shard import Shard, local_device
-from vzoom.eval.sweep import SWEEPS, points_of
+from vzoom.eval.runs.policy import POLICIES, Policy
+from vzoom.eval.runs.ray_driver import without_ray
+from vzoom.eval.runs.shard import Shard, local_device
+from vzoom.eval.runs.sweep import SWEEPS, points_of
+from vzoom.eval.scores.confidence import confidence_of
+from vzoom.eval.scores.cost import ModelShape, cost_of
 from vzoom.protocol.frame_times import glance_timestamps
 from vzoom.types import Trajectory, VideoInfo, Visual
 

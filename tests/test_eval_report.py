@@ -11,15 +11,15 @@ import pytest
 from eval_rows import make_item, make_story, settings, write_run
 from test_report import EVIL, Page
 
-from vzoom.eval.figures import figures_of
 from vzoom.eval.item import Verdict
-from vzoom.eval.report import page
-from vzoom.eval.report.curves import coloured, curves_of
-from vzoom.eval.report.frames import spread
-from vzoom.eval.report.load import load_groups
-from vzoom.eval.report.pick import pick
-from vzoom.eval.report.plots import nice_ceiling
-from vzoom.eval.store import read_rows
+from vzoom.eval.run_page import page
+from vzoom.eval.run_page.curves import coloured, curves_of
+from vzoom.eval.run_page.frames import spread
+from vzoom.eval.run_page.load import load_groups
+from vzoom.eval.run_page.pick import pick
+from vzoom.eval.run_page.plots import nice_ceiling
+from vzoom.eval.runs.store import read_rows
+from vzoom.eval.scores.figures import figures_of
 from vzoom.report.markup import picture
 from vzoom.synthetic.spec import WorldConfig, make_video
 from vzoom.synthetic.video import render

@@ -10,10 +10,10 @@ import pytest
 from eval_world import small_world
 
 import vzoom
-from vzoom.eval.policy import Policy
-from vzoom.eval.run import Done, RunConfig, run
-from vzoom.eval.shard import Shard
-from vzoom.eval.store import content_hash, read_rows, read_settings
+from vzoom.eval.runs.policy import Policy
+from vzoom.eval.runs.run import Done, RunConfig, run
+from vzoom.eval.runs.shard import Shard
+from vzoom.eval.runs.store import content_hash, read_rows, read_settings
 from vzoom.zoomer import Zoomer
 
 CONFIG = RunConfig(sessions=2, block=2)

@@ -8,9 +8,9 @@ import math
 import numpy as np
 import pytest
 
-from vzoom.eval.compare import compare, compare_by_category, mcnemar_exact
 from vzoom.eval.item import KINDS, Item, Verdict, VerdictKind, judged_in_parts
-from vzoom.eval.scoring import Outcome, across_runs, mean_of_categories, score_run, summarise
+from vzoom.eval.scores.compare import compare, compare_by_category, mcnemar_exact
+from vzoom.eval.scores.scoring import Outcome, across_runs, mean_of_categories, score_run, summarise
 
 
 def outcome(id: str, kind: VerdictKind | Verdict, *categories: str, bucket: str = "") -> Outcome:

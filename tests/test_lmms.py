@@ -18,9 +18,9 @@ from eval_files import write_parquet
 
 import vzoom
 from vzoom.config import ZoomConfig
-from vzoom.lmms.answer import replies
-from vzoom.lmms.question import Generation, read_question
-from vzoom.lmms.settings import Settings
+from vzoom.eval.lmms.answer import replies
+from vzoom.eval.lmms.question import Generation, read_question
+from vzoom.eval.lmms.settings import Settings
 from vzoom.synthetic.questions import ask_questions
 from vzoom.synthetic.spec import make_video
 from vzoom.synthetic.video import render
@@ -232,7 +232,7 @@ def test_its_own_task_runs_unchanged_and_scores_three_of_five(workplace: Path, v
     pytest.importorskip("lmms_eval")
     results, samples = _finish(_start(workplace, videos, "--batch_size", "2", out="run"), workplace, "run")
     assert results["configs"]["videomme"]["dataset_path"] == "lmms-eval/Video-MME"
-    assert "vzoom.lmms.plugin.VZoom (chat)" in results["config"]["model_backend"]
+    assert "vzoom.eval.lmms.plugin.VZoom (chat)" in results["config"]["model_backend"]
     assert results["results"]["videomme"]["videomme_perception_score,none"] == 60.0
     assert [sample["filtered_resps"] for sample in samples] == [result.answer for result in asked]
     assert [sample["input"] for sample in samples] == [result.trajectory.question for result in asked]
@@ -263,7 +263,7 @@ def test_a_killed_run_goes_on_where_it_was(workplace: Path, videos: Path, asked:
 
 def test_what_vzoom_cannot_do_is_said():
     pytest.importorskip("lmms_eval")
-    plugin = importlib.import_module("vzoom.lmms.plugin")
+    plugin = importlib.import_module("vzoom.eval.lmms.plugin")
     model = plugin.VZoom(pretrained="embedded", device="cpu", batch_size="1")
     with pytest.raises(NotImplementedError, match="no likelihood"):
         model.loglikelihood([])

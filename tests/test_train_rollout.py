@@ -10,7 +10,7 @@ import pytest
 
 from vzoom.data.record import Record
 from vzoom.data.store import read
-from vzoom.eval.judge import JudgeFailed
+from vzoom.eval.scores.judge import JudgeFailed
 from vzoom.models import load_checkpoint
 from vzoom.synthetic.dataset import write_questions
 from vzoom.train.minibatches import EMPTY, plan

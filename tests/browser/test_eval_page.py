@@ -10,7 +10,7 @@ from browser.test_page import _CONTRAST, EVIL, chrome, complaints, requests
 from eval_rows import make_item, make_story, write_run
 
 from vzoom.eval.item import Verdict
-from vzoom.eval.report import page as page_of
+from vzoom.eval.run_page import page as page_of
 from vzoom.synthetic.spec import WorldConfig, make_video
 from vzoom.synthetic.video import render
 

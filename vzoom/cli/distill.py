@@ -141,7 +141,7 @@ class Bench:
 
     def verifier(self, questions: list[Record]) -> Verifier:
         from vzoom.data import Verifier
-        from vzoom.eval.judge import judge_for
+        from vzoom.eval import judge_for
 
         return Verifier(self.ledger, judge_for(questions))
 

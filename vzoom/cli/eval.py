@@ -15,10 +15,7 @@ from .eval_output import Progress, print_list, print_run, print_sweep
 from .options import add_looking_options, add_model_options, load_zoomer
 
 if TYPE_CHECKING:
-    from vzoom.eval.item import Benchmark
-    from vzoom.eval.judge import Judge
-    from vzoom.eval.policy import Policy
-    from vzoom.eval.run import RunConfig
+    from vzoom.eval import Benchmark, Judge, Policy, RunConfig
 
 _UNFINISHED = 1
 
@@ -101,9 +98,7 @@ def run(args: argparse.Namespace) -> int:
     if args.list:
         print_list(as_json=args.json)
         return 0
-    from vzoom.eval.benchmarks import benchmark_named
-    from vzoom.eval.ray_driver import run_on_ray
-    from vzoom.eval.run import PREDICTIONS
+    from vzoom.eval import PREDICTIONS, benchmark_named, run_on_ray
 
     if not args.benchmark or (args.out is None and not args.fetch):
         raise ValueError("name a --benchmark and a folder to --out, or ask for the --list")
@@ -125,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _fetch(args: argparse.Namespace, benchmark: Benchmark) -> int:
-    from vzoom.eval.fetch import fetch
+    from vzoom.eval import fetch
 
     if args.root is None:
         raise ValueError("name the folder to fetch into with --root: videos of a data set take 10 GB and more")
@@ -149,8 +144,7 @@ class _Run:
 
 def _runs(args: argparse.Namespace) -> list[_Run]:
     """ValueError for an option that the sweep sets itself."""
-    from vzoom.eval.policy import Policy
-    from vzoom.eval.sweep import points_of
+    from vzoom.eval import Policy, points_of
 
     confidence = 0.9 if args.confidence is None else args.confidence
     policy = Policy(args.policy or "zoom", budget=args.budget, fps=args.fps, confidence=confidence)
@@ -165,8 +159,8 @@ def _runs(args: argparse.Namespace) -> list[_Run]:
 
 def _ask(args: argparse.Namespace, benchmark: Benchmark, root: Path, runs: Sequence[_Run]) -> bool:
     """This process's part of every run; whether all of them are whole with it."""
-    from vzoom.eval.run import run as run_shard
-    from vzoom.eval.shard import Shard, local_device
+    from vzoom.eval import Shard, local_device
+    from vzoom.eval import run as run_shard
 
     shard = Shard.parse(args.shard) if args.shard else Shard.from_environment()
     judge, judge_name = _judge(benchmark, args.no_judge)
@@ -195,7 +189,7 @@ def _ask(args: argparse.Namespace, benchmark: Benchmark, root: Path, runs: Seque
 
 
 def _config(args: argparse.Namespace, policy: Policy) -> RunConfig:
-    from vzoom.eval.run import RunConfig
+    from vzoom.eval import RunConfig
 
     return RunConfig(
         policy,
@@ -229,7 +223,7 @@ def _judge(benchmark: Benchmark, none: bool) -> tuple[Judge | None, str | None]:
     """The judge and the name of its model. ValueError where one is needed and the environment names none."""
     if none or not benchmark.needs_judge:
         return None, None
-    from vzoom.eval.judge import HTTPJudge
+    from vzoom.eval import HTTPJudge
 
     judge = HTTPJudge.from_environment()
     return judge, " ".join(endpoint.model for endpoint in judge.chat.endpoints)

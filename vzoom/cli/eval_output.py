@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING, Any
 from .console import print_json, printable
 
 if TYPE_CHECKING:
-    from vzoom.eval.item import Benchmark
-    from vzoom.eval.run import Done
-    from vzoom.eval.shard import Shard
+    from vzoom.eval import Benchmark, Done, Shard
 
 _COLUMNS = ("accuracy", "interval", "frames", "zooms", "tokens", "gflops", "seconds")
 
 
 def print_list(*, as_json: bool) -> None:
     """The benchmarks, and which files each reads."""
-    from vzoom.eval.benchmarks import BENCHMARKS
+    from vzoom.eval import BENCHMARKS
 
     if as_json:
         print_json({"benchmarks": [_described(benchmark) for benchmark in BENCHMARKS.values()]})
@@ -64,8 +62,7 @@ def print_sweep(sweep: str, files: dict[str, Path], benchmark: Benchmark, *, as_
 
 
 def _figures(file: Path, benchmark: Benchmark) -> dict[str, Any]:
-    from vzoom.eval.figures import figures_of
-    from vzoom.eval.store import content_hash, read_rows, read_settings
+    from vzoom.eval import content_hash, figures_of, read_rows, read_settings
 
     settings = read_settings(file)
     return {

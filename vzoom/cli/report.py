@@ -40,7 +40,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(args: argparse.Namespace) -> int:
-    from vzoom.eval.report import page
+    from vzoom.eval import page
 
     for root in args.root:
         if not root.is_dir():

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ..protocol import LETTERS
-from .judge import Judge
+from .scores.judge import Judge
 
 VerdictKind = Literal["right", "wrong", "unanswered", "unparsable", "unjudged", "missing_video"]
 KINDS: tuple[VerdictKind, ...] = get_args(VerdictKind)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..data import Record
-from ..eval.judge import JudgeFailed, judge_for
+from ..eval import JudgeFailed, judge_for
 from ..synthetic import WorldConfig, ask_world
 from .reward import is_right
 from .rollout import reference_of

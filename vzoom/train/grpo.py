@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ..eval.judge import Judge, judge_for
+from ..eval import Judge, judge_for
 from .callback import keep_last, watch
 from .folder import TrainingFolder
 from .optim import make_optimizer

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ..data import Record
-from ..eval.judge import Judge
+from ..eval import Judge
 from .reward import Reward, RewardConfig
 from .rollout import Sampler, score_all
 from .team import Team

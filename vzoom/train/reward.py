@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..eval.judge import Judge, JudgeFailed
+from ..eval import Judge, JudgeFailed
 from ..protocol import (
     ANSWER_CLOSE,
     ANSWER_OPEN,

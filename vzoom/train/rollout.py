@@ -17,7 +17,7 @@ from torch import nn
 from ..config import Sampling, ZoomConfig
 from ..data import Record, check_video
 from ..engine import Engine, Job
-from ..eval.judge import Judge, JudgeFailed
+from ..eval import Judge, JudgeFailed
 from ..models import Checkpoint, FeatureCache
 from ..types import Failed, Finished, Trajectory
 from ..video import CachedVideo, ClipCache, FrameSource

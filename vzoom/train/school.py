@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..eval.intervals import interval
+from ..eval import interval
 from .recipe import Recipe
 from .run import Run
 from .stages import School

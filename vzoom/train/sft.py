@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..data import Record
-from ..eval.judge import Judge, judge_for
+from ..eval import Judge, judge_for
 from .features import FrozenFeatures
 from .folder import TrainingFolder
 from .memory import announce

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ..data import Record
-from ..eval.judge import Judge
+from ..eval import Judge
 from .folder import TrainingFolder
 from .heldout import evaluate
 from .recipe import SFTRecipe

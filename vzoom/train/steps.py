@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..data import Record
-from ..eval.judge import Judge
+from ..eval import Judge
 from .collapse import StepStats, alarm
 from .policy import Policy
 from .progress import Progress, draw

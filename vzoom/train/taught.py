@@ -27,7 +27,7 @@ from ..data import (
     shards,
     write_summary,
 )
-from ..eval.judge import judge_for
+from ..eval import judge_for
 from ..models import load_patch_spec, load_vocabulary, vocabulary_of
 from ..protocol import render_turn
 from ..synthetic import OracleServer, facts_of, next_turn

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from ..item import Item, Verdict
-from ..judge import Judge
+from ..scores.judge import Judge
 
 OPEN = "open/1"
 

@@ -6,7 +6,7 @@ import json
 
 from ...protocol import Choice, NoChoice, read_choice
 from ..item import Item, Verdict, judged_in_parts
-from ..judge import Judge
+from ..scores.judge import Judge
 
 CHOICE, JUDGED, PARTS = "choice/1", "judge/1", "parts/1"
 

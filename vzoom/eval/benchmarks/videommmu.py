@@ -20,7 +20,7 @@ from pathlib import Path
 
 from ...protocol import LETTERS
 from ..item import SEVERAL, Benchmark, Item, Verdict
-from ..judge import Judge
+from ..scores.judge import Judge
 from .open_answers import OPEN, score_open
 from .options import listed, unlabelled
 from .rows import Row, locate, parquet_rows

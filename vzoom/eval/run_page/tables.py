@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 from vzoom.report import escape, number_text
 
-from ..compare import Comparison, compare
-from ..failures import MEANING, Failure
-from ..figures import Figures
-from ..intervals import Estimate
-from ..scoring import Scores, Summary
+from ..scores.compare import Comparison, compare
+from ..scores.failures import MEANING, Failure
+from ..scores.figures import Figures
+from ..scores.intervals import Estimate
+from ..scores.scoring import Scores, Summary
 from .load import Group, LoadedRun
 
 _PAPER = {

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from vzoom.report import escape
 
-from ..figures import Figures
+from ..scores.figures import Figures
 from .curves import KNOBS, Curve, curves_of
 from .load import Group, LoadedRun
 

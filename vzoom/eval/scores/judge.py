@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..chat import Chat, ChatFailed, endpoints_from_environment
-from ..data import Record
+from ...chat import Chat, ChatFailed, endpoints_from_environment
+from ...data import Record
 
 _SYSTEM = (
     "You compare an answer with the reference answer to a question about a video. The answer is right if it means the "

@@ -21,9 +21,9 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
-from ..synthetic import is_hit
-from ..types import CallError, StopReason
-from .item import Item, Verdict
+from ...synthetic import is_hit
+from ...types import CallError, StopReason
+from ..item import Item, Verdict
 
 
 class Failure(StrEnum):

@@ -9,9 +9,9 @@ from typing import Any
 from vzoom.protocol import LETTERS
 from vzoom.report import clock_text, count_text, escape, number_text, span_text, turn_markup, zoom_colour
 
-from ..failures import MEANING, Failure
 from ..item import Item
-from ..store import Row
+from ..runs.store import Row
+from ..scores.failures import MEANING, Failure
 from .frames import find_video, frames_markup
 from .load import Group, LoadedRun, story_of
 from .pick import pick

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..eval.ask import seed_of
-from ..eval.item import Item
+from ..item import Item
+from ..runs.ask import seed_of
 
 # lmms-eval's separator of few-shot examples, which it puts into every task's stops. Ours end with their answer tag,
 # and paragraphs of a long answer are part of it; lmms-eval's own adapters leave it out as well.

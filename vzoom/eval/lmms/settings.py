@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from ..config import ZoomConfig
-from ..eval.policy import Policy, PolicyName
-from ..eval.shard import local_device
+from ...config import ZoomConfig
+from ..runs.policy import Policy, PolicyName
+from ..runs.shard import local_device
 
 if TYPE_CHECKING:
-    from ..zoomer import Zoomer
+    from ...zoomer import Zoomer
 
 _TEXTS = ("pretrained", "device", "dtype", "policy")
 _NUMBERS = ("fps", "confidence", "glance_fps")  # all others are whole numbers
@@ -86,7 +86,7 @@ class Settings:
 
     def load(self) -> Zoomer:
         """The model; on this process's own GPU where a launcher started several."""
-        from ..zoomer import load
+        from ...zoomer import load
 
         zoomer = load(self.pretrained, device=local_device(self.device), dtype=self.dtype)
         zoomer.config = self.limit(zoomer.config)

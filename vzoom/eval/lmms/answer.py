@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from ..eval.ask import Asked, ask_block
+from ..runs.ask import Asked, ask_block
 from .question import Question
 from .settings import Settings
 
 if TYPE_CHECKING:
-    from ..zoomer import Zoomer
+    from ...zoomer import Zoomer
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..types import Trajectory
+from ...types import Trajectory
 
 if TYPE_CHECKING:
-    from ..models import VisionLanguageModel
+    from ...models import VisionLanguageModel
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from ..item import KINDS, Headline, Item, Verdict, VerdictKind
 from .intervals import Estimate, interval
-from .item import KINDS, Headline, Item, Verdict, VerdictKind
 
 SCORED: tuple[VerdictKind, ...] = ("right", "wrong", "unanswered", "unparsable")
 

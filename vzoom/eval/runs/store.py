@@ -20,8 +20,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from ..types import STAGES
-from .item import Item
+from ...types import STAGES
+from ..item import Item
 
 FORMAT = 1
 _TYPES = {int: "INTEGER", float: "REAL", str: "TEXT"}

@@ -19,18 +19,18 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..item import Benchmark, Item, Verdict
+from ..scores.cost import ModelShape
+from ..scores.failures import failure_of
+from ..scores.judge import Judge
 from .ask import Asked, ask_block, seed_of
-from .cost import ModelShape
-from .failures import failure_of
-from .item import Benchmark, Item, Verdict
-from .judge import Judge
 from .model_hash import model_hash
 from .policy import Policy
 from .shard import Shard
 from .store import Prediction, Store, Timing, check_same, merge, read_positions, read_settings
 
 if TYPE_CHECKING:
-    from ..zoomer import Zoomer
+    from ...zoomer import Zoomer
 
 PREDICTIONS = "predictions.sqlite"
 _JUDGES = 8  # answers that are judged at once

@@ -6,7 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..models import VisionLanguageModel
+    from ...models import VisionLanguageModel
 
 
 def model_hash(model: VisionLanguageModel) -> str:

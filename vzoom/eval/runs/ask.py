@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from zlib import crc32
 
-from ..config import Sampling, ZoomConfig
-from ..engine import Engine, Job
-from ..models import FeatureCache
-from ..types import STAGES, Failed, Finished, Trajectory
-from ..video import CachedVideo, VideoError
-from .confidence import confidence_of
-from .cost import ModelShape, cost_of
-from .item import Item
+from ...config import Sampling, ZoomConfig
+from ...engine import Engine, Job
+from ...models import FeatureCache
+from ...types import STAGES, Failed, Finished, Trajectory
+from ...video import CachedVideo, VideoError
+from ..item import Item
+from ..scores.confidence import confidence_of
+from ..scores.cost import ModelShape, cost_of
 from .policy import Policy
 
 if TYPE_CHECKING:
-    from ..zoomer import Zoomer
+    from ...zoomer import Zoomer
 
 
 @dataclass

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..item import Headline, Verdict, VerdictKind
+from ..runs.store import Prediction, Row
 from .failures import Failure
 from .intervals import Estimate
-from .item import Headline, Verdict, VerdictKind
 from .scoring import Outcome, Scores, score_run
-from .store import Prediction, Row
 
 
 @dataclass(frozen=True)

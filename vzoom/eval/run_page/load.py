@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..benchmarks import BENCHMARKS
-from ..figures import Figures, figures_of, outcomes_of
-from ..run import PREDICTIONS
-from ..scoring import Outcome
-from ..store import Row, read_rows, read_settings
+from ..runs.run import PREDICTIONS
+from ..runs.store import Row, read_rows, read_settings
+from ..scores.figures import Figures, figures_of, outcomes_of
+from ..scores.scoring import Outcome
 
 NUM_COLOURS = 6
 

@@ -13,4 +13,4 @@ def manifest() -> Any:
     """What lmms-eval's registry asks for: the model's name there, and where its class lies."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
-    return ModelManifest(model_id="vzoom", chat_class_path="vzoom.lmms.plugin.VZoom")
+    return ModelManifest(model_id="vzoom", chat_class_path="vzoom.eval.lmms.plugin.VZoom")

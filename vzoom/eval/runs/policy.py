@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from ..config import ZoomConfig
+from ...config import ZoomConfig
 
 PolicyName = Literal["zoom", "uniform", "gated", "early-stop"]
 POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..protocol import ANSWER_OPEN
-from ..types import Trajectory
+from ...protocol import ANSWER_OPEN
+from ...types import Trajectory
 
 
 def confidence_of(trajectory: Trajectory, tokenizer: Any) -> float:

@@ -1,0 +1,1 @@
+"""Asking a benchmark of a model: policies, shards, predictions on disk."""

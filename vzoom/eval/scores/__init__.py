@@ -1,0 +1,1 @@
+"""Predictions -> verdicts, failures, figures with their intervals, costs."""
