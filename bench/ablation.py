@@ -74,8 +74,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _recipe(scale: float) -> Any:
-    from vzoom.train.recipe import scaled
     from vzoom.train.recipes import RECIPES
+    from vzoom.train.recipes.recipe import scaled
 
     recipe = RECIPES["ablation"]()
     return recipe if scale == 1 else scaled(recipe, scale)
@@ -83,8 +83,8 @@ def _recipe(scale: float) -> Any:
 
 def _common(work: Path, recipe: Any) -> None:
     """What all seeds share: the base, the questions, the exemplars."""
-    from vzoom.train.run import Run
-    from vzoom.train.stages import School
+    from vzoom.train.pipeline.run import Run
+    from vzoom.train.pipeline.stages import School
 
     with Run(work / "common", say=_say("common")) as run:
         school = School(run, recipe)
@@ -96,8 +96,8 @@ def one_seed(work: Path, recipe: Any, seed: int, num_questions: int) -> dict[str
     """All rows of one seed: row -> what its examinations gave."""
     import torch
 
-    from vzoom.train.run import Run
-    from vzoom.train.stages import School, with_seed
+    from vzoom.train.pipeline.run import Run
+    from vzoom.train.pipeline.stages import School, with_seed
 
     torch.set_num_threads(1)
     common = work / "common"
@@ -149,7 +149,7 @@ def one_seed(work: Path, recipe: Any, seed: int, num_questions: int) -> dict[str
 
 def _uniform(school: Any, base: Path, exemplars: Path, held_out: Path, num_frames: int) -> Path:
     """SFT on right answers to the exemplars' questions, with uniform frames and no zooms."""
-    from vzoom.train.stages import uniform
+    from vzoom.train.pipeline.stages import uniform
 
     (config,) = school.world.worlds.values()
     zoom = uniform(school.recipe.zoom, num_frames=num_frames, duration_seconds=config.duration_seconds)
@@ -208,7 +208,7 @@ def ceiling(recipe: Any, num_frames: int, seeds: Sequence[int], num_questions: i
     from vzoom.synthetic.evaluate import question_seeds
     from vzoom.synthetic.questions import ask_questions, is_hit
     from vzoom.synthetic.spec import make_video
-    from vzoom.train.stages import uniform
+    from vzoom.train.pipeline.stages import uniform
 
     config = recipe.world.worlds[FAMILY]
     zoom = uniform(recipe.zoom, num_frames=num_frames, duration_seconds=config.duration_seconds)

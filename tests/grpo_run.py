@@ -8,9 +8,9 @@ from pathlib import Path
 
 import training
 
-from vzoom.train.collapse import CollapseLimits
-from vzoom.train.grpo import run_grpo
-from vzoom.train.recipe import GRPORecipe, Optimisation, Recipe
+from vzoom.train.recipes.recipe import GRPORecipe, Optimisation, Recipe
+from vzoom.train.rl.collapse import CollapseLimits
+from vzoom.train.rl.grpo import run_grpo
 from vzoom.zoomer import embedded_path
 
 ZOOM = replace(training.ZOOM, max_new_tokens=40, max_zooms=2)

@@ -41,8 +41,8 @@ from vzoom.synthetic import make_video, render
 from vzoom.synthetic.oracle import oracle_turns
 from vzoom.synthetic.questions import ask, ask_questions, config_for
 from vzoom.synthetic.spec import WorldConfig
-from vzoom.train.tiny.bank import FrameBank
-from vzoom.train.tiny.drills import Builder
+from vzoom.train.pretrain.frame_store import FrameBank
+from vzoom.train.pretrain.tasks import Builder
 from vzoom.types import Answer, CallError, Clip, Malformed, StopReason, ZoomCall
 from vzoom.zoomer import embedded_path, load
 

@@ -10,11 +10,11 @@ from vzoom.protocol.parse import parse_turn
 from vzoom.protocol.render import prompt
 from vzoom.protocol.tokenize import lay_out
 from vzoom.synthetic.spec import WorldConfig
-from vzoom.train.tiny.bank import FrameBank
-from vzoom.train.tiny.drills import Builder
-from vzoom.train.tiny.forward import augment, collate, encode_frames, frames_to_pixels, learned_logits
-from vzoom.train.tiny.model import build_model
-from vzoom.train.tiny.tokenizer import SPECIAL, TAGS, build_tokenizer
+from vzoom.train.pretrain.forward import augment, collate, encode_frames, frames_to_pixels, learned_logits
+from vzoom.train.pretrain.frame_store import FrameBank
+from vzoom.train.pretrain.model import build_model
+from vzoom.train.pretrain.tasks import Builder
+from vzoom.train.pretrain.tokenizer import SPECIAL, TAGS, build_tokenizer
 from vzoom.types import Answer, ZoomCall
 
 CONFIG = ZoomConfig(prompt="brief", min_pixels=3136, max_pixels=3136)

@@ -10,12 +10,12 @@ import torch
 
 from vzoom.config import ZoomConfig
 from vzoom.synthetic.spec import WorldConfig
-from vzoom.train.export import export
+from vzoom.train.pretrain.curriculum import Curriculum, Stage
+from vzoom.train.pretrain.export import export
+from vzoom.train.pretrain.model import Shape, build_model
+from vzoom.train.pretrain.pretrain import Pretraining, pretrain
+from vzoom.train.pretrain.tokenizer import build_tokenizer
 from vzoom.train.recipes import tiny
-from vzoom.train.tiny.curriculum import Curriculum, Stage
-from vzoom.train.tiny.model import Shape, build_model
-from vzoom.train.tiny.pretrain import Pretraining, pretrain
-from vzoom.train.tiny.tokenizer import build_tokenizer
 from vzoom.video.patches import PatchSpec, grid_for
 
 ALL = dict.fromkeys(("captions", "recall", "letters", "look", "scenes", "listing", "reading", "answers"), 1)

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from vzoom.train import __main__ as command_line
-from vzoom.train import grpo, sft
-from vzoom.train.recipe import Recipe
+from vzoom.train.pretrain import pretrain
 from vzoom.train.recipes import RECIPES, recipe_named
-from vzoom.train.tiny import pretrain
+from vzoom.train.recipes.recipe import Recipe
+from vzoom.train.rl import grpo
+from vzoom.train.sft import sft
 
 Calls = list[tuple[Any, dict[str, Any]]]
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from vzoom.train.collapse import Alarm, Collapse, CollapseLimits, StepStats, alarm
+from vzoom.train.rl.collapse import Alarm, Collapse, CollapseLimits, StepStats, alarm
 from vzoom.types import Answer, StopReason, Trajectory, Turn, VideoInfo
 
 FINE = StepStats(zoom_rate=0.6, format_rate=0.95, cut_rate=0.02, mean_tokens=100.0)

@@ -13,10 +13,10 @@ from data_records import CONFIG, REFLECTION, VIDEO, ZOOM
 from vzoom.models.vocabulary import load_vocabulary
 from vzoom.protocol.mrope import run_positions
 from vzoom.protocol.tokenize import Run
-from vzoom.train.collate import IGNORED, collate, pad_rows
-from vzoom.train.policy import load_policy, token_logprobs
-from vzoom.train.recipe import SFTRecipe
-from vzoom.train.samples import FrameRef, Sample, from_record
+from vzoom.train.common.collate import IGNORED, collate, pad_rows
+from vzoom.train.common.policy import load_policy, token_logprobs
+from vzoom.train.common.samples import FrameRef, Sample, from_record
+from vzoom.train.recipes.recipe import SFTRecipe
 from vzoom.zoomer import embedded_path
 
 VOCABULARY = load_vocabulary(str(embedded_path()))

@@ -14,9 +14,9 @@ from training import lesson, lessons, policy_of, small_video
 from vzoom.data.store import read
 from vzoom.models import Checkpoint, load_checkpoint
 from vzoom.models.vision import FeatureCache, encode_clips
-from vzoom.train.feature_rows import FileRows, MemoryRows
-from vzoom.train.features import FrozenFeatures, Pixels, Tower, read_frames, version_of
-from vzoom.train.samples import Sample, from_record
+from vzoom.train.common.feature_rows import FileRows, MemoryRows
+from vzoom.train.common.features import FrozenFeatures, Pixels, Tower, read_frames, version_of
+from vzoom.train.common.samples import Sample, from_record
 from vzoom.video import ClipCache
 from vzoom.video.patches import PatchBuffer
 from vzoom.zoomer import embedded_path

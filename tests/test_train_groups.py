@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vzoom.train.groups import ClipBounds, Group, advantages, refill_size, sift
+from vzoom.train.rl.groups import ClipBounds, Group, advantages, refill_size, sift
 
 REWARDS = st.lists(st.sampled_from([0.0, 0.1, 0.9, 1.0, 1.4, 1.5]), min_size=2, max_size=16)
 

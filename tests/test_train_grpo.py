@@ -16,10 +16,10 @@ import torch
 
 import vzoom
 from vzoom.synthetic.dataset import write_questions
-from vzoom.train import policy as policy_module
-from vzoom.train.collapse import CollapseLimits
-from vzoom.train.keep import Log, mark_whole, newest_whole
-from vzoom.train.parity import ParityError
+from vzoom.train.common import policy as policy_module
+from vzoom.train.common.checkpoints import Log, mark_whole, newest_whole
+from vzoom.train.rl.collapse import CollapseLimits
+from vzoom.train.rl.logprob_mismatch import ParityError
 from vzoom.zoomer import embedded_path
 
 from . import grpo_run
@@ -29,8 +29,8 @@ from .training import WORLD
 
 pytest.importorskip("trl")
 
-from vzoom.train.grpo import run_grpo
-from vzoom.train.seam import check_seam, trainer_class
+from vzoom.train.rl.grpo import run_grpo
+from vzoom.train.rl.trl_adapter import check_seam, trainer_class
 
 
 @pytest.fixture(scope="module")

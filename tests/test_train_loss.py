@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from vzoom.train.recipe import GRPORecipe, Optimisation, Recipe
-from vzoom.train.rows import Rows
-from vzoom.train.seam import _inputs
+from vzoom.train.recipes.recipe import GRPORecipe, Optimisation, Recipe
+from vzoom.train.rl.rows import Rows
+from vzoom.train.rl.trl_adapter import _inputs
 from vzoom.zoomer import embedded_path
 
 
@@ -22,9 +22,9 @@ def logs(*rows: list[float]) -> torch.Tensor:
 def trainer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A real trainer of the recipe's settings; its model is never run."""
     pytest.importorskip("trl")
-    from vzoom.train.grpo import _arguments, _numbers
-    from vzoom.train.policy import load_policy
-    from vzoom.train.seam import no_reward, trainer_class
+    from vzoom.train.common.policy import load_policy
+    from vzoom.train.rl.grpo import _arguments, _numbers
+    from vzoom.train.rl.trl_adapter import no_reward, trainer_class
 
     part = GRPORecipe(
         Optimisation(1e-6), questions_per_step=2, num_rollouts=2, updates_per_step=1, micro_batch_size=4, kl_weight=0.1,

@@ -10,8 +10,8 @@ from checkpoints import config_of
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig
 
-from vzoom.train.memory import Shape, estimate
-from vzoom.train.policy import LORA_MODULES
+from vzoom.train.common.memory import Shape, estimate
+from vzoom.train.common.policy import LORA_MODULES
 from vzoom.train.recipes import recipe_named
 
 SIZES = {  # of Qwen/Qwen2.5-VL-…-Instruct

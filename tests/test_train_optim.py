@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from transformers import AutoModelForImageTextToText
 
-from vzoom.train.optim import make_optimizer
-from vzoom.train.recipe import Optimisation
+from vzoom.train.common.optim import make_optimizer
+from vzoom.train.recipes.recipe import Optimisation
 from vzoom.zoomer import embedded_path
 
 BOTH = Optimisation(1e-3, muon_learning_rate=1e-2, weight_decay=0.1)

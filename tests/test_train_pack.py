@@ -13,13 +13,13 @@ from vzoom.data.store import read
 from vzoom.models import load_checkpoint
 from vzoom.synthetic.dataset import write_questions
 from vzoom.synthetic.questions import config_for
-from vzoom.train.collate import IGNORED, pad_rows
-from vzoom.train.minibatches import EMPTY, plan
-from vzoom.train.pack import pack
-from vzoom.train.policy import Policy, load_policy, token_logprobs
-from vzoom.train.recipe import GRPORecipe
-from vzoom.train.rollout import Sampler
-from vzoom.train.samples import Sample, from_trajectory
+from vzoom.train.common.collate import IGNORED, pad_rows
+from vzoom.train.common.policy import Policy, load_policy, token_logprobs
+from vzoom.train.common.samples import Sample, from_trajectory
+from vzoom.train.recipes.recipe import GRPORecipe
+from vzoom.train.rl.minibatches import EMPTY, plan
+from vzoom.train.rl.pack import pack
+from vzoom.train.rl.rollout import Sampler
 from vzoom.zoomer import embedded_path
 
 BASE = str(embedded_path())

@@ -21,10 +21,10 @@ from vzoom.models import load_checkpoint
 from vzoom.models.vocabulary import vocabulary_of
 from vzoom.protocol.render import render_turn
 from vzoom.synthetic.dataset import write_questions
-from vzoom.train.parity import Gap, ParityError, check, compact, gap_of, total
-from vzoom.train.policy import Policy, load_policy, token_logprobs
-from vzoom.train.recipe import GRPORecipe
-from vzoom.train.samples import Sample, from_trajectory
+from vzoom.train.common.policy import Policy, load_policy, token_logprobs
+from vzoom.train.common.samples import Sample, from_trajectory
+from vzoom.train.recipes.recipe import GRPORecipe
+from vzoom.train.rl.logprob_mismatch import Gap, ParityError, check, compact, gap_of, total
 from vzoom.types import Finished, ZoomCall
 from vzoom.video import ClipCache
 from vzoom.video.cached import CachedVideo
@@ -130,7 +130,7 @@ def other_frames(batch: dict[str, torch.Tensor]) -> None:
 def test_a_planted_bug_is_found_and_placed(
     rollouts: list[tuple[Sample, int]], policy: Policy, monkeypatch: pytest.MonkeyPatch, bug: Any
 ) -> None:
-    from vzoom.train import policy as module
+    from vzoom.train.common import policy as module
 
     right = module.collate
 

@@ -15,10 +15,10 @@ from training import PLAIN, played, policy_of, roomy, sample_of, small_video
 from vzoom.config import Sampling
 from vzoom.data.record import VideoRef
 from vzoom.models import Checkpoint, load_checkpoint
-from vzoom.train import policy as policy_module
-from vzoom.train.policy import DEEPSTACK_SINCE, CachedTower, token_logprobs, whole_tower
-from vzoom.train.recipe import Lora, SFTRecipe
-from vzoom.train.samples import Sample
+from vzoom.train.common import policy as policy_module
+from vzoom.train.common.policy import DEEPSTACK_SINCE, CachedTower, token_logprobs, whole_tower
+from vzoom.train.common.samples import Sample
+from vzoom.train.recipes.recipe import Lora, SFTRecipe
 from vzoom.zoomer import Zoomer, embedded_path
 
 PIXELS = replace(PLAIN, cache_features=False)

@@ -16,7 +16,16 @@ from vzoom.config import ZoomConfig
 from vzoom.engine.session import Feed, Fetch, Session
 from vzoom.eval.scores.judge import JudgeFailed
 from vzoom.protocol.vocabulary import Vocabulary
-from vzoom.train.reward import Reference, Reward, RewardConfig, ZoomRate, is_right, is_well_formed, score, tool_reward
+from vzoom.train.rl.reward import (
+    Reference,
+    Reward,
+    RewardConfig,
+    ZoomRate,
+    is_right,
+    is_well_formed,
+    score,
+    tool_reward,
+)
 from vzoom.types import Clip, StopReason, Trajectory, Turn, VideoInfo
 
 Converse = Callable[..., Trajectory]

@@ -13,12 +13,12 @@ from vzoom.data.store import read
 from vzoom.eval.scores.judge import JudgeFailed
 from vzoom.models import load_checkpoint
 from vzoom.synthetic.dataset import write_questions
-from vzoom.train.minibatches import EMPTY, plan
-from vzoom.train.progress import Progress, draw
-from vzoom.train.refill import fill
-from vzoom.train.reward import Reward, RewardConfig
-from vzoom.train.rollout import Rolled, Sampler, reference_of, rollout_seed, score_all
-from vzoom.train.team import Team
+from vzoom.train.common.dist import Team
+from vzoom.train.rl.minibatches import EMPTY, plan
+from vzoom.train.rl.progress import Progress, draw
+from vzoom.train.rl.refill import fill
+from vzoom.train.rl.reward import Reward, RewardConfig
+from vzoom.train.rl.rollout import Rolled, Sampler, reference_of, rollout_seed, score_all
 from vzoom.types import Trajectory
 from vzoom.zoomer import embedded_path
 
@@ -161,8 +161,8 @@ def test_each_pass_draws_every_question_once(questions: list[Record]) -> None:
 def test_progress_survives_json() -> None:
     from json import dumps, loads
 
-    from vzoom.train.collapse import StepStats
-    from vzoom.train.reward import ZoomRate
+    from vzoom.train.rl.collapse import StepStats
+    from vzoom.train.rl.reward import ZoomRate
 
     progress = Progress(3, 40, ZoomRate(0.3, 0.5, 3), (StepStats(0.1, 0.2, 0.3, 40.5),) * 3, (0.7, 2), 1)
     assert Progress.from_json(loads(dumps(progress.to_json()))) == progress

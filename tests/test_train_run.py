@@ -3,7 +3,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from vzoom.train.run import MANIFEST, Run, digest
+from vzoom.train.pipeline.run import MANIFEST, Run, digest
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from transformers import AutoModelForImageTextToText
 from vzoom.data.tokens import tokenise
 from vzoom.models.vocabulary import load_vocabulary
 from vzoom.protocol.vocabulary import Vocabulary
-from vzoom.train.samples import Sample, from_record, from_trajectory
+from vzoom.train.common.samples import Sample, from_record, from_trajectory
 from vzoom.types import StopReason
 from vzoom.zoomer import embedded_path
 

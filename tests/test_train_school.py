@@ -17,11 +17,11 @@ import vzoom
 from vzoom.cli import main
 from vzoom.cli.school import RECIPES as NAMES
 from vzoom.data.store import read
-from vzoom.train.recipe import ReflectionRecipe, scaled
+from vzoom.train.pipeline.pipeline import run_school
+from vzoom.train.pipeline.run import MANIFEST, Run
+from vzoom.train.pipeline.stages import School, uniform
 from vzoom.train.recipes import RECIPES, recipe_named
-from vzoom.train.run import MANIFEST, Run
-from vzoom.train.school import run_school
-from vzoom.train.stages import School, uniform
+from vzoom.train.recipes.recipe import ReflectionRecipe, scaled
 
 STAGES = [
     "base",
@@ -129,7 +129,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from test_train_school import rehearsal
-from vzoom.train.school import run_school
+from vzoom.train.pipeline.pipeline import run_school
 run_school(rehearsal(), Path(sys.argv[1]), say=lambda line: print(line, flush=True))
 """
 

@@ -21,12 +21,12 @@ from training import ZOOM, lessons
 import vzoom
 from vzoom.data.store import read
 from vzoom.data.validate import InvalidRecord
-from vzoom.train import sft_watch as module
-from vzoom.train.policy import load_policy
-from vzoom.train.recipe import Lora, Optimisation, Recipe, SFTRecipe
-from vzoom.train.samples import from_record
-from vzoom.train.sft import run_sft
-from vzoom.train.trainer_args import num_updates, order
+from vzoom.train.common.policy import load_policy
+from vzoom.train.common.samples import from_record
+from vzoom.train.common.trl_settings import num_updates, order
+from vzoom.train.recipes.recipe import Lora, Optimisation, Recipe, SFTRecipe
+from vzoom.train.sft import callbacks as module
+from vzoom.train.sft.sft import run_sft
 from vzoom.zoomer import embedded_path
 
 BOTH = Optimisation(1e-3, muon_learning_rate=2e-3, warmup=0.2, schedule="cosine")
@@ -164,7 +164,7 @@ def test_two_processes_give_the_losses_of_one(data: tuple[Path, Path], tmp_path:
         f"run(replace(RECIPE, sft=part), data, Path({str(tmp_path / 'two')!r}))\n"
     )
     root = Path(__file__).parents[1]
-    config = root / "vzoom" / "train" / "accelerate" / "cpu2.yaml"
+    config = root / "vzoom" / "train" / "accelerate_configs" / "cpu2.yaml"
     paths = os.pathsep.join((str(root), str(root / "tests")))
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
     made = subprocess.run(

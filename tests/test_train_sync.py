@@ -16,10 +16,10 @@ import torch
 from vzoom.config import Sampling
 from vzoom.models import load_checkpoint
 from vzoom.models.vision import FeatureCache
-from vzoom.train.keep import save_whole
-from vzoom.train.policy import load_policy, stock_model
-from vzoom.train.recipe import GRPORecipe, Lora
-from vzoom.train.sync import sync
+from vzoom.train.common.checkpoints import save_whole
+from vzoom.train.common.policy import load_policy, stock_model
+from vzoom.train.common.weight_sync import sync
+from vzoom.train.recipes.recipe import GRPORecipe, Lora
 from vzoom.zoomer import Zoomer, embedded_path, load
 
 from .training import small_video

@@ -20,9 +20,9 @@ from vzoom.synthetic import make_video, render
 from vzoom.synthetic.dataset import facts_of, write_questions
 from vzoom.synthetic.oracle import oracle_turns
 from vzoom.synthetic.spec import WorldConfig
-from vzoom.train.policy import Policy, load_policy
-from vzoom.train.recipe import SFTRecipe
-from vzoom.train.samples import Sample, from_trajectory
+from vzoom.train.common.policy import Policy, load_policy
+from vzoom.train.common.samples import Sample, from_trajectory
+from vzoom.train.recipes.recipe import SFTRecipe
 from vzoom.types import StopReason, Trajectory, ZoomCall
 from vzoom.verify import replay
 

@@ -25,7 +25,7 @@ examples:
   vzoom school tiny --out school
   vzoom school tiny --out rehearsal --scale 0.01
   vzoom school qwen2.5-vl-7b --questions questions --held-out held-out --out school \\
-      --launch "accelerate launch --config_file vzoom/train/accelerate/fsdp2.yaml"
+      --launch "accelerate launch --config_file vzoom/train/accelerate_configs/fsdp2.yaml"
 """
 
 
@@ -48,10 +48,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(args: argparse.Namespace) -> int:
-    from vzoom.train.recipe import scaled
-    from vzoom.train.recipes import recipe_named
-    from vzoom.train.school import run_school
-    from vzoom.train.stages import with_seed
+    from vzoom.train import recipe_named, run_school, scaled, with_seed
 
     recipe = with_seed(recipe_named(args.recipe), args.seed)
     if args.scale is not None:

@@ -1,1 +1,5 @@
-"""Training: rewards, rollouts, SFT and GRPO on TRL, the school. `python -m vzoom.train --help`."""
+"""Training of models that zoom: pretrain, sft, grpo and the pipeline of all of them. `python -m vzoom.train --help`."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

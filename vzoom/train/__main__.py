@@ -1,6 +1,6 @@
 """`python -m vzoom.train base|sft|grpo RECIPE --out DIR`: one stage of a school, on its own.
 
-By itself it is one process; `accelerate launch --config_file vzoom/train/accelerate/fsdp2.yaml -m vzoom.train …` is
+By itself it is one process; `accelerate launch --config_file vzoom/train/accelerate_configs/fsdp2.yaml -m vzoom.train …` is
 many.
 """
 
@@ -13,8 +13,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from .recipe import Recipe, scaled
 from .recipes import RECIPES, recipe_named
+from .recipes.recipe import Recipe, scaled
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,7 +34,7 @@ _say = partial(print, flush=True)
 
 
 def _base(recipe: Recipe, args: argparse.Namespace) -> None:
-    from .tiny.pretrain import pretrain
+    from .pretrain.pretrain import pretrain
 
     if recipe.world is None:
         raise ValueError(f"recipe {recipe.name} begins with {recipe.base}, which exists: there is nothing to pretrain")
@@ -46,7 +46,7 @@ def _base(recipe: Recipe, args: argparse.Namespace) -> None:
 
 
 def _sft(recipe: Recipe, args: argparse.Namespace) -> None:
-    from .sft import run_sft
+    from .sft.sft import run_sft
 
     run_sft(
         recipe,
@@ -60,7 +60,7 @@ def _sft(recipe: Recipe, args: argparse.Namespace) -> None:
 
 
 def _grpo(recipe: Recipe, args: argparse.Namespace) -> None:
-    from .grpo import run_grpo
+    from .rl.grpo import run_grpo
 
     run_grpo(
         recipe,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..recipe import Recipe
 from . import qwen, tiny
+from .recipe import Recipe
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "tiny": tiny.tiny,

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...config import ZoomConfig
-from ..groups import ClipBounds
-from ..recipe import GRPORecipe, Lora, Optimisation, Recipe, ReflectionRecipe, SFTRecipe
-from ..reward import RewardConfig
+from ..rl.groups import ClipBounds
+from ..rl.reward import RewardConfig
+from .recipe import GRPORecipe, Lora, Optimisation, Recipe, ReflectionRecipe, SFTRecipe
 
 
 def qwen2_5_vl_7b() -> Recipe:
-    """VideoZoomer's figures (arXiv 2512.22315) on eight GPUs of 80 GB: see `vzoom/train/accelerate/fsdp2.yaml`.
+    """VideoZoomer's figures (arXiv 2512.22315) on eight GPUs of 80 GB: see `vzoom/train/accelerate_configs/fsdp2.yaml`.
 
     Where the paper gives none (batch of SFT, ratio of reflections, length of RL), they are ours.
     """

@@ -10,10 +10,10 @@ from dataclasses import replace
 
 from ...config import ZoomConfig
 from ...synthetic import WorldConfig, config_for
-from ..collapse import CollapseLimits
-from ..recipe import GRPORecipe, Optimisation, Recipe, ReflectionRecipe, SFTRecipe, WorldLessons
-from ..reward import RewardConfig
-from ..tiny.curriculum import Curriculum, Stage
+from ..pretrain.curriculum import Curriculum, Stage
+from ..rl.collapse import CollapseLimits
+from ..rl.reward import RewardConfig
+from .recipe import GRPORecipe, Optimisation, Recipe, ReflectionRecipe, SFTRecipe, WorldLessons
 
 _SIDE = 56  # pixels of a frame: four visual tokens
 

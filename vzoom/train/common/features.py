@@ -1,0 +1,190 @@
+"""What fills the image tokens of training samples: pixels for a tower in training, or its features where it is frozen.
+
+Frames are read, resized, cut into patches and encoded by the code that the engine runs, so a trainer sees what the
+sampler saw. A frozen tower encodes each distinct frame once; a file keeps the features for a run that is resumed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+
+from ...data import check_video
+from ...models import FAMILIES, FeatureCache, Features, ImageEncoder, encode_clips
+from ...types import Clip
+from ...video import CachedVideo, ClipCache, PatchBuffer, PatchSpec, frames_to_patches
+from .feature_rows import FileRows, MemoryRows
+from .samples import FrameRef, Sample
+
+
+class Visuals(Protocol):
+    """What `collate` puts in pixel_values. rows_per_token: rows of it for one image token."""
+
+    rows_per_token: int
+
+    def values(self, samples: Sequence[Sample]) -> torch.Tensor:
+        """[rows, width] of all images of all samples, in order; none without images."""
+        ...
+
+
+def read_frames(sample: Sample, times: Sequence[float], *, cache: ClipCache, spec: PatchSpec) -> Clip:
+    """The sample's frames at `times` (distinct), at the model's size.
+
+    ValueError where the file holds other bytes than when the sample was made, or other frames than it names.
+    """
+    check_video(sample.video)
+    video = CachedVideo(cache, sample.video.path, config=sample.config, spec=spec)
+    clip = video.frames_at(times)
+    if len(clip) != len(times) or any(clip.clamped):
+        raise ValueError(
+            f"conversation {sample.id} names {len(times)} frames of {sample.video.path} from {min(times):g} to "
+            f"{max(times):g} s, but there are {len(clip) - sum(clip.clamped)}: was it recorded from another file?"
+        )
+    return clip
+
+
+def _grid(clip: Clip, spec: PatchSpec) -> tuple[int, int]:
+    height, width = clip.frames.shape[1:3]
+    return height // spec.patch_size, width // spec.patch_size
+
+
+def _check_grid(sample: Sample, grid_hw: tuple[int, int]) -> None:
+    for frame in sample.frames:
+        if frame.grid_hw != grid_hw:
+            raise ValueError(
+                f"conversation {sample.id}: its tokens were laid out for frames of {frame.grid_hw} patches, but "
+                f"{frame.path} gives {grid_hw}"
+            )
+
+
+class Pixels:
+    """Patches for the checkpoint's own tower, each image twice in time, as transformers' processor makes them."""
+
+    def __init__(self, spec: PatchSpec, *, clip_cache: ClipCache | None = None) -> None:
+        self.spec = spec
+        self.rows_per_token = spec.merge_size**2
+        self._cache = clip_cache or ClipCache()
+
+    def values(self, samples: Sequence[Sample]) -> torch.Tensor:
+        width = 3 * self.spec.temporal_patch_size * self.spec.patch_size**2
+        return torch.cat([torch.empty(0, width), *(self._patches(sample) for sample in samples if sample.frames)])
+
+    def _patches(self, sample: Sample) -> torch.Tensor:
+        times = sorted({frame.pts_seconds for frame in sample.frames})
+        clip = read_frames(sample, times, cache=self._cache, spec=self.spec)
+        _check_grid(sample, _grid(clip, self.spec))
+        order = [times.index(frame.pts_seconds) for frame in sample.frames]
+        return frames_to_patches(clip.frames[order], config=sample.config, spec=self.spec)[0]
+
+
+class FrozenFeatures:
+    """Visual tokens of a tower that does not change, each distinct frame encoded once.
+
+    encoder: an engine's model, or `Tower`. feature_cache: that of an engine with the same weights, which may know
+    frames already. file: keeps them on the disk, [rows, width] in the tower's dtype, read through a memory map.
+    Memory otherwise.
+    """
+
+    rows_per_token = 1
+
+    def __init__(
+        self,
+        encoder: ImageEncoder,
+        spec: PatchSpec,
+        *,
+        clip_cache: ClipCache | None = None,
+        feature_cache: FeatureCache | None = None,
+        file: Path | None = None,
+        version: str = "",
+    ) -> None:
+        self.spec = spec
+        self._encoder = encoder
+        self._cache = clip_cache or ClipCache()
+        self._features = FeatureCache(0) if feature_cache is None else feature_cache
+        self._buffer = PatchBuffer()
+        self._held = MemoryRows() if file is None else FileRows(file, dtype=encoder.dtype, version=version)
+        self._of_sample: WeakKeyDictionary[Sample, torch.Tensor] = WeakKeyDictionary()
+        self.num_encoded = 0
+
+    def prepare(self, samples: Sequence[Sample]) -> None:
+        """Encode what is not held yet. The last digits of a feature depend on what else was encoded with it: prepared
+        all at once they are the same in every run, however often it was stopped."""
+        self._encode(samples)
+
+    def values(self, samples: Sequence[Sample]) -> torch.Tensor:
+        self._encode([sample for sample in samples if sample not in self._of_sample])
+        return self._held.take(torch.cat([self._of_sample[sample] for sample in samples]))
+
+    def _encode(self, samples: Sequence[Sample]) -> None:
+        """Encode frames that are not held yet, video by video, and find where the samples' features lie."""
+        wanted: defaultdict[tuple[str, Hashable], dict[FrameRef, Sample]] = defaultdict(dict)
+        for sample in samples:
+            for frame in sample.frames:
+                if _key(frame, sample) not in self._held:
+                    wanted[frame.path, _look(sample)][frame] = sample
+        for frames in wanted.values():
+            self._encode_video(frames)
+        for sample in samples:
+            spans = [self._held.span(_key(frame, sample)) for frame in sample.frames]
+            rows = [np.arange(start, start + count) for start, count in spans]
+            self._of_sample[sample] = torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *rows]))
+
+    def _encode_video(self, frames: dict[FrameRef, Sample]) -> None:
+        sample = next(iter(frames.values()))
+        times = sorted({frame.pts_seconds for frame in frames})
+        clip = read_frames(sample, times, cache=self._cache, spec=self.spec)
+        grid_hw = _grid(clip, self.spec)
+        for other in frames.values():
+            _check_grid(other, grid_hw)
+        clips = [(clip, sample.config)]
+        features, _ = encode_clips(clips, self._encoder, spec=self.spec, cache=self._features, buffer=self._buffer)
+        count = grid_hw[0] * grid_hw[1] // self.spec.merge_size**2
+        made = features[0].split([count] * len(times))
+        by_time = dict(zip(times, made, strict=True))
+        self.num_encoded += len(times)
+        for frame in frames:
+            self._held.add(_key(frame, sample), by_time[frame.pts_seconds].embeds)
+
+
+def _look(sample: Sample) -> tuple[str, int, int]:
+    """What of a config changes the pixels of a frame."""
+    return sample.config.resize, sample.config.min_pixels, sample.config.max_pixels
+
+
+def _key(frame: FrameRef, sample: Sample) -> tuple[Any, ...]:
+    return (sample.video.sha256 or frame.path, frame.pts_seconds, *_look(sample))
+
+
+class Tower:
+    """The engine's vision tower over the weights of a transformers model that belongs to a trainer."""
+
+    temporal_copies = 1
+
+    def __init__(self, hf: Any) -> None:
+        family = next((f for f in FAMILIES if hf.config.model_type in f.model_types), None)
+        if family is None:
+            raise ValueError(f"vzoom has no vision tower for a {hf.config.model_type!r} model")
+        weight = next(hf.model.visual.parameters())
+        self.device, self.dtype = weight.device, weight.dtype
+        self.merge: int = hf.config.vision_config.spatial_merge_size
+        self._tower = family.tower_class(hf.model.visual, device=self.device, dtype=self.dtype)
+
+    @torch.inference_mode()
+    def encode_images(self, patches: torch.Tensor, grid_hw: Sequence[tuple[int, int]]) -> Features:
+        return self._tower.encode(patches.to(self.device, self.dtype), tuple(grid_hw))
+
+
+def version_of(visual: torch.nn.Module) -> str:
+    """A digest of a tower's weights: features on a disk belong to one."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(visual.state_dict().items()):
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

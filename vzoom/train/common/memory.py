@@ -1,0 +1,133 @@
+"""What a training stage will take of a device's memory: said before anything is loaded.
+
+Weights, gradients and optimizer are counted exactly. Activations are a model: what a decoder layer of transformers
+keeps for its backward pass, of all layers, or of one and every layer's input where they are computed again.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from ..recipes.recipe import GRPORecipe, Recipe, SFTRecipe
+from .policy import LORA_MODULES
+
+_GB = 1e9
+_HEAD_TOKENS, _HEAD_COLUMNS = 4096, 32768  # of a tile of logits in TRL's loss
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Numbers of parameters, and the sizes that activations and the KV cache depend on."""
+
+    language: int
+    vision: int
+    adapters_a_rank: int  # parameters of LoRA on every projection, for rank 1
+    layers: int
+    hidden: int
+    intermediate: int
+    kv_width: int  # of a token's keys in a layer
+    vocabulary: int
+
+    @classmethod
+    def of(cls, config: Any) -> Shape:
+        """config: transformers' config of a Qwen-VL model. No weight is made."""
+        import torch
+        from transformers import AutoModelForImageTextToText
+
+        with torch.device("meta"):
+            model = AutoModelForImageTextToText.from_config(config)
+            model.tie_weights()  # transformers 5.0 has not done so yet
+        vision = sum(p.numel() for p in model.model.visual.parameters())
+        adapted = [
+            module.in_features + module.out_features
+            for name, module in model.named_modules()
+            if isinstance(module, torch.nn.Linear) and re.fullmatch(LORA_MODULES, name)
+        ]
+        text = config.text_config
+        head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        return cls(
+            language=sum(p.numel() for p in model.parameters()) - vision,
+            vision=vision,
+            adapters_a_rank=sum(adapted),
+            layers=text.num_hidden_layers,
+            hidden=text.hidden_size,
+            intermediate=text.intermediate_size,
+            kv_width=text.num_key_value_heads * head_dim,
+            vocabulary=text.vocab_size,
+        )
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes a device, by what they are for."""
+
+    stage: str
+    parts: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {size / _GB:.1f}" for name, size in self.parts.items())
+        return f"{self.stage} will take about {self.total / _GB:.1f} GB a device: {parts}"
+
+
+def estimate(
+    recipe: Recipe, part: SFTRecipe | GRPORecipe, shape: Shape, *, on_gpu: bool, num_shards: int = 1
+) -> Estimate:
+    """Of one stage at the longest conversation that recipe.zoom allows.
+
+    on_gpu: mixed precision, as the trainers choose it there. num_shards: processes that share weights, gradients and
+    optimizer (FSDP2, ZeRO-3); 1 where each holds all.
+    """
+    narrow = 2 if on_gpu else 4
+    if part.lora is not None:
+        trained, held = shape.adapters_a_rank * part.lora.rank, shape.language * narrow
+        weights = held + trained * 4
+    else:
+        trained = shape.language + (0 if part.freeze_vision else shape.vision)
+        weights = shape.language * 4
+    tower = shape.vision * (narrow if part.lora is not None else 4)
+    has_muon = part.optimisation.muon_learning_rate is not None
+    parts = {
+        # A tower whose features are cached stands aside, whole, in every process.
+        "weights": weights // num_shards + tower // (1 if part.cache_features else num_shards),
+        "gradients": trained * 4 // num_shards,
+        "optimizer": trained * (4 if has_muon else 8) // num_shards,
+        "activations": part.micro_batch_size * _activations(recipe, part, shape, narrow),
+        "sampler's weights": (shape.language + shape.vision) * narrow,
+        "sampler's KV": _pool_tokens(recipe, part) * 2 * shape.layers * shape.kv_width * narrow,
+    }
+    if isinstance(part, GRPORecipe) and part.kl_weight and part.lora is None:
+        parts["reference"] = shape.language * 4 // num_shards
+    return Estimate("sft" if isinstance(part, SFTRecipe) else "grpo", parts)
+
+
+def _activations(recipe: Recipe, part: SFTRecipe | GRPORecipe, shape: Shape, narrow: int) -> int:
+    """Of one conversation of max_total_tokens."""
+    tokens = recipe.zoom.max_total_tokens
+    # Norms, queries, attention's output and residuals; keys and values; gate, up, their product and the activation.
+    layer = tokens * (8 * shape.hidden + 2 * shape.kv_width + 4 * shape.intermediate) * narrow
+    inputs = shape.layers * tokens * shape.hidden * narrow
+    head = 2 * 4 * min(tokens, _HEAD_TOKENS) * min(shape.vocabulary, _HEAD_COLUMNS)
+    return (inputs + layer if part.gradient_checkpointing else shape.layers * layer) + head
+
+
+def _pool_tokens(recipe: Recipe, part: SFTRecipe | GRPORecipe) -> int:
+    if isinstance(part, SFTRecipe):
+        return (part.eval_sessions if part.eval_questions else 1) * recipe.zoom.max_total_tokens
+    return part.pool_tokens or part.max_sessions * recipe.zoom.max_total_tokens
+
+
+def announce(recipe: Recipe, part: SFTRecipe | GRPORecipe, base: str, *, on_gpu: bool) -> Estimate:
+    """The estimate for the checkpoint `base` under the launcher that this process was started by."""
+    import os
+
+    from transformers import AutoConfig
+
+    is_sharded = any(os.environ.get(f"ACCELERATE_USE_{kind}") == "true" for kind in ("FSDP", "DEEPSPEED"))
+    num_shards = int(os.environ.get("WORLD_SIZE", "1")) if is_sharded else 1
+    return estimate(recipe, part, Shape.of(AutoConfig.from_pretrained(base)), on_gpu=on_gpu, num_shards=num_shards)

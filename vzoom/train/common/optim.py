@@ -1,0 +1,74 @@
+"""Muon for the matrices, AdamW for embeddings, the head, norms, biases and the patch kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..recipes.recipe import Optimisation
+
+_BETAS = (0.9, 0.98)  # of AdamW beside Muon; alone it has torch's own
+
+
+def is_matrix(name: str, parameter: Tensor) -> bool:
+    """Whether Muon takes it: a product's matrix, not a table of rows and not the head."""
+    return parameter.ndim == 2 and "embed_tokens" not in name and "lm_head" not in name
+
+
+class MuonWithAdamW(torch.optim.Optimizer):
+    """Muon for some groups of parameters, AdamW for the others: one optimizer for schedulers, trainers and checkpoints.
+
+    groups: torch's, each with its "kind", "muon" or "adamw", its "lr" and "weight_decay"; there must be some of both.
+    Not for sharded matrices: Muon orthogonalises whole ones.
+    """
+
+    def __init__(self, groups: Sequence[dict[str, Any]]) -> None:
+        self._muon = torch.optim.Muon([group for group in groups if group["kind"] == "muon"])
+        self._adamw = torch.optim.AdamW([group for group in groups if group["kind"] == "adamw"], betas=_BETAS)
+        super().__init__(groups, {})  # the halves have put their defaults into them
+        self._join()
+
+    def _join(self) -> None:
+        """Both halves work on the groups and the state of this optimizer."""
+        for half, kind in ((self._muon, "muon"), (self._adamw, "adamw")):
+            half.param_groups = [group for group in self.param_groups if group["kind"] == kind]
+            half.state = self.state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._join()
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._muon.step()
+        self._adamw.step()
+        return loss
+
+
+def make_optimizer(model: nn.Module, settings: Optimisation) -> torch.optim.Optimizer:
+    """For the parameters of `model` that are in training: AdamW, or, where there is a muon_learning_rate, Muon for the
+    matrices among them and AdamW for the rest. Rates are peaks: a scheduler moves them."""
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    decay = settings.weight_decay
+    if settings.muon_learning_rate is None:
+        return torch.optim.AdamW([p for _, p in named], lr=settings.learning_rate, weight_decay=decay)
+    matrices = [p for n, p in named if is_matrix(n, p)]
+    others = [p for n, p in named if not is_matrix(n, p)]
+    if not matrices or not others:
+        raise ValueError(
+            f"{len(matrices)} matrices for Muon and {len(others)} other tensors for AdamW are in training: with "
+            "only one kind set muon_learning_rate=None"
+        )
+    return MuonWithAdamW(
+        [
+            {"params": matrices, "kind": "muon", "lr": settings.muon_learning_rate, "weight_decay": decay},
+            {"params": others, "kind": "adamw", "lr": settings.learning_rate, "weight_decay": decay},
+        ]
+    )

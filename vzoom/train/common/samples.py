@@ -1,0 +1,106 @@
+"""A conversation as training sees it: tokens, masks, positions, and which frames stand behind its image tokens.
+
+Both ways to a sample, a record on disk and a rollout of our engine, take ids and positions from the session that holds
+such conversations: nothing here tokenises and nothing guesses a position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...config import ZoomConfig
+from ...data import Record, VideoRef, tokenise
+from ...protocol import Vocabulary
+from ...types import StopReason, Trajectory
+
+
+@dataclass(frozen=True)
+class FrameRef:
+    """One image: the frame of the video at `path` on display at `pts_seconds`, on a grid of patches before merging."""
+
+    path: str
+    pts_seconds: float
+    grid_hw: tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """T tokens. ids int64 [T]; positions int32 [3, T]; sampled, learned bool [T]; logprobs float32 [T] of the sampler,
+    None where no model of ours wrote it. frames: one for each image, in the order of the image tokens. config: what the
+    conversation was held under, which says how large its frames are made."""
+
+    id: str
+    video: VideoRef
+    config: ZoomConfig
+    ids: np.ndarray
+    positions: np.ndarray
+    sampled: np.ndarray
+    learned: np.ndarray
+    frames: tuple[FrameRef, ...]
+    logprobs: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def from_record(record: Record, vocabulary: Vocabulary) -> Sample:
+    """The record's conversation. InvalidRecord where the engine would not have held it."""
+    tokens = tokenise(record, vocabulary)
+    return _sample(tokens.trajectory, tokens.learned, record.config, vocabulary, id=record.id, video=record.video)
+
+
+def from_trajectory(
+    trajectory: Trajectory, config: ZoomConfig, vocabulary: Vocabulary, *, id: str, video: VideoRef
+) -> Sample:
+    """A rollout with the sampler's log-probabilities; all that was sampled counts as learned.
+
+    ValueError for a conversation that is not finished, or whose clips were not fed but reused.
+    """
+    if trajectory.stop_reason in (None, StopReason.CANCELLED):
+        raise ValueError(f"conversation {id} is not finished: stop_reason {trajectory.stop_reason}")
+    if not trajectory.is_exact:
+        raise ValueError(f"conversation {id} reused clips of another session, which is approximate: not for training")
+    return _sample(trajectory, trajectory.sampled, config, vocabulary, id=id, video=video, has_logprobs=True)
+
+
+def _sample(
+    trajectory: Trajectory,
+    learned: Sequence[bool],
+    config: ZoomConfig,
+    vocabulary: Vocabulary,
+    *,
+    id: str,
+    video: VideoRef,
+    has_logprobs: bool = False,
+) -> Sample:
+    ids = np.array(trajectory.ids, np.int64)
+    merge = vocabulary.merge
+    is_image = ids == vocabulary.image_token_id
+    at_visuals = np.zeros(len(ids), bool)
+    for visual in trajectory.visuals:
+        height, width = visual.grid_hw
+        if visual.num_tokens != (height // merge) * (width // merge):
+            raise ValueError(
+                f"conversation {id}: an image of {height} x {width} patches has {visual.num_tokens} tokens"
+            )
+        at_visuals[visual.offset : visual.offset + visual.num_tokens] = True
+    num_tokens = sum(visual.num_tokens for visual in trajectory.visuals)
+    if num_tokens != is_image.sum() or not np.array_equal(at_visuals, is_image):
+        raise ValueError(
+            f"conversation {id}: {int(is_image.sum())} image tokens, but its {len(trajectory.visuals)} frames have "
+            f"{num_tokens} features, or lie elsewhere"
+        )
+    return Sample(
+        id=id,
+        video=video,
+        config=config,
+        ids=ids,
+        positions=np.array(trajectory.positions, np.int32),
+        sampled=np.array(trajectory.sampled, bool),
+        learned=np.array(learned, bool),
+        frames=tuple(FrameRef(video.path, visual.pts_seconds, visual.grid_hw) for visual in trajectory.visuals),
+        logprobs=np.array(trajectory.logprobs, np.float32) if has_logprobs else None,
+    )

@@ -1,0 +1,1 @@
+"""The whole training in stages, each done once and remembered."""

@@ -1,0 +1,1 @@
+"""Reinforcement learning: rollouts, rewards, groups, the step up to the loss, TRL."""
