@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from vzoom.cli.exactness import full_prefill
 from vzoom.config import Sampling, ZoomConfig
 from vzoom.engine import engine as engine_module
 from vzoom.engine import session as session_module
@@ -21,7 +22,6 @@ from vzoom.engine.engine import Engine
 from vzoom.engine.request import Job
 from vzoom.models import Checkpoint
 from vzoom.types import Clip, Event, Failed, Trajectory, TurnOpened, VideoInfo
-from vzoom.verify import full_prefill
 
 CONFIG = ZoomConfig(resize="direct", max_total_tokens=16384)
 VIDEO = VideoInfo("scripted.mp4", duration_seconds=128.0, fps=30.0, width=56, height=84)

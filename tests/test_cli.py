@@ -331,7 +331,8 @@ def test_ctrl_c_is_quiet(
 def test_ctrl_c_in_a_real_process() -> None:
     code = """
 import sys, time
-from vzoom.cli import doctor, main
+from vzoom.cli import main
+from vzoom.cli.commands import doctor
 doctor.run = lambda args: print("ready", flush=True) or time.sleep(60)
 sys.exit(main(["doctor"]))
 """

@@ -14,7 +14,8 @@ import av
 import pytest
 from checkpoints import make_checkpoint
 
-from vzoom.cli import main, world
+from vzoom.cli import main
+from vzoom.cli.commands import synthetic as world
 from vzoom.config import ZoomConfig
 from vzoom.synthetic import FAMILIES, make_video
 

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from vzoom import doctor, ext
+from vzoom import ext
+from vzoom.cli import environment as doctor
 from vzoom.cli import main
 from vzoom.kernels import gpu_check, registry
 

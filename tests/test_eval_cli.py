@@ -12,7 +12,7 @@ import pytest
 from eval_rows import make_item, make_story, write_run
 
 from vzoom.cli import main
-from vzoom.cli.eval import SWEEPS as CLI_SWEEPS
+from vzoom.cli.commands.eval import SWEEPS as CLI_SWEEPS
 from vzoom.cli.eval_output import duration_text
 from vzoom.eval.benchmarks import BENCHMARKS
 from vzoom.eval.item import Verdict

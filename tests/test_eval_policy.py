@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from vzoom.cli.eval import POLICIES as CLI_POLICIES
+from vzoom.cli.commands.eval import POLICIES as CLI_POLICIES
 from vzoom.config import ZoomConfig
 from vzoom.eval.runs.policy import POLICIES, Policy
 from vzoom.eval.runs.ray_driver import without_ray

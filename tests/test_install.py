@@ -100,7 +100,7 @@ def test_wheel_holds_the_package_and_nothing_else(tree: Path, wheel: Path) -> No
     assert len(extensions) == 1
     assert names - extensions == sources(tree / "vzoom")
     assert {n for n in names if n.startswith("vzoom/kernels/")}, "the build did not follow the symlink"
-    assert any(n.startswith("vzoom/assets/") for n in names)
+    assert any(n.startswith("vzoom/synthetic/embedded/") for n in names)
 
 
 def test_sdist_holds_every_source_once_and_builds_the_same_wheel(

@@ -15,7 +15,7 @@ pytest.importorskip("trl", reason="needs the train extra")
 
 import vzoom
 from vzoom.cli import main
-from vzoom.cli.school import RECIPES as NAMES
+from vzoom.cli.commands.pipeline import RECIPES as NAMES
 from vzoom.data.store import read
 from vzoom.train.pipeline.pipeline import run_school
 from vzoom.train.pipeline.run import MANIFEST, Run

@@ -14,7 +14,8 @@ import torch
 from checkpoints import FAMILIES, make_checkpoint
 
 from vzoom.cli import main
-from vzoom.cli.verify import summary
+from vzoom.cli.commands.verify import summary
+from vzoom.cli.exactness import Verdict, replay, zoom_calls
 from vzoom.config import ZoomConfig
 from vzoom.engine import session
 from vzoom.engine.kv_cache import BlockTable
@@ -22,7 +23,6 @@ from vzoom.protocol import mrope as positions
 from vzoom.protocol.frame_times import glance_timestamps, zoom_timestamps
 from vzoom.protocol.tokenize import Run
 from vzoom.types import VideoInfo
-from vzoom.verify import Verdict, replay, zoom_calls
 from vzoom.zoomer import load
 
 LIMITS = ZoomConfig(glance_max_frames=6, zoom_max_frames=4, max_pixels=9408, max_total_tokens=4096, max_new_tokens=16)

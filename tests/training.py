@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from vzoom.cli.exactness import replay
 from vzoom.config import ZoomConfig
 from vzoom.data.record import Record, RecordedTurn, VideoRef
 from vzoom.data.store import Writer, read
@@ -24,7 +25,6 @@ from vzoom.train.common.policy import Policy, load_policy
 from vzoom.train.common.samples import Sample, from_trajectory
 from vzoom.train.recipes.recipe import SFTRecipe
 from vzoom.types import StopReason, Trajectory, ZoomCall
-from vzoom.verify import replay
 
 PLAIN = SFTRecipe(batch_size=2, gradient_checkpointing=False)
 WORLD = WorldConfig(duration_seconds=32.0, frame_size=84, num_scenes=(4, 8), scene_seconds=(4.0, 8.0))

@@ -111,7 +111,7 @@ class Zoomer:
         """Answer (video, question) pairs, up to `max_sessions` at once in one batch. Results in the jobs' order.
 
         reuse: splice clips that an earlier session of this call has seen without feeding them again. Approximate:
-        result.trajectory.is_exact says where it happened. See `vzoom/reuse.py`.
+        result.trajectory.is_exact says where it happened. See `vzoom/engine/clip_reuse.py`.
         Pair i samples with seed sampling.seed + i. `seconds` of a result is counted from the start of the whole call.
         """
         config = self.config.override(max_zooms=max_zooms)

@@ -6,7 +6,9 @@ import argparse
 
 from vzoom import __version__
 
-from . import ask, data, demo, distill, doctor, eval, reflect, report, school, verify, world
+from .commands import ask, data, demo, distill, doctor, eval, reflect, report, verify
+from .commands import pipeline as school
+from .commands import synthetic as world
 
 _EXAMPLES = """examples:
   vzoom demo                                   render a video, ask about it, write a report

@@ -1,6 +1,6 @@
 """`python -m vzoom.train base|sft|grpo RECIPE --out DIR`: one stage of a school, on its own.
 
-By itself it is one process; `accelerate launch --config_file vzoom/train/accelerate_configs/fsdp2.yaml -m vzoom.train …` is
+By itself it is one process; `accelerate launch --config_file CONFIG -m vzoom.train …` (see `accelerate_configs/`) is
 many.
 """
 

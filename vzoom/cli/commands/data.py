@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from .console import Style, note, printable
+from ..console import Style, note, printable
 
 _FAILED = 1
 _COLOURS = {"learned": "green", "shown": "red", "fed": "dim"}

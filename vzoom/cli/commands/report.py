@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from .options import report_path
+from ..options import report_path
 
 _EPILOG = """The page needs no network. Frames are cut again from the videos below --root, for some questions of each
 outcome; without their videos the page has none.

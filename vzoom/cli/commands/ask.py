@@ -6,8 +6,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from .console import note, print_json
-from .options import add_looking_options, add_model_options, add_sampling_options, load_zoomer, report_path
+from ..console import note, print_json
+from ..options import add_looking_options, add_model_options, add_sampling_options, load_zoomer, report_path
 
 if TYPE_CHECKING:
     from vzoom.zoomer import Result
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         result = zoomer.ask(args.video, args.question, sampling=sampling)
     else:
-        from .live import Live
+        from ..live import Live
 
         live = Live(sys.stdout)
         result = zoomer.ask(args.video, args.question, sampling=sampling, on_event=live)

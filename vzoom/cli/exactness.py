@@ -21,13 +21,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .config import Sampling, ZoomConfig
-from .engine import Engine, Job, ScriptedSession
-from .models import Checkpoint
-from .protocol import glance_timestamps, render_turn
-from .types import Answer, Clip, Failed, Finished, Malformed, Trajectory, TurnOpened, VideoInfo, ZoomCall
-from .video import CachedVideo, ClipCache
-from .zoomer import load
+from ..config import Sampling, ZoomConfig
+from ..engine import Engine, Job, ScriptedSession
+from ..models import Checkpoint
+from ..protocol import glance_timestamps, render_turn
+from ..types import Answer, Clip, Failed, Finished, Malformed, Trajectory, TurnOpened, VideoInfo, ZoomCall
+from ..video import CachedVideo, ClipCache
+from ..zoomer import load
 
 FLOAT32_LIMIT = 1e-5  # largest difference over largest logit
 HALF_LIMIT = 2.0  # error of the splice over error of the stock run

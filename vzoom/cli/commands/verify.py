@@ -9,10 +9,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .console import Style, print_json, printable
+from ..console import Style, print_json, printable
 
 if TYPE_CHECKING:
-    from vzoom.verify import Verdict
+    from vzoom.cli.exactness import Verdict
 
 _FAILED = 1
 _SEED = 4
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
     import transformers
 
-    from vzoom.verify import verify
+    from vzoom.cli.exactness import verify
 
     transformers.utils.logging.disable_progress_bar()
     progress = _Progress()

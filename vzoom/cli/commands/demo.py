@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from ..console import Style, note, print_json
+from ..options import EMBEDDED_NOTE, add_model_options, load_zoomer, report_path
 from .ask import summary
-from .console import Style, note, print_json
-from .options import EMBEDDED_NOTE, add_model_options, load_zoomer, report_path
 
 _WRONG = 1
 _DEMO_SEED = 4  # a video in which the embedded model looks once in vain, and then again
@@ -50,8 +50,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(args: argparse.Namespace) -> int:
     from vzoom.synthetic import ask_questions, config_for, make_video, score
 
-    from .live import Live
-    from .world import write_video
+    from ..live import Live
+    from .synthetic import write_video
 
     args.keep.mkdir(parents=True, exist_ok=True)
     world_video = make_video(args.seed, config_for("which"))

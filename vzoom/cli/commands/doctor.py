@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .console import Style, print_json
+from ..console import Style, print_json
 
 _NO_GPU = 3
 
@@ -45,7 +45,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(args: argparse.Namespace) -> int:
-    from vzoom.doctor import examine
+    from vzoom.cli.environment import examine
 
     found = examine()
     if args.gpu:

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .console import note, printable
+from ..console import note, printable
 
 if TYPE_CHECKING:
     from vzoom.chat import Budget, Usage

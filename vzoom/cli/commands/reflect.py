@@ -39,8 +39,8 @@ def run(args: argparse.Namespace) -> int:
     from vzoom.data import Ledger, Table, reflect, roll_out, same_settings
     from vzoom.models import vocabulary_of
 
+    from ..options import load_zoomer
     from .data import model_path
-    from .options import load_zoomer
 
     questions = read_questions(args)
     names = ("student_temperature", "rollouts", "batch", "seed")

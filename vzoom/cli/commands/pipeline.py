@@ -6,7 +6,7 @@ import argparse
 import shlex
 from pathlib import Path
 
-from .console import note
+from ..console import note
 
 # Not asked of vzoom.train, which needs torch: `vzoom --help` is quick. A test holds the two equal.
 RECIPES = ("ablation", "qwen2.5-vl-3b-1gpu", "qwen2.5-vl-7b", "tiny")

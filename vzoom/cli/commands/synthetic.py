@@ -10,8 +10,8 @@ from math import ceil, floor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .console import print_json, printable
-from .options import add_model_options, load_zoomer, video_path
+from ..console import print_json, printable
+from ..options import add_model_options, load_zoomer, video_path
 
 if TYPE_CHECKING:
     from vzoom.synthetic import WorldConfig, WorldVideo

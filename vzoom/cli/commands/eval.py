@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .console import note, print_json
-from .eval_output import Progress, print_list, print_run, print_sweep
-from .options import add_looking_options, add_model_options, load_zoomer
+from ..console import note, print_json
+from ..eval_output import Progress, print_list, print_run, print_sweep
+from ..options import add_looking_options, add_model_options, load_zoomer
 
 if TYPE_CHECKING:
     from vzoom.eval import Benchmark, Judge, Policy, RunConfig

@@ -1,0 +1,1 @@
+"""One file per command of `vzoom`: its options, and what it prints."""
