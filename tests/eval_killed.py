@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from eval_world import small_world
+from eval_small import small_world
 
 import vzoom
 from vzoom.eval.runs.run import RunConfig, run

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from expert_world import WORLD, ZOOM, Mother, files_of, make_questions, until
+from expert_tools import WORLD, ZOOM, Mother, files_of, make_questions, until
 
 from vzoom.synthetic.oracle_server import OracleServer
 
@@ -39,7 +39,7 @@ def lines(path: Path) -> int:
 
 
 def paid(folder: Path) -> int:
-    """Replies that the ledger holds."""
+    """Replies that the cache holds."""
     return lines(folder / "replies.jsonl")
 
 

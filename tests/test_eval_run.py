@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from eval_world import small_world
+from eval_small import small_world
 
 import vzoom
 from vzoom.eval.runs.policy import Policy

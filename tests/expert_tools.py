@@ -15,9 +15,9 @@ from typing import Any, Self
 
 from vzoom.chat import Chat, ChatFailed, Reply
 from vzoom.config import ZoomConfig
-from vzoom.data.collect.distill import Table
+from vzoom.data.collect.distill import EpisodeFactory
 from vzoom.data.collect.expert import Expert
-from vzoom.data.collect.reply_cache import Ledger
+from vzoom.data.collect.reply_cache import ReplyCache
 from vzoom.data.record import Record
 from vzoom.data.store import read
 from vzoom.models import load_patch_spec
@@ -42,9 +42,9 @@ def read_questions(folder: Path) -> list[Record]:
     return list(read(folder))
 
 
-def make_table() -> Table:
+def make_factory() -> EpisodeFactory:
     path = str(embedded_path())
-    return Table(load_vocabulary(path), load_patch_spec(path), ClipCache())
+    return EpisodeFactory(load_vocabulary(path), load_patch_spec(path), ClipCache())
 
 
 class ScriptedChat(Chat):
@@ -62,8 +62,8 @@ class ScriptedChat(Chat):
         return Reply(said, 10, 5, "scripted") if isinstance(said, str) else said
 
 
-def expert_of(chat: ScriptedChat, ledger: Ledger) -> Expert:
-    return Expert(chat, ledger, temperature=0.0, max_tokens=100)
+def expert_of(chat: ScriptedChat, cache: ReplyCache) -> Expert:
+    return Expert(chat, cache, temperature=0.0, max_tokens=100)
 
 
 def turns_of(*texts: str) -> Says:
