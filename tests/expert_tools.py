@@ -1,4 +1,4 @@
-"""A small world with questions, an expert who says what a test wants, and a command line that can be killed quickly."""
+"""Small synthetic videos with questions, an expert who says what a test wants, a command that can be killed fast."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from vzoom.data.store import read
 from vzoom.models import load_patch_spec
 from vzoom.models.vocabulary import load_vocabulary
 from vzoom.synthetic.dataset import write_questions
-from vzoom.synthetic.spec import WorldConfig
+from vzoom.synthetic.spec import SyntheticConfig
 from vzoom.video import ClipCache
 from vzoom.zoomer import embedded_path
 
-WORLD = WorldConfig(duration_seconds=32, frame_size=84, num_scenes=(3, 4), scene_seconds=(8.0, 12.0))
+CONFIG = SyntheticConfig(duration_seconds=32, frame_size=84, num_scenes=(3, 4), scene_seconds=(8.0, 12.0))
 ZOOM = ZoomConfig.from_dict(json.loads((embedded_path() / "vzoom.json").read_text()), "embedded")
 
 Says = Callable[[Sequence[Mapping[str, Any]], str], str | Reply | ChatFailed]
@@ -35,7 +35,7 @@ Says = Callable[[Sequence[Mapping[str, Any]], str], str | Reply | ChatFailed]
 
 def make_questions(folder: Path, number: int, **changes: Any) -> Path:
     """The folder of `number` questions, one a video."""
-    return write_questions(folder, "which", number, WORLD, zoom=replace(ZOOM, **changes))
+    return write_questions(folder, "which", number, CONFIG, zoom=replace(ZOOM, **changes))
 
 
 def read_questions(folder: Path) -> list[Record]:

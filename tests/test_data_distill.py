@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from expert_tools import (
-    WORLD,
+    CONFIG,
     ZOOM,
     Says,
     ScriptedChat,
@@ -23,6 +23,7 @@ from expert_tools import (
     read_questions,
     turns_of,
 )
+from faulty_oracle import Fault, Faults, FaultyOracle
 
 from vzoom.chat import BudgetSpent, ChatFailed, Reply
 from vzoom.cli import main
@@ -32,8 +33,6 @@ from vzoom.data.collect.loop import CollectSummary
 from vzoom.data.collect.reply_cache import JsonLines, ReplyCache, key_of, same_settings
 from vzoom.data.record import Record
 from vzoom.data.store import num_waiting, read
-from vzoom.synthetic.faults import Fault, Faults
-from vzoom.synthetic.oracle_server import OracleServer
 from vzoom.types import ZoomCall
 
 pytest.importorskip("pyarrow", reason="pyarrow (extra train) is not installed")
@@ -48,7 +47,7 @@ def answer(letter: str) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_questions(tmp_path_factory.mktemp("world"), 6)
+    return make_questions(tmp_path_factory.mktemp("videos"), 6)
 
 
 @pytest.fixture(scope="module")
@@ -386,7 +385,7 @@ def test_the_command(
     """With faults on the way; a budget that stops it; taken up again; as an undisturbed run in the end."""
     faults = Faults(plan={1: Fault.BROKEN, 4: Fault.DROPPED, 6: Fault.TRUNCATED, 9: Fault.EMPTY})
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    with OracleServer(WORLD, ZOOM, faults=faults) as faulty, OracleServer(WORLD, ZOOM) as server:
+    with FaultyOracle(CONFIG, ZOOM, faults=faults) as faulty, FaultyOracle(CONFIG, ZOOM) as server:
         monkeypatch.setenv("VZOOM_EXPERT_MODEL", "oracle")
         monkeypatch.setenv("VZOOM_EXPERT_URL", server.url)
         out = tmp_path / "out"

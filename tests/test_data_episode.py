@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from expert_tools import WORLD, ZOOM, make_factory, make_questions, read_questions
+from expert_tools import CONFIG, ZOOM, make_factory, make_questions, read_questions
 from PIL import Image
 
 from vzoom.data.collect.distill import EpisodeFactory
@@ -33,7 +33,7 @@ DONE = "<think>A star.</think><answer>B</answer>"
 
 @pytest.fixture(scope="module")
 def question(tmp_path_factory: pytest.TempPathFactory) -> Record:
-    return read_questions(make_questions(tmp_path_factory.mktemp("world"), 1))[0]
+    return read_questions(make_questions(tmp_path_factory.mktemp("videos"), 1))[0]
 
 
 @pytest.fixture(scope="module")
@@ -278,4 +278,4 @@ def test_questions_that_cannot_be_opened(question: Record, factory: EpisodeFacto
     with pytest.raises(EpisodeFailed, match="lower glance_max_frames") as problem:
         factory.open(replace(question, config=replace(ZOOM, max_total_tokens=100)))
     assert problem.value.reason == "unreadable"
-    assert WORLD.duration_seconds == question.video.duration_seconds
+    assert CONFIG.duration_seconds == question.video.duration_seconds

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from expert_tools import (
-    WORLD,
+    CONFIG,
     ZOOM,
     Says,
     ScriptedChat,
@@ -20,6 +20,7 @@ from expert_tools import (
     read_questions,
     turns_of,
 )
+from faulty_oracle import FaultyOracle
 
 from vzoom.cli import main
 from vzoom.data.collect.distill import EpisodeFactory
@@ -31,7 +32,6 @@ from vzoom.data.collect.rollouts import StudentRollout, roll_out
 from vzoom.data.record import Record
 from vzoom.data.store import read
 from vzoom.data.tokens import tokenize_record
-from vzoom.synthetic.oracle_server import OracleServer
 from vzoom.types import CallError, Malformed, ZoomCall
 from vzoom.zoomer import load
 
@@ -48,7 +48,7 @@ def answer(letter: str) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_questions(tmp_path_factory.mktemp("world"), 4)
+    return make_questions(tmp_path_factory.mktemp("videos"), 4)
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +251,7 @@ def test_rollouts_are_the_same_again_and_are_kept(questions: list[Record], tmp_p
 def test_the_command(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with OracleServer(WORLD, ZOOM) as server:
+    with FaultyOracle(CONFIG, ZOOM) as server:
         monkeypatch.setenv("VZOOM_EXPERT_URL", server.url)
         monkeypatch.setenv("VZOOM_EXPERT_MODEL", "oracle")
         out = tmp_path / "out"

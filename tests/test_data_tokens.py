@@ -40,7 +40,7 @@ from vzoom.protocol.vocabulary import Vocabulary
 from vzoom.synthetic import make_video, render
 from vzoom.synthetic.oracle import oracle_turns
 from vzoom.synthetic.questions import ask, ask_questions, config_for
-from vzoom.synthetic.spec import WorldConfig
+from vzoom.synthetic.spec import SyntheticConfig
 from vzoom.train.pretrain.frame_store import FrameBank
 from vzoom.train.pretrain.tasks import Builder
 from vzoom.types import Answer, CallError, Clip, Malformed, StopReason, ZoomCall
@@ -214,7 +214,7 @@ def test_an_expert_cannot_spell_a_control_token(vocabulary: Vocabulary) -> None:
 @pytest.mark.parametrize("flaw", ["none", "shifted", "elsewhere"])
 def test_the_trainer_has_the_same_tokens_and_masks(flaw: str, vocabulary: Vocabulary) -> None:
     config = ZoomConfig(prompt="brief", min_pixels=3136, max_pixels=3136)
-    bank = FrameBank(WorldConfig(), side=56, first=0, count=3)
+    bank = FrameBank(SyntheticConfig(), side=56, first=0, count=3)
     for number in range(len(bank)):
         banked = bank[number]
         builder = Builder(vocabulary.tokenizer, config, side=56, rng=np.random.default_rng(number))
@@ -284,11 +284,11 @@ def test_tokens_of_another_tokenizer_are_noticed(vocabulary: Vocabulary) -> None
 def test_a_conversation_about_a_real_file_comes_back(tmp_path: Path, vocabulary: Vocabulary) -> None:
     """Decoded times, frames at the model's size, tokens that a model chose: the record alone gives them again."""
     config = config_for("which")
-    world = make_video(3, config)
-    render(world, tmp_path / "w.mp4")
+    video = make_video(3, config)
+    render(video, tmp_path / "w.mp4")
     zoomer = load(device="cpu")
     for max_zooms in (4, 0):
-        question = ask_questions(world, "which", 3)
+        question = ask_questions(video, "which", 3)
         trajectory = zoomer.ask(tmp_path / "w.mp4", question.text, max_zooms=max_zooms).trajectory
         used = zoomer.config.override(max_zooms=max_zooms)
         record = from_trajectory(trajectory, used, id="r", video=refer(tmp_path / "w.mp4"), options=question.options)

@@ -9,7 +9,7 @@ from vzoom.protocol.frame_times import glance_timestamps
 from vzoom.protocol.parse import parse_turn
 from vzoom.protocol.render import prompt
 from vzoom.protocol.tokenize import lay_out
-from vzoom.synthetic.spec import WorldConfig
+from vzoom.synthetic.spec import SyntheticConfig
 from vzoom.train.pretrain.forward import augment, collate, encode_frames, frames_to_pixels, learned_logits
 from vzoom.train.pretrain.frame_store import FrameBank
 from vzoom.train.pretrain.model import build_model
@@ -27,7 +27,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def bank():
-    return FrameBank(WorldConfig(), side=56, first=0, count=6)
+    return FrameBank(SyntheticConfig(), side=56, first=0, count=6)
 
 
 @pytest.fixture

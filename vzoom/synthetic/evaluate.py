@@ -14,7 +14,7 @@ import numpy as np
 
 from ..protocol import Choice, read_choice
 from .questions import Question, ask_questions, config_for, is_hit
-from .spec import WorldConfig, make_video
+from .spec import SyntheticConfig, make_video
 from .video import render
 
 if TYPE_CHECKING:
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 _BATCH = 16  # videos on disk and conversations in memory at once
 
 
-def evaluate(
+def evaluate_synthetic(
     zoomer: Zoomer,
     family: str,
     num_questions: int,
     seed: int,
     *,
     max_zooms: int | None = None,
-    config: WorldConfig | None = None,
+    config: SyntheticConfig | None = None,
     cache_dir: str | Path | None = None,
     max_sessions: int = 8,
     on_event: Callable[[Event], None] | None = None,
@@ -45,7 +45,7 @@ def evaluate(
     mean_zooms, mean_frames, seconds}; hit_rate, correct_and_hit, correct_without_hit and answered are fractions of n.
     """
     started = time.perf_counter()
-    scores = ask_world(
+    scores = ask_synthetic(
         zoomer,
         family,
         num_questions,
@@ -67,14 +67,14 @@ def evaluate(
     }
 
 
-def ask_world(
+def ask_synthetic(
     zoomer: Zoomer,
     family: str,
     num_questions: int,
     seed: int,
     *,
     max_zooms: int | None = None,
-    config: WorldConfig | None = None,
+    config: SyntheticConfig | None = None,
     cache_dir: str | Path | None = None,
     max_sessions: int = 8,
     on_event: Callable[[Event], None] | None = None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...data import Record
 from ...eval import JudgeFailed, judge_for
-from ...synthetic import WorldConfig, ask_world
+from ...synthetic import SyntheticConfig, ask_synthetic
 from ..rl.reward import is_right
 from ..rl.rollout import reference_of
 
@@ -21,7 +21,7 @@ _SESSIONS = 32
 
 def ask_worlds(
     zoomer: Zoomer,
-    worlds: Mapping[str, WorldConfig],
+    worlds: Mapping[str, SyntheticConfig],
     num_questions: int,
     *,
     seed: int,
@@ -33,7 +33,7 @@ def ask_worlds(
     films: where rendered videos are kept for the next examination.
     """
     return {
-        family: ask_world(
+        family: ask_synthetic(
             zoomer,
             family,
             num_questions,
