@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from vzoom.synthetic.questions import FAMILIES, LETTERS, ask_questions, config_for, is_hit
+from vzoom.protocol.answers import LETTERS
+from vzoom.synthetic.questions import FAMILIES, ask_questions, config_for, is_hit
 from vzoom.synthetic.spec import SHAPES, make_video
 
 

@@ -22,7 +22,7 @@ from vzoom.engine.engine import Engine
 from vzoom.engine.request import Job
 from vzoom.engine.session import Feed, Fetch, Session
 from vzoom.models import load_checkpoint, vision
-from vzoom.protocol.tokenize import Run
+from vzoom.protocol.tokenize import TokenSpan
 from vzoom.types import Clip, Failed, Finished, StopReason, Trajectory, VideoInfo, ZoomCall
 
 from . import Phases
@@ -75,7 +75,7 @@ class CountingSession(Session):
         # Each image id in front of an image was one token less than it is now.
         offsets = np.flatnonzero(held == work.image_token_id) + np.arange(len(clip)) * (size - 1) + len(pending)
         images = [(i, int(offset), (side, side)) for i, offset in enumerate(offsets)]
-        self._feed(Run(pending + ids, images), clip, opens_turn=True)
+        self._feed(TokenSpan(pending + ids, images), clip, opens_turn=True)
 
     def accept(self, token: int, logprob: float) -> str:
         assert isinstance(self.action, Feed)
@@ -89,7 +89,7 @@ class CountingSession(Session):
         turn.num_sampled += 1
         shape, number = self._work.shape, len(trajectory.turns) - 1
         if turn.num_sampled < shape.turn_tokens(number):
-            self._feed(Run([token]), None, opens_turn=False)
+            self._feed(TokenSpan([token]), None, opens_turn=False)
         elif number == shape.zooms:
             self._finish(StopReason.ANSWERED)
         else:

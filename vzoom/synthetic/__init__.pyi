@@ -15,7 +15,6 @@ from .oracle import scene_note as scene_note
 from .oracle import sightings as sightings
 from .oracle_server import OracleServer as OracleServer
 from .questions import FAMILIES as FAMILIES
-from .questions import LETTERS as LETTERS
 from .questions import Question as Question
 from .questions import ask as ask
 from .questions import ask_questions as ask_questions

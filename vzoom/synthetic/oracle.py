@@ -13,9 +13,9 @@ from typing import Literal
 import numpy as np
 
 from ..config import ZoomConfig
-from ..protocol import glance_timestamps, render_turn, zoom_timestamps
+from ..protocol import LETTERS, glance_timestamps, render_turn, zoom_timestamps
 from ..types import Answer, Malformed, ZoomCall
-from .questions import LETTERS, Interval, Question
+from .questions import Interval, Question
 from .spec import WorldEvent, WorldVideo
 
 Flaw = Literal["none", "shifted", "elsewhere"]

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..protocol import LETTERS
 from .spec import SHAPES, WorldConfig, WorldEvent, WorldVideo
 
 Interval = tuple[float, float]
-LETTERS = "ABCD"
-_MOST_COUNTED = len(LETTERS)
+_MOST_OPTIONS = 4
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def config_for(family: str, config: WorldConfig | None = None) -> WorldConfig:
     _maker(family)
     if config is not None:
         return config
-    return replace(WorldConfig(), events_per_scene=(1, _MOST_COUNTED)) if family == "count" else WorldConfig()
+    return replace(WorldConfig(), events_per_scene=(1, _MOST_OPTIONS)) if family == "count" else WorldConfig()
 
 
 def ask_questions(world_video: WorldVideo, family: str, seed: int) -> Question:
@@ -67,7 +67,7 @@ def _which(video: WorldVideo, rng: np.random.Generator) -> Question:
     seen = sorted({e.shape for e in video.events} - {event.shape})
     wrong = [str(s) for s in rng.permutation(seen)[: video.config.distractors]] if seen else []
     unseen = [s for s in rng.permutation(SHAPES) if s != event.shape and s not in wrong]
-    wrong += [str(s) for s in unseen][: len(LETTERS) - 1 - len(wrong)]
+    wrong += [str(s) for s in unseen][: _MOST_OPTIONS - 1 - len(wrong)]
     scene = video.scenes[number]
     return _question(
         "which",
@@ -92,12 +92,12 @@ def _first(video: WorldVideo, rng: np.random.Generator) -> Question:
 
 
 def _count(video: WorldVideo, rng: np.random.Generator) -> Question:
-    numbers = [i for i in range(len(video.scenes)) if 1 <= len(video.events_in(i)) <= _MOST_COUNTED]
+    numbers = [i for i in range(len(video.scenes)) if 1 <= len(video.events_in(i)) <= _MOST_OPTIONS]
     if not numbers:
-        raise ValueError(f"`count` needs a scene with 1 to {_MOST_COUNTED} events")
+        raise ValueError(f"`count` needs a scene with 1 to {_MOST_OPTIONS} events")
     number = int(rng.choice(numbers))
     events, scene = video.events_in(number), video.scenes[number]
-    options = [str(n + 1) for n in range(_MOST_COUNTED)]
+    options = [str(n + 1) for n in range(_MOST_OPTIONS)]
     text = f"How many shapes flash in the {scene.colour} scene?"
     return _question("count", text, options, str(len(events)), events, [(scene.start_seconds, scene.end_seconds)])
 

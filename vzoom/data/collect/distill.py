@@ -10,14 +10,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...protocol import Vocabulary
+from ...protocol import Vocabulary, strict_action
 from ...types import StopReason
-from ...video import CachedVideo, ClipCache, PatchSpec
+from ...video import ClipCache, PatchSpec
 from ..record import Record, Source
 from ..validate import InvalidRecord
 from ..videos import check_video
 from .collect import Harvest, Outcome, Rejected, Say, harvest, silence
-from .episode import Play, Unplayable, is_strict
+from .episode import Play, Unplayable
 from .expert import Expert, Verifier
 from .messages import cut_turn, whole_turn
 
@@ -34,7 +34,7 @@ class Table:
         """ValueError where the file is gone, or is not the recorded one; Unplayable for what the user cannot mend."""
         check_video(question.video)
         try:
-            frames = CachedVideo(self.clips, question.video.path, config=question.config, spec=self.spec)
+            frames = self.clips.open(question.video.path, config=question.config, spec=self.spec)
             return Play(question, frames, self.vocabulary)
         except ValueError as error:  # not decodable, or a glance that does not fit
             raise Unplayable("unreadable", str(error)) from error
@@ -135,6 +135,6 @@ def judged(play: Play, id: str, verify: Verifier, said: Sequence[str]) -> Record
     except InvalidRecord as error:
         return rejected("invalid", str(error))
     for number, turn in enumerate(record.turns):
-        if not (turn.flawed or is_strict(turn)):
+        if not turn.flawed and strict_action(turn.text) is None:
             return rejected("form", f"turn {number + 1} is not one closed thought and then its action")
     return record

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from ...engine import Done, Feed, Fetch, Session
 from ...protocol import Vocabulary
-from ...types import Answer, StopReason, ZoomCall
+from ...types import StopReason, ZoomCall
 from ...video import FrameSource, VideoReadError
 from ..record import Record, RecordedTurn, Source, carried_out
 from ..tokens import tokenise, turn_script
@@ -125,13 +125,6 @@ class Play:
             self.session.accept(token, 0.0)
         if isinstance(self.session.action, Feed) and not self.session.action.opens_turn:
             raise Unplayable("vocabulary", f"the turn {text!r} has no end in this vocabulary")
-
-
-def is_strict(turn: RecordedTurn) -> bool:
-    """Whether a turn is one closed thought and behind it nothing but its action: the form that is worth learning."""
-    thought, closed, acting = turn.text.partition("</think>")
-    action = "<answer>" if isinstance(turn.outcome, Answer) else "<video_zoom>"
-    return bool(closed) and thought.startswith("<think>") and acting.strip().startswith(action)
 
 
 def _alone(run: Callable[[], T]) -> T:

@@ -6,17 +6,16 @@ What is asked again, in a run that was killed and taken up, is answered by the l
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from ...chat import BudgetSpent, Chat, ChatFailed, Reply, Usage
-from ...protocol import LETTERS, TURN_ENDS, Choice, read_choice
-from ..record import Record
+from ...protocol import TURN_ENDS, Judge, JudgeFailed, is_right
+from ..record import Record, reference_of
 from .collect import NoReply, Stopped
 from .messages import Message
 from .reply_cache import Ledger, key_of
-
-Judge = Callable[[str, str, str], object]  # (question, reference, answer) -> bool; anything else is no verdict
 
 
 class Expert:
@@ -73,37 +72,34 @@ class Expert:
 
 @dataclass(frozen=True)
 class Verifier:
-    """Whether an answer is right: a letter of the options, or a text for a judge, whose verdicts are kept, too."""
+    """`protocol.is_right` of a question's record. The judge's verdicts are kept in the ledger."""
 
     ledger: Ledger
     judge: Judge | None = None
 
     def check(self, question: Record) -> None:
-        """ValueError where no answer to it could be verified: better known before anything is paid."""
-        reference = question.reference
-        if reference is None or not reference.strip():
-            raise ValueError(f"record {question.id} has no reference answer to verify by")
-        if question.options and reference not in tuple(LETTERS[: len(question.options)]):
-            raise ValueError(f"record {question.id}: the reference {reference!r} is no letter of its options")
-        if not question.options and self.judge is None:
+        """ValueError if no answer to it could be verified: better known before anything is paid."""
+        if not reference_of(question).options and self.judge is None:
             raise ValueError(f"record {question.id} has no options: an open answer needs a judge")
 
     def __call__(self, question: Record, answer: str) -> bool:
-        """NoReply where the judge gives no verdict."""
+        """NoReply if the judge gives no verdict."""
         self.check(question)
-        reference = question.reference
-        if question.options:
-            choice = read_choice(answer, question.options)
-            return isinstance(choice, Choice) and choice.letter == reference
+        right = is_right(answer, reference_of(question), judge=partial(self._remembered, question.id))
+        if isinstance(right, JudgeFailed):
+            raise NoReply(f"no verdict on {question.id}: {right.reason}")
+        return right
+
+    def _remembered(self, id: str, question: str, reference: str, answer: str) -> bool | JudgeFailed:
+        """The judge's verdict, asked for once and then found in the ledger."""
         assert self.judge is not None
-        assert reference is not None
-        key = key_of({"task": "judge", "question": question.question, "reference": reference, "answer": answer})
+        key = key_of({"task": "judge", "question": question, "reference": reference, "answer": answer})
         found = self.ledger.get(key)
         if found is None:
-            verdict = self.judge(question.question, reference, answer)
-            if not isinstance(verdict, bool):
-                raise NoReply(f"no verdict on {question.id}: {verdict}")
-            found = {"record": question.id, "task": "judge", "right": verdict}
+            verdict = self.judge(question, reference, answer)
+            if isinstance(verdict, JudgeFailed):
+                return verdict
+            found = {"record": id, "task": "judge", "right": verdict}
             self.ledger.put(key, found)
         return bool(found["right"])
 

@@ -16,7 +16,6 @@ from ...config import Sampling
 from ...engine import Engine, Job
 from ...models import FeatureCache
 from ...types import Failed, Finished, Malformed, Trajectory, ZoomCall
-from ...video import CachedVideo
 from ..record import Record
 from ..videos import check_video
 from .collect import Say, silence
@@ -97,7 +96,7 @@ def _block(
     try:
         for question in block:
             check_video(question.video)
-            opened = partial(CachedVideo, zoomer.clip_cache, question.video.path, config=question.config, spec=spec)
+            opened = partial(zoomer.clip_cache.open, question.video.path, config=question.config, spec=spec)
             own = Sampling(sampling.temperature, seed=crc32(f"{seed} {question.id}".encode()) * num_rollouts)
             engine.add(Job(opened, question.question, question.config, own, num_rollouts))
         done: dict[int, Trajectory | str] = {}

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ...protocol import glance_timestamps, render_answer, render_turn
+from ...protocol import LETTERS, glance_timestamps, render_answer, render_turn
 from ...synthetic import (
     COLOURS,
-    LETTERS,
     SHAPES,
     Flaw,
     Question,
