@@ -21,7 +21,7 @@ from vzoom.config import Sampling, ZoomConfig
 from vzoom.engine.engine import Engine
 from vzoom.engine.request import Job
 from vzoom.engine.session import Feed, Fetch, Session
-from vzoom.models import load_checkpoint, vision
+from vzoom.models import FeatureCache, encode, load_checkpoint
 from vzoom.protocol.tokenize import TokenSpan
 from vzoom.types import Clip, Failed, Finished, StopReason, Trajectory, VideoInfo, ZoomCall
 
@@ -102,7 +102,7 @@ class VzoomEngine:
     def __init__(self, model: str, dtype: str) -> None:
         # The peers ban no token, and a ban moves every log-probability a little.
         self.checkpoint = replace(load_checkpoint(model, device="cpu", dtype=dtype), banned_ids=())
-        self.features = vision.FeatureCache()
+        self.features = FeatureCache()
         self.engine = Engine(
             self.checkpoint,
             max_sessions=MAX_SESSIONS,
@@ -115,7 +115,7 @@ class VzoomEngine:
         self.logprobs: list[list[list[float]]] = []
         self.versions = {"vzoom": vzoom.__version__}
         self.settings = {"kernels": kernels.registry.chosen(), "block_size": self.engine.pool.block_size}
-        self.phases.watch(vision, "frames_to_patches", "patches")
+        self.phases.watch(encode, "frames_to_patches", "patches")
         self.phases.watch(self.checkpoint.model, "encode_images", "vision")
         self._forward: Any = self.checkpoint.model.forward
         self.checkpoint.model.forward = self._timed_forward  # type: ignore[method-assign]
