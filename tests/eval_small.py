@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vzoom.eval.item import Benchmark, Item, Verdict
-from vzoom.eval.scores.judge import Judge
 from vzoom.protocol.answers import Choice, read_choice
+from vzoom.protocol.judging import Judge
 from vzoom.synthetic.questions import ask_questions
 from vzoom.synthetic.spec import SyntheticConfig, make_video
 from vzoom.synthetic.video import render

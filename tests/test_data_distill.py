@@ -33,6 +33,7 @@ from vzoom.data.collect.loop import CollectSummary
 from vzoom.data.collect.reply_cache import JsonLines, ReplyCache, key_of, same_settings
 from vzoom.data.record import Record
 from vzoom.data.store import num_waiting, read
+from vzoom.protocol.judging import JudgeFailed
 from vzoom.types import ZoomCall
 
 pytest.importorskip("pyarrow", reason="pyarrow (extra train) is not installed")
@@ -114,6 +115,7 @@ def test_a_right_answer_is_kept_with_what_led_to_it(
         (lambda q: turns_of(*["I do not know."] * 5), "no_answer", "rounds"),
         (lambda q: turns_of("<think>" + "and on " * 80), "no_answer", "turn_tokens"),
         (lambda q: turns_of(f"It is {right(q)}"), "form", "turn 1"),
+        (lambda q: turns_of(LOOK, right(q).replace("</think>", "</think> chatter ")), "form", "turn 2"),
         (lambda q: lambda m, t: Reply(right(q)[:-9], 1, 1, "e", finish="length"), "cut_short", "turn 1"),
     ],
 )
@@ -170,12 +172,12 @@ def test_an_open_answer_needs_a_judge_who_is_asked_once(
     cache.close()
     with pytest.raises(ValueError, match="needs a judge"):
         run(open_ended, tmp_path / "b", says, factory)
-    found, _ = run(open_ended, tmp_path / "c", says, factory, judge=lambda *_: "no verdict")
+    found, _ = run(open_ended, tmp_path / "c", says, factory, judge=lambda *_: JudgeFailed("busy"))
     assert (found.passed, found.kept) == ({"no_reply": 2}, 0)
 
 
 @pytest.mark.parametrize(
-    ("changes", "problem"), [({"reference": None}, "no reference answer"), ({"reference": "E"}, "no letter")]
+    ("changes", "problem"), [({"reference": None}, "no reference answer"), ({"reference": "E"}, "must be one of")]
 )
 def test_questions_that_nobody_can_verify(
     changes: dict[str, Any], problem: str, questions: list[Record], factory: EpisodeFactory, tmp_path: Path

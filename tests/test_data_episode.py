@@ -14,11 +14,11 @@ import pytest
 from expert_tools import CONFIG, ZOOM, make_factory, make_questions, read_questions
 from PIL import Image
 
-from vzoom.data.collect.distill import EpisodeFactory
-from vzoom.data.collect.episode import Episode, EpisodeFailed, is_strict
+from vzoom.data.collect.episode import Episode, EpisodeFactory, EpisodeFailed
 from vzoom.data.collect.messages import data_url, whole_turn, with_request
-from vzoom.data.record import Record, RecordedTurn
+from vzoom.data.record import Record
 from vzoom.data.tokens import tokenize_record
+from vzoom.protocol.well_formed import strict_action
 from vzoom.types import Answer, CallError, Clip, Malformed, StopReason, ZoomCall
 from vzoom.video import VideoReadError
 
@@ -160,11 +160,12 @@ def test_a_reply_becomes_a_turn(reply: str, turn: str) -> None:
         ("<answer>B</answer>", False),
         (DONE.replace("</think>", ""), False),
         ("<think>a</think>b</think><answer>B</answer>", False),
+        (DONE.removesuffix("</answer>"), False),
     ],
 )
 def test_the_form_that_is_worth_learning(text: str, strict: bool) -> None:
     outcome = Answer("B") if "answer" in text else ZoomCall(4, 6, 2)
-    assert is_strict(RecordedTurn(text, "expert", outcome, False)) is strict
+    assert strict_action(text) == (outcome if strict else None)
 
 
 # ---------------------------------------------------------------- the record that comes of it

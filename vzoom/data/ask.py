@@ -16,7 +16,6 @@ from ..config import Sampling, ZoomConfig
 from ..engine import Engine, Job
 from ..models import FeatureCache
 from ..types import Failed, Finished, Trajectory
-from ..video import CachedVideo
 
 if TYPE_CHECKING:
     from ..zoomer import Zoomer
@@ -65,7 +64,7 @@ def ask_alone(
     done: dict[int, Trajectory | Exception] = {}
     try:
         for question in questions:
-            opened = partial(CachedVideo, zoomer.clip_cache, question.path, config=question.config, spec=spec)
+            opened = partial(zoomer.clip_cache.open, question.path, config=question.config, spec=spec)
             engine.add(Job(opened, question.text, question.config, question.sampling, question.num_rollouts))
         for event in engine.run():
             if isinstance(event, Finished):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ..config import ZoomConfig
+from ..protocol import Reference
 from ..types import Answer, Malformed, StopReason, Trajectory, VideoInfo, ZoomCall
 from ..video import is_url
 
@@ -124,6 +125,20 @@ class Record:
         """The text of the last turn's answer; None if there is none."""
         outcome = self.turns[-1].outcome if self.turns else None
         return outcome.text if isinstance(outcome, Answer) else None
+
+
+def reference_of(record: Record) -> Reference:
+    """The right answer of a question, to compare answers with.
+
+    Raises:
+        ValueError: the record has none, or one that is no letter of its options.
+    """
+    if record.reference is None:
+        raise ValueError(f"question {record.id} has no reference answer: nothing can be compared with it")
+    try:
+        return Reference(record.question, record.reference, record.options)
+    except ValueError as error:
+        raise ValueError(f"question {record.id}: {error}") from None
 
 
 def carried_out(turns: Sequence[RecordedTurn], number: int) -> bool:

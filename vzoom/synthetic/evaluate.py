@@ -12,7 +12,7 @@ from zlib import crc32
 
 import numpy as np
 
-from ..protocol import Choice, read_choice
+from ..protocol import Reference, is_right
 from .questions import Question, ask_questions, config_for, is_hit
 from .spec import SyntheticConfig, make_video
 from .video import render
@@ -111,7 +111,8 @@ def question_seeds(seed: int, num_questions: int) -> list[int]:
 
 def score(result: Result, question: Question) -> dict[str, float]:
     """One result against its question, every figure 0 or 1 except the means' zooms, frames and chance."""
-    correct = letter_of(result.answer, question) == question.answer_letter
+    reference = Reference(question.text, question.answer_letter, question.options)
+    correct = is_right(result.answer, reference) is True
     hit = is_hit(question.evidence, [t for turn in result.trajectory.zooms for t in turn.pts_seconds])
     return {
         "chance": question.chance,
@@ -123,12 +124,6 @@ def score(result: Result, question: Question) -> dict[str, float]:
         "mean_zooms": float(len(result.trajectory.zooms)),
         "mean_frames": float(result.trajectory.num_frames),
     }
-
-
-def letter_of(answer: str | None, question: Question) -> str | None:
-    """The option letter that an answer names, see `answers.read_choice`; None where it names none or more than one."""
-    choice = read_choice(answer, question.options)
-    return choice.letter if isinstance(choice, Choice) else None
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from ..protocol import LETTERS
 from .spec import SHAPES, SyntheticConfig, SyntheticEvent, SyntheticVideo
 
 Interval = tuple[float, float]
-_MOST_OPTIONS = _MOST_COUNTED = 4
+_MOST_OPTIONS = 4
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def config_for(family: str, config: SyntheticConfig | None = None) -> SyntheticC
     _maker(family)
     if config is not None:
         return config
-    return replace(SyntheticConfig(), events_per_scene=(1, _MOST_COUNTED)) if family == "count" else SyntheticConfig()
+    return replace(SyntheticConfig(), events_per_scene=(1, _MOST_OPTIONS)) if family == "count" else SyntheticConfig()
 
 
 def ask_questions(video: SyntheticVideo, family: str, seed: int) -> Question:
@@ -113,12 +113,12 @@ def _first(video: SyntheticVideo, rng: np.random.Generator) -> Question:
 
 
 def _count(video: SyntheticVideo, rng: np.random.Generator) -> Question:
-    numbers = [i for i in range(len(video.scenes)) if 1 <= len(video.events_in(i)) <= _MOST_COUNTED]
+    numbers = [i for i in range(len(video.scenes)) if 1 <= len(video.events_in(i)) <= _MOST_OPTIONS]
     if not numbers:
-        raise ValueError(f"`count` needs a scene with 1 to {_MOST_COUNTED} events")
+        raise ValueError(f"`count` needs a scene with 1 to {_MOST_OPTIONS} events")
     number = int(rng.choice(numbers))
     events, scene = video.events_in(number), video.scenes[number]
-    options = [str(n + 1) for n in range(_MOST_COUNTED)]
+    options = [str(n + 1) for n in range(_MOST_OPTIONS)]
     text = f"How many shapes flash in the {scene.colour} scene?"
     return _question("count", text, options, str(len(events)), events, [(scene.start_seconds, scene.end_seconds)])
 

@@ -9,10 +9,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ...protocol import strict_action
 from ...types import StopReason
 from ..record import Record, Source
 from ..validate import InvalidRecord
-from .episode import Episode, EpisodeFactory, EpisodeFailed, is_strict
+from .episode import Episode, EpisodeFactory, EpisodeFailed
 from .expert import Expert, Verifier
 from .loop import Collected, CollectSummary, Rejected, collect
 from .messages import cut_turn, whole_turn
@@ -136,6 +137,6 @@ def judged(episode: Episode, id: str, verify: Verifier, said: Sequence[str]) -> 
     except InvalidRecord as error:
         return rejected("invalid", str(error))
     for number, turn in enumerate(record.turns):
-        if not (turn.flawed or is_strict(turn)):
+        if not turn.flawed and strict_action(turn.text) is None:
             return rejected("form", f"turn {number + 1} is not one closed thought and then its action")
     return record

@@ -12,8 +12,8 @@ from typing import TypeVar
 
 from ...engine import Done, Feed, Fetch, Session
 from ...protocol import Vocabulary
-from ...types import Answer, StopReason, ZoomCall
-from ...video import CachedVideo, ClipCache, FrameSource, PatchSpec, VideoReadError
+from ...types import StopReason, ZoomCall
+from ...video import ClipCache, FrameSource, PatchSpec, VideoReadError
 from ..record import Record, RecordedTurn, Source, carried_out
 from ..tokens import tokenize_record, turn_script
 from ..videos import check_video
@@ -180,17 +180,10 @@ class EpisodeFactory:
         """
         check_video(question.video)
         try:
-            frames = CachedVideo(self.clips, question.video.path, config=question.config, spec=self.spec)
+            frames = self.clips.open(question.video.path, config=question.config, spec=self.spec)
             return Episode(question, frames, self.vocabulary)
         except ValueError as error:
             raise EpisodeFailed("unreadable", str(error)) from error
-
-
-def is_strict(turn: RecordedTurn) -> bool:
-    """Whether a turn is one closed thought and then nothing but its action: the form that is worth learning."""
-    thought, closed, acting = turn.text.partition("</think>")
-    action = "<answer>" if isinstance(turn.outcome, Answer) else "<video_zoom>"
-    return bool(closed) and thought.startswith("<think>") and acting.strip().startswith(action)
 
 
 def _alone(run: Callable[[], T]) -> T:

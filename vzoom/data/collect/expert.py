@@ -6,17 +6,16 @@ A run that was killed and resumed asks the same again: the cache answers, and it
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from ...chat import BudgetSpent, Chat, ChatFailed, Reply, Usage
-from ...protocol import LETTERS, TURN_ENDS, Choice, read_choice
-from ..record import Record
+from ...protocol import TURN_ENDS, Judge, JudgeFailed, is_right
+from ..record import Record, reference_of
 from .loop import NoReply, Stopped
 from .messages import Message
 from .reply_cache import ReplyCache, key_of
-
-Judge = Callable[[str, str, str], object]  # (question, reference, answer) -> bool; anything else is no verdict
 
 
 class Expert:
@@ -81,7 +80,7 @@ class Expert:
 
 @dataclass(frozen=True)
 class Verifier:
-    """Whether an answer is right: a letter of the options, or a text for a judge.
+    """`is_right` of a question's record; what the judge says is kept in the reply cache.
 
     Args:
         cache: holds the judge's verdicts, so that each is asked for once.
@@ -97,12 +96,7 @@ class Verifier:
         Raises:
             ValueError: there is no reference, it is no letter of the options, or there is no judge for an open answer.
         """
-        reference = question.reference
-        if reference is None or not reference.strip():
-            raise ValueError(f"record {question.id} has no reference answer to verify by")
-        if question.options and reference not in tuple(LETTERS[: len(question.options)]):
-            raise ValueError(f"record {question.id}: the reference {reference!r} is no letter of its options")
-        if not question.options and self.judge is None:
+        if not reference_of(question).options and self.judge is None:
             raise ValueError(f"record {question.id} has no options: an open answer needs a judge")
 
     def __call__(self, question: Record, answer: str) -> bool:
@@ -113,19 +107,21 @@ class Verifier:
             NoReply: the judge gives no verdict.
         """
         self.check(question)
-        reference = question.reference
-        if question.options:
-            choice = read_choice(answer, question.options)
-            return isinstance(choice, Choice) and choice.letter == reference
+        right = is_right(answer, reference_of(question), judge=partial(self._remembered, question.id))
+        if isinstance(right, JudgeFailed):
+            raise NoReply(f"no verdict on {question.id}: {right.reason}")
+        return right
+
+    def _remembered(self, id: str, question: str, reference: str, answer: str) -> bool | JudgeFailed:
+        """The judge's verdict, asked for once and then found in the cache."""
         assert self.judge is not None
-        assert reference is not None
-        key = key_of({"task": "judge", "question": question.question, "reference": reference, "answer": answer})
+        key = key_of({"task": "judge", "question": question, "reference": reference, "answer": answer})
         found = self.cache.get(key)
         if found is None:
-            verdict = self.judge(question.question, reference, answer)
-            if not isinstance(verdict, bool):
-                raise NoReply(f"no verdict on {question.id}: {verdict}")
-            found = {"record": question.id, "task": "judge", "right": verdict}
+            verdict = self.judge(question, reference, answer)
+            if isinstance(verdict, JudgeFailed):
+                return verdict
+            found = {"record": id, "task": "judge", "right": verdict}
             self.cache.put(key, found)
         return bool(found["right"])
 

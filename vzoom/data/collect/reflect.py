@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...protocol import CALL_CLOSE, CALL_OPEN, THINK_CLOSE, THINK_OPEN
 from ...types import ZoomCall
 from ..record import Record
 from .distill import check_task, continue_episode, judged, take_turn
@@ -27,7 +28,7 @@ from .rollouts import StudentRollout, kind_of
 _REQUEST = (
     "Stop here. A student wrote the turns above, and then {ending} "
     "Say what was wrong with the last zoom and where to look instead, and make the corrected zoom: "
-    "<think>what was wrong, and where to look</think><video_zoom>…</video_zoom>. "
+    f"{THINK_OPEN}what was wrong, and where to look{THINK_CLOSE}{CALL_OPEN}…{CALL_CLOSE}. "
     "Write it as the student would who notices the mistake by itself, without a word about this message; then go on "
     "until you know the answer."
 )

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...data import Record
-from ...eval import JudgeFailed, judge_for
+from ...data import Record, reference_of
+from ...eval import judge_for
+from ...protocol import JudgeFailed, is_right
 from ...synthetic import SyntheticConfig, ask_synthetic
-from ..rl.reward import is_right
-from ..rl.rollout import reference_of
 
 if TYPE_CHECKING:
     from ...zoomer import Zoomer
