@@ -1,3 +1,7 @@
+from .ask import VideoQuestion as VideoQuestion
+from .ask import answer_scores as answer_scores
+from .ask import ask_alone as ask_alone
+from .ask import ask_records as ask_records
 from .collect.distill import distill as distill
 from .collect.episode import Episode as Episode
 from .collect.episode import EpisodeFactory as EpisodeFactory

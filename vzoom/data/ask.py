@@ -1,12 +1,8 @@
-"""Questions asked of a model so that the same questions get the same answers to the last bit.
-
-Which tokens are fed together decides the last bits of the logits. So each call has an engine and a cache of visual
-features of its own, and clips come in when the model waits for them, not when they happen to be ready.
-"""
+"""Questions asked of a model: conversations that are the same to the last bit each time, and what answers are worth."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
@@ -15,10 +11,12 @@ from typing import TYPE_CHECKING
 from ..config import Sampling, ZoomConfig
 from ..engine import Engine, Job
 from ..models import FeatureCache
-from ..types import Failed, Finished, Trajectory
+from ..protocol import Judge, JudgeFailed, is_right
+from ..types import Event, Failed, Finished, Trajectory
+from .record import Record, reference_of
 
 if TYPE_CHECKING:
-    from ..zoomer import Zoomer
+    from ..zoomer import Result, Zoomer
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,10 @@ class VideoQuestion:
 def ask_alone(
     zoomer: Zoomer, questions: Sequence[VideoQuestion], *, max_sessions: int
 ) -> list[tuple[Trajectory | Exception, ...]]:
-    """Hold the conversations, undisturbed by whatever was asked before.
+    """Hold conversations so that the same questions get the same answers to the last bit.
+
+    Which tokens are fed together decides the last bits of the logits. So each call has an engine and a cache of visual
+    features of its own, and clips come in when the model waits for them, not when they happen to be ready.
 
     Args:
         zoomer: the model. Its engine is not used, its cache of frames is.
@@ -75,3 +76,49 @@ def ask_alone(
         engine.close()
     numbers = iter(range(len(done)))
     return [tuple(done[next(numbers)] for _ in range(question.num_rollouts)) for question in questions]
+
+
+def ask_records(
+    zoomer: Zoomer,
+    records: Sequence[Record],
+    *,
+    judge: Judge | None = None,
+    max_zooms: int | None = None,
+    max_sessions: int = 8,
+    on_event: Callable[[Event], None] | None = None,
+) -> list[dict[str, float]]:
+    """Ask questions greedily, and score the answers.
+
+    Args:
+        zoomer: the model; its own config holds, not the records'.
+        records: without turns, each with its reference answer.
+        judge: for questions without options.
+        max_zooms: zooms allowed; None is the model's own limit.
+        max_sessions: conversations at once.
+        on_event: sees what happens.
+
+    Returns:
+        `answer_scores` of each record.
+
+    Raises:
+        ValueError: the judge gave no verdict on a record: a mean without some of its questions is another mean.
+    """
+    asked = [(record.video.path, record.question) for record in records]
+    results = zoomer.ask_many(asked, max_zooms=max_zooms, max_sessions=max_sessions, on_event=on_event)
+    scores = []
+    for record, result in zip(records, results, strict=True):
+        right = is_right(result.answer, reference_of(record), judge=judge)
+        if isinstance(right, JudgeFailed):
+            raise ValueError(f"the judge gave no verdict on {record.id}: {right.reason}")
+        scores.append(answer_scores(result, right=right))
+    return scores
+
+
+def answer_scores(result: Result, *, right: bool) -> dict[str, float]:
+    """What one answer adds to the means of an evaluation: accuracy, answered (0 or 1), mean_zooms and mean_frames."""
+    return {
+        "accuracy": float(right),
+        "answered": float(result.answer is not None),
+        "mean_zooms": float(len(result.trajectory.zooms)),
+        "mean_frames": float(result.trajectory.num_frames),
+    }
