@@ -123,7 +123,7 @@ class Chat:
 
     @property
     def refusals(self) -> dict[str, str]:
-        """Endpoints that are not asked any more, by name, and why: a run goes on while another is left."""
+        """Endpoints that are not asked any more, by name, and why. A run continues as long as another is left."""
         return self._circuits.refusals
 
     def complete(
