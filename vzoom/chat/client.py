@@ -49,7 +49,12 @@ class Reply:
 
 @dataclass(frozen=True)
 class ChatFailed:
-    """There is no usable reply. reason: of the last attempt. num_attempts: over all endpoints."""
+    """There is no usable reply.
+
+    Args:
+        reason: of the last attempt.
+        num_attempts: over all endpoints.
+    """
 
     reason: str
     num_attempts: int

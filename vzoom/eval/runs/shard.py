@@ -14,7 +14,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Shard:
-    """Part `index` of `count`, from 0.
+    """One part of a run.
+
+    Args:
+        index: of this part, from 0.
+        count: of all parts.
 
     Raises:
         ValueError: the index is not below the count.
