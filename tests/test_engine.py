@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import torch
 from checkpoints import SPECIALS, make_checkpoint, token_id
-from law import CONFIG, FakeReader, run_scripted
+from exactness import CONFIG, FakeReader, run_scripted
 
 from vzoom.config import Sampling
 from vzoom.engine.engine import Engine
-from vzoom.engine.media import Intake
-from vzoom.engine.request import Job
-from vzoom.engine.running import Active
+from vzoom.engine.media import Media
+from vzoom.engine.request import Request
+from vzoom.engine.running_session import RunningSession
 from vzoom.engine.session import Session
 from vzoom.models import Checkpoint, load_checkpoint
 from vzoom.types import CallError, Clip, Failed, Finished, Malformed, StopReason, TextDelta, TurnEnded, TurnOpened
@@ -35,17 +35,17 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return load_checkpoint(str(make_checkpoint("qwen2_5_vl", tmp_path_factory.mktemp("engine"))))
 
 
-def run(checkpoint: Checkpoint, jobs: Sequence[Job], *, max_sessions: int) -> dict[int, Any]:
+def run(checkpoint: Checkpoint, jobs: Sequence[Request], *, max_sessions: int) -> dict[int, Any]:
     engine = Engine(checkpoint, max_sessions=max_sessions, max_total_tokens=CONFIG.max_total_tokens)
     for job in jobs:
         engine.add(job)
-    done = {e.session: e.trajectory for e in engine.run() if isinstance(e, Finished)}
+    done = {e.request_id: e.trajectory for e in engine.events() if isinstance(e, Finished)}
     assert engine.pool.num_free == engine.pool.num_blocks
     return done
 
 
-def jobs(sampling: Sampling, count: int = 3) -> list[Job]:
-    return [Job(lambda i=i: FakeReader(i), f"Question {i}?", SHORT, sampling) for i in range(count)]
+def jobs(sampling: Sampling, count: int = 3) -> list[Request]:
+    return [Request(lambda i=i: FakeReader(i), f"Question {i}?", SHORT, sampling) for i in range(count)]
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1.0, seed=7)], ids=["greedy", "sampled"])
@@ -62,7 +62,7 @@ def test_control_tokens_are_never_sampled(checkpoint: Checkpoint) -> None:
     saved = loud.clone()
     with torch.no_grad():
         loud[token_id("<|image_pad|>")] *= 50
-    done = run(checkpoint, [Job(FakeReader, "Q?", config, Sampling(temperature=3.0))], max_sessions=1)
+    done = run(checkpoint, [Request(FakeReader, "Q?", config, Sampling(temperature=3.0))], max_sessions=1)
     with torch.no_grad():
         loud.copy_(saved)
     sampled = {t for t, s in zip(done[0].ids, done[0].sampled, strict=True) if s}
@@ -111,7 +111,7 @@ def test_a_feed_that_fails_leaves_the_session_as_it_was(
         try:
             return step(self)
         except torch.OutOfMemoryError:
-            active = self._active[0]
+            active = self._scheduler.sessions[0]
             failed.append((active.table.length, active.session.num_fed))
             return step(self)
 
@@ -139,7 +139,7 @@ class BrokenReader(FakeReader):
 
 
 def test_an_unreadable_segment_is_told_to_the_model(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("law.FakeReader", lambda seed: BrokenReader(1))
+    monkeypatch.setattr("exactness.FakeReader", lambda seed: BrokenReader(1))
     recorded, _ = run_scripted(monkeypatch, checkpoint, {"Q?": [ZOOM, ANSWER]})
     trajectory = recorded["Q?"].trajectory
     assert trajectory is not None
@@ -153,39 +153,39 @@ def test_an_unreadable_segment_is_told_to_the_model(checkpoint: Checkpoint, monk
 def test_an_unreadable_glance_fails_alone(checkpoint: Checkpoint) -> None:
     broken = BrokenReader(0)
     engine = Engine(checkpoint, max_sessions=2, max_total_tokens=CONFIG.max_total_tokens)
-    engine.add(Job(lambda: broken, "Broken?", SHORT, Sampling()))
-    engine.add(Job(FakeReader, "Fine?", SHORT, Sampling()))
-    events = list(engine.run())
+    engine.add(Request(lambda: broken, "Broken?", SHORT, Sampling()))
+    engine.add(Request(FakeReader, "Fine?", SHORT, Sampling()))
+    events = list(engine.events())
     (failed,) = [e for e in events if isinstance(e, Failed)]
-    assert failed.session == 0
+    assert failed.request_id == 0
     assert isinstance(failed.error, VideoReadError)
     assert broken.closed
-    assert [e.session for e in events if isinstance(e, Finished)] == [1]
+    assert [e.request_id for e in events if isinstance(e, Finished)] == [1]
 
 
 def test_cancel_and_close_give_everything_back(checkpoint: Checkpoint) -> None:
     readers = [FakeReader(i) for i in range(3)]
     engine = Engine(checkpoint, max_sessions=2, max_total_tokens=CONFIG.max_total_tokens)
-    numbers = [engine.add(Job(lambda r=r: r, "Q?", SHORT, Sampling())) for r in readers]
+    numbers = [engine.add(Request(lambda r=r: r, "Q?", SHORT, Sampling())) for r in readers]
     engine.step()
     engine.cancel(numbers[0])
     (finished,) = [e for e in engine.step() if isinstance(e, Finished)]
     assert finished.trajectory.stop_reason is StopReason.CANCELLED
     assert readers[0].closed
-    with pytest.raises(ValueError, match="session 0 is not running"):
+    with pytest.raises(ValueError, match="request 0 is not running"):
         engine.cancel(numbers[0])
     engine.step()
     assert engine.pool.num_free < engine.pool.num_blocks
     engine.close()
     assert engine.pool.num_free == engine.pool.num_blocks
     assert all(r.closed for r in readers)
-    assert list(engine.run()) == []
+    assert list(engine.events()) == []
 
 
 def test_a_job_longer_than_the_engine_was_made_for_is_refused(checkpoint: Checkpoint) -> None:
     engine = Engine(checkpoint, max_total_tokens=4096)
     with pytest.raises(ValueError, match="more than this engine was made for"):
-        engine.add(Job(FakeReader, "Q?", CONFIG, Sampling()))
+        engine.add(Request(FakeReader, "Q?", CONFIG, Sampling()))
     with pytest.raises(ValueError, match="max_sessions must be 1 or more"):
         Engine(checkpoint, max_sessions=0, max_total_tokens=4096)
 
@@ -243,14 +243,14 @@ def test_a_fork_goes_on_from_where_it_branched(checkpoint: Checkpoint) -> None:
     number = engine.add(jobs(Sampling(), 1)[0])
     for _ in range(4):
         engine.step()
-    before = list(engine._find(number).session.trajectory.ids)
+    before = list(engine._scheduler.find(number).session.trajectory.ids)
     greedy, warm = engine.fork(number, [Sampling(), Sampling(temperature=5.0, seed=3)])
-    done = {e.session: e.trajectory for e in engine.run() if isinstance(e, Finished)}
+    done = {e.request_id: e.trajectory for e in engine.events() if isinstance(e, Finished)}
     assert done[greedy].ids == done[number].ids
     assert done[warm].ids[: len(before)] == before
     assert done[warm].ids != done[number].ids
     assert engine.tokens_fed < sum(len(t.ids) - 1 for t in done.values()) - 2 * (len(before) - 1) + 1
-    with pytest.raises(ValueError, match="session 0 is not running"):
+    with pytest.raises(ValueError, match="request 0 is not running"):
         engine.fork(number, [Sampling()])
 
 
@@ -260,7 +260,7 @@ def test_forks_outlive_a_cancelled_parent(checkpoint: Checkpoint) -> None:
     engine.step()
     forks = engine.fork(number, [Sampling(), Sampling()])
     engine.cancel(number)
-    done = {e.session: e.trajectory for e in engine.run() if isinstance(e, Finished)}
+    done = {e.request_id: e.trajectory for e in engine.events() if isinstance(e, Finished)}
     assert done[number].stop_reason is StopReason.CANCELLED
     alone = run(checkpoint, jobs(Sampling(), 1), max_sessions=1)[0]
     assert [done[f].ids for f in forks] == [alone.ids, alone.ids]
@@ -277,7 +277,7 @@ def test_a_feed_that_fails_parts_no_forks(checkpoint: Checkpoint, monkeypatch: p
         with pytest.raises(torch.OutOfMemoryError):
             engine.step()
     assert engine.pool.num_free == engine.pool.num_blocks
-    done = {e.session: e.trajectory.ids for e in engine.run() if isinstance(e, Finished)}
+    done = {e.request_id: e.trajectory.ids for e in engine.events() if isinstance(e, Finished)}
     assert done == {i: t.ids for i, t in run(checkpoint, jobs(SAMPLED, 1), max_sessions=1).items()} | {
         i: run(checkpoint, jobs(dataclasses.replace(SAMPLED, seed=7 + i), 1), max_sessions=1)[0].ids for i in (1, 2)
     }
@@ -287,17 +287,17 @@ def test_a_job_waits_until_the_pool_can_hold_all_that_it_may_write(checkpoint: C
     small = dataclasses.replace(SHORT, max_total_tokens=2048)
     engine = Engine(checkpoint, max_sessions=8, max_total_tokens=2048, pool_tokens=4096)
     for i in range(4):
-        engine.add(Job(lambda i=i: FakeReader(i), f"Question {i}?", small, Sampling()))  # type: ignore[misc]
+        engine.add(Request(lambda i=i: FakeReader(i), f"Question {i}?", small, Sampling()))  # type: ignore[misc]
     engine.step()
-    assert len(engine._active) == 2
-    done = [e.session for e in engine.run() if isinstance(e, Finished)]
+    assert len(engine._scheduler.sessions) == 2
+    done = [e.request_id for e in engine.events() if isinstance(e, Finished)]
     assert sorted(done) == [0, 1, 2, 3]
     assert engine.stats().preemptions == 0
     crowded = Engine(checkpoint, max_sessions=8, max_total_tokens=2048, pool_tokens=4096, overcommit=2.0)
     for i in range(4):
-        crowded.add(Job(lambda i=i: FakeReader(i), f"Question {i}?", small, Sampling()))  # type: ignore[misc]
+        crowded.add(Request(lambda i=i: FakeReader(i), f"Question {i}?", small, Sampling()))  # type: ignore[misc]
     crowded.step()
-    assert len(crowded._active) == 4
+    assert len(crowded._scheduler.sessions) == 4
     crowded.close()
 
 
@@ -310,12 +310,12 @@ def test_the_clip_is_decoded_while_its_call_is_written(checkpoint: Checkpoint, m
             asked.append((timestamps[0], "".join(written)))
             return super().frames_at(timestamps)
 
-    foresee = Intake.foresee
+    prefetch = Media.prefetch
 
-    def patient(self: Intake, active: Active) -> None:
-        foresee(self, active)
-        if active.decoding:
-            active.decoding.future.result(timeout=30)  # so that it is certain when the worker looked
+    def patient(self: Media, active: RunningSession) -> None:
+        prefetch(self, active)
+        if active.pending_clip:
+            active.pending_clip.future.result(timeout=30)  # so that it is certain when the worker looked
 
     accept = Session.accept
 
@@ -324,8 +324,8 @@ def test_the_clip_is_decoded_while_its_call_is_written(checkpoint: Checkpoint, m
         return written[-1]
 
     monkeypatch.setattr(Session, "accept", listen)
-    monkeypatch.setattr(Intake, "foresee", patient)
-    monkeypatch.setattr("law.FakeReader", Watching)
+    monkeypatch.setattr(Media, "prefetch", patient)
+    monkeypatch.setattr("exactness.FakeReader", Watching)
     recorded, _ = run_scripted(monkeypatch, checkpoint, {"Q?": [ZOOM, ANSWER]})
     assert recorded["Q?"].trajectory is not None
     assert recorded["Q?"].trajectory.answer == "B"
@@ -344,9 +344,9 @@ def test_a_worker_that_fails_fails_in_its_session_alone(checkpoint: Checkpoint, 
 
     engine = Engine(checkpoint, max_sessions=3, max_total_tokens=CONFIG.max_total_tokens, overlap=overlap)
     engine.add(jobs(Sampling(), 1)[0])
-    engine.add(Job(Bug, "Broken?", SHORT, Sampling(), num_rollouts=2))
-    events = list(engine.run())
-    assert [(e.session, str(e.error)) for e in events if isinstance(e, Failed)] == [
+    engine.add(Request(Bug, "Broken?", SHORT, Sampling(), num_rollouts=2))
+    events = list(engine.events())
+    assert [(e.request_id, str(e.error)) for e in events if isinstance(e, Failed)] == [
         (1, "the disk is gone"),
         (2, "the disk is gone"),
     ]
@@ -364,12 +364,12 @@ def test_others_go_on_while_a_clip_is_decoded(checkpoint: Checkpoint) -> None:
             return super().frames_at(timestamps)
 
     engine = Engine(checkpoint, max_sessions=2, max_total_tokens=CONFIG.max_total_tokens, overlap=True)
-    engine.add(Job(Slow, "Slow?", SHORT, Sampling()))
+    engine.add(Request(Slow, "Slow?", SHORT, Sampling()))
     engine.add(jobs(Sampling(), 1)[0])
     finished: list[int] = []
-    for event in engine.run():
+    for event in engine.events():
         if isinstance(event, Finished):
-            finished.append(event.session)
+            finished.append(event.request_id)
             released.set()
     assert finished == [1, 0]
 
@@ -384,8 +384,8 @@ def test_a_tower_that_fails_can_be_tried_again(checkpoint: Checkpoint, monkeypat
                 lambda *_, **__: (_ for _ in ()).throw(torch.OutOfMemoryError("no memory")),
             )
             with pytest.raises(torch.OutOfMemoryError):
-                list(engine.run())
-        done = [e.trajectory for e in engine.run() if isinstance(e, Finished)]
+                list(engine.events())
+        done = [e.trajectory for e in engine.events() if isinstance(e, Finished)]
         assert done[0].ids == run(checkpoint, jobs(Sampling(), 1), max_sessions=1)[0].ids
 
 
@@ -401,4 +401,6 @@ def test_engines_that_cannot_work(checkpoint: Checkpoint, settings: dict[str, An
         Engine(checkpoint, max_total_tokens=4096, **settings)
     engine = Engine(checkpoint, max_total_tokens=4096, max_sessions=2)
     with pytest.raises(ValueError, match=r"num_rollouts must be 1 to max_sessions \(2\), got 3"):
-        engine.add(Job(FakeReader, "Q?", dataclasses.replace(SHORT, max_total_tokens=4096), Sampling(), num_rollouts=3))
+        engine.add(
+            Request(FakeReader, "Q?", dataclasses.replace(SHORT, max_total_tokens=4096), Sampling(), num_rollouts=3)
+        )

@@ -6,6 +6,8 @@ from .load import Checkpoint as Checkpoint
 from .load import load_checkpoint as load_checkpoint
 from .load import load_patch_spec as load_patch_spec
 from .load import never_sampled as never_sampled
+from .stock import full_prefill as full_prefill
+from .stock import stock_images as stock_images
 from .vision import FeatureCache as FeatureCache
 from .vision import ImageEncoder as ImageEncoder
 from .vision import encode_clips as encode_clips

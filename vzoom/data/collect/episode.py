@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from ...engine import Done, Feed, Fetch, Session
+from ...engine import Done, NeedFrames, NeedTokens, Session
 from ...protocol import Vocabulary
 from ...types import Answer, StopReason, ZoomCall
 from ...video import FrameSource, VideoReadError
@@ -48,7 +48,7 @@ class Play:
         self.session = _alone(lambda: Session(question.question, question.video.info, vocabulary, question.config))
         self.sources: list[Source] = []
         self.flawed: list[bool] = []
-        assert isinstance(self.session.action, Fetch)
+        assert isinstance(self.session.action, NeedFrames)
         glance = frames.frames_at(self.session.action.timestamps)
         _alone(lambda: self.session.splice(glance))
         self.messages: list[Message] = opening(question.question, question.video.info, glance, question.config)
@@ -68,7 +68,7 @@ class Play:
 
     def say(self, text: str, source: Source, *, flawed: bool = False) -> None:
         """One whole turn. Unplayable where the vocabulary has no such text."""
-        assert isinstance(self.session.action, Feed)
+        assert isinstance(self.session.action, NeedTokens)
         _alone(lambda: self._accept(text))
         turn = self.session.turn
         if turn.text != text and self.stop_reason not in (StopReason.TURN_TOKENS, StopReason.TOTAL_TOKENS):
@@ -76,7 +76,7 @@ class Play:
         self.sources.append(source)
         self.flawed.append(flawed)
         clip = None
-        if isinstance(self.session.action, Fetch):
+        if isinstance(self.session.action, NeedFrames):
             try:
                 clip = self.frames.frames_at(self.session.action.timestamps)
             except VideoReadError as error:
@@ -120,10 +120,10 @@ class Play:
     def _accept(self, text: str) -> None:
         script = turn_script(text, self.vocabulary)
         for number, token in enumerate(script):
-            if not isinstance(self.session.action, Feed) or (number and self.session.action.opens_turn):
+            if not isinstance(self.session.action, NeedTokens) or (number and self.session.action.opens_turn):
                 break  # a limit, or a tag that the tokenizer merged with what follows
             self.session.accept(token, 0.0)
-        if isinstance(self.session.action, Feed) and not self.session.action.opens_turn:
+        if isinstance(self.session.action, NeedTokens) and not self.session.action.opens_turn:
             raise Unplayable("vocabulary", f"the turn {text!r} has no end in this vocabulary")
 
 

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from ...config import Sampling
-from ...engine import Engine, Job
+from ...engine import Engine, Outcome, Request
 from ...models import FeatureCache
-from ...types import Failed, Finished, Malformed, Trajectory, ZoomCall
-from ...video import CachedVideo
+from ...types import Malformed, ZoomCall
 from ..record import Record
 from ..videos import check_video
 from .collect import Say, silence
@@ -86,35 +84,38 @@ def roll_out(
 def _block(
     zoomer: Zoomer, block: Sequence[Record], num_rollouts: int, sampling: Sampling, seed: int
 ) -> Iterator[Rollout]:
-    spec = zoomer.checkpoint.patch_spec
-    engine = Engine(
+    requests = []
+    for question in block:
+        check_video(question.video)
+        own = Sampling(sampling.temperature, seed=crc32(f"{seed} {question.id}".encode()) * num_rollouts)
+        requests.append(
+            Request.about(
+                question.video.path,
+                question.question,
+                checkpoint=zoomer.checkpoint,
+                clip_cache=zoomer.clip_cache,
+                config=question.config,
+                sampling=own,
+                num_rollouts=num_rollouts,
+            )
+        )
+    with Engine(
         zoomer.checkpoint,
         max_sessions=len(block) * num_rollouts,
         max_total_tokens=max(question.config.max_total_tokens for question in block),
         overlap=False,  # who is fed together must not depend on timing
         feature_cache=FeatureCache(),  # nor who is encoded together on what was asked before
-    )
-    try:
-        for question in block:
-            check_video(question.video)
-            opened = partial(CachedVideo, zoomer.clip_cache, question.video.path, config=question.config, spec=spec)
-            own = Sampling(sampling.temperature, seed=crc32(f"{seed} {question.id}".encode()) * num_rollouts)
-            engine.add(Job(opened, question.question, question.config, own, num_rollouts))
-        done: dict[int, Trajectory | str] = {}
-        for event in engine.run():
-            if isinstance(event, Finished):
-                done[event.session] = event.trajectory
-            elif isinstance(event, Failed):
-                done[event.session] = str(event.error)
-    finally:
-        engine.close()
-    for number in range(len(block) * num_rollouts):
-        yield _rollout(block[number // num_rollouts].id, number % num_rollouts, done[number])
+    ) as engine:
+        groups = engine.run(requests, keep_clips=False)
+    for question, group in zip(block, groups, strict=True):
+        for number, outcome in enumerate(group):
+            yield _rollout(question.id, number, outcome)
 
 
-def _rollout(question: str, number: int, held: Trajectory | str) -> Rollout:
-    if isinstance(held, str):
-        return Rollout(question, number, (), (), (), None, "", held)
+def _rollout(question: str, number: int, outcome: Outcome) -> Rollout:
+    if outcome.error is not None:
+        return Rollout(question, number, (), (), (), None, "", str(outcome.error))
+    held = outcome.unwrap()
     turns = held.turns
     return Rollout(
         question,

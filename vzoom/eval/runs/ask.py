@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from zlib import crc32
 
 from ...config import Sampling, ZoomConfig
-from ...engine import Engine, Job
+from ...engine import Engine, Request
 from ...models import FeatureCache
-from ...types import STAGES, Failed, Finished, Trajectory
-from ...video import CachedVideo, VideoError
+from ...types import STAGES, Trajectory
+from ...video import VideoError
 from ..item import Item
 from ..scores.confidence import confidence_of
 from ..scores.cost import ModelShape, cost_of
@@ -78,24 +77,29 @@ def ask_block(zoomer: Zoomer, block: Sequence[Asked], policy: Policy, *, tempera
 
 
 def _hold(zoomer: Zoomer, block: Sequence[Asked], config: ZoomConfig, *, temperature: float, max_sessions: int) -> None:
-    spec = zoomer.checkpoint.patch_spec
-    engine = Engine(
+    requests = [
+        Request.about(
+            asked.path,
+            asked.item.question,
+            checkpoint=zoomer.checkpoint,
+            clip_cache=zoomer.clip_cache,
+            config=config,
+            sampling=Sampling(temperature, seed=asked.seed),
+        )
+        for asked in block
+    ]
+    with Engine(
         zoomer.checkpoint,
         max_sessions=min(max_sessions, len(block)),
         max_total_tokens=config.max_total_tokens,
         overlap=False,
         feature_cache=FeatureCache(),
-    )
-    try:
-        for asked in block:
-            opened = partial(CachedVideo, zoomer.clip_cache, asked.path, config=config, spec=spec)
-            engine.add(Job(opened, asked.item.question, config, Sampling(temperature, seed=asked.seed)))
-        for event in engine.run():
-            if isinstance(event, Finished):
-                block[event.session].held.append(event.trajectory)
-            elif isinstance(event, Failed):
-                if not isinstance(event.error, VideoError | OSError):
-                    raise ValueError(f"{block[event.session].item.source}: {event.error}") from event.error
-                block[event.session].problem = str(event.error)
-    finally:
-        engine.close()
+    ) as engine:
+        outcomes = engine.run(requests, keep_clips=False)
+    for asked, (outcome,) in zip(block, outcomes, strict=True):
+        if outcome.error is None:
+            asked.held.append(outcome.unwrap())
+        elif isinstance(outcome.error, VideoError | OSError):
+            asked.problem = str(outcome.error)
+        else:
+            raise ValueError(f"{asked.item.source}: {outcome.error}") from outcome.error
