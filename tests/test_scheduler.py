@@ -43,7 +43,7 @@ def pages(scheduler: Scheduler) -> list[int]:
 
 
 def test_the_youngest_session_gives_up_its_pages_first(scheduler: Scheduler) -> None:
-    oldest, second, youngest = scheduler.sessions
+    oldest = scheduler.sessions[0]
     assert scheduler._make_room(oldest, 2 * SIZE)
     assert (pages(scheduler), scheduler.preemptions) == ([2, 2, 2], 0)  # there was room
     assert scheduler._make_room(oldest, 3 * SIZE)
@@ -59,7 +59,7 @@ def test_a_session_never_takes_the_pages_of_an_older_one(scheduler: Scheduler) -
 
 
 def test_a_session_without_pages_leaves_some_for_older_ones(scheduler: Scheduler) -> None:
-    oldest, second, youngest = scheduler.sessions
+    _, second, youngest = scheduler.sessions
     youngest.preempt()
     assert not scheduler._make_room(youngest, SIZE)  # four are free, and each older session may want four
     second.preempt()
