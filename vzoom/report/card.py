@@ -28,7 +28,7 @@ def answer_card(result: Answered) -> str:
     if trajectory.answer is not None:
         answer = escape(trajectory.answer)
     else:
-        answer = f"no answer <small>{escape(stop_text(trajectory)[1])}</small>"
+        answer = f'no answer <small style="font-weight:400">{escape(stop_text(trajectory)[1])}</small>'
     return (
         '<div class="vzoom-card" style="max-width:640px;padding:12px 16px;border:1px solid #8886;border-radius:10px;'
         'font:14px/1.5 system-ui,sans-serif">'
