@@ -1,7 +1,7 @@
 """Settings as frozen dataclasses, checked when they are made.
 
 The defaults are VideoZoomer's (arXiv 2512.22315): 64 glance frames at 0.5 fps, 4 zooms of at most 16 frames,
-at most 100 352 pixels a frame (128 visual tokens), 4 096 new tokens a turn, 32 768 tokens in all.
+at most 100 352 pixels per frame (128 visual tokens), 4 096 new tokens per turn, 32 768 tokens in all.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class ZoomConfig:
         max_total_tokens: tokens of the whole conversation: prompt, frames, turns.
         answer_reserve: tokens of max_total_tokens that no clip may take, so that room for the answer is left.
         frame_policy: "exact" samples half-open intervals at the requested rate and never repeats a frame;
-            "videozoomer" chooses frames as the public code of that paper does.
+            "videozoomer" chooses frames as VideoZoomer's public code does.
         resize: "videozoomer" shrinks with Lanczos to max_pixels, then resizes like Hugging Face's processor; "direct"
             only does the latter.
         prompt: "full" explains the tools to any model; "brief" is for models trained on it.

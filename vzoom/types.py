@@ -61,7 +61,7 @@ class VideoInfo:
     height: int
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Clip:
     """Frames as they are displayed. Requested times that fall on one frame give that frame once.
 
@@ -186,7 +186,7 @@ class Turn:
         }
 
 
-@dataclass(repr=False)
+@dataclass
 class Trajectory:
     """A conversation, token for token: what RL trains on, and what the exactness tests replay.
 

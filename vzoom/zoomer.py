@@ -18,7 +18,7 @@ from .video import CacheStats, ClipCache
 EMBEDDED = "embedded"
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Result:
     """An answer, and how it was reached. A notebook shows it as a card.
 
