@@ -22,12 +22,12 @@ from torch.nn.functional import scaled_dot_product_attention
 sys.path.insert(0, str(Path(__file__).parent))
 from kernel_floors import LARGE_BYTES, copy_large, in_turns, multiply, read_large
 
-from vzoom.kernels.copy_blocks.op import copy_blocks
+from vzoom.kernels.copy_blocks import copy_blocks
 from vzoom.kernels.layout import new_pages
-from vzoom.kernels.merge_states.op import merge_states
-from vzoom.kernels.mrope_append.op import mrope_append
-from vzoom.kernels.paged_attention.op import paged_attention
-from vzoom.kernels.splice_move.op import splice_move
+from vzoom.kernels.merge_states import merge_states
+from vzoom.kernels.mrope_append import mrope_append
+from vzoom.kernels.paged_attention import paged_attention
+from vzoom.kernels.splice_move import splice_move
 
 HEADS, GROUPS, DIM, BLOCK = 28, 4, 128, 32
 DTYPES = [torch.bfloat16, torch.float32]

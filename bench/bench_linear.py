@@ -21,7 +21,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from kernel_floors import LARGE_BYTES, in_turns, multiply, read_large
 
-from vzoom.kernels.linear.op import linear
+from vzoom.kernels.linear import linear
 from vzoom.kernels.linear.reference import linear as by_torch
 
 DTYPES = [torch.bfloat16, torch.float32]
@@ -88,7 +88,7 @@ def test_gated_mlp_of_many_rows(benchmark: Any, dtype: torch.dtype, rows: int) -
     x = torch.randn(rows, 512).to(dtype)
 
     def ours() -> None:
-        linear(x, next(up), gate_NK=next(gate))
+        linear(x, next(up), gate_OI=next(gate))
 
     def torchs() -> None:
         by_torch(x, next(up), None, next(gate), None, None)

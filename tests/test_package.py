@@ -23,7 +23,6 @@ ROWS = (
     ("types", "config"),
     ("protocol", "timeline", "answers", "chat"),
     ("layout",),
-    ("ext",),
     ("kernels",),
     ("video", "patches"),
     ("clips",),

@@ -12,7 +12,7 @@ import torch
 from .active import Active
 from .attention import Ragged
 from .cache import BlockTable, PagePool
-from .kernels.splice_move.op import splice_move
+from .kernels.splice_move import splice_move
 from .models.base import Features, VisionLanguageModel
 from .reuse import Move
 from .session import Feed

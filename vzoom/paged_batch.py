@@ -19,8 +19,8 @@ from torch import Tensor
 
 from .attention import Ragged
 from .cache import BlockTable, OutOfPages, PagePool
-from .kernels.mrope_append.op import mrope_append
-from .kernels.paged_attention.op import paged_attention
+from .kernels.mrope_append import mrope_append
+from .kernels.paged_attention import paged_attention
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,12 @@ class Step:
     ragged: Ragged
     slots_T: Tensor  # int64 [T]
     rows: Tensor | None  # int64, the rows that are no padding; None where all are tokens
-    ones_TR: Tensor
-    zeros_TR: Tensor
 
     def write(self, layer: int, k_BGnD: Tensor, v_BGnD: Tensor) -> None:
         """Keys, already rotated by the model, and values to their pages."""
         k, v = (x.transpose(1, 2).flatten(0, 1) for x in (k_BGnD, v_BGnD))
         k_pages, v_pages = self.pool.k_pages[layer], self.pool.v_pages[layer]
-        # Rotation by zero over no query heads: what is left of the op is its write.
-        mrope_append(k[:, :0], k, v, self.ones_TR, self.zeros_TR, k_pages, v_pages, self.slots_T)
+        mrope_append(None, k, v, None, None, k_pages, v_pages, self.slots_T)
 
     def attend(self, layer: int, q_BHnD: Tensor, scale: float) -> Tensor:
         """Every query to everything of its sequence up to itself: [B, n, H, D], 0 where a row is padding."""
@@ -142,8 +139,7 @@ class PagedBatch:
             columns = np.arange(count)
             rows = torch.from_numpy(np.flatnonzero(np.concatenate([columns >= pad for pad in pads]))).to(device)
             slots_T = torch.full((len(pads) * count,), -1, device=device).index_copy_(0, rows, slots_T)
-        ones_TR = torch.ones(len(slots_T), pool.k_pages.shape[-1] // 2, dtype=pool.k_pages.dtype, device=device)
-        return Step(pool, ragged, slots_T, rows, ones_TR, torch.zeros_like(ones_TR))
+        return Step(pool, ragged, slots_T, rows)
 
     def _check_room(self, pads: list[int], count: int) -> None:
         def needed() -> int:

@@ -52,8 +52,4 @@ extern const AttentionKernels attention_avx2, attention_avx512;
 extern const AttentionKernel attention_avx512bf16;  // bf16 dot products, two keys or dimensions an instruction
 #endif
 
-void paged_attention(const View& q, const View& k_pages, const View& v_pages, const View& block_table,
-                     const View& kv_lens, const View& cu_seqlens_q, const View& out, const View* lse, double scale,
-                     bool causal);
-
 }  // namespace vz

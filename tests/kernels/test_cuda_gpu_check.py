@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from vzoom.kernels.suite.checks import all_checks
 
 from vzoom.kernels import gpu_check
 from vzoom.kernels.gpu_workloads import Sizes, workloads
 from vzoom.kernels.registry import OPS, missing
-from vzoom.kernels.suite.checks import all_checks
 
 CPU = torch.device("cpu")
 SMALL = Sizes(context=64, appended=5, layers=2, moved=6, merged=3, frames=1)

@@ -9,8 +9,8 @@ import torch
 from kernel_cases import paged, poisoned
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import rotate_half
 
-from vzoom.kernels.mrope_append.op import mrope_append
-from vzoom.kernels.paged_attention.op import paged_attention
+from vzoom.kernels.mrope_append import mrope_append
+from vzoom.kernels.paged_attention import paged_attention
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

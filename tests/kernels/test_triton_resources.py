@@ -9,9 +9,9 @@ from gpu_resources import RECORD, assert_as_recorded
 
 triton = pytest.importorskip("triton", reason="triton is not installed: pip install 'vzoom[gpu]'")
 
-from vzoom.kernels.aot import triton_resources  # noqa: E402
-from vzoom.kernels.resources import ARCHITECTURES  # noqa: E402
-from vzoom.kernels.specimens import triton_specimens  # noqa: E402
+from aot.resources import ARCHITECTURES  # noqa: E402
+from aot.specimens import triton_specimens  # noqa: E402
+from aot.triton_aot import triton_resources  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
 QUICK = ("mrope_append bf16 128", "paged_attention bf16 128 append", "paged_attention bf16 128 decode")

@@ -16,8 +16,8 @@ from torch import nn
 
 from ..attention import Ragged, append_and_attend
 from ..cache import PagePool
-from ..kernels.linear.op import linear
-from ..kernels.rms_norm.op import rms_norm
+from ..kernels.linear import linear
+from ..kernels.rms_norm import rms_norm
 from .features import Features
 from .layers import Layer
 from .tower import VisionTower
@@ -117,7 +117,7 @@ class VisionLanguageModel:
             )
             if len(attended) < len(hidden):
                 hidden = hidden.index_select(0, batch.last_rows_S)
-            hidden = linear(attended.flatten(1), layer.out_CC, layer.out_bias_C, add_TN=hidden)
+            hidden = linear(attended.flatten(1), layer.out_CC, layer.out_bias_C, add_TO=hidden)
             hidden = layer.mlp(hidden, self.epsilon)
             if index < len(deepstack):
                 assert image_rows is not None
