@@ -73,7 +73,7 @@ def check_same_device(**tensors: Tensor | None) -> None:
 
 
 def check_last_dim_contiguous(**tensors: Tensor | None) -> None:
-    """Check that the elements of each row of the tensors lie side by side.
+    """Check that the elements of each row of the tensors are side by side.
 
     Raises:
         ValueError: the last dimension of a tensor has a stride other than 1.

@@ -1,9 +1,9 @@
 """The layout of K/V pages, one place for the whole package, and the letters of the ops' dimensions.
 
-Pages of one layer lie in the memory order of their device:
+Pages of one layer have the memory order of their device:
 
-    CPU   [N, G, P, D]  the keys of one head in a page lie together, as a core reads them
-    CUDA  [N, P, G, D]  the heads of one token lie together, as appends write them and flash-attention reads them
+    CPU   [N, G, P, D]  the keys of one head in a page follow each other, as a core reads them
+    CUDA  [N, P, G, D]  the heads of one token follow each other, as appends write and flash-attention reads them
 
 Only the order of dimensions is fixed: strides are free as long as head_dim is contiguous. Pages of all layers have L in
 front. A slot is block * P + offset in the block, int64; a slot below 0 means "do not write" (padding).

@@ -96,8 +96,8 @@ from torch import Tensor
 
 from ..checks import check_last_dim_contiguous, check_one_dtype, check_shapes
 from ..declare import declare
-from .reference import NAME as _reference
 from .reference import Arguments
+from .reference import NAME as _reference
 
 
 def NAME(x_TF: Tensor, factor: float, *, out: Tensor | None = None, impl: str = "auto") -> Tensor:
@@ -139,9 +139,9 @@ from functools import partial
 
 import torch
 
-from ..suite import DTYPES, Check, Runner, poisoned, random, within_house_rule
-from .reference import NAME as reference
+from ..suite import DTYPES, Check, Runner, poisoned, random, within_tolerance
 from .reference import Arguments
+from .reference import NAME as reference
 
 
 def checks() -> Iterator[Check]:
@@ -167,7 +167,7 @@ def _check(size: int, dtype: torch.dtype, runner: Runner) -> None:
 
     guarded = runner.put(poisoned(4, size + 2, dtype=dtype))
     runner.run("NAME", runner.put(wide)[:, 1:-1], 0.3, guarded[:, 1:-1])
-    within_house_rule("out", guarded[:, 1:-1], by_reference(dtype), by_reference(torch.float64))
+    within_tolerance("out", guarded[:, 1:-1], by_reference(dtype), by_reference(torch.float64))
     assert guarded[:, [0, -1]].isnan().all(), "written outside of the output"
 ''',
     "kernels/NAME/bench.py": '''"""What is timed of NAME."""

@@ -13,7 +13,7 @@ enum class Isa {
 
 Isa isa();                      // the best of this machine, or what was set
 bool has_bf16_dot();            // isa() is avx512bf16
-void set_isa(const char* name); // "auto" or a name below: for tests; BadArgument where it is not there
+void set_isa(const char* name); // "auto" or a name above: for tests; BadArgument if it is not there
 const char* isa_name();
 
 }  // namespace vz

@@ -1,9 +1,9 @@
 // As much of CUDA as the kernels in csrc/cuda use, on the CPU, so that g++ compiles the same .cu files and runs them:
 // a grid is a loop over blocks, the threads of a block are fibers, barriers and warp shuffles switch between them.
 //
-// It finds: wrong indices and numbers, accesses of 16 bytes that are not aligned, writes behind the shared memory that
+// It finds: wrong indices and numbers, accesses of 16 bytes that are not aligned, writes beyond the shared memory that
 // was asked for, shared memory read before it is written (it starts as NaN), barriers that not all threads reach,
-// shuffles whose mask names a lane that is elsewhere or gone, a missing barrier where some order of threads shows it
+// shuffles whose mask names a lane that is elsewhere or gone, a missing barrier if some order of threads shows it
 // (three orders are tried). It cannot show: races within an order it does not try, the memory model, coalescing and bank
 // conflicts, registers and spills (the resource check does), a GPU's own rounding of FMA and exp2f, any timing.
 #pragma once

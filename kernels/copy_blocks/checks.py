@@ -36,13 +36,13 @@ def _check(
     dim: int,
     dtype: torch.dtype,
     block_size: int = 16,
-    groups: int = 3,
+    kv_heads: int = 3,
     copies: int = 3,
     unaligned: bool = False,
 ) -> None:
     """Bitwise, NaNs too; one pair is padding."""
     layers, blocks = 2, 7
-    start = random(2, layers, blocks, block_size, groups, dim, dtype=dtype, seed=3)
+    start = random(2, layers, blocks, block_size, kv_heads, dim, dtype=dtype, seed=3)
     start[:, :, 1, 0] = torch.nan
     start = shifted(start) if unaligned else start
     k, v = (x.transpose(-3, -2) for x in start)

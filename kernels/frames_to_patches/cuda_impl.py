@@ -54,7 +54,7 @@ def frames_to_patches(a: Arguments, *, native: ModuleType | None = None) -> None
 
 
 def choose_tile(second_pass: DevicePass, patch: int) -> int:
-    """Choose the side of a block's tile: two patches, or one if what lies under two does not fit into shared memory.
+    """Choose the side of a block's tile: two patches, or one if what is under two does not fit into shared memory.
 
     Args:
         second_pass: the pass that reads from shared memory.
@@ -71,6 +71,6 @@ def choose_tile(second_pass: DevicePass, patch: int) -> int:
         if 3 * tile * (second_pass.span(tile) + tile) <= _SHARED_BYTES:
             return tile
     raise ValueError(
-        f"frames shrink too steeply for impl='cuda': {second_pass.span(tiles[-1])} source pixels lie under "
+        f"frames shrink too steeply for impl='cuda': {second_pass.span(tiles[-1])} source pixels are under "
         f"{tiles[-1]} output pixels; resize in two steps, or use impl='triton'"
     )

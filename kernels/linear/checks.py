@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-from ..suite import DTYPES, Check, Runner, poisoned, random, shifted, within_house_rule
+from ..suite import DTYPES, Check, Runner, poisoned, random, shifted, within_tolerance
 from .reference import Arguments, project
 
 
@@ -50,5 +50,5 @@ def _check(rows: int, inputs: int, outputs: int, given: str, dtype: torch.dtype,
     truth = project(*(None if t is None else t.double() for t in every))  # type: ignore[arg-type]
     guarded = runner.put(poisoned(rows, outputs + 2, dtype=dtype))
     runner.run("linear", *(None if t is None else runner.put(t) for t in every), guarded[:, 1:-1])
-    within_house_rule("out", guarded[:, 1:-1], project(*every), truth)
+    within_tolerance("out", guarded[:, 1:-1], project(*every), truth)
     assert guarded[:, [0, -1]].isnan().all(), "written outside of the output"

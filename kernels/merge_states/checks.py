@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-from ..suite import DTYPES, HEAD_DIMS, Check, Runner, poisoned, random, within_house_rule
+from ..suite import DTYPES, HEAD_DIMS, Check, Runner, poisoned, random, within_tolerance
 from .reference import Arguments
 from .reference import merge_states as reference
 
@@ -62,7 +62,7 @@ def _check(
     lse = runner.put(poisoned(tokens, heads, dtype=torch.float32)) if with_lse else None
     tensors = [runner.put(x) for x in (both[0], lses[0], both[1], lses[1])]
     runner.run("merge_states", tensors[0][:, :heads], tensors[1], tensors[2][:, :heads], tensors[3], out, lse)
-    within_house_rule("out", out, torch_got, truth)
+    within_tolerance("out", out, torch_got, truth)
     assert padded[..., dim:].isnan().all(), "written beyond head_dim"
     if lse is not None:
-        within_house_rule("lse", lse, torch_lse, truth_lse)
+        within_tolerance("lse", lse, torch_lse, truth_lse)

@@ -19,7 +19,7 @@ from ..suite import (
     random,
     same_bits,
     shifted,
-    within_house_rule,
+    within_tolerance,
 )
 from .reference import Arguments
 from .reference import mrope_append as reference
@@ -29,22 +29,22 @@ def checks() -> Iterator[Check]:
     """List the checks."""
     for dtype in DTYPES:
         for dim in HEAD_DIMS:
-            body = partial(_check, dim=dim, dtype=dtype, heads=6, groups=2)
+            body = partial(_check, dim=dim, dtype=dtype, heads=6, kv_heads=2)
             yield Check("mrope_append", f"head_dim {dim}", dtype, body)
-        many = partial(_check, dim=32, dtype=dtype, heads=28, groups=9, block_size=3)
+        many = partial(_check, dim=32, dtype=dtype, heads=28, kv_heads=9, block_size=3)
         yield Check("mrope_append", "tiles of heads", dtype, many)
-        low = partial(_check, dim=64, dtype=dtype, heads=4, groups=2, angle_dtype=dtype)
+        low = partial(_check, dim=64, dtype=dtype, heads=4, kv_heads=2, angle_dtype=dtype)
         yield Check("mrope_append", "angles in the model's dtype", dtype, low)
-        odd = partial(_check, dim=20, dtype=dtype, heads=3, groups=1)
+        odd = partial(_check, dim=20, dtype=dtype, heads=3, kv_heads=1)
         yield Check("mrope_append", "unaligned head_dim 20", dtype, odd)
-        shifted = partial(_check, dim=64, dtype=dtype, heads=4, groups=2, unaligned=True)
+        shifted = partial(_check, dim=64, dtype=dtype, heads=4, kv_heads=2, unaligned=True)
         yield Check("mrope_append", "unaligned storage", dtype, shifted)
         for dim in (64, 20):
-            alone = partial(_check, dim=dim, dtype=dtype, heads=0, groups=2)
+            alone = partial(_check, dim=dim, dtype=dtype, heads=0, kv_heads=2)
             yield Check("mrope_append", f"k without q, head_dim {dim}", dtype, alone)
-            as_is = partial(_check, dim=dim, dtype=dtype, heads=0, groups=9, rotated=False)
+            as_is = partial(_check, dim=dim, dtype=dtype, heads=0, kv_heads=9, rotated=False)
             yield Check("mrope_append", f"k as it comes, head_dim {dim}", dtype, as_is)
-        none = partial(_check, dim=64, dtype=dtype, heads=4, groups=2, tokens=0)
+        none = partial(_check, dim=64, dtype=dtype, heads=4, kv_heads=2, tokens=0)
         yield Check("mrope_append", "no tokens", dtype, none)
 
 
@@ -63,7 +63,7 @@ def _check(
     dim: int,
     dtype: torch.dtype,
     heads: int,
-    groups: int,
+    kv_heads: int,
     tokens: int = 5,
     block_size: int = 4,
     angle_dtype: torch.dtype = torch.float32,
@@ -74,16 +74,16 @@ def _check(
 
     heads 0: q is None. Not rotated: no angles are given, and what is written is what was given, bit for bit.
     """
-    fused = random(tokens, heads + 2 * groups, dim, dtype=dtype, seed=dim)
+    fused = random(tokens, heads + 2 * kv_heads, dim, dtype=dtype, seed=dim)
     angles = random(tokens, dim // 2, dtype=torch.float32, seed=1) * 3
     cos, sin = angles.cos().to(angle_dtype), angles.sin().to(angle_dtype)
-    pages = new_pages(4, groups=groups, block_size=block_size, dim=dim, dtype=dtype)
+    pages = new_pages(4, kv_heads=kv_heads, block_size=block_size, dim=dim, dtype=dtype)
     slots = torch.randperm(4 * block_size, generator=torch.Generator().manual_seed(2))[:tokens]
     if tokens > 2:
         slots[2] = -1
 
     def by_reference(exact: torch.dtype) -> list[torch.Tensor]:
-        q, k, v = fused.to(exact, copy=True).split([heads, groups, groups], dim=1)
+        q, k, v = fused.to(exact, copy=True).split([heads, kv_heads, kv_heads], dim=1)
         k_pages, v_pages = copied(pages.to(exact)), copied(pages.to(exact))
         angles = (cos.to(exact), sin.to(exact)) if rotated else (None, None)
         reference(Arguments(q if heads else None, k, v, angles[0], angles[1], k_pages, v_pages, slots))
@@ -92,19 +92,19 @@ def _check(
     truth_q, truth_k, _ = by_reference(torch.float64)
     torch_q, torch_k, _ = by_reference(dtype)
     on_device = runner.put(shifted(fused) if unaligned else fused)
-    q, k, v = on_device.split([heads, groups, groups], dim=1)
+    q, k, v = on_device.split([heads, kv_heads, kv_heads], dim=1)
     k_pages, v_pages = runner.put_pages(pages), runner.put_pages(pages)
     turn = (runner.put(cos), runner.put(sin)) if rotated else (None, None)
     runner.run("mrope_append", q if heads else None, k, v, *turn, k_pages, v_pages, runner.put(slots))
 
-    within_house_rule("q", q, torch_q, truth_q)
+    within_tolerance("q", q, torch_q, truth_q)
     same_bits("k and v of the projection", on_device[:, heads:], fused[:, heads:])
     got_k, got_v = runner.heads_first(k_pages), runner.heads_first(v_pages)
     written = slots[slots >= 0]
-    within_house_rule("k", at_slots(got_k, written), at_slots(torch_k, written), at_slots(truth_k, written))
+    within_tolerance("k", at_slots(got_k, written), at_slots(torch_k, written), at_slots(truth_k, written))
     if not rotated:
-        same_bits("k", at_slots(got_k, written), fused[slots >= 0, heads : heads + groups])
-    same_bits("v", at_slots(got_v, written), fused[slots >= 0, heads + groups :])
+        same_bits("k", at_slots(got_k, written), fused[slots >= 0, heads : heads + kv_heads])
+    same_bits("v", at_slots(got_v, written), fused[slots >= 0, heads + kv_heads :])
     others = torch.ones(4 * block_size, dtype=torch.bool)
     others[written] = False
     for name, got in (("k", got_k), ("v", got_v)):

@@ -17,7 +17,7 @@ from ..suite import (
     attention_case,
     poisoned,
     shifted,
-    within_house_rule,
+    within_tolerance,
 )
 from .reference import Arguments
 from .reference import paged_attention as reference
@@ -30,7 +30,7 @@ def checks() -> Iterator[Check]:
     for dtype in DTYPES:
         for dim in HEAD_DIMS:
             for name, runs in (("append", ragged), ("decode", decode)):
-                body = partial(_check, runs, dim=dim, dtype=dtype, heads=6, groups=2)
+                body = partial(_check, runs, dim=dim, dtype=dtype, heads=6, kv_heads=2)
                 yield Check("paged_attention", f"{name} head_dim {dim}", dtype, body)
         for block_size in (1, 7, 256):
             body = partial(_check, [(2, 19), (1, 8)], dim=64, dtype=dtype, block_size=block_size)
@@ -43,15 +43,15 @@ def checks() -> Iterator[Check]:
             ("no keys in decode", [(1, 0), (1, 2)], {}),
             ("no queries", [(0, 5)], {}),
             ("several tiles", [(90, 100), (3, 3)], {}),
-            ("7 heads a group", [(1, 65), (1, 40)], {"heads": 14}),
-            ("12 heads a group", [(1, 65), (2, 40)], {"heads": 24}),
-            ("1 head a group", [(1, 65), (1, 40)], {"heads": 2}),
-            ("one group", decode, {"heads": 4, "groups": 1}),
+            ("7 heads per group", [(1, 65), (1, 40)], {"heads": 14}),
+            ("12 heads per group", [(1, 65), (2, 40)], {"heads": 24}),
+            ("1 head per group", [(1, 65), (1, 40)], {"heads": 2}),
+            ("one group", decode, {"heads": 4, "kv_heads": 1}),
             ("unaligned head_dim 20", [(1, 65), (1, 40)], {"dim": 20}),
             ("unaligned storage", decode, {"unaligned": True}),
-            ("long context", [(1, 1500), (1, 3)], {"heads": 2, "groups": 1}),
+            ("long context", [(1, 1500), (1, 3)], {"heads": 2, "kv_heads": 1}),
         ):
-            settings = {"dim": 64, "heads": 6, "groups": 2, **more}
+            settings = {"dim": 64, "heads": 6, "kv_heads": 2, **more}
             body = partial(_check, runs, dtype=dtype, **settings)  # type: ignore[arg-type]
             yield Check("paged_attention", name, dtype, body)
 
@@ -73,7 +73,7 @@ def _check(
     dim: int,
     dtype: torch.dtype,
     heads: int = 4,
-    groups: int = 2,
+    kv_heads: int = 2,
     block_size: int = 16,
     causal: bool = True,
     with_lse: bool = True,
@@ -84,7 +84,7 @@ def _check(
     case = attention_case(
         runs,
         heads=heads,
-        groups=groups,
+        kv_heads=kv_heads,
         dim=dim,
         block_size=block_size,
         dtype=dtype,
@@ -95,7 +95,7 @@ def _check(
     torch_got, torch_lse = _by_reference(case, scale, causal)
 
     tokens = case.q.shape[0]
-    wide = poisoned(tokens, heads + 2 * groups, dim, dtype=dtype)
+    wide = poisoned(tokens, heads + 2 * kv_heads, dim, dtype=dtype)
     wide[:, :heads] = case.q
     out = runner.put(poisoned(tokens, heads, dim, dtype=dtype))
     lse = runner.put(poisoned(tokens, heads, dtype=torch.float32)) if with_lse else None
@@ -106,9 +106,9 @@ def _check(
         *(runner.put(t) for t in (case.block_table, case.kv_lens, case.cu_seqlens_q)),
     )
     runner.run("paged_attention", *tensors, out, lse, scale, causal)
-    within_house_rule("out", out, torch_got, truth)
+    within_tolerance("out", out, torch_got, truth)
     if lse is not None:
-        within_house_rule("lse", lse, torch_lse.float(), truth_lse)
+        within_tolerance("lse", lse, torch_lse.float(), truth_lse)
 
 
 def _by_reference(case: AttentionCase, scale: float, causal: bool) -> tuple[torch.Tensor, torch.Tensor]:

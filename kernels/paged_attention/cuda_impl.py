@@ -14,7 +14,7 @@ from ..layout import heads_first
 from . import flash
 from .reference import Arguments
 
-KEYS_A_STEP = 64  # what a block of threads of the C++ kernel reads between two joins of its softmax, about
+KEYS_PER_STEP = 64  # what a block of threads of the C++ kernel reads between two joins of its softmax, about
 
 
 def paged_attention(a: Arguments) -> None:
@@ -62,7 +62,7 @@ def decode(a: Arguments, *, native: ModuleType | None = None, splits: int | None
         splits = choose_splits(
             programs=tokens * kv_heads,
             longest=a.block_table_SB.shape[1] * block_size,
-            keys_a_step=KEYS_A_STEP,
+            keys_per_step=KEYS_PER_STEP,
             multiprocessors=num_multiprocessors(a.q_THD.device),
         )
     part_out = part_lse = None

@@ -240,7 +240,7 @@ def paged_attention(a: Arguments, *, splits: int | None = None, architecture: in
         splits = choose_splits(
             programs=num_tiles * kv_heads,
             longest=width * block_size,
-            keys_a_step=tiles.keys,
+            keys_per_step=tiles.keys,
             multiprocessors=num_multiprocessors(q_THD.device),
         )
     out, lse = out_THD, lse_TH

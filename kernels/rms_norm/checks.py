@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-from ..suite import DTYPES, Check, Runner, poisoned, random, within_house_rule
+from ..suite import DTYPES, Check, Runner, poisoned, random, within_tolerance
 from .reference import Arguments, normed
 
 
@@ -31,5 +31,5 @@ def _check(size: int, dtype: torch.dtype, runner: Runner) -> None:
     truth = normed(x.double(), weight.double(), 1e-6)
     guarded = runner.put(poisoned(5, 5, size, dtype=dtype))
     runner.run("rms_norm", runner.put(fused)[:, 1:4], runner.put(weight), 1e-6, guarded[:, 1:4])
-    within_house_rule("out", guarded[:, 1:4], normed(x, weight, 1e-6), truth)
+    within_tolerance("out", guarded[:, 1:4], normed(x, weight, 1e-6), truth)
     assert guarded[:, [0, 4]].isnan().all(), "written outside of the output"

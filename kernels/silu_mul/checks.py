@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..suite import DTYPES, Check, Runner, random, same_bits, within_house_rule
+from ..suite import DTYPES, Check, Runner, random, same_bits, within_tolerance
 from .reference import Arguments
 from .reference import silu_mul as reference
 
@@ -39,5 +39,5 @@ def _check(size: int, dtype: torch.dtype, runner: Runner) -> None:
     truth, by_torch = by_reference(torch.float64), by_reference(dtype)
     got = runner.put(wide)
     runner.run("silu_mul", got[:, 1:-1], runner.put(up))
-    within_house_rule("gate", got[:, 1:-1], by_torch, truth)
+    within_tolerance("gate", got[:, 1:-1], by_torch, truth)
     same_bits("beside the gate", got[:, [0, -1]], wide[:, [0, -1]])

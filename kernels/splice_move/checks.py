@@ -18,7 +18,7 @@ from ..suite import (
     random,
     same_bits,
     shifted,
-    within_house_rule,
+    within_tolerance,
 )
 from .reference import Arguments
 from .reference import splice_move as reference
@@ -35,7 +35,7 @@ def checks() -> Iterator[Check]:
         yield Check("splice_move", "unaligned head_dim 20", dtype, odd)
         shifted = partial(_check, dim=64, dtype=dtype, unaligned_angles=True)
         yield Check("splice_move", "unaligned angles", dtype, shifted)
-        many = partial(_check, dim=16, dtype=dtype, groups=9, block_size=3)
+        many = partial(_check, dim=16, dtype=dtype, kv_heads=9, block_size=3)
         yield Check("splice_move", "tiles of heads", dtype, many)
         same = partial(_check, dim=64, dtype=dtype, in_place=True)
         yield Check("splice_move", "tokens onto themselves", dtype, same)
@@ -57,13 +57,13 @@ def _check(
     rotated: bool = True,
     in_place: bool = False,
     tokens: int = 6,
-    groups: int = 2,
+    kv_heads: int = 2,
     block_size: int = 4,
     unaligned_angles: bool = False,
 ) -> None:
-    """K by the tolerance of the house where it is rotated; V, unmoved slots and unrotated K bitwise."""
+    """K within the tolerance if it is rotated; V, unmoved slots and unrotated K bitwise."""
     layers, blocks = 3, 6
-    start = random(2, layers, blocks, block_size, groups, dim, dtype=dtype, seed=4)
+    start = random(2, layers, blocks, block_size, kv_heads, dim, dtype=dtype, seed=4)
     k, v = (x.transpose(-3, -2) for x in start)
     order = torch.randperm(blocks * block_size, generator=torch.Generator().manual_seed(5))
     sources = order[:tokens].clone()
@@ -95,4 +95,4 @@ def _check(
     others[written] = False
     kept = others.nonzero()[:, 0]
     same_bits("other slots of k", at_slots(got_k, kept), at_slots(k, kept))
-    within_house_rule("k", at_slots(got_k, written), at_slots(torch_k, written), at_slots(truth_k, written))
+    within_tolerance("k", at_slots(got_k, written), at_slots(torch_k, written), at_slots(truth_k, written))

@@ -5,7 +5,7 @@ They run for every implementation: C++ on each instruction set, Triton interpret
 
 from .cases import AttentionCase, at_slots, attention_case, copied, new_pages, placed, poisoned, random, shifted
 from .collect import all_checks, example
-from .compare import same_bits, within_house_rule
+from .compare import same_bits, within_tolerance
 from .runner import DTYPES, HEAD_DIMS, Check, OpRunner, Runner
 
 __all__ = [
@@ -26,5 +26,5 @@ __all__ = [
     "random",
     "same_bits",
     "shifted",
-    "within_house_rule",
+    "within_tolerance",
 ]

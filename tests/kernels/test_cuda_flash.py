@@ -17,7 +17,7 @@ from vzoom.kernels.suite import AttentionCase, attention_case
 
 
 def case() -> AttentionCase:
-    made = attention_case([(3, 9), (2, 5), (4, 4)], heads=4, groups=2, dim=16, block_size=4, dtype=torch.float32)
+    made = attention_case([(3, 9), (2, 5), (4, 4)], heads=4, kv_heads=2, dim=16, block_size=4, dtype=torch.float32)
     return AttentionCase(made.q, made.k_pages, made.v_pages, made.block_table.clamp(min=0), *made.args[4:])
 
 

@@ -33,7 +33,7 @@ def test_check_in_other_orders(shim: ModuleType, check: Check, order: str) -> No
         ("barrier", "__syncthreads was reached by 32 of 64 threads; 32 have returned"),
         ("lane", "waits for lanes that never come"),
         ("alignment", "an access of 16 bytes is not aligned"),
-        ("shared", "written behind the dynamic shared memory"),
+        ("shared", "written beyond the dynamic shared memory"),
     ],
 )
 def test_the_shim_finds_faults(shim: ModuleType, fault: str, message: str) -> None:
@@ -51,7 +51,7 @@ def test_a_missing_barrier_shows_in_some_order(shim: ModuleType) -> None:
 
 
 def test_misfits_name_the_argument(shim: ModuleType) -> None:
-    case = attention_case([(1, 6)], heads=2, groups=2, dim=16, block_size=4, dtype=torch.float32)
+    case = attention_case([(1, 6)], heads=2, kv_heads=2, dim=16, block_size=4, dtype=torch.float32)
     runner = cuda_shim.ShimRunner(shim)
     pages = [runner.put_pages(p) for p in (case.k_pages, case.v_pages)]
     out = torch.empty_like(case.q)

@@ -21,7 +21,7 @@ from vzoom.kernels.registry import OPS, chosen, resolve
 from vzoom.kernels.splice_move import splice_move
 from vzoom.kernels.suite import example
 
-HEADS, GROUPS, DIM, BLOCK, BLOCKS, TOKENS = 4, 2, 16, 4, 6, 5
+HEADS, KV_HEADS, DIM, BLOCK, BLOCKS, TOKENS = 4, 2, 16, 4, 6, 5
 
 
 def arguments(op: str, device: str) -> tuple[Any, ...]:
@@ -82,8 +82,8 @@ def test_engine_step_compiles_whole() -> None:
 
     def inputs() -> list[Tensor]:
         torch.manual_seed(1)
-        shapes = [(TOKENS, HEADS, DIM), (TOKENS, GROUPS, DIM), (TOKENS, GROUPS, DIM), (TOKENS, DIM // 2)]
-        pages = page_shape(BLOCKS, GROUPS, BLOCK, DIM, device=torch.device("cpu"))
+        shapes = [(TOKENS, HEADS, DIM), (TOKENS, KV_HEADS, DIM), (TOKENS, KV_HEADS, DIM), (TOKENS, DIM // 2)]
+        pages = page_shape(BLOCKS, KV_HEADS, BLOCK, DIM, device=torch.device("cpu"))
         return [torch.randn(shape) for shape in (*shapes, pages, pages)]
 
     plain, compiled = inputs(), inputs()
@@ -175,7 +175,7 @@ def test_registry_says_what_runs() -> None:
 def test_a_table_that_shares_pages_and_two_threads() -> None:
     """Two threads cut a long context into parts and join them; the numbers stay within float32's rounding."""
     torch.manual_seed(0)
-    k, v = torch.randn(2, 200, GROUPS, 16, 64)
+    k, v = torch.randn(2, 200, KV_HEADS, 16, 64)
     table = torch.stack([torch.randperm(200)] * 2).int()
     table[1, 100:] = table[0, 100:].flip(0)
     lengths, starts = torch.tensor([3200, 3190]).int(), torch.tensor([0, 1, 4]).int()

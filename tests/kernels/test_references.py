@@ -34,7 +34,7 @@ def test_rotation_is_transformers_arithmetic(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("causal", [True, False])
 def test_attention_is_the_formula(causal: bool) -> None:
-    case = paged([(3, 9), (1, 5), (0, 4), (4, 4)], heads=4, groups=2, dim=8, block_size=4).as_float64()
+    case = paged([(3, 9), (1, 5), (0, 4), (4, 4)], heads=4, kv_heads=2, dim=8, block_size=4).as_float64()
     lse = case.q.new_empty(8, 4)
     out = paged_attention(*case.args, scale=0.3, causal=causal, lse=lse, impl="reference")
     token = 0

@@ -38,4 +38,4 @@ def test_the_suite_passes_in_the_interpreter() -> None:
     [(4, 8192, 32), (64, 8192, 4), (1000, 8192, 1), (4, 256, 1), (4, 1024, 4)],
 )
 def test_a_small_batch_splits_a_long_context(programs: int, longest: int, splits: int) -> None:
-    assert choose_splits(programs=programs, longest=longest, keys_a_step=64, multiprocessors=132) == splits
+    assert choose_splits(programs=programs, longest=longest, keys_per_step=64, multiprocessors=132) == splits

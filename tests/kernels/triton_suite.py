@@ -27,9 +27,9 @@ def test_long_contexts_are_split_and_joined(monkeypatch: pytest.MonkeyPatch) -> 
     seen: list[int] = []
     choose_splits = attention.choose_splits
 
-    def choose(*, programs: int, longest: int, keys_a_step: int, multiprocessors: int) -> int:
+    def choose(*, programs: int, longest: int, keys_per_step: int, multiprocessors: int) -> int:
         assert multiprocessors == 1
-        seen.append(choose_splits(programs=programs, longest=longest, keys_a_step=keys_a_step, multiprocessors=132))
+        seen.append(choose_splits(programs=programs, longest=longest, keys_per_step=keys_per_step, multiprocessors=132))
         return seen[-1]
 
     monkeypatch.setattr(attention, "choose_splits", choose)
