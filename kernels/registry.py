@@ -65,6 +65,8 @@ def missing(op: str, impl: str, device_type: str) -> str | None:
             return None
         if op not in GPU_OPS:
             return f"{op} has no CUDA C++: torch's own kernel is the right one"
+        if native.cuda_ops:
+            return f"_vzoom has no CUDA C++ {op}"
         return f"_vzoom was built without CUDA C++ for {op} (nvcc was not found)"
     if impl == "triton":
         if not has_file(op, "triton"):

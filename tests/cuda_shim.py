@@ -22,6 +22,7 @@ from vzoom.kernels.paged_attention.reference import Arguments as AttentionArgume
 from vzoom.kernels.suite import placed
 
 CSRC = Path(__file__).resolve().parents[1] / "csrc"
+OPS = tuple(sorted(source.stem for source in (CSRC / "cuda").glob("*.cu")))
 SOURCES = [*sorted((CSRC / "cuda").glob("*.cu")), *sorted((CSRC / "shim").glob("*.cpp")), CSRC / "tensor_view.cpp"]
 # -ffp-contract=off: one rounding an operation, so that results do not depend on the machine's FMA.
 FLAGS = ["-std=c++17", "-O1", "-g", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-DVZ_SHIM"]

@@ -66,15 +66,3 @@ def paged(
     q = torch.randn(int(cu[-1]), heads, dim, generator=rng).to(dtype)
     lens = torch.tensor([keys for _, keys in runs], dtype=torch.int32)
     return Paged(q, pages[0], pages[1], table, lens, cu)
-
-
-def assert_within_house_rule(got: Tensor, torch_got: Tensor, truth: Tensor, *, floor: float) -> None:
-    """The error against float64 is at most twice what torch errs in the same dtype, plus `floor` of the scale."""
-    assert got.shape == truth.shape
-    assert got.isfinite().equal(truth.isfinite()), "not the same numbers are finite"
-    finite = truth.isfinite()
-    got, torch_got, truth = (x.double()[finite] for x in (got, torch_got, truth))
-    if truth.numel() == 0:
-        return
-    error, allowed = (got - truth).abs().max(), 2 * (torch_got - truth).abs().max() + floor * truth.abs().max()
-    assert error <= allowed, f"error {error:.3g} against {allowed:.3g} allowed"

@@ -166,7 +166,6 @@ void launch(const std::function<void()>& kernel, dim3 grid, dim3 size, size_t sh
       Indices& indices = block.threads[i].indices;
       indices.block = unravel(b, grid);
       indices.block_size = size;
-      indices.grid_size = grid;
     }
     run_block(size, static_cast<unsigned>(b));
     const unsigned char* guard = block.shared_start + shared_bytes;

@@ -18,9 +18,7 @@
 
 #define __global__
 #define __device__
-#define __host__
 #define __forceinline__ inline
-#define __restrict__
 #define __launch_bounds__(...)
 
 struct dim3 {
@@ -36,7 +34,7 @@ struct Fault : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-struct Indices { dim3 thread, block, block_size, grid_size; };
+struct Indices { dim3 thread, block, block_size; };
 const Indices& here();  // of the running fiber
 void barrier();         // __syncthreads
 // Gives `bits` to the lanes of `mask` and returns what lane `from` gave.
@@ -55,7 +53,6 @@ inline void check_aligned(const void* p, size_t bytes) {
 #define threadIdx (shim::here().thread)
 #define blockIdx (shim::here().block)
 #define blockDim (shim::here().block_size)
-#define gridDim (shim::here().grid_size)
 
 inline void __syncthreads() { shim::barrier(); }
 

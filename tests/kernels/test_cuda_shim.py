@@ -10,17 +10,16 @@ import torch
 
 from vzoom.kernels.frames_to_patches.cuda_impl import choose_tile
 from vzoom.kernels.frames_to_patches.device_weights import device_pass
-from vzoom.kernels.registry import GPU_OPS
 from vzoom.kernels.suite import Check, all_checks, attention_case
 
 
-@pytest.mark.parametrize("check", all_checks(GPU_OPS), ids=str)
+@pytest.mark.parametrize("check", all_checks(cuda_shim.OPS), ids=str)
 def test_check(shim: ModuleType, check: Check) -> None:
     check.body(cuda_shim.ShimRunner(shim))
 
 
 @pytest.mark.parametrize("order", ["backward", "shuffled"])
-@pytest.mark.parametrize("check", [c for c in all_checks(GPU_OPS) if c.dtype == torch.bfloat16], ids=str)
+@pytest.mark.parametrize("check", [c for c in all_checks(cuda_shim.OPS) if c.dtype == torch.bfloat16], ids=str)
 def test_check_in_other_orders(shim: ModuleType, check: Check, order: str) -> None:
     """Attention with its context cut into pieces, some of which hold no key."""
     shim.set_order(order)
