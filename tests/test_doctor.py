@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from vzoom import ext
 from vzoom.cli import environment as doctor
 from vzoom.cli import main
-from vzoom.kernels import gpu_check, registry
+from vzoom.kernels import extension, gpu_check, registry
 
 ROOT = Path(__file__).parents[1]
 
@@ -86,7 +85,7 @@ def test_an_extension_of_another_version_is_reported(monkeypatch: pytest.MonkeyP
     def native() -> Any:
         raise ImportError("_vzoom 0.0.1 does not belong to vzoom 0.1.0: run `pip install .` in the source tree again")
 
-    monkeypatch.setattr(ext, "native", native)
+    monkeypatch.setattr(extension, "native", native)
     monkeypatch.setattr(doctor, "_ops", lambda device: {})
     found = doctor.examine()
     assert found["extension"]["path"] is None

@@ -13,7 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from vzoom import __version__, ext
+from vzoom import __version__
+from vzoom.kernels import extension
 
 # distribution -> (what it is for, the extra that brings it; "" where vzoom itself needs it)
 PACKAGES = {
@@ -155,11 +156,11 @@ def _driver_version() -> str | None:
 
 def _extension() -> dict[str, Any]:
     try:
-        native = ext.native()
+        native = extension.native()
     except ImportError as error:  # of another version, or built for another machine
         return {"path": None, "version": None, "why_missing": str(error)}
     if native is None:
-        return {"path": None, "version": None, "why_missing": ext.why_missing()}
+        return {"path": None, "version": None, "why_missing": extension.why_missing()}
     return {"path": native.__file__, "version": native.__version__, "why_missing": None}
 
 

@@ -1,18 +1,10 @@
-"""Ahead-of-time compilation of the GPU kernels, for what a machine without a GPU can know: that they compile for each
-architecture, how many registers and how much shared memory they take, that nothing spills, how wide their accesses are.
+"""Ahead-of-time compilation of Triton kernels, from the launches that the package's own code makes (`specimens`).
 
-    python -m vzoom.kernels.aot                 print the table
-    python -m vzoom.kernels.aot --record FILE   write it as JSON (tests/kernels/gpu_resources.json)
-
-Triton kernels are compiled from the launches that the package's own code makes (`specimens`): the launches are recorded
-instead of run, so tile sizes, strides and alignments are those of use. CUDA C++ is compiled by nvcc (`cuda_aot`).
+The launches are recorded instead of run, so tile sizes, strides and alignments are those of use.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,9 +14,7 @@ from typing import Any
 
 import torch
 
-from .resources import ARCHITECTURES, Resources, inspect_cubin
-
-# ---------------------------------------------------------------- Triton
+from aot.resources import ARCHITECTURES, Resources, inspect_cubin
 
 
 @dataclass(frozen=True)
@@ -116,50 +106,3 @@ def triton_resources(
                     shared = max(found.shared_bytes, int(compiled.metadata.shared))
                     row[f"sm_{architecture}"] = Resources(**{**asdict(found), "shared_bytes": shared})
     return table
-
-
-# ---------------------------------------------------------------- the table
-
-
-def as_text(table: dict[str, dict[str, Resources]]) -> str:
-    """The table for people: one line a kernel and architecture."""
-    lines = [f"{'kernel':66} {'arch':>6} regs  shared  spill  128-bit loads/stores/copies"]
-    for name, row in table.items():
-        for architecture, r in row.items():
-            lines.append(
-                f"{name:66} {architecture:>6} {r.registers:4} {r.shared_bytes:7} {'YES' if r.spills else 'no':>6}"
-                f"  {r.wide_loads}/{r.wide_stores}/{r.wide_copies}"
-            )
-    return "\n".join(lines)
-
-
-def as_json(table: dict[str, dict[str, Resources]]) -> dict[str, Any]:
-    return {name: {arch: asdict(r) for arch, r in row.items()} for name, row in table.items()}
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """The command. 1 where something spills."""
-    from .cuda_aot import cuda_resources, nvcc_version
-    from .specimens import triton_specimens
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--record", type=Path, help="write the table to this JSON file")
-    options = parser.parse_args(arguments)
-    import triton
-
-    parts = {"triton": (triton.__version__, triton_resources(triton_specimens()))}
-    version = nvcc_version()
-    if version is None:
-        print("nvcc was not found: the table holds Triton only", file=sys.stderr)
-    else:
-        parts["cuda"] = (version, cuda_resources())
-    for tool_name, (version, table) in parts.items():
-        print(f"{tool_name} {version}\n{as_text(table)}\n")
-    if options.record:
-        made = {name: {"version": version, "kernels": as_json(table)} for name, (version, table) in parts.items()}
-        options.record.write_text(json.dumps(made, indent=1) + "\n")
-    return int(any(r.spills for _, table in parts.values() for row in table.values() for r in row.values()))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""nvcc on the CUDA C++ of csrc/cuda, for `aot`: one cubin a file and architecture, and what is in it."""
+"""nvcc on the CUDA C++ of csrc/cuda, one cubin per file and architecture, and what is in it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
-from .resources import ARCHITECTURES, Resources, inspect_cubin
+from aot.resources import ARCHITECTURES, Resources, inspect_cubin
 
-SOURCES = Path(__file__).resolve().parents[1] / "csrc" / "cuda"
+SOURCES = Path(__file__).resolve().parents[2] / "csrc" / "cuda"
 
 
 def nvcc_version() -> str | None:
-    """nvcc's release, such as "13.0"; None where there is no nvcc on the path."""
+    """nvcc's release, such as "13.0"; None if there is no nvcc on the path."""
     nvcc = shutil.which("nvcc")
     if nvcc is None:
         return None
@@ -25,7 +25,7 @@ def nvcc_version() -> str | None:
 
 
 def compile_file(source: Path, architecture: int, cubin: Path) -> None:
-    """RuntimeError with nvcc's words where it does not compile."""
+    """RuntimeError with nvcc's words if it does not compile."""
     command = [
         "nvcc",
         "-std=c++17",

@@ -12,7 +12,7 @@ ARCHITECTURES = (80, 90, 100)  # A100; H100 and H200; B200
 
 @dataclass(frozen=True)
 class Resources:
-    """What one kernel takes on one architecture. wide_*: instructions that move 128 bits a thread."""
+    """What one kernel takes on one architecture. wide_*: instructions that move 128 bits per thread."""
 
     registers: int
     shared_bytes: int
@@ -28,7 +28,7 @@ class Resources:
 
 
 def tool(name: str) -> Path:
-    """cuobjdump or nvdisasm, from the triton wheel. RuntimeError where triton is not installed."""
+    """cuobjdump or nvdisasm, from the triton wheel. RuntimeError if triton is not installed."""
     import triton
 
     path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
