@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from ...data import Record
 from ...eval import JudgeFailed, judge_for
 from ...synthetic import WorldConfig, ask_world
-from ..rl.reward import is_right
-from ..rl.rollout import reference_of
+from ..rl.reward import is_right, reference_of
 
 if TYPE_CHECKING:
     from ...zoomer import Zoomer

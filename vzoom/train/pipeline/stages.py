@@ -30,7 +30,7 @@ class School(Taught):
             else:
                 from ..sft.sft import run_sft
 
-                run_sft(self.recipe, base=base, data=data, out=folder, questions=held_out, say=self.run.say)
+                run_sft(self.recipe, base=base, data=data, out=folder, eval_questions=held_out, say=self.run.say)
             return model_files(folder)
 
         return self._trained(name, make, {"sft": self.recipe.sft}, base, [data], held_out)

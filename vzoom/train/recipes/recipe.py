@@ -13,7 +13,6 @@ from ...config import ZoomConfig
 from ...synthetic import WorldConfig
 from ..pretrain.curriculum import Curriculum
 from ..rl.collapse import CollapseLimits
-from ..rl.groups import ClipBounds
 from ..rl.reward import RewardConfig
 
 
@@ -49,6 +48,19 @@ class Optimisation:
             raise ValueError(f"learning rates must be above 0, got {self.learning_rate}, {self.muon_learning_rate}")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup must be a fraction below 1, got {self.warmup}")
+
+
+@dataclass(frozen=True)
+class ClipBounds:
+    """A token's probability ratio counts between 1 − low and 1 + high; high above low leaves rare tokens room to
+    grow (clip-higher, DAPO, arXiv 2503.14476). The defaults are VideoZoomer's."""
+
+    low: float = 0.2
+    high: float = 0.27
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low < 1 or not self.high >= self.low:
+            raise ValueError(f"need 0 < low < 1 and high ≥ low, got low {self.low}, high {self.high}")
 
 
 @dataclass(frozen=True)
@@ -97,11 +109,12 @@ class GRPORecipe:
     """steps of questions_per_step groups of num_rollouts each, used for updates_per_step updates.
 
     max_refills: times that groups without signal are replaced in a step. kl_weight: towards the policy before training.
-    parity_limit: mean |log-probability of sampler − trainer| of a step above which the run stops.
+    max_logprob_mismatch: mean |log-probability of engine − trainer| of a step above which the run stops.
+    importance_cap: of the weights that correct for that difference.
     max_sessions: rollouts that a process's engine feeds together. pool_tokens: what its pages hold, see `Engine`; None
     is max_sessions whole conversations, more than a large model's memory has room for. share_prompt: run what a
-    question's rollouts have in common once for those of a micro-batch (`pack`); pays where the glance is most of a
-    conversation, and takes an attention mask of its own, tokens x tokens of a micro-batch's question.
+    question's rollouts have in common once for those of a micro-batch (`rl/shared_prompt.py`); pays if the glance is
+    most of a conversation, and takes an attention mask of its own, tokens x tokens of a micro-batch's question.
     """
 
     optimisation: Optimisation = field(default_factory=lambda: Optimisation(1e-6))
@@ -114,10 +127,10 @@ class GRPORecipe:
     clip: ClipBounds = field(default_factory=ClipBounds)
     kl_weight: float = 0.001
     entropy_weight: float = 0.001
-    sampler_cap: float = 2.0
+    importance_cap: float = 2.0
     reward: RewardConfig = field(default_factory=RewardConfig)
     max_refills: int = 3
-    parity_limit: float = 0.05
+    max_logprob_mismatch: float = 0.05
     collapse: CollapseLimits = field(default_factory=CollapseLimits)
     freeze_vision: bool = True
     cache_features: bool = True

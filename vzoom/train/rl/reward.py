@@ -1,17 +1,20 @@
 """What a rollout is worth: R = 0.9 · R_acc + 0.1 · R_format + R_tool (VideoZoomer, arXiv 2512.22315).
 
-R_acc is 1 for a right answer. R_format is 1 where every turn keeps the grammar, as `protocol.parse_turn` reads it.
+R_acc is 1 for a right answer. R_format is 1 if every turn keeps the grammar, as `protocol.parse_turn` reads it.
 R_tool is a bonus for right answers with at least one zoom, and is paid only while the policy zooms no more often than
 a target rate: without it zooming dies out, with it for ever the policy would zoom for its own sake.
 
 Rewards are pure functions of a trajectory. A judge that fails gives no reward at all: `score` returns the failure, the
-rollout is left out and counted (`groups`), because a 0 would teach that a good answer is bad.
+rollout's group is left out and counted (`dynamic_sampling`), because a 0 would teach that a good answer is bad.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from ...data import Record
 from ...eval import Judge, JudgeFailed
 from ...protocol import (
     ANSWER_CLOSE,
@@ -25,6 +28,8 @@ from ...protocol import (
     read_choice,
 )
 from ...types import Answer, CallError, Malformed, Trajectory, Turn, ZoomCall
+
+_JUDGES = 8  # questions that are with the judge at once
 
 
 @dataclass(frozen=True)
@@ -98,9 +103,20 @@ class ZoomRate:
 def score(
     trajectory: Trajectory, reference: Reference, *, zoom_rate: float, config: RewardConfig, judge: Judge | None = None
 ) -> Reward | JudgeFailed:
-    """The reward of a rollout, or the judge's failure. zoom_rate: the policy's running rate before this step.
+    """Score one rollout.
 
-    ValueError where a question without options is to be judged and there is no judge.
+    Args:
+        trajectory: the rollout.
+        reference: the right answer.
+        zoom_rate: the policy's running rate before this step.
+        config: the weights.
+        judge: for questions without options.
+
+    Returns:
+        The reward, or the judge's failure.
+
+    Raises:
+        ValueError: the question has no options and there is no judge.
     """
     right = is_right(trajectory.answer, reference, judge=judge)
     if isinstance(right, JudgeFailed):
@@ -120,6 +136,50 @@ def is_right(answer: str | None, reference: Reference, *, judge: Judge | None = 
     if judge is None:
         raise ValueError(f"{reference.question!r} has no options: give a judge (eval.judge)")
     return judge(reference.question, reference.answer, answer)
+
+
+def reference_of(record: Record) -> Reference:
+    """The right answer to a record's question.
+
+    Raises:
+        ValueError: the record has none.
+    """
+    if record.reference is None:
+        raise ValueError(f"question {record.id} has no reference answer: RL needs one to reward a rollout")
+    return Reference(record.question, record.reference, record.options)
+
+
+def score_rollouts(
+    records: Sequence[Record],
+    rollouts: Sequence[Sequence[Trajectory]],
+    *,
+    zoom_rate: float,
+    config: RewardConfig,
+    judge: Judge | None = None,
+) -> list[tuple[Reward | JudgeFailed, ...]]:
+    """Score the rollouts of each question. Those that need the judge go to it several at a time.
+
+    Args:
+        records: the questions.
+        rollouts: of each question, in order.
+        zoom_rate, config, judge: see `score`.
+
+    Returns:
+        The reward of each rollout, by question.
+    """
+    references = [reference_of(record) for record in records]
+    pairs = [(reference, t) for reference, group in zip(references, rollouts, strict=True) for t in group]
+
+    def one(pair: tuple[Reference, Trajectory]) -> Reward | JudgeFailed:
+        reference, trajectory = pair
+        return score(trajectory, reference, zoom_rate=zoom_rate, config=config, judge=judge)
+
+    if all(reference.options for reference in references):
+        rewards = iter([one(pair) for pair in pairs])
+    else:
+        with ThreadPoolExecutor(_JUDGES, "vzoom-judge") as pool:
+            rewards = iter(list(pool.map(one, pairs)))
+    return [tuple(next(rewards) for _ in group) for group in rollouts]
 
 
 def tool_reward(*, right: bool, num_zooms: int, zoom_rate: float, config: RewardConfig) -> float:
