@@ -13,6 +13,7 @@ from functools import cache
 import torch
 
 from vzoom import ext
+from vzoom.config import missing_extra
 
 IMPLS = ("reference", "cpu", "triton", "cuda")
 _ORDER = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
@@ -48,7 +49,7 @@ def missing(op: str, impl: str, device_type: str) -> str | None:
         if op not in TRITON_OPS:
             return f"{op} has no Triton implementation: torch's own kernel is the right one"
         if importlib.util.find_spec("triton") is None:
-            return "triton is not installed: pip install 'vzoom[gpu]'"
+            return str(missing_extra("triton", "gpu"))
         if device_type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
             return f"Triton runs on CUDA tensors, not on {device_type} (TRITON_INTERPRET=1 interprets it)"
         return None
