@@ -38,5 +38,5 @@ def test_the_folder_is_small_and_says_what_it_is():
     folder = embedded_path()
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 10e6
     card = (folder / "README.md").read_text()
-    assert "vzoom school tiny" in card
+    assert "vzoom train pipeline tiny" in card
     assert "knows nothing but" in card

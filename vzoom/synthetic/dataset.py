@@ -1,4 +1,4 @@
-"""A folder of world videos with questions about them, as the school and its tests use it.
+"""A folder of world videos with questions about them, as training and its tests use it.
 
     questions   records without turns (`vzoom.data`): question, options, reference, video
     videos      what they are about, as MP4 files
