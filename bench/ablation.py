@@ -177,7 +177,7 @@ def direct_answers(context: Any, name: str, exemplars: Path, *, model: Path) -> 
     """
     import numpy as np
 
-    from vzoom.data import Table, Writer, read
+    from vzoom.data import EpisodeFactory, Writer, read
     from vzoom.models import load_patch_spec, load_vocabulary
     from vzoom.protocol import render_turn
     from vzoom.synthetic import facts_of, next_turn
@@ -187,7 +187,7 @@ def direct_answers(context: Any, name: str, exemplars: Path, *, model: Path) -> 
     zoom = context.recipe.zoom
 
     def make(folder: Path) -> Sequence[Path]:
-        table = Table(load_vocabulary(str(model)), load_patch_spec(str(model)), ClipCache())
+        factory = EpisodeFactory(load_vocabulary(str(model)), load_patch_spec(str(model)), ClipCache())
         with Writer(folder / "records") as writer:
             for record in read(exemplars):
                 if record.id in writer.ids:
@@ -195,9 +195,9 @@ def direct_answers(context: Any, name: str, exemplars: Path, *, model: Path) -> 
                 video, question = facts_of(record.id, context.synthetic.configs)
                 turn = next_turn(video, question, zoom, (), zooms_left=0, rng=np.random.default_rng(0))
                 bare = replace(record, config=zoom, glance_seconds=(), turns=(), stop_reason=None)
-                play = table.open(bare)
-                play.say(render_turn(turn.thought, Answer(question.answer_letter)), "oracle")
-                writer.add(play.record(record.id))
+                episode = factory.open(bare)
+                episode.say(render_turn(turn.thought, Answer(question.answer_letter)), "oracle")
+                writer.add(episode.record(record.id))
         return [folder / "records"]
 
     settings = {"zoom": zoom, "model": f"{model.parent.name}/{model.name}"}

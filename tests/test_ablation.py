@@ -76,7 +76,7 @@ def test_answers_at_once_for_a_model_that_never_zooms(tmp_path):
     from training import WORLD, lessons
 
     from vzoom.data.store import read
-    from vzoom.data.tokens import tokenise
+    from vzoom.data.tokens import tokenize_record
     from vzoom.models.vocabulary import load_vocabulary
     from vzoom.train.pipeline.stage_store import StageStore
     from vzoom.train.pipeline.stages import PipelineContext
@@ -97,7 +97,7 @@ def test_answers_at_once_for_a_model_that_never_zooms(tmp_path):
         assert (record.answer, len(record.turns), len(record.glance_seconds)) == (exemplar.reference, 1, 24)
         gaps = {round(b - a, 1) for a, b in zip(record.glance_seconds, record.glance_seconds[1:], strict=False)}
         assert gaps <= {1.2, 1.3, 1.4, 1.5}
-        assert any(tokenise(record, load_vocabulary(str(base))).learned)
+        assert any(tokenize_record(record, load_vocabulary(str(base))).learned)
 
 
 def test_plots_are_whole_and_hold_every_row(held):

@@ -5,17 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ...data import Record, read
-from ...eval import JudgeFailed, interval, judge_for
-from ...synthetic import ask_world
-from ..rl.reward import is_right
-from ..rl.rollout import reference_of
+from ...data import ask_records, read
+from ...eval import interval, judge_for
+from ...synthetic import ask_synthetic
 from .stages import PipelineContext, model_files, synthetic_settings
-
-if TYPE_CHECKING:
-    from ...zoomer import Zoomer
 
 QuestionScore = dict[str, float]
 _MAX_SESSIONS = 32
@@ -62,7 +57,7 @@ def final_eval(
         if synthetic is not None:
             assert num_questions is not None
             for family, config in synthetic.configs.items():
-                found[family] = ask_world(
+                found[family] = ask_synthetic(
                     zoomer,
                     family,
                     num_questions,
@@ -73,46 +68,15 @@ def final_eval(
                     max_sessions=_MAX_SESSIONS,
                 )
         elif eval_questions is not None:
-            found["held-out"] = ask_records(zoomer, list(read(eval_questions)), max_zooms=max_zooms)
+            records = list(read(eval_questions))
+            found["held-out"] = ask_records(
+                zoomer, records, judge=judge_for(records), max_zooms=max_zooms, max_sessions=_MAX_SESSIONS
+            )
         (folder / "scores.json").write_text(json.dumps(found) + "\n")
         return [folder / "scores.json"]
 
     folder = context.store.stage(name, make, settings=settings, inputs=[*model_files(model), *inputs])
     scores: dict[str, list[QuestionScore]] = json.loads((folder / "scores.json").read_text())
-    return scores
-
-
-def ask_records(zoomer: Zoomer, records: Sequence[Record], *, max_zooms: int | None = None) -> list[QuestionScore]:
-    """Ask the questions of records.
-
-    Args:
-        zoomer: answers greedily.
-        records: without turns, each with a reference answer.
-        max_zooms: zooms allowed; None takes the model's own limit.
-
-    Returns:
-        Per record: accuracy, answered, mean_zooms and mean_frames.
-
-    Raises:
-        ValueError: the judge of open answers failed. A figure without some of its questions is another figure.
-    """
-    judge = judge_for(records)
-    results = zoomer.ask_many(
-        [(r.video.path, r.question) for r in records], max_zooms=max_zooms, max_sessions=_MAX_SESSIONS
-    )
-    scores: list[QuestionScore] = []
-    for record, result in zip(records, results, strict=True):
-        right = is_right(result.answer, reference_of(record), judge=judge)
-        if isinstance(right, JudgeFailed):
-            raise ValueError(f"the judge gave no verdict on {record.id}: {right.reason}")
-        scores.append(
-            {
-                "accuracy": float(right),
-                "answered": float(result.answer is not None),
-                "mean_zooms": float(len(result.trajectory.zooms)),
-                "mean_frames": float(result.trajectory.num_frames),
-            }
-        )
     return scores
 
 

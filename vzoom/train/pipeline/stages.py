@@ -14,11 +14,12 @@ from typing import Any
 
 from ...chat import Chat, Endpoint, endpoints_from_environment
 from ...data import (
+    CollectSummary,
+    EpisodeFactory,
+    EveryTenth,
     Expert,
-    Harvest,
-    Ledger,
     Record,
-    Table,
+    ReplyCache,
     Verifier,
     Writer,
     distill,
@@ -176,16 +177,16 @@ def distill_exemplars(context: PipelineContext, questions: Path, *, model: Path 
 
     def make(folder: Path) -> Sequence[Path]:
         asked = _first(list(read(questions)), count)
-        table = Table(load_vocabulary(str(model)), load_patch_spec(str(model)), ClipCache())
+        factory = EpisodeFactory(load_vocabulary(str(model)), load_patch_spec(str(model)), ClipCache())
         with _expert(context, folder, asked) as (expert, verify):
             found = distill(
                 asked,
                 folder,
-                table=table,
+                factory=factory,
                 expert=expert,
                 verify=verify,
                 concurrency=context.concurrency,
-                say=_EveryTenth(context.store.say),
+                say=EveryTenth(context.store.say),
             )
         if not found.kept:
             raise ValueError(f"of {found.items} conversations none was kept: {found.rejected or found.passed}")
@@ -216,7 +217,7 @@ def collect_reflections(context: PipelineContext, questions: Path, *, student: P
     def make(folder: Path) -> Sequence[Path]:
         asked = list(read(questions))
         zoomer = vzoom.load(student)
-        replies = Ledger(folder / "rollouts.jsonl")
+        replies = ReplyCache(folder / "rollouts.jsonl")
         try:
             rollouts = roll_out(
                 zoomer,
@@ -226,22 +227,22 @@ def collect_reflections(context: PipelineContext, questions: Path, *, student: P
                 temperature=part.temperature,
                 seed=context.recipe.seed,
                 max_sessions=_MAX_SESSIONS,
-                say=_EveryTenth(context.store.say),
+                say=EveryTenth(context.store.say),
             )
         finally:
             replies.close()
         checkpoint = zoomer.checkpoint
-        table = Table(vocabulary_of(checkpoint), checkpoint.patch_spec, zoomer.clip_cache)
+        factory = EpisodeFactory(vocabulary_of(checkpoint), checkpoint.patch_spec, zoomer.clip_cache)
         with _expert(context, folder, asked) as (expert, verify):
             found = reflect(
                 asked,
                 rollouts,
                 folder,
-                table=table,
+                factory=factory,
                 expert=expert,
                 verify=verify,
                 concurrency=context.concurrency,
-                say=_EveryTenth(context.store.say),
+                say=EveryTenth(context.store.say),
             )
         return _kept(folder, found)
 
@@ -280,7 +281,7 @@ def mix_data(context: PipelineContext, exemplars: Path, reflections: Path) -> Pa
 def _expert(context: PipelineContext, folder: Path, questions: Sequence[Record]) -> Iterator[tuple[Expert, Verifier]]:
     """The scripted expert of rendered videos, which is asked as every expert is; or that of the environment."""
     with ExitStack() as stack:
-        replies = Ledger(folder / "replies.jsonl")
+        replies = ReplyCache(folder / "replies.jsonl")
         stack.callback(replies.close)
         if context.recipe.synthetic is None:
             endpoints = endpoints_from_environment(_EXPERT)
@@ -304,24 +305,12 @@ def _first(questions: list[Record], count: int | None) -> list[Record]:
     return [question for _, _, question in islice(turns, count)]
 
 
-def _kept(folder: Path, found: Harvest) -> Sequence[Path]:
+def _kept(folder: Path, found: CollectSummary) -> Sequence[Path]:
     """What distillation or reflection made. ValueError if it stopped early."""
     if found.stopped is not None:
         raise ValueError(f"{folder} is not finished: {found.stopped}. Run the same command again to resume")
     write_summary(folder / "summary.json", found)
     return [folder / "kept"]
-
-
-class _EveryTenth:
-    """Progress of a long list: one line per tenth of the way."""
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say, self._tenth = say, -1
-
-    def __call__(self, done: int, total: int, line: str) -> None:
-        if (tenth := done * 10 // total) != self._tenth:
-            self._tenth = tenth
-            self._say(f"  {done}/{total}: {line}")
 
 
 # ---------------------------------------------------------------- training

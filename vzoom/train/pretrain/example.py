@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...config import ZoomConfig
-from ...protocol import Image, Part, Run, Text, Tokenizer, lay_out, prompt
+from ...protocol import ImagePart, Part, TextPart, Tokenizer, TokenSpan, prompt, tokenize_parts
 from .frame_store import StoredVideo
 
 MERGE = 2
@@ -29,7 +29,7 @@ class Example:
         turn_ends: index after the last token of each learned piece, for greedy checks.
     """
 
-    span: Run = field(default_factory=Run)
+    span: TokenSpan = field(default_factory=TokenSpan)
     learned: list[bool] = field(default_factory=list)
     frames: list[tuple[int, int]] = field(default_factory=list)
     turn_ends: list[int] = field(default_factory=list)
@@ -89,12 +89,12 @@ class ExampleWriter:
         """Frames with their times, and nothing else."""
         parts: list[Part] = []
         for i, t in enumerate(times):
-            parts += [Text(f"{t:.2f}s<|vision_start|>"), Image(i), Text("<|vision_end|>")]
+            parts += [TextPart(f"{t:.2f}s<|vision_start|>"), ImagePart(i), TextPart("<|vision_end|>")]
         self.put(example, parts, stored, times)
 
     def write(self, example: Example, text: str, *, learned: bool) -> None:
-        """Text that the model reads, or learns to write."""
-        self.put(example, [Text(text)], None, [], learned=learned)
+        """TextPart that the model reads, or learns to write."""
+        self.put(example, [TextPart(text)], None, [], learned=learned)
         if learned:
             example.turn_ends.append(len(example.span.ids))
 
@@ -108,7 +108,7 @@ class ExampleWriter:
         learned: bool = False,
     ) -> None:
         """Rendered parts, with frames of a stored video at `times` in the places of the images."""
-        piece = lay_out(parts, [self.grid] * len(times), self.tokenizer, self.image_token, MERGE)
+        piece = tokenize_parts(parts, [self.grid] * len(times), self.tokenizer, self.image_token, MERGE)
         offset = len(example.span.ids)
         for index, start, grid in piece.images:
             example.span.images.append((len(example.frames), offset + start, grid))

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ...protocol import run_positions
+from ...protocol import span_positions
 from ...video import PatchSpec
 from .example import MERGE, Example
 from .frame_store import FrameStore
@@ -54,7 +54,7 @@ def collate(examples: Sequence[Example], store: FrameStore, *, pad_token: int) -
     for row, example in enumerate(examples):
         span, base = example.span, row * width
         ids[row, : len(span.ids)] = torch.tensor(span.ids)
-        positions[:, row, : len(span.ids)] = torch.from_numpy(run_positions(0, span, MERGE)[0].copy())
+        positions[:, row, : len(span.ids)] = torch.from_numpy(span_positions(0, span, MERGE)[0].copy())
         for index, offset, (h, w) in span.images:
             tokens = (h // MERGE) * (w // MERGE)
             visual_at += range(base + offset, base + offset + tokens)

@@ -10,15 +10,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from ...protocol import glance_timestamps, render_answer, render_turn
+from ...protocol import LETTERS, glance_timestamps, render_answer, render_turn
 from ...synthetic import (
     COLOURS,
-    LETTERS,
     SHAPES,
     Question,
     Scene,
-    WorldEvent,
-    WorldVideo,
+    SyntheticEvent,
+    SyntheticVideo,
     ask,
     finding_note,
     next_turn,
@@ -60,7 +59,7 @@ def letters(writer: ExampleWriter, stored: StoredVideo) -> Example:
     writer.write(example, " scene.", learned=False)
     for i in writer.rng.integers(len(question.options), size=6):
         seconds = float(writer.rng.integers(len(stored.frames))) * stored.step_seconds
-        event = WorldEvent(seconds, seconds, 0, question.options[int(i)], 0.5, 0.5)
+        event = SyntheticEvent(seconds, seconds, 0, question.options[int(i)], 0.5, 0.5)
         letter = LETTERS[int(i)]
         head, option, tail = finding_note([event], letter).partition(f" ({letter})")
         writer.write(example, head, learned=False)
@@ -234,10 +233,10 @@ def answers(writer: ExampleWriter, stored: StoredVideo, *, family: str = "which"
     return example
 
 
-def _asked(video: WorldVideo, question: Question) -> Scene:
+def _asked(video: SyntheticVideo, question: Question) -> Scene:
     """The scene that a question of `which` or `count` is about."""
     return next(s for s in video.scenes if s.start_seconds == question.search[0][0])
 
 
-def _shows(event: WorldEvent, seconds: float) -> bool:
+def _shows(event: SyntheticEvent, seconds: float) -> bool:
     return event.start_seconds <= seconds < event.end_seconds

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ...config import ZoomConfig
-from ...synthetic import WorldConfig
+from ...synthetic import SyntheticConfig
 from ..pretrain.curriculum import Curriculum
 from ..rl.collapse import CollapseLimits
 from ..rl.groups import ClipBounds
@@ -218,7 +218,7 @@ class SyntheticData:
     """
 
     curriculum: Curriculum
-    configs: Mapping[str, WorldConfig]
+    configs: Mapping[str, SyntheticConfig]
     num_videos: Mapping[str, int]
     questions_per_video: int = 2
     fewer_zooms: float = 0.0
