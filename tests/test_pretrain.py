@@ -12,7 +12,7 @@ from vzoom.config import ZoomConfig
 from vzoom.synthetic.spec import SyntheticConfig
 from vzoom.train.pretrain.curriculum import Curriculum, CurriculumStage
 from vzoom.train.pretrain.export import export
-from vzoom.train.pretrain.model import ModelShape, build_model
+from vzoom.train.pretrain.model import BaseShape, build_model
 from vzoom.train.pretrain.pretrain import Pretraining, pretrain
 from vzoom.train.pretrain.tokenizer import build_tokenizer
 from vzoom.train.recipes import tiny
@@ -22,7 +22,7 @@ ALL = dict.fromkeys(("captions", "recall", "letters", "look", "scenes", "listing
 ZOOM = ZoomConfig(prompt="brief", min_pixels=784, max_pixels=3136, max_total_tokens=2048)
 RECIPES = (tiny.ablation, tiny.tiny)
 SMALL = SyntheticConfig(duration_seconds=32, frame_size=56, num_scenes=(4, 5), scene_seconds=(4, 10))
-WORLDS = {"which": SMALL, "count": replace(SMALL, events_per_scene=(1, 4))}
+CONFIGS = {"which": SMALL, "count": replace(SMALL, events_per_scene=(1, 4))}
 
 
 def small(**changes):
@@ -32,7 +32,7 @@ def small(**changes):
     )
     settings = {
         "stages": stages,
-        "families": WORLDS,
+        "families": CONFIGS,
         "num_videos": 2,
         "check_videos": 2,
         "batch_sizes": dict.fromkeys(ALL, 2),
@@ -63,7 +63,7 @@ def test_a_resumed_run_is_the_uninterrupted_run(tmp_path):
         assert torch.equal(value, second.model.state_dict()[name]), name
     rows = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
     assert set(rows[-1]) >= {"step", "seconds", "captions", "recall", "letters", "look", "scenes"}
-    assert {f"{kind}_{family}" for kind in ("reading", "answers") for family in WORLDS} <= set(rows[-1])
+    assert {f"{kind}_{family}" for kind in ("reading", "answers") for family in CONFIGS} <= set(rows[-1])
     with pytest.raises(ValueError, match="another curriculum"):
         Pretraining(small(seed=1), tmp_path / "parts", say=quiet).resume()
     with pytest.raises(ValueError, match="nothing to resume"):
@@ -134,7 +134,7 @@ def test_pretraining_stops_and_resumes_to_a_folder_that_loads(tmp_path, monkeypa
 
 
 def test_the_shape_is_the_recipes(tokenizer):
-    model = build_model(tokenizer, ModelShape(width=96, layers=3, vision_width=48, vision_layers=1))
+    model = build_model(tokenizer, BaseShape(width=96, layers=3, vision_width=48, vision_layers=1))
     text = model.config.text_config
     assert (text.hidden_size, text.num_hidden_layers) == (96, 3)
     assert 2 * sum(text.rope_parameters["mrope_section"]) == model.model.language_model.layers[0].self_attn.head_dim

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from ...config import ZoomConfig
 from ...synthetic import SyntheticConfig
-from .model import ModelShape
+from .model import BaseShape
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Curriculum:
     name: str
     stages: tuple[CurriculumStage, ...]
     zoom: ZoomConfig
-    shape: ModelShape = field(default_factory=ModelShape)
+    shape: BaseShape = field(default_factory=BaseShape)
     families: Mapping[str, SyntheticConfig] = field(default_factory=lambda: {"which": SyntheticConfig()})
     checks: tuple[str, ...] = ("captions", "recall", "letters", "look", "scenes", "reading", "answers")
     side: int = 56

@@ -14,7 +14,7 @@ _STRENGTH = 6.0
 
 
 @dataclass(frozen=True)
-class ModelShape:
+class BaseShape:
     """Widths and layers of the small model.
 
     Args:
@@ -32,7 +32,7 @@ class ModelShape:
 
 
 def build_model(
-    tokenizer: PreTrainedTokenizerFast, shape: ModelShape | None = None, *, seed: int = 0
+    tokenizer: PreTrainedTokenizerFast, shape: BaseShape | None = None, *, seed: int = 0
 ) -> Qwen2_5_VLForConditionalGeneration:
     """A new model for a tokenizer.
 
@@ -48,7 +48,7 @@ def build_model(
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     number = tokenizer.convert_tokens_to_ids
-    shape = shape or ModelShape()
+    shape = shape or BaseShape()
     half_head = shape.width // 8
     space = (half_head - _FAST) // 2
     config = Qwen2_5_VLConfig(
