@@ -11,7 +11,7 @@ from data_records import PLAIN
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vzoom.eval.scores.judge import JudgeFailed
+from vzoom.protocol.judging import JudgeFailed
 from vzoom.train.recipes.recipe import ClipBounds
 from vzoom.train.rl.dynamic_sampling import RolloutGroup, SampledGroups, advantages, refill_size, sample_groups
 from vzoom.train.rl.reward import Reward

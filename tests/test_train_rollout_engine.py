@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from vzoom.data.record import Record
+from vzoom.data.record import Record, reference_of
 from vzoom.data.store import read
-from vzoom.eval.scores.judge import JudgeFailed
 from vzoom.models import load_checkpoint
+from vzoom.protocol.judging import JudgeFailed
 from vzoom.synthetic.dataset import write_questions
 from vzoom.train.common.dist import ProcessGroup
 from vzoom.train.common.rollout_engine import RolloutEngine
 from vzoom.train.rl.grpo_step import rollout_seed
 from vzoom.train.rl.micro_batches import EMPTY, plan_micro_batches
 from vzoom.train.rl.progress import GRPOProgress, draw_questions
-from vzoom.train.rl.reward import Reward, RewardConfig, reference_of, score_rollouts
+from vzoom.train.rl.reward import Reward, RewardConfig, score_rollouts
 from vzoom.types import Trajectory
 from vzoom.zoomer import embedded_path
 

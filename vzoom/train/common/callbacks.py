@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ...data import Record
-from ...eval import Judge
+from ...protocol import Judge
 from ..rl.reward import RewardConfig
 from .checkpoints import Best, TrainingFolder
 from .held_out_eval import evaluate

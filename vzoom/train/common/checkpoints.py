@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...config import ZoomConfig
-from ...data import write_whole
+from ...data import write_atomically
 from ...models import Checkpoint
 from .dist import ProcessGroup
 
@@ -190,7 +190,7 @@ def save_model(checkpoint: Checkpoint, config: ZoomConfig, folder: Path) -> Path
 
 def mark_complete(folder: Path, state: dict[str, Any]) -> None:
     """A checkpoint of the trainer is complete: write `state` into it, in one move."""
-    write_whole(folder / _COMPLETE, json.dumps(state))
+    write_atomically(folder / _COMPLETE, json.dumps(state))
 
 
 def newest_complete(checkpoints: Path) -> tuple[Path, dict[str, Any]] | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ...data import Record
-from ...eval import Judge
+from ...protocol import Judge
 from ..rl.reward import Reward, RewardConfig, score_rollouts
 from .dist import ProcessGroup
 from .rollout_engine import RolloutEngine

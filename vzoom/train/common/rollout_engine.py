@@ -16,7 +16,7 @@ from ...data import Record, check_video
 from ...engine import Engine, Job
 from ...models import Checkpoint, FeatureCache
 from ...types import Failed, Finished, Trajectory
-from ...video import CachedVideo, ClipCache, FrameSource
+from ...video import ClipCache, FrameSource
 from .weight_sync import sync_weights
 
 
@@ -93,4 +93,4 @@ class RolloutEngine:
 
     def _open(self, record: Record) -> FrameSource:
         check_video(record.video)
-        return CachedVideo(self.clip_cache, record.video.path, config=self.config, spec=self.checkpoint.patch_spec)
+        return self.clip_cache.open(record.video.path, config=self.config, spec=self.checkpoint.patch_spec)

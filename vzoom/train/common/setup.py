@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ...data import Record, read
+from ...data import Record, read, reference_of
 from ...models import load_checkpoint
 from ..recipes.recipe import GRPORecipe, Recipe, SFTRecipe
-from ..rl.reward import reference_of
 from .policy import PolicyModel, load_policy
 from .rollout_engine import RolloutEngine
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ...data import Record
-from ...eval import JudgeFailed
+from ...protocol import JudgeFailed
 from ...types import Trajectory
 from .reward import Reward
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ...data import Record
-from ...eval import Judge
+from ...protocol import Judge
 from ..common.collate import CollatedBatch, pad_rows
 from ..common.dist import ProcessGroup
 from ..common.policy import PolicyModel, token_logprobs

@@ -17,7 +17,8 @@ from typing import Any, Literal
 import numpy as np
 
 from ...data import Record
-from ...eval import Judge, judge_for
+from ...eval import judge_for
+from ...protocol import Judge
 from ..common.callbacks import TrainingCallback
 from ..common.checkpoints import TrainingFolder
 from ..common.dist import ProcessGroup
