@@ -70,7 +70,7 @@ def grpo_config(part: GRPORecipe, checkpoints: Path, *, seed: int) -> Any:
     accumulated, left = divmod(rollouts, part.updates_per_step * part.micro_batch_size * processes)
     if left:
         raise ValueError(
-            f"{rollouts} rollouts a step cannot be split in {part.updates_per_step} updates of micro-batches of "
+            f"{rollouts} rollouts per step cannot be split in {part.updates_per_step} updates of micro-batches of "
             f"{part.micro_batch_size} on {processes} processes: change questions_per_step, num_rollouts or "
             "micro_batch_size"
         )

@@ -293,8 +293,14 @@ class GRPOSteps:
 
 
 def rollout_seed(recipe_seed: int, step: int, question: str, number: int = 0) -> int:
-    """The seed of rollout `number` of a question in a step; those of one question are consecutive, as the engine has
-    it."""
+    """The seed of a rollout: those of one question in a step are consecutive, as the engine has it.
+
+    Args:
+        recipe_seed: the recipe's.
+        step: steps done before.
+        question: names it, and which pass over the questions it is of.
+        number: of the rollout.
+    """
     digest = blake2b(f"{recipe_seed}/{step}/{question}".encode(), digest_size=8).digest()
     return (int.from_bytes(digest, "big") >> 2) + number
 
@@ -304,5 +310,7 @@ def _evaluating(model: Any) -> Iterator[None]:
     """Dropout is off inside."""
     was_training = model.training
     model.eval()
-    yield
-    model.train(was_training)
+    try:
+        yield
+    finally:
+        model.train(was_training)

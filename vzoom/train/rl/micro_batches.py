@@ -36,7 +36,7 @@ def plan_micro_batches(
         Numbers of rollouts by update and micro-batch; places beyond len(lengths) are EMPTY.
     """
     if num_places // num_updates % block or len(lengths) % block:
-        raise ValueError(f"{num_places // num_updates} rollouts an update do not hold whole questions of {block}")
+        raise ValueError(f"{num_places // num_updates} rollouts per update do not hold whole questions of {block}")
     if len(lengths) > num_places or num_places % (num_updates * micro_batch_size):
         raise ValueError(
             f"{len(lengths)} rollouts, {num_places} places in {num_updates} updates of micro-batches of "

@@ -66,7 +66,12 @@ class ZoomRate:
             raise ValueError(f"need 0 ≤ memory < 1 and 0 ≤ value ≤ 1, got memory {self.memory}, value {self.value}")
 
     def after(self, *, num_zoomed: int, num_rollouts: int) -> ZoomRate:
-        """The rate with one more step. The first step counts in full."""
+        """The rate with one more step. The first step counts in full.
+
+        Args:
+            num_zoomed: rollouts of the step that brought a clip.
+            num_rollouts: of the step.
+        """
         if not 0 <= num_zoomed <= num_rollouts or num_rollouts < 1:
             raise ValueError(f"{num_zoomed} of {num_rollouts} rollouts cannot have zoomed")
         rate = num_zoomed / num_rollouts
@@ -134,7 +139,14 @@ def score_rollouts(
 
 
 def tool_reward(*, right: bool, num_zooms: int, zoom_rate: float, config: RewardConfig) -> float:
-    """R_tool: the bonus for a right answer with a zoom, while the policy's zoom_rate is at or below the target."""
+    """R_tool: the bonus for a right answer with a zoom, while the policy's zoom_rate is at or below the target.
+
+    Args:
+        right: whether the answer is.
+        num_zooms: that brought a clip.
+        zoom_rate: the policy's running rate before this step.
+        config: the bonus and the target.
+    """
     if not 0 <= zoom_rate <= 1:
         raise ValueError(f"zoom_rate must be from 0 to 1, got {zoom_rate}")
     return config.tool_bonus if right and num_zooms > 0 and zoom_rate <= config.target_zoom_rate else 0.0
