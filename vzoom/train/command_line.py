@@ -176,6 +176,9 @@ def run_stage(args: argparse.Namespace) -> int:
         from .recipes.recipe import scaled
 
         recipe = scaled(recipe, args.scale)
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # a stage loads several models; its own lines say how far it is
     try:
         model: Path = args.run_stage(recipe, args)
     except KeyboardInterrupt:
