@@ -21,6 +21,8 @@ from pathlib import Path
 
 import torch
 
+from vzoom.config import missing_extra
+
 from . import extension
 from .registry import GPU_OPS, missing
 from .suite import OpRunner, all_checks
@@ -244,7 +246,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(none, file=sys.stderr)
             return 2
     if importlib.util.find_spec("triton") is None:
-        print("triton is not installed: pip install 'vzoom[gpu]'", file=sys.stderr)
+        print(missing_extra("triton", "gpu"), file=sys.stderr)
     if not options.no_build and build_if_needed():
         # The old extension is loaded in this process: the new one is seen by the next.
         command = [sys.executable, "-m", "vzoom.kernels.gpu_check", "--no-build", "--save", str(options.save)]

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import torch
 
+from vzoom.config import missing_extra
+
 from . import extension
 
 FOLDER = Path(__file__).parent
@@ -72,7 +74,7 @@ def missing(op: str, impl: str, device_type: str) -> str | None:
         if not has_file(op, "triton"):
             return f"{op} has no Triton implementation: torch's own kernel is the right one"
         if importlib.util.find_spec("triton") is None:
-            return "triton is not installed: pip install 'vzoom[gpu]'"
+            return str(missing_extra("triton", "gpu"))
         if device_type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
             return f"Triton runs on CUDA tensors, not on {device_type} (TRITON_INTERPRET=1 interprets it)"
         return None

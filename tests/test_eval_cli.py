@@ -107,7 +107,7 @@ def test_without_ray_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "ray", None)
     words = ["eval", "--benchmark", "world", "--root", str(tmp_path), "--out", "x", "--ray", "2"]
     assert main(words) == 2
-    assert "pip install 'vzoom[ray]'" in capsys.readouterr().err
+    assert "ray is not installed: run pip install '.[ray]' in the source tree" in capsys.readouterr().err
 
 
 def test_durations() -> None:

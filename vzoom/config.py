@@ -1,5 +1,7 @@
 """Settings as frozen dataclasses, checked when they are made.
 
+Each field says what it means in its annotation: the command line and docs/reference.md are made of it.
+
 The defaults are VideoZoomer's (arXiv 2512.22315): 64 glance frames at 0.5 fps, 4 zooms of at most 16 frames,
 at most 100 352 pixels per frame (128 visual tokens), 4 096 new tokens per turn, 32 768 tokens in all.
 """
@@ -9,11 +11,44 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 FramePolicy = Literal["exact", "videozoomer"]
 ResizeRule = Literal["videozoomer", "direct"]
 PromptStyle = Literal["full", "brief"]
+
+
+def missing_extra(package: str, extra: str) -> ImportError:
+    """The error for a package that is not installed.
+
+    Args:
+        package: its name, as pip knows it.
+        extra: the extra of vzoom that brings it.
+    """
+    return ImportError(
+        f"{package} is not installed: run pip install '.[{extra}]' in the source tree (see docs/install.md)"
+    )
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One field of a settings dataclass: `kind` is int, float, str or a Literal, `meaning` one line about it."""
+
+    name: str
+    kind: Any
+    default: Any
+    meaning: str
+
+
+def settings_of(cls: type) -> list[Setting]:
+    """The fields of a dataclass whose annotations say what they mean, in order. See `ZoomConfig`."""
+    hints = get_type_hints(cls, include_extras=True)
+    found = []
+    for one in fields(cls):
+        kind, *meaning = get_args(hints[one.name])
+        assert get_origin(hints[one.name]) is Annotated, f"{cls.__name__}.{one.name} does not say what it means"
+        found.append(Setting(one.name, kind, one.default, meaning[0]))
+    return found
 
 
 def _positive(**values: float) -> None:
@@ -48,19 +83,19 @@ class ZoomConfig:
         ValueError: a field is out of range. The message names it and its value.
     """
 
-    glance_fps: float = 0.5
-    glance_max_frames: int = 64
-    max_zooms: int = 4
-    zoom_max_frames: int = 16
-    min_pixels: int = 3136
-    max_pixels: int = 100352
-    max_frames: int = 128
-    max_new_tokens: int = 4096
-    max_total_tokens: int = 32768
-    answer_reserve: int = 512
-    frame_policy: FramePolicy = "exact"
-    resize: ResizeRule = "videozoomer"
-    prompt: PromptStyle = "full"
+    glance_fps: Annotated[float, "frames per second of the glance"] = 0.5
+    glance_max_frames: Annotated[int, "most frames of the glance"] = 64
+    max_zooms: Annotated[int, "most zooms of a conversation; 0 answers from the glance alone"] = 4
+    zoom_max_frames: Annotated[int, "most frames of one zoom"] = 16
+    min_pixels: Annotated[int, "fewest pixels of a frame"] = 3136
+    max_pixels: Annotated[int, "most pixels of a frame: 28 x 28 are one visual token (32 x 32 in Qwen3-VL)"] = 100352
+    max_frames: Annotated[int, "most frames of a conversation, glance and zooms together"] = 128
+    max_new_tokens: Annotated[int, "most tokens that the model writes in one turn"] = 4096
+    max_total_tokens: Annotated[int, "most tokens of a conversation, frames included"] = 32768
+    answer_reserve: Annotated[int, "tokens of max_total_tokens that zooms leave free for the answer"] = 512
+    frame_policy: Annotated[FramePolicy, "exact never repeats a frame, videozoomer takes those of its code"] = "exact"
+    resize: Annotated[ResizeRule, "videozoomer first shrinks to max_pixels by Lanczos, direct does not"] = "videozoomer"
+    prompt: Annotated[PromptStyle, "full explains how to zoom, brief is for models trained without"] = "full"
 
     def __post_init__(self) -> None:
         _positive(
@@ -112,10 +147,10 @@ class ZoomConfig:
         path.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
 
-_CHOICES = {
-    "frame_policy": ("exact", "videozoomer"),
-    "resize": ("videozoomer", "direct"),
-    "prompt": ("full", "brief"),
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "frame_policy": get_args(FramePolicy),
+    "resize": get_args(ResizeRule),
+    "prompt": get_args(PromptStyle),
 }
 
 
@@ -133,10 +168,10 @@ class Sampling:
         ValueError: a field is out of range.
     """
 
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    seed: int = 0
+    temperature: Annotated[float, "how random the next token is; 0 always takes the likeliest one"] = 0.0
+    top_p: Annotated[float, "draw from the likeliest tokens that have this probability together; 1 is off"] = 1.0
+    top_k: Annotated[int, "draw from this many of the likeliest tokens; 0 is off"] = 0
+    seed: Annotated[int, "seed of all that is drawn at random"] = 0
 
     def __post_init__(self) -> None:
         if not self.temperature >= 0:

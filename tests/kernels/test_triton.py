@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 
 
 def test_the_suite_passes_in_the_interpreter() -> None:
-    pytest.importorskip("triton", reason="triton is not installed: pip install 'vzoom[gpu]'")
+    pytest.importorskip("triton", reason="triton is not installed: pip install '.[gpu]'")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "triton_suite.py")]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(HERE.parents[1])}
     done = subprocess.run(

@@ -6,8 +6,7 @@ import argparse
 
 from vzoom import __version__
 
-from .commands import ask, data, demo, distill, doctor, eval, reflect, report, verify
-from .commands import pipeline as school
+from .commands import ask, data, demo, distill, doctor, eval, reflect, report, train, verify
 from .commands import synthetic as world
 
 _EXAMPLES = """examples:
@@ -29,6 +28,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"vzoom {__version__}")
     parser.add_argument("--traceback", action="store_true", help="show where an error came from, for bug reports")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (ask, data, demo, distill, doctor, eval, reflect, report, school, verify, world):
+    for module in (ask, data, demo, distill, doctor, eval, reflect, report, train, verify, world):
         module.add_parser(commands)
     return parser

@@ -25,6 +25,7 @@ from .mix import mix as mix
 from .record import Record as Record
 from .record import VideoRef as VideoRef
 from .record import reference_of as reference_of
+from .rows import arrow as arrow
 from .show import LEGEND as LEGEND
 from .show import head_lines as head_lines
 from .show import token_lines as token_lines
