@@ -51,7 +51,7 @@ def test_sft(calls: Calls, tmp_path: Path) -> None:
         "data": [Path("a"), Path("b")],
         "out": tmp_path,
         "resume": "auto",
-        "questions": None,
+        "eval_questions": None,
     }
 
 

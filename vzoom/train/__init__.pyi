@@ -2,6 +2,8 @@ from .command_line import DESCRIPTION as DESCRIPTION
 from .command_line import EPILOG as EPILOG
 from .command_line import add_stages as add_stages
 from .command_line import run_stage as run_stage
+from .common.policy import load_policy as load_policy
+from .common.policy import token_logprobs as token_logprobs
 from .pipeline.pipeline import run_pipeline as run_pipeline
 from .pretrain.pretrain import pretrain as pretrain
 from .recipes import RECIPES as RECIPES

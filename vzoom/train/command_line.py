@@ -233,7 +233,7 @@ def _sft(recipe: Recipe, args: argparse.Namespace) -> Path:
         data=args.data,
         out=args.out,
         resume=args.resume,
-        questions=args.eval_questions,
+        eval_questions=args.eval_questions,
         say=_say,
     )
 

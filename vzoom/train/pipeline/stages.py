@@ -339,7 +339,9 @@ def train_sft(
         else:
             from ..sft.sft import run_sft
 
-            run_sft(context.recipe, base=base, data=data, out=folder, questions=eval_questions, say=context.store.say)
+            run_sft(
+                context.recipe, base=base, data=data, out=folder, eval_questions=eval_questions, say=context.store.say
+            )
         return model_files(folder)
 
     return _trained(context, name, make, {"sft": context.recipe.sft}, base, [data], eval_questions)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...config import ZoomConfig
-from ..rl.groups import ClipBounds
 from ..rl.reward import RewardConfig
-from .recipe import GRPORecipe, Lora, Optimisation, Recipe, ReflectionRecipe, SFTRecipe
+from .recipe import ClipBounds, GRPORecipe, Lora, Optimisation, Recipe, ReflectionRecipe, SFTRecipe
 
 
 def qwen2_5_vl_7b() -> Recipe:

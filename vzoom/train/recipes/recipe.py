@@ -13,7 +13,6 @@ from ...config import ZoomConfig
 from ...synthetic import SyntheticConfig
 from ..pretrain.curriculum import Curriculum
 from ..rl.collapse import CollapseLimits
-from ..rl.groups import ClipBounds
 from ..rl.reward import RewardConfig
 
 
@@ -61,6 +60,23 @@ class Optimisation:
             raise ValueError(f"learning rates must be above 0, got {self.learning_rate}, {self.muon_learning_rate}")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup must be a fraction below 1, got {self.warmup}")
+
+
+@dataclass(frozen=True)
+class ClipBounds:
+    """A token's probability ratio counts between 1 − low and 1 + high. The defaults are VideoZoomer's.
+
+    Args:
+        low: below 1.
+        high: low or more; above it leaves rare tokens room to grow (clip-higher, DAPO, arXiv 2503.14476).
+    """
+
+    low: float = 0.2
+    high: float = 0.27
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low < 1 or not self.high >= self.low:
+            raise ValueError(f"need 0 < low < 1 and high ≥ low, got low {self.low}, high {self.high}")
 
 
 @dataclass(frozen=True)
@@ -135,10 +151,11 @@ class GRPORecipe:
         clip: bounds of the probability ratio.
         kl_weight: of the divergence from the policy before training.
         entropy_weight: of the policy's entropy.
-        sampler_cap: largest importance weight between trainer and engine.
+        importance_cap: largest importance weight between trainer and engine.
         reward: what a rollout earns.
         max_refills: how often a step replaces groups without signal.
-        parity_limit: a step stops the run if the mean |log-probability of the engine - that of the trainer| is above.
+        max_logprob_mismatch: a step stops the run if the mean |log-probability of the engine - that of the trainer|
+            is above.
         collapse: a policy beyond these limits stops the run.
         freeze_vision: leave the vision tower and its projector as they are.
         cache_features: encode each frame once; needs freeze_vision.
@@ -150,8 +167,9 @@ class GRPORecipe:
         max_sessions: rollouts that the engine of a process runs together.
         pool_tokens: what the pages of that engine hold (`Engine`). None makes room for max_sessions whole
             conversations, which is more than the memory beside a large model.
-        share_prompt: compute what a question's rollouts have in common once per micro-batch (`pack`). It pays if the
-            glance is most of a conversation, and needs an attention mask of tokens x tokens of that question.
+        share_prompt: compute what a question's rollouts have in common once per micro-batch (`rl/shared_prompt.py`).
+            It pays if the glance is most of a conversation, and needs an attention mask of tokens x tokens of that
+            question.
     """
 
     optimisation: Optimisation = field(default_factory=lambda: Optimisation(1e-6))
@@ -164,10 +182,10 @@ class GRPORecipe:
     clip: ClipBounds = field(default_factory=ClipBounds)
     kl_weight: float = 0.001
     entropy_weight: float = 0.001
-    sampler_cap: float = 2.0
+    importance_cap: float = 2.0
     reward: RewardConfig = field(default_factory=RewardConfig)
     max_refills: int = 3
-    parity_limit: float = 0.05
+    max_logprob_mismatch: float = 0.05
     collapse: CollapseLimits = field(default_factory=CollapseLimits)
     freeze_vision: bool = True
     cache_features: bool = True

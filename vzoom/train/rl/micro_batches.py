@@ -9,7 +9,7 @@ import numpy as np
 EMPTY = -1  # a place that no rollout fills: a step came out short of groups
 
 
-def plan(
+def plan_micro_batches(
     lengths: Sequence[int],
     *,
     num_places: int,
@@ -18,11 +18,22 @@ def plan(
     seed: Sequence[int],
     block: int = 1,
 ) -> list[list[list[int]]]:
-    """Rollout numbers by update and micro-batch: num_places in all, those beyond len(lengths) are EMPTY.
+    """Deal rollouts to updates and micro-batches.
 
     Rollouts are dealt to the updates at random, and sorted by length within an update, so that little of a micro-batch
-    is padding. Processes take every size-th micro-batch of an update (`Team.part`), which are then of like lengths.
-    block: so many rollouts, one behind the other, stay together.
+    is padding. Processes take every size-th micro-batch of an update (`ProcessGroup.shard`), which are then of like
+    lengths.
+
+    Args:
+        lengths: tokens of each rollout.
+        num_places: of all micro-batches together, at least as many as rollouts.
+        num_updates: of the step.
+        micro_batch_size: rollouts per micro-batch.
+        seed: of the dealing.
+        block: so many neighbouring rollouts stay together.
+
+    Returns:
+        Numbers of rollouts by update and micro-batch; places beyond len(lengths) are EMPTY.
     """
     if num_places // num_updates % block or len(lengths) % block:
         raise ValueError(f"{num_places // num_updates} rollouts an update do not hold whole questions of {block}")

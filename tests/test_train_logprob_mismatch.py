@@ -1,8 +1,9 @@
-"""Sampler and trainer give what was sampled the same probabilities, and where they do not the run stops."""
+"""Engine and trainer give what was sampled the same probabilities, and if they do not the run stops."""
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ from vzoom.models import load_checkpoint
 from vzoom.models.vocabulary import vocabulary_of
 from vzoom.protocol.render import render_turn
 from vzoom.synthetic.dataset import write_questions
-from vzoom.train.common.policy import Policy, load_policy, token_logprobs
-from vzoom.train.common.samples import Sample, from_trajectory
+from vzoom.train.common.collate import CollatedBatch
+from vzoom.train.common.policy import PolicyModel, load_policy, token_logprobs
+from vzoom.train.common.samples import Sample, from_trajectory, sampled_index
 from vzoom.train.recipes.recipe import GRPORecipe
-from vzoom.train.rl.logprob_mismatch import Gap, ParityError, check, compact, gap_of, total
+from vzoom.train.rl.logprob_mismatch import LogprobMismatch, LogprobMismatchError, mismatch_of
 from vzoom.types import Finished, ZoomCall
 from vzoom.video import ClipCache
 from vzoom.zoomer import embedded_path
@@ -35,7 +37,7 @@ BASE = str(embedded_path())
 
 
 @pytest.fixture(scope="module")
-def policy() -> Policy:
+def policy() -> PolicyModel:
     return load_policy(BASE, GRPORecipe(gradient_checkpointing=False))
 
 
@@ -84,29 +86,33 @@ def rollouts(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Sample, int
     ]
 
 
-def gap_between(rollouts: list[tuple[Sample, int]], policy: Policy) -> Gap:
-    gaps = []
+def mismatch_between(rollouts: list[tuple[Sample, int]], policy: PolicyModel) -> LogprobMismatch:
+    parts = []
     samples = sorted((s for s, _ in rollouts), key=len)
     with torch.no_grad():
         for i in range(0, len(samples), 10):
             some = samples[i : i + 10]
-            logp_BT, _ = token_logprobs(policy.model, policy.collate(some, targets="sampled"), temperature=1.6)
+            logp_BT, _ = token_logprobs(
+                policy.model, policy.collate(some, targets="sampled").to("cpu"), temperature=1.6
+            )
             rows = [row[np.flatnonzero(s.sampled)].numpy() for s, row in zip(some, logp_BT, strict=True)]
-            gaps += [gap_of(s, row, policy.vocabulary) for s, row in zip(some, rows, strict=True)]
-    return total(gaps)
+            parts += [mismatch_of(s, row, policy.vocabulary) for s, row in zip(some, rows, strict=True)]
+    return LogprobMismatch.sum(parts)
 
 
-def test_a_hundred_conversations_with_0_to_4_zooms_agree(rollouts: list[tuple[Sample, int]], policy: Policy) -> None:
+def test_a_hundred_conversations_with_0_to_4_zooms_agree(
+    rollouts: list[tuple[Sample, int]], policy: PolicyModel
+) -> None:
     assert len(rollouts) >= 100
     counts = Counter(zooms for _, zooms in rollouts)
     assert set(counts) == {0, 1, 2, 3, 4}
     assert min(counts.values()) >= 10
     assert all(frame.grid_hw == (4, 4) for sample, _ in rollouts for frame in sample.frames)  # 56 x 56 px, 4 tokens
-    gap = gap_between(rollouts, policy)
-    assert gap.count == sum(int(s.sampled.sum()) for s, _ in rollouts)
-    assert gap.mean <= 1e-5  # the law of the house allows 1e-3
-    assert gap.worst <= 1e-3
-    check(gap, 1e-3)
+    found = mismatch_between(rollouts, policy)
+    assert found.count == sum(int(s.sampled.sum()) for s, _ in rollouts)
+    assert found.mean <= 1e-5  # 1e-3 is allowed
+    assert found.worst <= 1e-3
+    found.check(1e-3)
 
 
 def positions_plus_one(batch: dict[str, torch.Tensor]) -> None:
@@ -127,21 +133,23 @@ def other_frames(batch: dict[str, torch.Tensor]) -> None:
 
 @pytest.mark.parametrize("bug", [positions_plus_one, later_by_one, other_frames])
 def test_a_planted_bug_is_found_and_placed(
-    rollouts: list[tuple[Sample, int]], policy: Policy, monkeypatch: pytest.MonkeyPatch, bug: Any
+    rollouts: list[tuple[Sample, int]], policy: PolicyModel, monkeypatch: pytest.MonkeyPatch, bug: Any
 ) -> None:
     from vzoom.train.common import policy as module
 
     right = module.collate
 
-    def wrong(*args: Any, **settings: Any) -> dict[str, torch.Tensor]:
+    def wrong(*args: Any, **settings: Any) -> CollatedBatch:
         batch = right(*args, **settings)
-        bug(batch)
-        return batch
+        inputs = batch.to("cpu")
+        bug(inputs)
+        pixel_values = inputs.pop("pixel_values")
+        return replace(batch, tokens=inputs, pixel_values=lambda: pixel_values)
 
     monkeypatch.setattr(module, "collate", wrong)
-    gap = gap_between(rollouts[:20], policy)
-    with pytest.raises(ParityError, match=r"differ by .*1e-3|differ by .*0\.001 is allowed; most in which-training-"):
-        check(gap, 1e-3)
+    found = mismatch_between(rollouts[:20], policy)
+    with pytest.raises(LogprobMismatchError, match=r"differ by .*, 0\.001 is allowed; most in which-training-"):
+        found.check(1e-3)
 
 
 def sample_of(logprobs: list[float], sampled: list[int], tmp_path: Path) -> Sample:
@@ -155,27 +163,29 @@ def sample_of(logprobs: list[float], sampled: list[int], tmp_path: Path) -> Samp
     return Sample("q, rollout 3", video, ZOOM, ids, positions, mask, mask, (), np.array(logprobs, np.float32))
 
 
-def test_the_largest_gap_is_named_by_turn_and_token(policy: Policy, tmp_path: Path) -> None:
+def test_the_largest_difference_is_named_by_turn_and_token(policy: PolicyModel, tmp_path: Path) -> None:
     sample = sample_of([0, -1, -2, 0, 0, -3, -4, -5], [0, 1, 1, 0, 0, 1, 1, 1], tmp_path)
-    gap = gap_of(sample, np.array([-1.0, -2.0, -3.0, -4.5, -5.25]), policy.vocabulary)
-    assert (gap.total, gap.count, gap.worst) == (0.75, 5, 0.5)
-    assert gap.where.startswith("q, rollout 3, turn 2, its token 2, ")
-    assert "at 6 of 8: sampler -4.0000, trainer -4.5000" in gap.where
-    first = gap_of(sample, np.array([-1.5, -2.0, -3.0, -4.0, -5.0]), policy.vocabulary)
+    found = mismatch_of(sample, np.array([-1.0, -2.0, -3.0, -4.5, -5.25]), policy.vocabulary)
+    assert (found.total, found.count, found.worst) == (0.75, 5, 0.5)
+    assert found.where.startswith("q, rollout 3, turn 2, its token 2, ")
+    assert "at 6 of 8: engine -4.0000, trainer -4.5000" in found.where
+    first = mismatch_of(sample, np.array([-1.5, -2.0, -3.0, -4.0, -5.0]), policy.vocabulary)
     assert first.where.startswith("q, rollout 3, turn 1, its token 1, ")
-    both = total([gap, first, Gap()])
-    assert (both.total, both.count, both.worst, both.where) == (1.25, 10, 0.5, gap.where)
-    with pytest.raises(ParityError, match=r"of 10 sampled tokens differ by 0\.125 on average, 0\.1 is allowed"):
-        check(both, 0.1)
-    check(both, 0.125)
-    with pytest.raises(ParityError):
-        check(gap_of(sample, np.full(5, np.nan), policy.vocabulary), 100.0)
+    both = LogprobMismatch.sum([found, first, LogprobMismatch()])
+    assert (both.total, both.count, both.worst, both.where) == (1.25, 10, 0.5, found.where)
+    with pytest.raises(
+        LogprobMismatchError, match=r"of 10 sampled tokens differ by 0\.125 on average, 0\.1 is allowed"
+    ):
+        both.check(0.1)
+    both.check(0.125)
+    with pytest.raises(LogprobMismatchError):
+        mismatch_of(sample, np.full(5, np.nan), policy.vocabulary).check(100.0)
     with pytest.raises(ValueError, match="4 log-probabilities for 5 tokens"):
-        gap_of(sample, np.zeros(4), policy.vocabulary)
+        mismatch_of(sample, np.zeros(4), policy.vocabulary)
 
 
-def test_compact_finds_the_sampled_tokens(tmp_path: Path) -> None:
+def test_the_index_finds_the_sampled_tokens(tmp_path: Path) -> None:
     samples = [sample_of([0.0] * 4, [0, 1, 0, 1], tmp_path), sample_of([0.0] * 4, [0, 0, 1, 0], tmp_path)]
-    index, mask = compact(samples)
+    index, mask = sampled_index(samples)
     assert index.tolist() == [[1, 3], [2, 0]]
     assert mask.tolist() == [[True, True], [True, False]]

@@ -1,10 +1,10 @@
-"""Rollouts of one question in one row: what all of them begin with, then what each goes on with.
+"""Rollouts of one question in one row: the prompt that they share, then what each goes on with.
 
 A question's rollouts share their prompt and glance, most of their tokens. Side by side, each of them would run these
-again; packed, they are run once, and a mask lets every branch see the beginning and itself. The last token of the
-beginning opens each branch, as it predicts the branch's first token.
+again; packed, they are run once, and a mask lets every branch see the prompt and itself. The last token of the prompt
+opens each branch, as it predicts the branch's first token.
 
-    beginning  t0 … tp−2 | tp−1 branch 1 | tp−1 branch 2 | …
+    prompt  t0 … tp−2 | tp−1 branch 1 | tp−1 branch 2 | …
 """
 
 from __future__ import annotations
@@ -21,32 +21,38 @@ from ...protocol import Vocabulary
 from ..common.collate import pad_rows
 from ..common.samples import Sample
 
-_BEGINNING = 0
+_PROMPT = 0
 
 
-def pack(samples: Sequence[Sample], vocabulary: Vocabulary) -> tuple[list[Sample], list[np.ndarray], Tensor]:
-    """Rows of neighbours that begin alike; where each sample's sampled tokens went; and who sees whom.
+def pack(samples: Sequence[Sample], vocabulary: Vocabulary) -> tuple[list[Sample], Tensor, Tensor]:
+    """Pack neighbours that share their prompt.
 
-    Returns (rows, flat, mask): flat[i] indexes a [rows, T] tensor with T the longest row's length, mask is bool
-    [rows, 1, T, T]. Rows are read like samples, but are no conversations that could be held.
+    Args:
+        samples: B rollouts.
+        vocabulary: of their checkpoint.
+
+    Returns:
+        The rows, which are read like samples but are no conversations that could be held. Where the sampled tokens of
+        each sample are in the flattened [rows, T] tensor of them, T the longest row's length: int64 [B, N], padded with
+        0. Which token sees which, bool [rows, 1, T, T].
     """
     rows: list[Sample] = []
     branches: list[np.ndarray] = []
     where: list[list[np.ndarray]] = []
-    for _, same in groupby(samples, key=_beginning):
+    for _, same in groupby(samples, key=_prompt):
         row, branch_T, at = _pack_group(list(same), vocabulary)
         rows.append(row)
         branches.append(branch_T)
         where.append(at)
     width = max(map(len, rows))
     flat = [number * width + at for number, own in enumerate(where) for at in own]
-    branch_BT = pad_rows(branches, _BEGINNING)
-    is_seen = (branch_BT[:, None, :] == _BEGINNING) | (branch_BT[:, None, :] == branch_BT[:, :, None])
+    branch_BT = pad_rows(branches, _PROMPT)
+    is_seen = (branch_BT[:, None, :] == _PROMPT) | (branch_BT[:, None, :] == branch_BT[:, :, None])
     mask = is_seen & torch.ones(width, width, dtype=torch.bool).tril()
-    return rows, flat, mask[:, None]
+    return rows, pad_rows(flat, 0), mask[:, None]
 
 
-def _beginning(sample: Sample) -> tuple[str, bytes]:
+def _prompt(sample: Sample) -> tuple[str, bytes]:
     return sample.video.path, sample.ids[: _length(sample)].tobytes()
 
 
@@ -82,7 +88,7 @@ def _pack_group(samples: list[Sample], vocabulary: Vocabulary) -> tuple[Sample, 
 
 
 def _frames_before(sample: Sample, cut: int, vocabulary: Vocabulary) -> int:
-    """How many of its frames stand before token `cut`."""
+    """How many of its frames are before token `cut`."""
     left = int((sample.ids[:cut] == vocabulary.image_token_id).sum())
     for number, frame in enumerate(sample.frames):
         if left <= 0:

@@ -1,4 +1,4 @@
-"""The trainer's weights in the sampler."""
+"""The weights in training reach the engine."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import torch
 from vzoom.config import Sampling
 from vzoom.models import load_checkpoint
 from vzoom.models.feature_cache import FeatureCache
-from vzoom.train.common.checkpoints import save_whole
-from vzoom.train.common.policy import load_policy, stock_model
-from vzoom.train.common.weight_sync import sync
+from vzoom.train.common.checkpoints import save_model
+from vzoom.train.common.policy import load_policy
+from vzoom.train.common.weight_sync import sync_weights
 from vzoom.train.recipes.recipe import GRPORecipe, Lora
 from vzoom.zoomer import Zoomer, embedded_path, load
 
@@ -47,13 +47,13 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> str:
     return small_video(tmp_path_factory.mktemp("video")).path
 
 
-def test_the_sampler_answers_as_the_exported_policy_does(tmp_path: Path, video: str) -> None:
+def test_the_engine_answers_as_the_exported_policy_does(tmp_path: Path, video: str) -> None:
     policy, checkpoint = load_policy(BASE, PLAIN), load_checkpoint(BASE)
     before = weights(checkpoint)
     disturb(policy.model)
-    sync(policy.model, checkpoint)
+    sync_weights(policy.model, checkpoint)
     assert any(not torch.equal(before[name], now) for name, now in weights(checkpoint).items())
-    save_whole(checkpoint, checkpoint.config, tmp_path / "kept")
+    save_model(checkpoint, checkpoint.config, tmp_path / "kept")
     question = "Which shape flashes in the red scene?\nA: star\nB: heart\nC: moon\nD: ring"
     found = [
         model.ask(video, question, sampling=Sampling()).trajectory
@@ -61,7 +61,7 @@ def test_the_sampler_answers_as_the_exported_policy_does(tmp_path: Path, video: 
     ]
     assert found[0].ids == found[1].ids
     assert found[0].logprobs == found[1].logprobs
-    for name, weight in stock_model(policy.model).named_parameters():
+    for name, weight in policy.model.named_parameters():
         assert torch.equal(weights(checkpoint)[name], weight), name
 
 
@@ -71,7 +71,7 @@ def test_adapters_are_merged_on_the_way_and_stay_in_the_policy() -> None:
     base = weights(checkpoint)
     disturb(policy.model, 1.0)
     held = {n: p.clone() for n, p in policy.model.named_parameters()}
-    num_all = sync(policy.model, checkpoint)
+    num_all = sync_weights(policy.model, checkpoint)
     assert all(torch.equal(held[n], p) for n, p in policy.model.named_parameters())
     merged = dict(copy.deepcopy(policy.model).merge_and_unload().named_parameters())
     assert merged.keys() == {n for n in base if ".visual." not in n}
@@ -81,7 +81,7 @@ def test_adapters_are_merged_on_the_way_and_stay_in_the_policy() -> None:
         moved += not torch.equal(base[name], weight)
     assert moved == 4 * 7  # layers, matrices of each
     again = load_checkpoint(BASE)
-    assert sync(policy.model, again, only_trained=True) == 4 * 7 < num_all
+    assert sync_weights(policy.model, again, only_trained=True) == 4 * 7 < num_all
     assert all(torch.equal(w, weights(checkpoint)[n]) for n, w in weights(again).items())
 
 
@@ -90,24 +90,24 @@ def test_a_tower_in_training_goes_along_and_clears_the_features() -> None:
     policy, checkpoint, cache = load_policy(BASE, whole), load_checkpoint(BASE), FeatureCache()
     disturb(policy.model)
     cache.keep("frame", checkpoint.model.encode_images(torch.zeros(16, 588), [(4, 4)]))
-    sync(policy.model, checkpoint, feature_cache=cache)
+    sync_weights(policy.model, checkpoint, feature_cache=cache)
     assert cache.lookup("frame") is None
     now = weights(checkpoint)
     assert all(torch.equal(now[n], p) for n, p in policy.model.named_parameters())
     cache.keep("frame", checkpoint.model.encode_images(torch.zeros(16, 588), [(4, 4)]))
-    sync(load_policy(BASE, PLAIN).model, checkpoint, feature_cache=cache)
+    sync_weights(load_policy(BASE, PLAIN).model, checkpoint, feature_cache=cache)
     assert cache.lookup("frame") is not None
 
 
 def test_another_model_is_refused() -> None:
     policy, checkpoint = load_policy(BASE, PLAIN), load_checkpoint(BASE)
-    stock_model(policy.model).model.language_model.layers.append(torch.nn.Linear(2, 2))
+    policy.model.model.language_model.layers.append(torch.nn.Linear(2, 2))
     with pytest.raises(ValueError, match=r"not the same model: 2 weights are in one .*layers\.4"):
-        sync(policy.model, checkpoint)
+        sync_weights(policy.model, checkpoint)
     policy = load_policy(BASE, PLAIN)
     policy.model.lm_head.weight = torch.nn.Parameter(torch.zeros(7, 128))
     with pytest.raises(ValueError, match=r"lm_head\.weight is \[7, 128\] in one"):
-        sync(policy.model, checkpoint)
+        sync_weights(policy.model, checkpoint)
 
 
 def test_sharded_by_fsdp2() -> None:
@@ -124,7 +124,7 @@ def test_sharded_by_fsdp2() -> None:
             fully_shard(layer, mesh=mesh)
         fully_shard(policy.model, mesh=mesh)
         assert hasattr(policy.model.lm_head.weight, "full_tensor")
-        sync(policy.model, checkpoint)
+        sync_weights(policy.model, checkpoint)
     finally:
         dist.destroy_process_group()
     now = weights(checkpoint)
@@ -152,6 +152,6 @@ def test_zero_3_gathers_each_weight_before_it_is_read(monkeypatch: pytest.Monkey
 
     fake = types.SimpleNamespace(zero=types.SimpleNamespace(GatheredParameters=gathered))
     monkeypatch.setitem(sys.modules, "deepspeed", fake)
-    sync(policy.model, checkpoint)
+    sync_weights(policy.model, checkpoint)
     now = weights(checkpoint)
     assert all(torch.equal(now[name], weight) for name, weight in whole.items())
