@@ -6,8 +6,8 @@ from .run_page import page as page
 from .runs.policy import Policy as Policy
 from .runs.ray_driver import run_on_ray as run_on_ray
 from .runs.run import PREDICTIONS as PREDICTIONS
-from .runs.run import Done as Done
 from .runs.run import RunConfig as RunConfig
+from .runs.run import RunProgress as RunProgress
 from .runs.run import run as run
 from .runs.shard import Shard as Shard
 from .runs.shard import local_device as local_device
