@@ -104,8 +104,8 @@ def run(*words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
         ("demo",),
         ("doctor",),
         ("verify",),
-        ("world", "render"),
-        ("world", "eval"),
+        ("synthetic", "render"),
+        ("synthetic", "eval"),
     ],
 )
 def test_help_has_examples(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,7 +155,7 @@ def test_ask_streams_text_and_zooms(scripted: ScriptedZoomer, video: Path, capsy
     assert zooms[1].startswith("zoom 2  120.00–126.00 s, 12 frames at 2 fps · 230 tokens · decode 41 ms")
     assert lines[written[1] + 2].startswith('refused  reversed: {"segment": [52, 50], "fps": 4} · 640 tokens')
     assert lines[-2:] == ["answer  B", "2 zooms · 76 frames seen · 1820 tokens read, 187 written · 3.2 s"]
-    assert "nothing but vzoom's own rendered world" in err
+    assert "nothing but vzoom's own synthetic videos" in err
     assert "--model zsgvivo/videozoomer" in err
     assert "\x1b" not in out + err
 
@@ -188,7 +188,9 @@ def test_ask_json_is_one_object_and_nothing_else(
 
 
 def test_ask_passes_its_options_on(scripted: ScriptedZoomer, video: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = "--temperature 0.7 --top-p 0.9 --top-k 5 --seed 3 --max-zooms 2 --glance-frames 7 --max-pixels 50000 --json"
+    words = (
+        "--temperature 0.7 --top-p 0.9 --top-k 5 --seed 3 --max-zooms 2 --glance-max-frames 7 --max-pixels 50000 --json"
+    )
     assert main(["ask", str(video), "Which?", *words.split()]) == 0
     assert scripted.asked["question"] == "Which?"
     assert scripted.asked["sampling"] == Sampling(temperature=0.7, top_p=0.9, top_k=5, seed=3)
@@ -253,7 +255,7 @@ def test_files_that_are_no_video(tmp_path: Path, capsys: pytest.CaptureFixture[s
     [
         (["--temperature", "-1"], "temperature must be 0 or more, got -1"),
         (["--top-p", "0"], "top_p must be in (0, 1]"),
-        (["--glance-frames", "0"], "glance_max_frames must be above 0"),
+        (["--glance-max-frames", "0"], "glance_max_frames must be above 0"),
         (["--max-zooms", "-3"], "max_zooms must be 0 or more, got -3"),
     ],
 )
@@ -305,12 +307,12 @@ def test_a_missing_package_is_named(
     assert "vzoom doctor" in one_line_error(capsys, "ask", video, "What?", "--model", "some/where")
 
 
-def test_world_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_synthetic_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "from 32 to 3600, got 5" in one_line_error(
-        capsys, "world", "render", "--out", tmp_path / "w.mp4", "--seconds", "5"
+        capsys, "synthetic", "render", "--out", tmp_path / "w.mp4", "--seconds", "5"
     )
     with pytest.raises(SystemExit):
-        main(["world", "render", "--out", str(tmp_path / "w.json")])
+        main(["synthetic", "render", "--out", str(tmp_path / "w.json")])
     assert "must end in .mp4" in capsys.readouterr().err
 
 
@@ -347,7 +349,17 @@ sys.exit(main(["doctor"]))
 def test_a_closed_pipe_is_quiet(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    command = [sys.executable, "-m", "vzoom", "world", "render", "--out", str(tmp_path / "w.mp4"), "--seconds", "32"]
+    command = [
+        sys.executable,
+        "-m",
+        "vzoom",
+        "synthetic",
+        "render",
+        "--out",
+        str(tmp_path / "w.mp4"),
+        "--seconds",
+        "32",
+    ]
     done = subprocess.run([*command, "--json"], stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (141, "")

@@ -116,6 +116,9 @@ class ZoomConfig:
         path.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
 
+# The fields that may be set for one run. The others are how a checkpoint was trained: they stay in its vzoom.json.
+LIMITS = {one.name: one for one in settings_of(ZoomConfig) if one.kind in (int, float)}
+
 _CHOICES: dict[str, tuple[str, ...]] = {
     "frame_policy": get_args(FramePolicy),
     "resize": get_args(ResizeRule),

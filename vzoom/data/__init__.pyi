@@ -10,6 +10,8 @@ from .collect.reply_cache import Ledger as Ledger
 from .collect.reply_cache import same_settings as same_settings
 from .collect.reply_cache import write_whole as write_whole
 from .collect.rollouts import roll_out as roll_out
+from .collect.settings import ExpertSettings as ExpertSettings
+from .collect.settings import RolloutSettings as RolloutSettings
 from .importers import import_rl as import_rl
 from .importers import import_sft as import_sft
 from .mix import mix as mix

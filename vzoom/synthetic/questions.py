@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from .families import FAMILIES
 from .spec import SHAPES, WorldConfig, WorldEvent, WorldVideo
 
 Interval = tuple[float, float]
@@ -117,19 +118,13 @@ def _order(video: WorldVideo, rng: np.random.Generator) -> Question:
     return _question("order", text, ["before", "after"], answer, [event], [(0.0, video.config.duration_seconds)])
 
 
-_FAMILIES: dict[str, Callable[[WorldVideo, np.random.Generator], Question]] = {
-    "which": _which,
-    "first": _first,
-    "count": _count,
-    "order": _order,
-}
-FAMILIES = tuple(_FAMILIES)
+_MAKERS = dict(zip(FAMILIES, (_which, _first, _count, _order), strict=True))
 
 
 def _maker(family: str) -> Callable[[WorldVideo, np.random.Generator], Question]:
-    if family not in _FAMILIES:
+    if family not in _MAKERS:
         raise ValueError(f"unknown family {family!r}: choose one of {', '.join(FAMILIES)}")
-    return _FAMILIES[family]
+    return _MAKERS[family]
 
 
 def _shown_once(video: WorldVideo) -> list[WorldEvent]:

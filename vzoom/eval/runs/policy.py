@@ -9,7 +9,7 @@ undisturbed conversation; what they cost is the sum of all they asked.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from ...config import ZoomConfig
 
@@ -21,17 +21,17 @@ _EVERY_FRAME = 1e6  # frames a second: the timeline lowers it to the video's own
 
 @dataclass(frozen=True)
 class Policy:
-    """budget: most frames of a conversation, glance and zooms together; None is the model's own limit.
+    """How a conversation may look at its video.
 
     A glance takes what `glance_max_frames` allows of the budget first. uniform without fps always takes `budget`
-    frames (or as many as the video has), with fps it takes that rate, at most `budget` frames. confidence: from which
-    gated and early-stop are content, see `confidence_of`.
+    frames (or as many as the video has), with fps it takes that rate, at most `budget` frames. confidence: see
+    `confidence_of`.
     """
 
-    name: PolicyName = "zoom"
-    budget: int | None = None
-    fps: float | None = None
-    confidence: float = 0.9
+    name: Annotated[PolicyName, "how the model may look at the video"] = "zoom"
+    budget: Annotated[int | None, "most frames of glance and zooms together (default: max_frames of the model)"] = None
+    fps: Annotated[float | None, "uniform only: this many frames per second, at most the budget"] = None
+    confidence: Annotated[float, "gated, early-stop: no more zooms from this probability of the answer on"] = 0.9
 
     def __post_init__(self) -> None:
         if self.name not in POLICIES:
