@@ -11,8 +11,8 @@ from eval_files import write_parquet as parquet
 
 from vzoom.eval.benchmarks import BENCHMARKS, benchmark_named
 from vzoom.eval.item import Item, Verdict, missing_video
-from vzoom.eval.scores.judge import JudgeFailed
 from vzoom.eval.scores.scoring import Outcome, score_run
+from vzoom.protocol.judging import JudgeFailed
 
 FAILED = JudgeFailed("it is overloaded", 4)
 

@@ -16,7 +16,7 @@ from .options import add_limit, add_out, add_settings, given, share
 
 if TYPE_CHECKING:
     from ..chat import Budget, Usage
-    from ..data import Expert, Harvest, Ledger, Record, Verifier
+    from ..data import CollectSummary, Expert, Record, ReplyCache, Verifier
 
 _EXPERT = "VZOOM_EXPERT"
 _FLAGS = {"temperature": "expert_temperature"}  # --temperature is of the --model
@@ -68,31 +68,31 @@ class ExpertSession:
 
     def __init__(self, out: Path, settings: ExpertSettings) -> None:
         from ..chat import Budget, Chat, endpoints_from_environment
-        from ..data import Expert, Ledger, spent
+        from ..data import Expert, ReplyCache, spent
 
         endpoints = endpoints_from_environment(_EXPERT)
         self.out, self.settings = out, settings
-        self.ledger: Ledger = Ledger(out / "replies.jsonl")
+        self.cache: ReplyCache = ReplyCache(out / "replies.jsonl")
         self.budget: Budget = Budget(
-            max_cost=settings.max_cost, max_tokens=settings.max_tokens, start=spent(self.ledger)
+            max_cost=settings.max_cost, max_tokens=settings.max_tokens, start=spent(self.cache)
         )
         chat = Chat(endpoints, concurrency=settings.concurrency, budget=self.budget)
         self.expert: Expert = Expert(
-            chat, self.ledger, temperature=settings.temperature, max_tokens=settings.reply_tokens
+            chat, self.cache, temperature=settings.temperature, max_tokens=settings.reply_tokens
         )
 
     def __enter__(self) -> ExpertSession:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.ledger.close()
+        self.cache.close()
 
     def verifier(self, questions: list[Record]) -> Verifier:
         """Says whether an answer is right; asks the environment's judge if a question has no options."""
         from ..data import Verifier
         from ..eval import judge_for
 
-        return Verifier(self.ledger, judge_for(questions))
+        return Verifier(self.cache, judge_for(questions))
 
     def costs(self) -> str:
         """What all runs have used so far, for a line of progress."""
@@ -100,11 +100,11 @@ class ExpertSession:
         price = f", cost {total.total_cost:.4f}" if total.total_cost else ""
         return f", {total.tokens} tokens{price}"
 
-    def finish(self, found: Harvest) -> ExitCode:
+    def finish(self, found: CollectSummary) -> ExitCode:
         """Say what came of it, and write summary.json if all is done."""
         from ..data import spent, write_summary
 
-        usage: dict[str, Usage] = spent(self.ledger)
+        usage: dict[str, Usage] = spent(self.cache)
         if found.stopped is not None:
             print(f"stopped: {printable(found.stopped)}", file=sys.stderr)
             print(f"{found.kept} are kept so far. Run the same command again to resume.", file=sys.stderr)

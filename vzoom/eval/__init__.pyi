@@ -20,6 +20,4 @@ from .runs.sweep import points_of as points_of
 from .scores.figures import figures_of as figures_of
 from .scores.intervals import interval as interval
 from .scores.judge import HTTPJudge as HTTPJudge
-from .scores.judge import Judge as Judge
-from .scores.judge import JudgeFailed as JudgeFailed
 from .scores.judge import judge_for as judge_for

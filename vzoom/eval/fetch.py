@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..data import write_whole
+from ..data import write_atomically
 from .item import Benchmark
 
 _UNPACKED = ".unpacked.json"  # archives that are, with their sizes
@@ -67,7 +67,7 @@ def unpack(root: Path, *, say: Callable[[str], None] = print) -> None:
         except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
             raise ValueError(f"{whole}: {error}; remove it and run the same command again") from error
         done[name] = size
-        write_whole(record, json.dumps(done, indent=1))
+        write_atomically(record, json.dumps(done, indent=1))
 
 
 def _unzip(whole: Path, parts: Sequence[Path]) -> None:

@@ -11,8 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from ..protocol import LETTERS
-from .scores.judge import Judge
+from ..protocol import LETTERS, Judge
 
 VerdictKind = Literal["right", "wrong", "unanswered", "unparsable", "unjudged", "missing_video"]
 KINDS: tuple[VerdictKind, ...] = get_args(VerdictKind)

@@ -124,7 +124,7 @@ def run_mix(args: argparse.Namespace) -> ExitCode:
 
 def run_check(args: argparse.Namespace) -> ExitCode:
     """Run `data check`."""
-    from vzoom.data import InvalidRecord, check_video, num_waiting, read, tokenise
+    from vzoom.data import InvalidRecord, check_video, num_waiting, read, tokenize_record
     from vzoom.models import load_vocabulary
 
     vocabulary = load_vocabulary(model_path(args.model)) if args.model else None
@@ -135,7 +135,7 @@ def run_check(args: argparse.Namespace) -> ExitCode:
                 if args.hash_videos:
                     check_video(record.video)
                 if vocabulary is not None and record.turns:
-                    num_learned += sum(tokenise(record, vocabulary).learned)
+                    num_learned += sum(tokenize_record(record, vocabulary).learned)
             except (ValueError, OSError) as error:
                 raise InvalidRecord(f"{args.file}, record {num_records} ({record.id}): {error}") from error
             num_records += 1

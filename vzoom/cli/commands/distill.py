@@ -33,7 +33,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> ExitCode:
     """Run the command."""
-    from vzoom.data import Table, distill, same_settings
+    from vzoom.data import EpisodeFactory, distill, same_settings
     from vzoom.models import load_patch_spec, load_vocabulary
     from vzoom.video import ClipCache
 
@@ -41,12 +41,12 @@ def run(args: argparse.Namespace) -> ExitCode:
     questions = read_questions(args)
     settings = expert_settings(args)
     with ExpertSession(args.out, settings) as session:
-        table = Table(load_vocabulary(model), load_patch_spec(model), ClipCache())
+        factory = EpisodeFactory(load_vocabulary(model), load_patch_spec(model), ClipCache())
         same_settings(args.out, {"command": "distill", "model": args.model, **kept_settings(settings)})
         found = distill(
             questions,
             args.out,
-            table=table,
+            factory=factory,
             expert=session.expert,
             verify=session.verifier(questions),
             attempts=settings.attempts,

@@ -29,7 +29,8 @@ from ..options import (
 )
 
 if TYPE_CHECKING:
-    from vzoom.eval import Benchmark, Judge
+    from vzoom.eval import Benchmark
+    from vzoom.protocol import Judge
 
 _POLICY_FLAGS = {"name": "policy"}
 _RUN_FIELDS = ("seed", "temperature", "limit", "subtitles", "max_sessions", "block", "revision")

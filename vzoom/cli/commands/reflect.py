@@ -23,8 +23,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "reflect",
         help="have an expert correct the zooms of a model's wrong conversations",
-        description="Let a model answer questions. Where it zoomed and was wrong, an expert corrects the zoom and answers;\n"
-        "these conversations are kept, to train on.",
+        description="Let a model answer questions. If it zoomed and was wrong, an expert corrects the zoom and\n"
+        "answers; these conversations are kept, to train on.",
         epilog=f"{ENVIRONMENT}\n{_EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -36,7 +36,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> ExitCode:
     """Run the command."""
-    from vzoom.data import Ledger, Table, reflect, roll_out, same_settings
+    from vzoom.data import EpisodeFactory, ReplyCache, reflect, roll_out, same_settings
     from vzoom.models import vocabulary_of
 
     questions = read_questions(args)
@@ -56,12 +56,12 @@ def run(args: argparse.Namespace) -> ExitCode:
     with ExpertSession(args.out, settings) as session:
         same_settings(args.out, kept)
         zoomer = load_zoomer(args, warn=False)
-        ledger = Ledger(args.out / "rollouts.jsonl")
+        cache = ReplyCache(args.out / "rollouts.jsonl")
         try:
             rollouts = roll_out(
                 zoomer,
                 questions,
-                ledger,
+                cache,
                 num_rollouts=own.rollouts,
                 temperature=own.temperature,
                 seed=own.seed,
@@ -69,13 +69,13 @@ def run(args: argparse.Namespace) -> ExitCode:
                 say=say,
             )
         finally:
-            ledger.close()
+            cache.close()
         checkpoint = zoomer.checkpoint
         found = reflect(
             questions,
             rollouts,
             args.out,
-            table=Table(vocabulary_of(checkpoint), checkpoint.patch_spec, zoomer.clip_cache),
+            factory=EpisodeFactory(vocabulary_of(checkpoint), checkpoint.patch_spec, zoomer.clip_cache),
             expert=session.expert,
             verify=session.verifier(questions),
             attempts=settings.attempts,

@@ -26,7 +26,7 @@ from ..options import (
 from ..progress import CountLine
 
 if TYPE_CHECKING:
-    from vzoom.synthetic import WorldConfig, WorldVideo
+    from vzoom.synthetic import SyntheticConfig, SyntheticVideo
     from vzoom.types import Event
 
 _NUM_QUESTIONS = 50  # that eval asks unless --limit says otherwise
@@ -91,7 +91,7 @@ def _add_video_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--distractors", type=int, metavar="N", help="wrong options that the video does show, 0 to 3")
 
 
-def video_config(args: argparse.Namespace) -> WorldConfig:
+def video_config(args: argparse.Namespace) -> SyntheticConfig:
     """The family's default videos with what the options change. ValueError if they do not fit together."""
     from vzoom.synthetic import config_for
 
@@ -125,7 +125,7 @@ def run_render(args: argparse.Namespace) -> ExitCode:
     return ExitCode.OK
 
 
-def write_video(made: WorldVideo, path: Path, *, seed: int) -> tuple[Path, dict[str, Any]]:
+def write_video(made: SyntheticVideo, path: Path, *, seed: int) -> tuple[Path, dict[str, Any]]:
     """Render to `path` and write the ground truth beside it; its path and content."""
     from vzoom.synthetic import ask_questions, render
 
@@ -144,7 +144,7 @@ def write_video(made: WorldVideo, path: Path, *, seed: int) -> tuple[Path, dict[
 
 def run_eval(args: argparse.Namespace) -> ExitCode:
     """Run `synthetic eval`."""
-    from vzoom.synthetic import evaluate
+    from vzoom.synthetic import evaluate_synthetic
     from vzoom.types import Finished
 
     if args.limit < 1:
@@ -159,7 +159,7 @@ def run_eval(args: argparse.Namespace) -> ExitCode:
             done += 1
             line(done, args.limit)
 
-    figures = evaluate(
+    figures = evaluate_synthetic(
         zoomer,
         args.family,
         args.limit,

@@ -21,7 +21,7 @@ from ...protocol import (
     CALL_OPEN,
     THINK_CLOSE,
     TURN_ENDS,
-    Image,
+    ImagePart,
     Part,
     clip_note,
     feedback,
@@ -77,7 +77,7 @@ def to_messages(parts: Sequence[Part], clip: Clip | None) -> list[Message]:
             content.append({"type": "text", "text": text})
 
     for part in parts:
-        if isinstance(part, Image):
+        if isinstance(part, ImagePart):
             assert clip is not None
             url = data_url(clip.frames[part.index])
             messages[-1]["content"].append({"type": "image_url", "image_url": {"url": url}})

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
+from ...protocol import Judge
 from ..item import Item, Verdict
-from ..scores.judge import Judge
 
 OPEN = "open/1"
 

@@ -18,9 +18,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ...protocol import LETTERS
+from ...protocol import LETTERS, Judge
 from ..item import SEVERAL, Benchmark, Item, Verdict
-from ..scores.judge import Judge
 from .open_answers import OPEN, score_open
 from .options import listed, unlabelled
 from .rows import Row, locate, parquet_rows

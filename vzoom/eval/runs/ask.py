@@ -18,7 +18,7 @@ from ...config import Sampling, ZoomConfig
 from ...engine import Engine, Job
 from ...models import FeatureCache
 from ...types import STAGES, Failed, Finished, Trajectory
-from ...video import CachedVideo, VideoError
+from ...video import VideoError
 from ..item import Item
 from ..scores.confidence import confidence_of
 from ..scores.cost import ModelShape, cost_of
@@ -88,7 +88,7 @@ def _hold(zoomer: Zoomer, block: Sequence[Asked], config: ZoomConfig, *, tempera
     )
     try:
         for asked in block:
-            opened = partial(CachedVideo, zoomer.clip_cache, asked.path, config=config, spec=spec)
+            opened = partial(zoomer.clip_cache.open, asked.path, config=config, spec=spec)
             engine.add(Job(opened, asked.item.question, config, Sampling(temperature, seed=asked.seed)))
         for event in engine.run():
             if isinstance(event, Finished):

@@ -19,10 +19,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...protocol import Judge
 from ..item import Benchmark, Item, Verdict
 from ..scores.cost import ModelShape
 from ..scores.failures import failure_of
-from ..scores.judge import Judge
 from .ask import Asked, ask_block, seed_of
 from .model_hash import model_hash
 from .run_config import RunConfig

@@ -3,18 +3,20 @@
 import numpy as np
 import pytest
 import torch
+from pretrain_conversation import conversation
 
 from vzoom.config import ZoomConfig
 from vzoom.protocol.frame_times import glance_timestamps
 from vzoom.protocol.parse import parse_turn
 from vzoom.protocol.render import prompt
-from vzoom.protocol.tokenize import lay_out
-from vzoom.synthetic.spec import WorldConfig
+from vzoom.protocol.tokenize import tokenize_parts
+from vzoom.synthetic.spec import SyntheticConfig
+from vzoom.train.pretrain import tasks
+from vzoom.train.pretrain.example import ExampleWriter
 from vzoom.train.pretrain.forward import augment, collate, encode_frames, frames_to_pixels, learned_logits
-from vzoom.train.pretrain.frame_store import FrameBank
+from vzoom.train.pretrain.frame_store import FrameStore
 from vzoom.train.pretrain.model import build_model
-from vzoom.train.pretrain.tasks import Builder
-from vzoom.train.pretrain.tokenizer import SPECIAL, TAGS, build_tokenizer
+from vzoom.train.pretrain.tokenizer import SPECIAL, WHOLE_TAGS, build_tokenizer
 from vzoom.types import Answer, ZoomCall
 
 CONFIG = ZoomConfig(prompt="brief", min_pixels=3136, max_pixels=3136)
@@ -26,19 +28,19 @@ def tokenizer():
 
 
 @pytest.fixture(scope="module")
-def bank():
-    return FrameBank(WorldConfig(), side=56, first=0, count=6)
+def store():
+    return FrameStore(SyntheticConfig(), side=56, first=0, count=6)
 
 
 @pytest.fixture
-def builder(tokenizer):
-    return Builder(tokenizer, CONFIG, side=56, rng=np.random.default_rng(0))
+def writer(tokenizer):
+    return ExampleWriter(tokenizer, CONFIG, side=56, rng=np.random.default_rng(0))
 
 
 def learned_runs(example, tokenizer):
     """The pieces of text that get loss."""
     runs, current = [], []
-    for token, learned in zip([*example.run.ids, 0], [*example.learned, False], strict=True):
+    for token, learned in zip([*example.span.ids, 0], [*example.learned, False], strict=True):
         if learned:
             current.append(token)
         elif current:
@@ -55,14 +57,14 @@ def test_any_text_survives_and_times_are_single_tokens(tokenizer):
         in_label, in_call = tokenizer.encode(f"{n}.50s"), tokenizer.encode(f'{{"segment": [{n}, {n}], "fps": 2}}')
         assert len(in_label) == 2
         assert in_call[1] == in_call[3] == in_label[0]
-    for word in (*SPECIAL, *TAGS, " star", " gray"):
+    for word in (*SPECIAL, *WHOLE_TAGS, " star", " gray"):
         assert len(tokenizer.encode(word)) == 1
     assert build_tokenizer().get_vocab() == tokenizer.get_vocab()
 
 
-def test_only_sampled_tokens_are_learned(builder, bank, tokenizer):
+def test_only_sampled_tokens_are_learned(writer, store, tokenizer):
     for number in range(6):
-        example = builder.conversation(bank[number], max_zooms=4)
+        example = conversation(writer, store[number], max_zooms=4)
         runs = learned_runs(example, tokenizer)
         assert len(runs) == len(example.turn_ends) >= 2
         assert all(isinstance(parse_turn(run), ZoomCall) for run in runs[:-1])
@@ -72,73 +74,73 @@ def test_only_sampled_tokens_are_learned(builder, bank, tokenizer):
 
 
 @pytest.mark.parametrize("flaw", ["shifted", "elsewhere"])
-def test_a_flawed_first_zoom_is_shown_and_not_learned(builder, bank, tokenizer, flaw):
-    example = builder.conversation(bank[2], max_zooms=4, flaw=flaw)
-    text = tokenizer.decode(example.run.ids)
+def test_a_flawed_first_zoom_is_shown_and_not_learned(writer, store, tokenizer, flaw):
+    example = conversation(writer, store[2], max_zooms=4, flaw=flaw)
+    text = tokenizer.decode(example.span.ids)
     first, second = (text.split("<think>")[i] for i in (1, 2))
     runs = learned_runs(example, tokenizer)
     assert not any(first.split("</think>")[0] in run for run in runs)
     assert second.split("</video_zoom>")[0].split("</answer>")[0] in runs[0]
 
 
-def test_the_prompt_is_the_engines_own(builder, bank, tokenizer):
-    example = builder.conversation(bank[1], max_zooms=3)
-    info = bank[1].video.info()
+def test_the_prompt_is_the_engines_own(writer, store, tokenizer):
+    example = conversation(writer, store[1], max_zooms=3)
+    info = store[1].video.info()
     times = glance_timestamps(info, CONFIG)
-    question = tokenizer.decode(example.run.ids).split("<|vision_end|>\n")[1].split("\nZoom or")[0]
+    question = tokenizer.decode(example.span.ids).split("<|vision_end|>\n")[1].split("\nZoom or")[0]
     parts = prompt(question, info, times, max_zooms=3, zoom_max_frames=16, style="brief")
-    run = lay_out(parts, [(4, 4)] * len(times), tokenizer, tokenizer.convert_tokens_to_ids("<|image_pad|>"), 2)
-    assert example.run.ids[: len(run.ids)] == run.ids
-    assert example.run.images[: len(times)] == run.images
+    run = tokenize_parts(parts, [(4, 4)] * len(times), tokenizer, tokenizer.convert_tokens_to_ids("<|image_pad|>"), 2)
+    assert example.span.ids[: len(run.ids)] == run.ids
+    assert example.span.images[: len(times)] == run.images
     assert [row for _, row in example.frames[: len(times)]] == [round(2 * t) for t in times]
 
 
-def test_without_zooms_the_guess_says_nothing_of_the_answer(builder, bank, tokenizer):
-    runs = [learned_runs(builder.conversation(bank[n % 6], max_zooms=0), tokenizer) for n in range(30)]
+def test_without_zooms_the_guess_says_nothing_of_the_answer(writer, store, tokenizer):
+    runs = [learned_runs(conversation(writer, store[n % 6], max_zooms=0), tokenizer) for n in range(30)]
     assert all(run[0].startswith("<think>Not seen.</think><answer>") and len(run) == 1 for run in runs)
     assert len({run[0] for run in runs}) == 4
 
 
-def test_drills_use_the_conversations_tokens(builder, bank, tokenizer):
+def test_tasks_use_the_conversations_tokens(writer, store, tokenizer):
     """A piece that is tokenised alone has the tokens that it has inside a whole turn."""
     for make in (
-        lambda b: builder.scenes(b, max_frames=10),
-        lambda b: builder.scenes(b, max_frames=64),
-        builder.letters,
-        builder.look,
-        builder.answers,
-        lambda b: builder.listing(b, max_frames=6),
-        lambda b: builder.recall(),
-        lambda b: builder.reading(b, nothing=0.5, max_frames=5),
-        lambda b: builder.captions([b, bank[0]]),
+        lambda b: tasks.scenes(writer, b, max_frames=10),
+        lambda b: tasks.scenes(writer, b, max_frames=64),
+        lambda b: tasks.letters(writer, b),
+        lambda b: tasks.look(writer, b),
+        lambda b: tasks.answers(writer, b),
+        lambda b: tasks.listing(writer, b, max_frames=6),
+        lambda b: tasks.recall(writer),
+        lambda b: tasks.reading(writer, b, nothing=0.5, max_frames=5),
+        lambda b: tasks.captions(writer, [b, store[0]]),
     ):
         for number in range(6):
-            example = make(bank[number])
-            kept = [t for t in example.run.ids if t != builder.image_token]
+            example = make(store[number])
+            kept = [t for t in example.span.ids if t != writer.image_token]
             assert tokenizer.encode(tokenizer.decode(kept)) == kept
             assert any(example.learned)
             assert not all(example.learned)
-            assert len(example.frames) == len(example.run.images)
+            assert len(example.frames) == len(example.span.images)
 
 
-def test_the_trainers_forward_is_stock_transformers(builder, bank, tokenizer):
+def test_the_trainers_forward_is_stock_transformers(writer, store, tokenizer):
     model = build_model(tokenizer).eval()
-    examples = [builder.conversation(bank[n], max_zooms=4, flaw="elsewhere") for n in (0, 0, 3)]
-    batch = collate(examples, bank, pad_token=0)
+    examples = [conversation(writer, store[n], max_zooms=4, flaw="elsewhere") for n in (0, 0, 3)]
+    batch = collate(examples, store, pad_token=0)
     assert len(batch.frames_F) < sum(len(e.frames) for e in examples)  # shared frames come once
     with torch.no_grad():
         ours = learned_logits(model, batch, batch.frames_F)
-        theirs = torch.cat([stock_logits(model, e, bank, builder.image_token) for e in examples])
+        theirs = torch.cat([stock_logits(model, e, store, writer.image_token) for e in examples])
     scale = theirs.abs().max()
     assert (ours - theirs).abs().max() <= 1e-5 * scale
-    assert batch.targets_S.tolist() == [t for e in examples for t, on in zip(e.run.ids, e.learned, strict=True) if on]
+    assert batch.targets_S.tolist() == [t for e in examples for t, on in zip(e.span.ids, e.learned, strict=True) if on]
 
 
-def stock_logits(model, example, bank, image_token):
+def stock_logits(model, example, store, image_token):
     """Logits before each learned token, by the model's own forward with its own get_rope_index."""
-    frames = bank.gather(example.frames)
+    frames = store.gather(example.frames)
     pixels = frames_to_pixels(frames).view(-1, 3, 1, 14, 14).expand(-1, 3, 2, 14, 14).reshape(-1, 1176)
-    ids = torch.tensor([example.run.ids])
+    ids = torch.tensor([example.span.ids])
     output = model(
         input_ids=ids,
         pixel_values=pixels,
@@ -148,23 +150,23 @@ def stock_logits(model, example, bank, image_token):
     return output.logits[0, torch.tensor(example.learned).nonzero()[:, 0] - 1]
 
 
-def test_pixels_are_the_processors(bank):
+def test_pixels_are_the_processors(store):
     try:
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil as Processor
     except ModuleNotFoundError:  # transformers 5.0
         from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor as Processor
 
-    frames = bank[0].frames[:3]
+    frames = store[0].frames[:3]
     theirs = Processor(min_pixels=3136, max_pixels=3136)(list(frames), return_tensors="pt").pixel_values
     ours = frames_to_pixels(frames).view(-1, 3, 1, 196).expand(-1, 3, 2, 196).reshape(-1, 1176)
     assert torch.allclose(ours, theirs, atol=1e-5)
 
 
-def test_noise_is_small_and_large_frames_are_refused(bank, tokenizer):
-    frames = bank[0].frames[:8]
+def test_noise_is_small_and_large_frames_are_refused(store, tokenizer):
+    frames = store[0].frames[:8]
     noisy = augment(frames, np.random.default_rng(0)).astype(int)
     assert 1 < np.abs(noisy - frames).mean() < 5
     with pytest.raises(ValueError, match="window"):
         encode_frames(build_model(tokenizer).model.visual, torch.zeros(1, 144, 588), (12, 12))
     with pytest.raises(ValueError, match="not one of"):
-        bank[0].index_of(1.25)
+        store[0].index_of(1.25)
