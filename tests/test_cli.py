@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,7 +24,9 @@ import vzoom
 from vzoom.cli import main
 from vzoom.cli.console import Style, printable
 from vzoom.cli.live import Live
-from vzoom.config import Sampling, ZoomConfig
+from vzoom.cli.options import add_settings, given
+from vzoom.cli.parser import build_parser
+from vzoom.config import LIMITS, Sampling, ZoomConfig
 from vzoom.types import Clip, Event, Finished, Malformed, StopReason, TextDelta, TurnEnded, TurnOpened
 from vzoom.video import CacheStats
 from vzoom.zoomer import Result
@@ -135,6 +139,67 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
         after = os.times()
         spent.append(after.children_user + after.children_system - before.children_user - before.children_system)
     assert min(spent) < 0.3
+
+
+# ---------------------------------------------------------------- flags
+
+
+def flags() -> dict[str, list[tuple[str, argparse.Action]]]:
+    """Every flag of every command but `vzoom train`, whose flags are those of `python -m vzoom.train`."""
+    found: dict[str, list[tuple[str, argparse.Action]]] = {}
+
+    def walk(parser: argparse.ArgumentParser) -> None:
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for name, below in action.choices.items():
+                    if name != "train":
+                        walk(below)
+            for flag in action.option_strings:
+                found.setdefault(flag, []).append((parser.prog, action))
+
+    walk(build_parser())
+    return found
+
+
+def meaning(flag: str, action: argparse.Action) -> str:
+    """The help without what may differ: defaults, what --model is for, what --out makes."""
+    text = re.sub(r" \(default[^)]*\)", "", str(action.help))
+    if flag == "--model":
+        return text.partition(": ")[2]
+    return text.partition(": ")[0] if flag == "--out" else text
+
+
+def test_a_flag_means_the_same_in_every_command() -> None:
+    shared = {flag: uses for flag, uses in flags().items() if len(uses) > 1 and flag not in ("-h", "--help")}
+    assert {"--out", "--cache", "--model", "--limit", "--max-sessions", "--seed", "--json"} <= set(shared)
+    for flag, uses in shared.items():
+        kinds = {action.type for _, action in uses if flag != "--out"}
+        assert len(kinds) <= 1, f"{flag} is read in {len(kinds)} ways: {[prog for prog, _ in uses]}"
+        meanings = {meaning(flag, action): prog for prog, action in uses}
+        if flag == "--report":  # the demo writes one anyway
+            continue
+        assert len(meanings) == 1, f"{flag} means several things: {meanings}"
+
+
+def test_limits_have_one_name_and_no_default_of_their_own() -> None:
+    found = flags()
+    for name in LIMITS:
+        uses = found["--" + name.replace("_", "-")]
+        assert {prog for prog, _ in uses} == {"vzoom ask", "vzoom eval", "vzoom synthetic eval"}
+        assert {action.default for _, action in uses} == {None}  # the checkpoint's own
+    gone = {"--glance-frames", "--zoom-frames", "--root", "--keep", "--save", "--batch", "--student", "--zooms"}
+    assert not gone & set(found)
+
+
+def test_what_the_user_gives_is_all_that_is_given() -> None:
+    parser = argparse.ArgumentParser()
+    add_settings(parser, Sampling)
+    assert given(parser.parse_args([]), Sampling) == {}
+    assert given(parser.parse_args(["--top-k", "0", "--temperature", "0.5"]), Sampling) == {
+        "top_k": 0,
+        "temperature": 0.5,
+    }
+    assert f"(default: {Sampling.top_p:g})" in parser.format_help()
 
 
 # ---------------------------------------------------------------- ask

@@ -26,6 +26,6 @@ class RolloutSettings:
     """The conversations that a model holds by itself, to be corrected."""
 
     rollouts: Annotated[int, "conversations per question"] = 1
-    temperature: Annotated[float, "how random the model's next token is"] = 1.0
+    temperature: Annotated[float, "how random the next token is; 0 always takes the likeliest one"] = 1.0
     max_sessions: Annotated[int, "conversations of the model at once"] = 16
     seed: Annotated[int, "seed of all that is drawn at random"] = 0
