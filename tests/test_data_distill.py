@@ -395,7 +395,7 @@ def test_the_command(
         assert main([*command, str(out), "--max-tokens", "35000", "--progress"]) == 1
         said = capsys.readouterr()
         assert "raise the cap to go on" in said.err
-        assert "Run the same command again to go on." in said.err
+        assert "Run the same command again to resume." in said.err
         assert not (out / "summary.json").exists()
         assert main([*command, str(out)]) == 0
         said = capsys.readouterr()
