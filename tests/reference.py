@@ -22,7 +22,7 @@ PAGE = ROOT / "docs" / "reference.md"
 def settings_table() -> str:
     """The fields of `vzoom.json`."""
     rows = ["| field | type | default | meaning |", "|---|---|---|---|"]
-    for one in settings_of(ZoomConfig):
+    for one in settings_of(ZoomConfig).values():
         name = f"`{one.name}`" if one.name in LIMITS else f"`{one.name}` (no flag)"
         rows.append(f"| {name} | {_type(one)} | `{json.dumps(one.default)}` | {one.meaning} |")
     return "\n".join(rows)

@@ -163,7 +163,7 @@ def flags() -> dict[str, list[tuple[str, argparse.Action]]]:
 
 def meaning(flag: str, action: argparse.Action) -> str:
     """The help without what may differ: defaults, what --model is for, what --out makes."""
-    text = re.sub(r" \(default[^)]*\)", "", str(action.help))
+    text = re.sub(r" \(default[^)]*\)", "", str(action.help) % vars(action))
     if flag == "--model":
         return text.partition(": ")[2]
     return text.partition(": ")[0] if flag == "--out" else text
@@ -193,7 +193,7 @@ def test_limits_have_one_name_and_no_default_of_their_own() -> None:
 
 def test_what_the_user_gives_is_all_that_is_given() -> None:
     parser = argparse.ArgumentParser()
-    add_settings(parser, Sampling)
+    add_settings(parser, Sampling, ("temperature", "top_p", "top_k"))
     assert given(parser.parse_args([]), Sampling) == {}
     assert given(parser.parse_args(["--top-k", "0", "--temperature", "0.5"]), Sampling) == {
         "top_k": 0,

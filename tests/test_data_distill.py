@@ -394,7 +394,7 @@ def test_the_command(
         command = ["distill", "--questions", str(folder), "--concurrency", "2", "--reply-tokens", "200", "--out"]
         assert main([*command, str(out), "--max-tokens", "35000", "--progress"]) == 1
         said = capsys.readouterr()
-        assert "raise the cap to go on" in said.err
+        assert "raise the cap to continue" in said.err
         assert "Run the same command again to resume." in said.err
         assert not (out / "summary.json").exists()
         assert main([*command, str(out)]) == 0

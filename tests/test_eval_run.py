@@ -11,7 +11,7 @@ from eval_small import small_benchmark
 
 import vzoom
 from vzoom.eval.runs.policy import Policy
-from vzoom.eval.runs.run import Done, RunConfig, run
+from vzoom.eval.runs.run import RunConfig, RunProgress, run
 from vzoom.eval.runs.shard import Shard
 from vzoom.eval.runs.store import content_hash, read_rows, read_settings
 from vzoom.zoomer import Zoomer
@@ -71,12 +71,12 @@ class Stopped(Exception):
 def test_a_stopped_run_goes_on_with_another_number_of_processes(
     zoomer: Zoomer, videos: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    def stop(done: Done) -> None:
+    def stop(done: RunProgress) -> None:
         raise Stopped
 
     with pytest.raises(Stopped):
         run(zoomer, small_benchmark(), videos, tmp_path, CONFIG, shard=Shard(1, 2), progress=stop)
-    seen: list[Done] = []
+    seen: list[RunProgress] = []
     path = run(zoomer, small_benchmark(), videos, tmp_path, CONFIG, progress=seen.append)
     assert path is not None
     assert [(d.done, d.total, d.fresh) for d in seen] == [(4, 6, 2), (6, 6, 4)]

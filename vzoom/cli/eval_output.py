@@ -9,7 +9,7 @@ from .console import print_json, printable
 from .progress import CountLine
 
 if TYPE_CHECKING:
-    from vzoom.eval import Benchmark, Done, Shard
+    from vzoom.eval import Benchmark, RunProgress, Shard
 
 _COLUMNS = ("accuracy", "interval", "frames", "zooms", "tokens", "gflops", "seconds")
 
@@ -82,7 +82,7 @@ class Progress:
     def __init__(self, shard: Shard) -> None:
         self._line = CountLine(f"shard {shard}: " if shard.count > 1 else "")
 
-    def __call__(self, done: Done) -> None:
+    def __call__(self, done: RunProgress) -> None:
         each = done.seconds / max(1, done.fresh)
         self._line(done.done, done.total, f"{each:.1f} s each, {duration_text(done.seconds_left)} left")
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..data import ExpertSettings
 from .console import note, printable
 from .exit_codes import ExitCode
-from .options import add_limit, add_out, add_settings, given, share
+from .options import add_out, add_settings, given, share
 
 if TYPE_CHECKING:
     from ..chat import Budget, Usage
@@ -35,9 +35,8 @@ Exit code 1: stopped before all was done.
 
 def add_expert_options(parser: argparse.ArgumentParser) -> None:
     """What both commands take."""
-    share(parser, "--questions")
+    share(parser, "--questions", "--limit")
     add_out(parser, "a folder; the same command resumes from what it holds", required=True)
-    add_limit(parser)
     parser.add_argument("--progress", action="store_true", help="a line for every conversation, not every tenth part")
     add_settings(parser.add_argument_group("expert"), ExpertSettings, flags=_FLAGS)
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 import argparse
 import os
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 from ..config import LIMITS, Sampling, Setting, ZoomConfig, settings_of
-from ..eval import RunConfig
 
 
 def cache_home() -> Path:
@@ -49,6 +48,9 @@ _SHARED: dict[str, dict[str, Any]] = {
         "metavar": "DIR",
         "help": "folder of what can be made or fetched again: rendered videos, files of a benchmark",
     },
+    "--limit": {"type": int, "metavar": "N", "help": "ask only the first N questions"},
+    "--max-sessions": {"type": int, "metavar": "N", "help": "conversations of the model at once"},
+    "--seed": {"type": int, "metavar": "N", "default": Sampling.seed, "help": "seed of all that is drawn at random"},
     "--questions": {
         "type": Path,
         "required": True,
@@ -72,7 +74,10 @@ _SHARED: dict[str, dict[str, Any]] = {
 def share(parser: argparse._ActionsContainer, *flags: str, **changes: Any) -> None:
     """Add shared flags; `changes` are of `add_argument`, for a command with a default of its own."""
     for flag in flags:
-        parser.add_argument(flag, **_SHARED[flag] | changes)
+        words = _SHARED[flag] | changes
+        if isinstance(words.get("default"), int):
+            words["help"] += " (default: %(default)s)"
+        parser.add_argument(flag, **words)
 
 
 def add_out(parser: argparse._ActionsContainer, what: str, **changes: Any) -> None:
@@ -101,28 +106,13 @@ def add_model_options(parser: argparse.ArgumentParser, role: str = "the model th
 def add_limits(parser: argparse.ArgumentParser) -> None:
     """The limits of `ZoomConfig`."""
     group = parser.add_argument_group("limits (the defaults are the checkpoint's own, from its vzoom.json)")
-    add_settings(group, ZoomConfig, tuple(LIMITS), show_defaults=False)
-
-
-def add_limit(parser: argparse._ActionsContainer, default: int | None = RunConfig.limit) -> None:
-    """--limit: how many questions are asked."""
-    add_settings(parser, RunConfig, ("limit",), defaults={"limit": default})
-
-
-def add_max_sessions(parser: argparse._ActionsContainer, default: int = RunConfig.max_sessions) -> None:
-    """--max-sessions: conversations of the model that are held at once."""
-    add_settings(parser, RunConfig, ("max_sessions",), defaults={"max_sessions": default})
-
-
-def add_seed(parser: argparse._ActionsContainer, default: int = Sampling.seed) -> None:
-    """--seed, also for what is drawn by others than a model."""
-    add_settings(parser, Sampling, ("seed",), defaults={"seed": default})
+    add_settings(group, ZoomConfig, LIMITS, show_defaults=False)
 
 
 def add_settings(
     group: argparse._ActionsContainer,
     cls: type,
-    names: Sequence[str] | None = None,
+    names: Iterable[str] | None = None,
     *,
     flags: Mapping[str, str] | None = None,
     defaults: Mapping[str, Any] | None = None,
@@ -138,7 +128,7 @@ def add_settings(
         defaults: what the command takes if the user says nothing, instead of leaving it to the dataclass.
         show_defaults: whether --help says the defaults.
     """
-    by_name = {one.name: one for one in settings_of(cls)}
+    by_name = settings_of(cls)
     for name in by_name if names is None else names:
         setting, own = by_name[name], (defaults or {}).get(name)
         default = setting.default if own is None else own
@@ -149,10 +139,10 @@ def add_settings(
 
 
 def given(
-    args: argparse.Namespace, cls: type, names: Sequence[str] | None = None, *, flags: Mapping[str, str] | None = None
+    args: argparse.Namespace, cls: type, names: Iterable[str] | None = None, *, flags: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """What the user gave of the flags that `add_settings` made, by field. The other fields keep their defaults."""
-    wanted = [one.name for one in settings_of(cls)] if names is None else names
+    wanted = settings_of(cls) if names is None else names
     said = {name: getattr(args, (flags or {}).get(name, name).replace("-", "_"), None) for name in wanted}
     return {name: value for name, value in said.items() if value is not None}
 

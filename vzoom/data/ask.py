@@ -115,7 +115,15 @@ def ask_records(
 
 
 def answer_scores(result: Result, *, right: bool) -> dict[str, float]:
-    """What one answer adds to the means of an evaluation: accuracy, answered (0 or 1), mean_zooms and mean_frames."""
+    """What one answer adds to the means of an evaluation.
+
+    Args:
+        result: of the question.
+        right: whether its answer is.
+
+    Returns:
+        accuracy and answered, 0 or 1; mean_zooms and mean_frames, of this conversation.
+    """
     return {
         "accuracy": float(right),
         "answered": float(result.answer is not None),

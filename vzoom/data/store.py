@@ -166,7 +166,11 @@ def read(path: str | os.PathLike[str]) -> Iterator[Record]:
 
 
 def read_one(path: str | os.PathLike[str], index: int) -> Record:
-    """Record `index` of a folder or file, from 0, without reading the others.
+    """One record, without reading the others.
+
+    Args:
+        path: a folder or a file.
+        index: from 0, over the whole folder.
 
     Raises:
         ValueError: there is no such record.

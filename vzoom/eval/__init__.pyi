@@ -7,7 +7,7 @@ from .runs.policy import POLICIES as POLICIES
 from .runs.policy import Policy as Policy
 from .runs.ray_driver import run_on_ray as run_on_ray
 from .runs.run import PREDICTIONS as PREDICTIONS
-from .runs.run import Done as Done
+from .runs.run import RunProgress as RunProgress
 from .runs.run import run as run
 from .runs.run_config import RunConfig as RunConfig
 from .runs.shard import Shard as Shard

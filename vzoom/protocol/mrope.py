@@ -27,7 +27,7 @@ def text_positions(start: int, count: int) -> tuple[np.ndarray, int]:
 
 
 def image_positions(start: int, rows: int, columns: int) -> tuple[np.ndarray, int]:
-    """Positions of one image: its time stands still, its rows and columns count up from `start`.
+    """Positions of one image: one time for all of it, rows and columns counted up from `start`.
 
     Args:
         start: `next` before the image.

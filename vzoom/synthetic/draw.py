@@ -29,7 +29,11 @@ _OVERSAMPLE = 4
 
 
 class Painter:
-    """Draws the frames of one video. It keeps the background of each scene."""
+    """Draws the frames of one video. It keeps the background of each scene.
+
+    Args:
+        video: what to draw.
+    """
 
     def __init__(self, video: SyntheticVideo) -> None:
         self.video = video

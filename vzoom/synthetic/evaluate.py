@@ -93,7 +93,14 @@ def ask_synthetic(
     max_sessions: int = 8,
     on_event: Callable[[Event], None] | None = None,
 ) -> list[dict[str, float]]:
-    """The `score` of each question of `evaluate_synthetic`, which says what the arguments mean."""
+    """The `score` of each question that `evaluate_synthetic` takes the means of.
+
+    Args:
+        zoomer: as there; so are all the others.
+
+    Raises:
+        ValueError: there is no such family, or `num_questions` is below 1.
+    """
     if num_questions < 1:
         raise ValueError(f"num_questions must be 1 or more, got {num_questions}")
     config = config_for(family, config)
@@ -119,7 +126,15 @@ def ask_synthetic(
 
 
 def question_seeds(seed: int, num_questions: int) -> list[int]:
-    """The public seeds of an evaluation's videos: one for each question, and another set for each `seed`."""
+    """The public seeds of an evaluation's videos.
+
+    Args:
+        seed: of the evaluation: another seed, another set.
+        num_questions: how many; fewer are the first of more.
+
+    Returns:
+        One seed for each question.
+    """
     return [int(s) for s in np.random.SeedSequence(seed).generate_state(num_questions, np.uint64)]
 
 

@@ -180,7 +180,7 @@ def _report(video: SyntheticVideo, window: Interval) -> str:
 
 
 def nothing_note(start_seconds: float, end_seconds: float) -> str:
-    """What the oracle says of a clip without a shape."""
+    """What the oracle says of a clip without a shape, from `start_seconds` to `end_seconds`."""
     return f"No shape from {clock(start_seconds)} to {clock(end_seconds)}."
 
 
@@ -190,7 +190,7 @@ def _plan(video: SyntheticVideo, window: Interval) -> str:
 
 
 def scene_note(colour: str, start_seconds: float, end_seconds: float) -> str:
-    """What the oracle says of a scene before it zooms there."""
+    """What the oracle says of the scene of a colour, from `start_seconds` to `end_seconds`, before it zooms there."""
     return f"The {colour} scene is from {clock(start_seconds)} to {clock(end_seconds)}."
 
 
@@ -200,7 +200,13 @@ def sightings(events: Sequence[SyntheticEvent]) -> str:
 
 
 def finding_note(events: Sequence[SyntheticEvent], letter: str, *, family: str = "which") -> str:
-    """What the oracle says before its answer: the shapes it saw, and the letter that follows from them."""
+    """What the oracle says before its answer.
+
+    Args:
+        events: the shapes that it saw.
+        letter: of the option that follows from them.
+        family: of the question; `which` has a wording of its own.
+    """
     if family == "which":
         (event,) = events
         return f"I see a {event.shape} ({letter}) at {event.start_seconds:.2f}s."  # a short way from shape to letter

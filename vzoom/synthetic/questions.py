@@ -44,7 +44,11 @@ class Question:
 
 
 def config_for(family: str, config: SyntheticConfig | None = None) -> SyntheticConfig:
-    """`config`, or the default for a family: `count` needs scenes with several events, the others one event per scene.
+    """The videos that a family asks about: `count` needs scenes with several events, the others one event per scene.
+
+    Args:
+        family: see `FAMILIES`.
+        config: taken as it is; None is the family's default.
 
     Raises:
         ValueError: there is no such family.
@@ -56,7 +60,12 @@ def config_for(family: str, config: SyntheticConfig | None = None) -> SyntheticC
 
 
 def ask_questions(video: SyntheticVideo, family: str, seed: int) -> Question:
-    """One question of `family` about `video`, drawn from `seed`.
+    """Draw one question about a video.
+
+    Args:
+        video: what is asked about.
+        family: see `FAMILIES`.
+        seed: of the draw.
 
     Raises:
         ValueError: there is no such family, or the video allows no question of it.
@@ -65,7 +74,16 @@ def ask_questions(video: SyntheticVideo, family: str, seed: int) -> Question:
 
 
 def ask(video: SyntheticVideo, family: str, rng: np.random.Generator) -> Question:
-    """Like `ask_questions`, but drawn from `rng`."""
+    """Like `ask_questions`, but drawn from a generator.
+
+    Args:
+        video: what is asked about.
+        family: see `FAMILIES`.
+        rng: draws the question.
+
+    Raises:
+        ValueError: there is no such family, or the video allows no question of it.
+    """
     return _maker(family)(video, rng)
 
 

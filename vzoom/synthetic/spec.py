@@ -104,7 +104,14 @@ class SyntheticConfig:
 
 @dataclass(frozen=True)
 class Scene:
-    """[start_seconds, end_seconds) of the video, in one colour. `style` picks the landscape; it has no meaning."""
+    """A part of a video, in one colour.
+
+    Args:
+        start_seconds: when it begins.
+        end_seconds: when the next one begins.
+        colour: one of `COLOURS`.
+        style: picks the landscape; it has no meaning.
+    """
 
     start_seconds: float
     end_seconds: float
@@ -114,7 +121,16 @@ class Scene:
 
 @dataclass(frozen=True)
 class SyntheticEvent:
-    """A shape seen in [start_seconds, end_seconds) in scene number `scene`; x, y in 0..1 of the frame."""
+    """A shape that is seen for a while.
+
+    Args:
+        start_seconds: of the first frame that shows it.
+        end_seconds: of the first frame after it.
+        scene: the number of its scene, from 0.
+        shape: one of `SHAPES`.
+        x: of its centre, from 0 to 1 of the frame's width.
+        y: of its centre, from 0 to 1 of the frame's height.
+    """
 
     start_seconds: float
     end_seconds: float
@@ -126,7 +142,13 @@ class SyntheticEvent:
 
 @dataclass(frozen=True)
 class SyntheticVideo:
-    """A whole video as facts: `render` draws them, and questions are asked about them."""
+    """A whole video as facts: `render` draws them, and questions are asked about them.
+
+    Args:
+        config: that it was drawn from.
+        scenes: in order; they fill the video.
+        events: in order.
+    """
 
     config: SyntheticConfig
     scenes: tuple[Scene, ...]

@@ -37,7 +37,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     share(parser, "--json", "--report")
     add_model_options(parser)
     add_limits(parser)
-    add_settings(parser.add_argument_group("sampling"), Sampling)
+    group = parser.add_argument_group("sampling")
+    add_settings(group, Sampling, ("temperature", "top_p", "top_k"))
+    share(group, "--seed")
     parser.set_defaults(run=run)
 
 

@@ -8,7 +8,7 @@ import sys
 from ..console import Style, note, printable
 from ..exit_codes import ExitCode
 from ..loading import model_path
-from ..options import add_model, add_out, add_seed
+from ..options import add_model, add_out, share
 
 _COLOURS = {"learned": "green", "shown": "red", "fed": "dim"}
 
@@ -69,7 +69,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     mixer.add_argument(
         "--ratio", type=float, default=0.25, metavar="X", help="reflections per exemplar (default: %(default)s)"
     )
-    add_seed(mixer)
+    share(mixer, "--seed")
     add_out(mixer, "a folder of shards", required=True)
     mixer.set_defaults(run=run_mix)
 

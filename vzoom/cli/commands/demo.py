@@ -9,7 +9,7 @@ from pathlib import Path
 from ..console import Style, note, print_json
 from ..exit_codes import ExitCode
 from ..loading import EMBEDDED_NOTE, load_zoomer
-from ..options import add_model_options, add_out, add_seed, share
+from ..options import add_model_options, add_out, share
 from .ask import summary
 
 _DEMO_SEED = 4  # a video in which the embedded model looks once in vain, and then again
@@ -35,7 +35,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     out = Path("vzoom-demo")
     add_out(parser, f"a folder for the video, what happens in it, and the report (default: {out})", default=out)
     share(parser, "--report", help="write the report here (default: report.html in the folder of --out)")
-    add_seed(parser, _DEMO_SEED)
+    share(parser, "--seed", default=_DEMO_SEED)
     add_model_options(parser)
     parser.set_defaults(run=run)
 

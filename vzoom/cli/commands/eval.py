@@ -17,9 +17,7 @@ from ..eval_output import Progress, print_list, print_run, print_sweep
 from ..exit_codes import ExitCode
 from ..loading import load_zoomer
 from ..options import (
-    add_limit,
     add_limits,
-    add_max_sessions,
     add_model_options,
     add_out,
     add_settings,
@@ -81,9 +79,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--fetch", action="store_true", help="bring the benchmark from the hub into --cache; nothing runs"
     )
     parser.add_argument("--benchmark", metavar="NAME", help="one of --list")
-    share(parser, "--cache")
+    share(parser, "--cache", "--limit")
     add_out(parser, "a folder; the same command resumes from what it holds", metavar="RUN")
-    add_limit(parser)
     add_settings(parser, RunConfig, ("subtitles", "revision"))
     parser.add_argument("--no-judge", action="store_true", help="count what needs a judge as unjudged")
     policy = parser.add_argument_group("policy")
@@ -95,9 +92,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     work.add_argument(
         "--gpus", type=float, default=1.0, metavar="X", help="GPUs of each Ray task (default: %(default)g)"
     )
-    add_max_sessions(work)
+    share(work, "--max-sessions", default=RunConfig.max_sessions)
     add_settings(work, RunConfig, ("block",))
-    add_settings(parser.add_argument_group("sampling"), Sampling, ("temperature", "seed"))
+    sampling = parser.add_argument_group("sampling")
+    add_settings(sampling, Sampling, ("temperature",))
+    share(sampling, "--seed")
     add_limits(parser)
     add_model_options(parser)
     parser.set_defaults(run=run)

@@ -9,7 +9,7 @@ from ...data import RolloutSettings
 from ..exit_codes import ExitCode
 from ..expert import ENVIRONMENT, ExpertSession, add_expert_options, expert_settings, kept_settings, read_questions
 from ..loading import load_zoomer, model_path
-from ..options import add_model_options, add_settings, given
+from ..options import add_model_options, add_settings, given, share
 from ..progress import CountLine
 
 _EXAMPLES = """examples:
@@ -30,7 +30,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     add_expert_options(parser)
     add_model_options(parser, "the model whose conversations are corrected", default=None, required=True)
-    add_settings(parser.add_argument_group("conversations of the model"), RolloutSettings)
+    group = parser.add_argument_group("conversations of the model")
+    add_settings(group, RolloutSettings, ("rollouts", "temperature"))
+    share(group, "--max-sessions", default=RolloutSettings.max_sessions)
+    share(group, "--seed", default=RolloutSettings.seed)
     parser.set_defaults(run=run)
 
 

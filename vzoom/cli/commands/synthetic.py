@@ -9,17 +9,15 @@ from math import ceil, floor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...eval import RunConfig
 from ...synthetic import FAMILIES
 from ..console import print_json, printable
 from ..exit_codes import ExitCode
 from ..loading import load_zoomer
 from ..options import (
-    add_limit,
     add_limits,
-    add_max_sessions,
     add_model_options,
     add_out,
-    add_seed,
     share,
     video_path,
 )
@@ -70,8 +68,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog=_EVAL_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_limit(evaluate, _NUM_QUESTIONS)
-    add_max_sessions(evaluate)
+    share(evaluate, "--limit", default=_NUM_QUESTIONS)
+    share(evaluate, "--max-sessions", default=RunConfig.max_sessions)
     share(evaluate, "--cache", "--json")
     _add_video_options(evaluate)
     add_limits(evaluate)
@@ -84,7 +82,7 @@ def _add_video_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--family", choices=FAMILIES, default=FAMILIES[0], help="kind of question (default: %(default)s)"
     )
-    add_seed(group)
+    share(group, "--seed")
     group.add_argument("--seconds", type=float, metavar="X", help="length of a video, 32 to 3600")
     group.add_argument("--scenes", type=int, metavar="N", help="scenes of a video, 2 to 8")
     group.add_argument("--event-seconds", type=float, metavar="X", help="how long a shape is seen, at most 0.5")

@@ -46,6 +46,7 @@ class ReplyCache:
         return list(self._found.values())
 
     def close(self) -> None:
+        """Let others open the file."""
         self._lines.close()
 
 

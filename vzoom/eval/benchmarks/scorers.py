@@ -13,8 +13,8 @@ _NO_JUDGE = "no judge: set VZOOM_JUDGE_URL and VZOOM_JUDGE_MODEL"
 
 
 def score_choice(item: Item, answer: str, judge: Judge | None = None) -> Verdict:
-    """The letter that the answer names, see `protocol.read_choice`. None or more than one is unparsable: no letter is
-    guessed, and none is drawn by chance."""
+    """Whether the answer names the right letter, see `protocol.read_choice`. One that names no letter, or several, is
+    unparsable: no letter is guessed, and none is drawn by chance."""
     assert item.options
     assert item.reference
     found = read_choice(answer, item.options)

@@ -14,16 +14,19 @@ if TYPE_CHECKING:
     from ...zoomer import Zoomer
 
 _TEXTS = ("pretrained", "device", "dtype", "policy")
-_NUMBERS = ("fps", "confidence", *(one.name for one in LIMITS.values() if one.kind is float))  # others: whole numbers
+_NUMBERS = ("fps", "confidence", *(name for name, one in LIMITS.items() if one.kind is float))  # others: whole numbers
 
 
 @dataclass(frozen=True)
 class Settings:
     """The options of `vzoom eval`, by the names that they have there.
 
-    pretrained: a folder, a hub id or "embedded". max_sessions: conversations at once; None is lmms-eval's batch_size.
-    limits: what is set of `ZoomConfig`; the others are the checkpoint's own.
-    Questions are asked in blocks of twice as many, as `vzoom eval` does.
+    Questions are asked in blocks of twice `max_sessions`, as `vzoom eval` does.
+
+    Args:
+        pretrained: a folder, a hub id or "embedded".
+        max_sessions: conversations at once; None is lmms-eval's batch_size.
+        limits: what is set of `ZoomConfig`; the others are the checkpoint's own.
     """
 
     pretrained: str
@@ -39,10 +42,8 @@ class Settings:
     limits: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for one in fields(self):
-            if one.name != "limits":
-                _check_type(one.name, getattr(self, one.name))
-        for name, value in self.limits.items():
+        own = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "limits"}
+        for name, value in {**own, **self.limits}.items():
             _check_type(name, value)
         if self.sessions < 1:
             raise ValueError(f"max_sessions must be 1 or more, got {self.sessions}")
@@ -50,8 +51,8 @@ class Settings:
 
     @classmethod
     def from_args(cls, args: Mapping[str, Any]) -> Settings:
-        """Of --model_args, batch_size and device as lmms-eval passes them. ValueError names what is wrong."""
-        known = [one.name for one in fields(cls) if one.name != "limits"] + list(LIMITS)
+        """Read --model_args, batch_size and device as lmms-eval passes them. ValueError names what is wrong."""
+        known = [*(one.name for one in fields(cls) if one.name != "limits"), *LIMITS]
         unknown = sorted(set(args) - set(known))
         if unknown:
             raise ValueError(f"--model_args: unknown {', '.join(unknown)}; there are {', '.join(known)}")
@@ -66,18 +67,20 @@ class Settings:
 
     @property
     def sessions(self) -> int:
+        """Conversations at once."""
         return self.batch_size if self.max_sessions is None else self.max_sessions
 
     @property
     def look(self) -> Policy:
+        """How a conversation may look at its video."""
         return Policy(self.policy, budget=self.budget, fps=self.fps, confidence=self.confidence)
 
     def limit(self, own: ZoomConfig) -> ZoomConfig:
-        """A checkpoint's own limits with those that are set here."""
+        """A checkpoint's own limits, changed by those that are set here."""
         return own.override(**self.limits)
 
     def load(self) -> Zoomer:
-        """The model; on this process's own GPU where a launcher started several."""
+        """The model; on this process's own GPU if a launcher started several processes."""
         from ...zoomer import load
 
         zoomer = load(self.pretrained, device=local_device(self.device), dtype=self.dtype)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
 
 from ...config import Sampling
 from .policy import Policy
@@ -13,18 +12,30 @@ from .policy import Policy
 class RunConfig:
     """What decides a run's predictions beside the model and the benchmark's files.
 
-    A block is asked in one batch, `max_sessions` conversations of it at once. Both decide the last bits of the logits,
-    so they are part of the run.
+    max_sessions and block decide the last bits of the logits, so they are part of the run.
+
+    Args:
+        policy: how a conversation may look at its video.
+        seed: every item draws from its own stream of it.
+        temperature: 0 is greedy.
+        limit: only the first items; None is all.
+        subtitles: put the benchmark's subtitles into the question.
+        max_sessions: conversations at once.
+        block: questions that are asked in one batch; without it twice max_sessions.
+        revision: revision of the benchmark's data, for the protocol's hash.
+
+    Raises:
+        ValueError: a number is out of range.
     """
 
-    policy: Annotated[Policy, "how the model may look at the video"] = field(default_factory=Policy)
-    seed: Annotated[int, "seed of all that is drawn at random"] = Sampling.seed
-    temperature: Annotated[float, "how random the next token is"] = Sampling.temperature
-    limit: Annotated[int | None, "ask only the first N questions"] = None
-    subtitles: Annotated[bool, "put the benchmark's subtitles into the question"] = False
-    max_sessions: Annotated[int, "conversations of the model at once"] = 8
-    block: Annotated[int | None, "questions that are asked in one batch (default: twice max_sessions)"] = None
-    revision: Annotated[str | None, "revision of the benchmark's data, for the protocol's hash"] = None
+    policy: Policy = field(default_factory=Policy)
+    seed: int = Sampling.seed
+    temperature: float = Sampling.temperature
+    limit: int | None = None
+    subtitles: bool = False
+    max_sessions: int = 8
+    block: int | None = None
+    revision: str | None = None
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:

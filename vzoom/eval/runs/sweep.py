@@ -14,8 +14,13 @@ from .policy import Policy
 
 @dataclass(frozen=True)
 class Point:
-    """One run of a sweep. name: of its folder, unlike that of any point of another sweep; zoom: changes to the model's
-    own `ZoomConfig`."""
+    """One run of a sweep.
+
+    Args:
+        name: of its folder, unlike that of any point of another sweep.
+        policy: of the run.
+        zoom: changes to the model's own `ZoomConfig`.
+    """
 
     name: str
     policy: Policy
@@ -44,8 +49,15 @@ SWEEPS = {
 
 
 def points_of(sweep: str, own: Policy) -> tuple[Point, ...]:
-    """The runs of a sweep, the cheapest first. own: the policy that the command line names; its budget holds for every
-    point of a sweep that does not set one. ValueError for an unknown name."""
+    """The runs of a sweep, the cheapest first.
+
+    Args:
+        sweep: one of `SWEEPS`.
+        own: the policy that the command line names; its budget holds for every point of a sweep that sets none.
+
+    Raises:
+        ValueError: there is no such sweep.
+    """
     zoom = Policy("zoom", budget=own.budget)
     if sweep == "zooms":
         return tuple(Point(f"zooms-{k}", zoom, {"max_zooms": k}) for k in _ZOOMS)
