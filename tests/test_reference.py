@@ -4,19 +4,66 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import reference
 
 from vzoom.chat import endpoint
-from vzoom.config import ZoomConfig
+from vzoom.config import Setting, ZoomConfig, settings_of
 
 
 def test_the_tables_are_todays() -> None:
     text = reference.PAGE.read_text()
     assert reference.page_with_tables(text) == text, "run: python tests/reference.py"
     assert all(f"`{name}`" in text for name in ZoomConfig.__dataclass_fields__)
+
+
+@dataclass
+class Described:
+    """Some settings.
+
+    Args:
+        one: the first,
+            on two lines.
+        two: the second: with a colon.
+
+    Raises:
+        ValueError: never.
+    """
+
+    one: int = 1
+    two: str = "b"
+
+
+def test_a_docstring_says_what_settings_mean() -> None:
+    assert settings_of(Described) == {
+        "one": Setting("one", int, 1, "the first, on two lines"),
+        "two": Setting("two", str, "b", "the second: with a colon"),
+    }
+
+
+def test_a_docstring_that_leaves_a_field_out_is_refused() -> None:
+    @dataclass
+    class Silent(Described):
+        """Some settings.
+
+        Args:
+            one: the first.
+        """
+
+    with pytest.raises(ValueError, match="docstring of Silent does not say what two means"):
+        settings_of(Silent)
+
+
+def test_without_docstrings_the_command_line_still_works() -> None:
+    done = subprocess.run(
+        [sys.executable, "-OO", "-m", "vzoom", "ask", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "--max-zooms" in done.stdout
 
 
 def test_every_environment_variable_that_is_read_is_documented_and_the_other_way_round() -> None:

@@ -8,8 +8,10 @@ at most 100 352 pixels a frame (128 visual tokens), 4 096 new tokens a turn, 32 
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
+import sys
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
@@ -47,16 +49,19 @@ def settings_of(cls: type) -> dict[str, Setting]:
     Raises:
         ValueError: the docstring leaves a field out.
     """
-    kinds, meanings = get_type_hints(cls), _described(cls.__doc__ or "")
-    if silent := [one.name for one in fields(cls) if one.name not in meanings]:
+    kinds, meanings = get_type_hints(cls), _described(inspect.cleandoc(cls.__doc__ or ""))
+    silent = [one.name for one in fields(cls) if one.name not in meanings]
+    if silent and sys.flags.optimize < 2:  # `python -OO` leaves docstrings out
         raise ValueError(f"the docstring of {cls.__name__} does not say what {', '.join(silent)} means")
-    return {one.name: Setting(one.name, kinds[one.name], one.default, meanings[one.name]) for one in fields(cls)}
+    return {
+        one.name: Setting(one.name, kinds[one.name], one.default, meanings.get(one.name, "")) for one in fields(cls)
+    }
 
 
 def _described(text: str) -> dict[str, str]:
     """What a docstring in Google's style says about each name."""
-    section = re.search(r"^ *(?:Attributes|Args):\n(.*?)(?:^ *\w+:\n|\Z)", text, re.DOTALL | re.MULTILINE)
-    entries = re.split(r"^ {8}(?=\w+: )", section[1], flags=re.MULTILINE)[1:] if section else []
+    section = re.search(r"^(?:Attributes|Args):\n(.*?)(?:^\w+:\n|\Z)", text, re.DOTALL | re.MULTILINE)
+    entries = re.split(r"^ {4}(?=\w+: )", section[1], flags=re.MULTILINE)[1:] if section else []
     pairs = (" ".join(entry.split()).split(": ", 1) for entry in entries)
     return {name: meaning.removesuffix(".") for name, meaning in pairs}
 
