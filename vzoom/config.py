@@ -1,6 +1,6 @@
 """Settings as frozen dataclasses, checked when they are made.
 
-Each field says what it means in its annotation: the command line and docs/reference.md are made of it.
+Each docstring says what the fields mean: the command line and docs/reference.md are made of it (`settings_of`).
 
 The defaults are VideoZoomer's (arXiv 2512.22315): 64 glance frames at 0.5 fps, 4 zooms of at most 16 frames,
 at most 100 352 pixels per frame (128 visual tokens), 4 096 new tokens per turn, 32 768 tokens in all.
@@ -8,10 +8,13 @@ at most 100 352 pixels per frame (128 visual tokens), 4 096 new tokens per turn,
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
+import sys
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 FramePolicy = Literal["exact", "videozoomer"]
 ResizeRule = Literal["videozoomer", "direct"]
@@ -32,7 +35,7 @@ def missing_extra(package: str, extra: str) -> ImportError:
 
 @dataclass(frozen=True)
 class Setting:
-    """One field of a settings dataclass: `kind` is int, float, str or a Literal, `meaning` one line about it."""
+    """One field of a settings dataclass: its type, its default, and what its class's docstring says about it."""
 
     name: str
     kind: Any
@@ -40,15 +43,27 @@ class Setting:
     meaning: str
 
 
-def settings_of(cls: type) -> list[Setting]:
-    """The fields of a dataclass whose annotations say what they mean, in order. See `ZoomConfig`."""
-    hints = get_type_hints(cls, include_extras=True)
-    found = []
-    for one in fields(cls):
-        kind, *meaning = get_args(hints[one.name])
-        assert get_origin(hints[one.name]) is Annotated, f"{cls.__name__}.{one.name} does not say what it means"
-        found.append(Setting(one.name, kind, one.default, meaning[0]))
-    return found
+def settings_of(cls: type) -> dict[str, Setting]:
+    """The fields of a settings dataclass by name, as its docstring describes them under `Attributes:` or `Args:`.
+
+    Raises:
+        ValueError: the docstring leaves a field out.
+    """
+    kinds, meanings = get_type_hints(cls), _described(inspect.cleandoc(cls.__doc__ or ""))
+    silent = [one.name for one in fields(cls) if one.name not in meanings]
+    if silent and sys.flags.optimize < 2:  # `python -OO` leaves docstrings out
+        raise ValueError(f"the docstring of {cls.__name__} does not say what {', '.join(silent)} means")
+    return {
+        one.name: Setting(one.name, kinds[one.name], one.default, meanings.get(one.name, "")) for one in fields(cls)
+    }
+
+
+def _described(text: str) -> dict[str, str]:
+    """What a docstring in Google's style says about each name."""
+    section = re.search(r"^(?:Attributes|Args):\n(.*?)(?:^\w+:\n|\Z)", text, re.DOTALL | re.MULTILINE)
+    entries = re.split(r"^ {4}(?=\w+: )", section[1], flags=re.MULTILINE)[1:] if section else []
+    pairs = (" ".join(entry.split()).split(": ", 1) for entry in entries)
+    return {name: meaning.removesuffix(".") for name, meaning in pairs}
 
 
 def _positive(**values: float) -> None:
@@ -64,17 +79,17 @@ class ZoomConfig:
     Attributes:
         glance_fps: frames per second of the glance, if the video is short enough for it.
         glance_max_frames: frames of the glance at most; a longer video is shown at a lower rate.
-        max_zooms: calls that the model may make. It writes at most max_zooms + 1 turns.
+        max_zooms: zooms that the model may make, in max_zooms + 1 turns at most; 0 answers from the glance alone.
         zoom_max_frames: frames of one zoom at most; a call for more is refused.
         min_pixels: smaller frames are enlarged to so many pixels (height times width).
         max_pixels: larger frames are shrunk to so many pixels. A visual token covers 28 x 28 pixels in Qwen2-VL and
             Qwen2.5-VL, 32 x 32 in Qwen3-VL.
-        max_frames: frames in all, glance and zooms.
-        max_new_tokens: tokens that the model may write in one turn.
-        max_total_tokens: tokens of the whole conversation: prompt, frames, turns.
+        max_frames: frames of a conversation at most, glance and zooms together.
+        max_new_tokens: tokens that the model may write in one turn at most.
+        max_total_tokens: tokens of a conversation at most: prompt, frames, turns.
         answer_reserve: tokens of max_total_tokens that no clip may take, so that room for the answer is left.
         frame_policy: "exact" samples half-open intervals at the requested rate and never repeats a frame;
-            "videozoomer" chooses frames as VideoZoomer's public code does.
+            "videozoomer" chooses frames as the public code of that paper does.
         resize: "videozoomer" shrinks with Lanczos to max_pixels, then resizes like Hugging Face's processor; "direct"
             only does the latter.
         prompt: "full" explains the tools to any model; "brief" is for models trained on it.
@@ -83,19 +98,19 @@ class ZoomConfig:
         ValueError: a field is out of range. The message names it and its value.
     """
 
-    glance_fps: Annotated[float, "frames per second of the glance"] = 0.5
-    glance_max_frames: Annotated[int, "most frames of the glance"] = 64
-    max_zooms: Annotated[int, "most zooms of a conversation; 0 answers from the glance alone"] = 4
-    zoom_max_frames: Annotated[int, "most frames of one zoom"] = 16
-    min_pixels: Annotated[int, "fewest pixels of a frame"] = 3136
-    max_pixels: Annotated[int, "most pixels of a frame: 28 x 28 are one visual token (32 x 32 in Qwen3-VL)"] = 100352
-    max_frames: Annotated[int, "most frames of a conversation, glance and zooms together"] = 128
-    max_new_tokens: Annotated[int, "most tokens that the model writes in one turn"] = 4096
-    max_total_tokens: Annotated[int, "most tokens of a conversation, frames included"] = 32768
-    answer_reserve: Annotated[int, "tokens of max_total_tokens that zooms leave free for the answer"] = 512
-    frame_policy: Annotated[FramePolicy, "exact never repeats a frame, videozoomer takes those of its code"] = "exact"
-    resize: Annotated[ResizeRule, "videozoomer first shrinks to max_pixels by Lanczos, direct does not"] = "videozoomer"
-    prompt: Annotated[PromptStyle, "full explains how to zoom, brief is for models trained without"] = "full"
+    glance_fps: float = 0.5
+    glance_max_frames: int = 64
+    max_zooms: int = 4
+    zoom_max_frames: int = 16
+    min_pixels: int = 3136
+    max_pixels: int = 100352
+    max_frames: int = 128
+    max_new_tokens: int = 4096
+    max_total_tokens: int = 32768
+    answer_reserve: int = 512
+    frame_policy: FramePolicy = "exact"
+    resize: ResizeRule = "videozoomer"
+    prompt: PromptStyle = "full"
 
     def __post_init__(self) -> None:
         _positive(
@@ -147,6 +162,9 @@ class ZoomConfig:
         path.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
 
+# The fields that may be set for one run. The others are how a checkpoint was trained: they stay in its vzoom.json.
+LIMITS = {name: one for name, one in settings_of(ZoomConfig).items() if one.kind in (int, float)}
+
 _CHOICES: dict[str, tuple[str, ...]] = {
     "frame_policy": get_args(FramePolicy),
     "resize": get_args(ResizeRule),
@@ -168,10 +186,10 @@ class Sampling:
         ValueError: a field is out of range.
     """
 
-    temperature: Annotated[float, "how random the next token is; 0 always takes the likeliest one"] = 0.0
-    top_p: Annotated[float, "draw from the likeliest tokens that have this probability together; 1 is off"] = 1.0
-    top_k: Annotated[int, "draw from this many of the likeliest tokens; 0 is off"] = 0
-    seed: Annotated[int, "seed of all that is drawn at random"] = 0
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if not self.temperature >= 0:
