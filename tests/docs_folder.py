@@ -57,7 +57,7 @@ def fill(folder: Path) -> None:
             "problem": record.question,
             "solution": record.reference,
             "videos": [Path(record.video.path).name],
-            "doc_id": record.id,
+            "doc_id": record.id,  # tells the oracle what the question is about
         }
         for record in read(questions)
     ]
