@@ -9,13 +9,14 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 
 import vzoom
 
 PACKAGE = Path(vzoom.__file__).parent
+_FIRST = ("load", "Zoomer", "Result")  # what a newcomer looks for
 _LONGEST_VALUE = 70
 
 
@@ -57,7 +58,8 @@ def names_of(module: ModuleType) -> list[str]:
 
 
 def _public_page() -> str:
-    entries = [_entry("vzoom", name) for name in names_of(vzoom)]
+    names = [*_FIRST, *(name for name in names_of(vzoom) if name not in _FIRST)]
+    entries = [_entry("vzoom", name) for name in names]
     return "\n\n".join(["# vzoom", _text_of(vzoom), *entries]) + "\n"
 
 
@@ -88,8 +90,25 @@ def _is_described(value: object) -> bool:
     return inspect.isclass(value) or inspect.isfunction(value)
 
 
+def with_code_blocks(lines: Sequence[str]) -> list[str]:
+    """The lines of a docstring with the mark of a literal block before each indented example.
+
+    (Sections such as `Args:` are followed by their text at once, an example by a blank line.)
+    """
+    marked: list[str] = []
+    inside = True  # a docstring does not begin with an example
+    for before, line in zip(["", *lines], lines, strict=False):
+        is_indented = line.startswith("    ")
+        if is_indented and not inside and not before.strip():
+            marked += ["::", ""]
+        inside = is_indented or (inside and not line.strip())
+        marked.append(line)
+    return marked
+
+
 def _text_of(module: ModuleType) -> str:
-    return _rst(inspect.getdoc(module) or "")
+    lines = (inspect.getdoc(module) or "").splitlines()
+    return _rst("\n".join(with_code_blocks(lines)))
 
 
 def _entry(module: str, name: str) -> str:

@@ -32,8 +32,7 @@ from vzoom.protocol import (
     tool_turn,
     zoom_timestamps,
 )
-from vzoom.types import Answer, ZoomCall
-from vzoom.video import open_video
+from vzoom.types import Answer
 from vzoom.zoomer import embedded_path
 
 
@@ -63,7 +62,7 @@ def main() -> None:
     settings = {"past_key_values": cache, "stop_strings": list(TURN_ENDS), "tokenizer": tokenizer, "do_sample": False}
     settings |= {"max_new_tokens": config.max_new_tokens, "pad_token_id": tokenizer.pad_token_id}
 
-    with open_video(args.video) as video:
+    with vzoom.open_video(args.video) as video:
         glance = video.frames_at(glance_timestamps(video.info, config))
         limits = {"max_zooms": config.max_zooms, "zoom_max_frames": config.zoom_max_frames, "style": config.prompt}
         opening = inputs_of(prompt(args.question, video.info, glance.pts_seconds, **limits), list(glance.frames))
@@ -73,7 +72,7 @@ def main() -> None:
             text = tokenizer.decode(ids[0, fed:])
             print(text)
             call = parse_turn(text)
-            if not isinstance(call, ZoomCall):
+            if not isinstance(call, vzoom.ZoomCall):
                 break
             times = zoom_timestamps(call, video.info, config)
             if not isinstance(times, list):  # the call asks for something that the video does not have

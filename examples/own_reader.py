@@ -15,8 +15,7 @@ import numpy as np
 from inputs import arguments
 
 import vzoom
-from vzoom.types import Clip, VideoInfo
-from vzoom.video import open_video
+from vzoom.types import VideoInfo
 
 
 class ArrayVideo:
@@ -27,7 +26,7 @@ class ArrayVideo:
         self.frames_NHWC = frames_NHWC
         self.info = VideoInfo("an array", num_frames / fps, fps, width, height)
 
-    def frames_at(self, timestamps: Sequence[float]) -> Clip:
+    def frames_at(self, timestamps: Sequence[float]) -> vzoom.Clip:
         """The frames on display at these seconds, each once, in the order in which they were asked for."""
         last = len(self.frames_NHWC) - 1
         clamped: dict[int, bool] = {}
@@ -35,7 +34,7 @@ class ArrayVideo:
             index = int(seconds * self.info.fps + 1e-3)  # the small number forgives rounding
             clamped[min(index, last)] = index > last  # asked for after the end: the last frame answers, and says so
         indices = list(clamped)
-        return Clip(
+        return vzoom.Clip(
             frames=self.frames_NHWC[indices],
             pts_seconds=tuple(index / self.info.fps for index in indices),
             frame_indices=tuple(indices),
@@ -48,7 +47,7 @@ class ArrayVideo:
 
 def main() -> None:
     args = arguments(__doc__)
-    with open_video(args.video) as reader:  # where this program's array comes from; yours comes from elsewhere
+    with vzoom.open_video(args.video) as reader:  # where this program's array comes from; yours comes from elsewhere
         seconds = np.arange(0, reader.info.duration_seconds, 1 / 8)
         video = ArrayVideo(reader.frames_at(seconds.tolist()).frames, fps=8.0)
 

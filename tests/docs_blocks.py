@@ -11,6 +11,7 @@ Python or like commands is an error: either it runs, or its page says why not.
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -96,3 +97,33 @@ def blocks_of(page: Path) -> list[Block]:
         blocks.append(block)
         before = block
     return blocks
+
+
+def commands_of(block: Block) -> list[list[str]]:
+    """The arguments of each `vzoom` in a shell block; of `-m vzoom`, as launchers start it, too."""
+    found = []
+    code = block.code.replace("\\\n", " ")
+    for line in code.splitlines():
+        words = shlex.shlex(line, posix=True, punctuation_chars=True)
+        words.whitespace_split = True
+        command: list[str] = []
+        for word in [*words, ";"]:
+            if set(word) <= set("();<>|&"):
+                found.append(command)
+                command = []
+            else:
+                command.append(word)
+    return [arguments for command in found if (arguments := _of_vzoom(command)) is not None]
+
+
+def _of_vzoom(command: list[str]) -> list[str] | None:
+    words = list(command)
+    while words and ("=" in words[0] or words[0] == "$"):  # NAME=value before the command; the prompt of a console
+        words = words[1:]
+    if words[:1] == ["vzoom"]:
+        return words[1:]
+    for module, prefix in (("vzoom", []), ("vzoom.train", ["train"])):
+        for at in range(len(words) - 1):
+            if words[at : at + 2] == ["-m", module]:
+                return prefix + words[at + 2 :]
+    return None

@@ -19,9 +19,11 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from docs_blocks import Block, blocks_of
+from docs_blocks import Block, blocks_of, commands_of
 from docs_folder import expert, fill, stand_ins
 from rooms import ROOMS
+
+from vzoom.cli.parser import build_parser
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
@@ -94,6 +96,20 @@ def test_a_page_says_of_each_block_what_it_is(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_commands_are_what_the_command_line_takes(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All of them, also of blocks that are not run: options exist, and nothing that is required is missing."""
+    wrong = []
+    for block in blocks_of(page):
+        for arguments in commands_of(block) if block.kind == "shell" else ():
+            try:
+                build_parser().parse_args(arguments)
+            except SystemExit as end:
+                if end.code:  # 0: --help and --version
+                    wrong.append(f"{block.place}: vzoom {' '.join(arguments)}\n{capsys.readouterr().err}")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_links_of_a_page_lead_somewhere(page: Path) -> None:
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
     for target in _LINK.findall(text):
@@ -117,7 +133,7 @@ _OURS = re.compile(r"(?:tests|bench|docs|vzoom|kernels|csrc|examples|\.ci)/[\w./
 _DOTTED = re.compile(r"(vzoom(?:\.[A-Za-z_]\w*)+)")
 _WHERE = re.compile(r"^(?:<br>)?`([\w/.]+\.py)` · (.*)$", re.MULTILINE)
 NOT_NAMES = ("vzoom.json", "vzoom.format")  # a file, and a key in a file
-NOT_THERE = ("kernels/__init__.py",)  # must never be
+NOT_THERE = ("kernels/__init__.py", "docs/_build")  # must never be; made by `make docs`
 
 
 def quoted(page: Path) -> list[str]:
@@ -187,6 +203,16 @@ def words_of(svg: Path) -> tuple[list[str], int]:
     root = ElementTree.parse(svg).getroot()
     texts = [node.text or "" for node in root.iter("{http://www.w3.org/2000/svg}text")]
     return texts, len(list(root.iter("{http://www.w3.org/2000/svg}image")))
+
+
+def test_the_reader_of_commands(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "```sh\nX=1 vzoom ask v.mp4 'Who?' --json | jq .  # how\nvzoom a || [ $? = 1 ]\n"
+        "accelerate launch -m vzoom.train sft \\\n  tiny\nls vzoom\n```\n"
+    )
+    [block] = blocks_of(page)
+    assert commands_of(block) == [["ask", "v.mp4", "Who?", "--json"], ["a"], ["train", "sft", "tiny"]]
 
 
 def test_the_reader_of_blocks(tmp_path: Path) -> None:
