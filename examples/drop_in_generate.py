@@ -57,7 +57,7 @@ def main() -> None:
             inputs["mm_token_type_ids"] = (ids == model.config.image_token_id).int()
         return inputs
 
-    vzoom.enable(model, max_tokens=config.max_total_tokens)  # the line that makes it vzoom's
+    vzoom.enable(model, pool_tokens=config.max_total_tokens)  # the line that makes it vzoom's
     cache = vzoom.ZoomCache(model)
     settings = {"past_key_values": cache, "stop_strings": list(TURN_ENDS), "tokenizer": tokenizer, "do_sample": False}
     settings |= {"max_new_tokens": config.max_new_tokens, "pad_token_id": tokenizer.pad_token_id}

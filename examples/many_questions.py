@@ -6,7 +6,6 @@ python examples/many_questions.py --video match.mp4 --question "Who scored first
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 from inputs import arguments, rendered_video
@@ -28,12 +27,7 @@ def main() -> None:
     # decoded frames, so that two questions about one video decode it once.
     clips = ClipCache()
     requests = [
-        vzoom.Request(
-            partial(clips.open, video, config=config, spec=checkpoint.patch_spec),
-            question,
-            config,
-            vzoom.Sampling(),
-        )
+        vzoom.Request.about(video, question, checkpoint=checkpoint, clip_cache=clips, config=config)
         for video, question in questions
     ]
     engine = vzoom.Engine(checkpoint, max_sessions=4, max_total_tokens=config.max_total_tokens)

@@ -19,8 +19,7 @@ from inputs import rendered_video
 
 import vzoom
 from vzoom.data import Writer, import_rl
-from vzoom.train import recipe_named
-from vzoom.train.rl import run_grpo
+from vzoom.train import recipe_named, run_grpo
 from vzoom.zoomer import embedded_path
 
 
