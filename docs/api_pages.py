@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +19,8 @@ import vzoom
 PACKAGE = Path(vzoom.__file__).parent
 _FIRST = ("load", "Zoomer", "Result")  # what a newcomer looks for
 _LONGEST_VALUE = 70
+_SECTIONS = ("Args:", "Attributes:", "Returns:", "Yields:", "Raises:")
+_STAR = re.compile(r"(`[^`]*`)|\*")
 
 
 def write(folder: Path) -> None:
@@ -90,25 +93,29 @@ def _is_described(value: object) -> bool:
     return inspect.isclass(value) or inspect.isfunction(value)
 
 
-def with_code_blocks(lines: Sequence[str]) -> list[str]:
-    """The lines of a docstring with the mark of a literal block before each indented example.
+def as_rst(lines: Sequence[str]) -> list[str]:
+    """A docstring, which is plain text with `code` in it, as the reStructuredText that Sphinx reads.
 
-    (Sections such as `Args:` are followed by their text at once, an example by a blank line.)
+    An indented example after a blank line becomes a literal block (the text of `Args:` and the like follows at once),
+    and a star outside of `code` stays a star.
     """
     marked: list[str] = []
-    inside = True  # a docstring does not begin with an example
+    is_example = is_section = False
     for before, line in zip(["", *lines], lines, strict=False):
-        is_indented = line.startswith("    ")
-        if is_indented and not inside and not before.strip():
-            marked += ["::", ""]
-        inside = is_indented or (inside and not line.strip())
-        marked.append(line)
+        if line.startswith("    "):
+            if not before.strip() and not is_section and not is_example:
+                is_example = True
+                marked += ["::", ""]
+        elif line.strip():
+            is_example = False
+            is_section = line.rstrip() in _SECTIONS
+        marked.append(line if is_example else _STAR.sub(lambda found: found[1] or r"\*", line))
     return marked
 
 
 def _text_of(module: ModuleType) -> str:
     lines = (inspect.getdoc(module) or "").splitlines()
-    return _rst("\n".join(with_code_blocks(lines)))
+    return _rst("\n".join(as_rst(lines)))
 
 
 def _entry(module: str, name: str) -> str:

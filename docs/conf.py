@@ -39,11 +39,10 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True  # `Attributes:` is a list in the class's text; a property has its own entry
 
 
-def examples_as_code(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
-    """An indented example in a docstring is code, as in Markdown."""
-    lines[:] = api_pages.with_code_blocks(lines)
+def read_docstring(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    lines[:] = api_pages.as_rst(lines)
 
 
 def setup(app: Sphinx) -> None:
-    app.connect("autodoc-process-docstring", examples_as_code, priority=400)  # before napoleon reads the sections
+    app.connect("autodoc-process-docstring", read_docstring, priority=400)  # before napoleon reads the sections
     app.connect("builder-inited", lambda app: api_pages.write(HERE / "api"))
