@@ -28,7 +28,6 @@ from vzoom.engine.scripted import ScriptedSession
 from vzoom.synthetic import FAMILIES, ask_questions, config_for, make_video, oracle_turns, render
 from vzoom.types import Finished, Trajectory
 from vzoom.video import ClipCache
-from vzoom.video.cached import CachedVideo
 
 RESULTS = Path(__file__).parent / "results" / "reuse.json"
 MODES = ("rotate", "rotate+first16", "not rotated")
@@ -67,7 +66,7 @@ def measure(zoomer: vzoom.Zoomer, family: str, num_videos: int, seed: int) -> di
             world = make_video(seed + i, config_for(family))
             path = Path(folder, f"{i}.mp4")
             render(world, path)
-            video = partial(CachedVideo, clips, path, config=config, spec=zoomer.checkpoint.patch_spec)
+            video = partial(clips.open, path, config=config, spec=zoomer.checkpoint.patch_spec)
             question = ask_questions(world, family, seed + i)
             rng = np.random.default_rng(seed + i)
             plain = oracle_turns(world, question, config, max_zooms=config.max_zooms - 1, rng=rng)

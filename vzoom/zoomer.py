@@ -16,7 +16,7 @@ from .engine import Engine, Job, Reuse
 from .models import Checkpoint, FeatureCache, load_checkpoint
 from .report import Report
 from .types import Clip, Event, Failed, Finished, Trajectory, TurnOpened
-from .video import CachedVideo, CacheStats, ClipCache
+from .video import CacheStats, ClipCache
 
 EMBEDDED = "embedded"
 
@@ -148,7 +148,7 @@ class Zoomer:
         return {"frames": self.clip_cache.stats(), "features": self.feature_cache.stats()}
 
     def _job(self, video: str | PathLike[str], question: str, config: ZoomConfig, sampling: Sampling) -> Job:
-        opened = partial(CachedVideo, self.clip_cache, video, config=config, spec=self.checkpoint.patch_spec)
+        opened = partial(self.clip_cache.open, video, config=config, spec=self.checkpoint.patch_spec)
         return Job(opened, question, config, sampling)
 
     def _run(

@@ -26,7 +26,7 @@ from ..engine import Engine, Job, ScriptedSession
 from ..models import Checkpoint
 from ..protocol import glance_timestamps, render_turn
 from ..types import Answer, Clip, Failed, Finished, Malformed, Trajectory, TurnOpened, VideoInfo, ZoomCall
-from ..video import CachedVideo, ClipCache
+from ..video import ClipCache
 from ..zoomer import load
 
 FLOAT32_LIMIT = 1e-5  # largest difference over largest logit
@@ -180,7 +180,7 @@ def replay(
         max_zooms=num_zooms,
         max_new_tokens=max(_MAX_NEW_TOKENS, checkpoint.config.max_new_tokens),
     )
-    source = CachedVideo(ClipCache(), video, config=config, spec=checkpoint.patch_spec)
+    source = ClipCache().open(video, config=config, spec=checkpoint.patch_spec)
     calls = zoom_calls(source.info, config)
     turns = [render_turn("Look closer.", call) for call in calls] + [render_turn("Seen.", Answer("done"))]
     engine = _Listening(checkpoint, max_total_tokens=config.max_total_tokens)

@@ -15,10 +15,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..config import Sampling
-from ..models import Checkpoint, FeatureCache
-from ..protocol import Vocabulary
+from ..models import Checkpoint, FeatureCache, vocabulary_of
 from ..types import Event, Failed, Finished, TextDelta, TurnEnded, TurnOpened
-from ..video import CacheStats, grid_for
+from ..video import CacheStats
 from .batch import Fed, run_model
 from .clip_reuse import ClipStore, Reuse
 from .kv_cache import BlockTable, PagePool
@@ -94,14 +93,7 @@ class Engine:
         )
         self._clips = ClipStore(self.pool, reuse, model.merge)
         self._admission = Admission(self.pool, self._clips, max_sessions=max_sessions, overcommit=overcommit)
-        self.vocabulary = Vocabulary(
-            tokenizer=checkpoint.tokenizer,
-            image_token_id=model.image_token_id,
-            end_of_turn_id=checkpoint.end_of_turn_id,
-            end_ids=checkpoint.end_ids,
-            merge=model.merge,
-            grid_hw=lambda height, width, config: grid_for(height, width, config=config, spec=checkpoint.patch_spec),
-        )
+        self.vocabulary = vocabulary_of(checkpoint)
         self.tokens_fed = self.tokens_refed = 0
         self._banned = torch.tensor(checkpoint.banned_ids, dtype=torch.int64, device=model.device)
         self._waiting: deque[tuple[int, Job]] = deque()

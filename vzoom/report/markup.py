@@ -11,9 +11,11 @@ import re
 import numpy as np
 from PIL import Image
 
+from ..protocol import ANSWER_OPEN, CALL_OPEN, TAGS, THINK_OPEN
+
 # Parts of a turn: the tags of the grammar in any order and number, as the model wrote them.
-_TAG = re.compile(r"</?(?:think|video_zoom|answer)>")
-_STYLE_OF = {"<think>": "thought", "<video_zoom>": "call", "<answer>": "answered"}
+_TAG = re.compile("|".join(map(re.escape, TAGS)))
+_STYLE_OF = {THINK_OPEN: "thought", CALL_OPEN: "call", ANSWER_OPEN: "answered"}
 
 
 def escape(text: str) -> str:
