@@ -105,7 +105,8 @@ def test_commands_are_what_the_command_line_takes(page: Path, capsys: pytest.Cap
                 build_parser().parse_args(arguments)
             except SystemExit as end:
                 if end.code:  # 0: --help and --version
-                    wrong.append(f"{block.place}: vzoom {' '.join(arguments)}\n{capsys.readouterr().err}")
+                    why = capsys.readouterr().err.splitlines()[-1]
+                    wrong.append(f"{block.place}: vzoom {' '.join(arguments)}\n    {why}")
     assert not wrong, "\n".join(wrong)
 
 
