@@ -32,8 +32,8 @@ from vzoom.data.show import token_lines
 from vzoom.data.tokens import learned_mask, tokenize_record
 from vzoom.data.validate import InvalidRecord
 from vzoom.data.videos import refer
-from vzoom.engine.scripted import ScriptedSession
-from vzoom.engine.session import Done, Feed, Fetch
+from vzoom.engine.scripted_session import ScriptedSession
+from vzoom.engine.session import Done, NeedFrames, NeedTokens
 from vzoom.models.vocabulary import load_vocabulary
 from vzoom.protocol.frame_times import glance_timestamps, zoom_timestamps
 from vzoom.protocol.vocabulary import Vocabulary
@@ -166,10 +166,10 @@ def held(vocabulary: Vocabulary, texts: list[str], config: ZoomConfig) -> Script
     """A conversation as the engine drives it."""
     session = ScriptedSession(texts, QUESTION, PLAIN.video.info, vocabulary, config, Sampling())
     while not isinstance(session.action, Done):
-        if isinstance(session.action, Fetch):
+        if isinstance(session.action, NeedFrames):
             session.splice(blank(session.action.timestamps))
         else:
-            assert isinstance(session.action, Feed)
+            assert isinstance(session.action, NeedTokens)
             session.accept(0, -1.0)
     return session
 

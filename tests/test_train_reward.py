@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vzoom.config import ZoomConfig
-from vzoom.engine.session import Feed, Fetch, Session
+from vzoom.engine.session import NeedFrames, NeedTokens, Session
 from vzoom.protocol.judging import JudgeFailed, Reference, is_right
 from vzoom.protocol.vocabulary import Vocabulary
 from vzoom.train.rl.reward import Reward, RewardConfig, ZoomRate, keeps_format, score, tool_reward
@@ -51,8 +51,8 @@ def converse(tmp_path_factory: pytest.TempPathFactory) -> Converse:
         """The trajectory in which the model writes `turns`, each ended where it does not end itself."""
         session = Session("Who?", VideoInfo("v.mp4", 64.0, 8.0, 56, 56), vocabulary, ZoomConfig(**config))
         script = [[*vocabulary.tokenizer.encode(turn), end] for turn in turns]
-        while isinstance(session.action, Feed | Fetch):
-            if isinstance(session.action, Fetch):
+        while isinstance(session.action, NeedTokens | NeedFrames):
+            if isinstance(session.action, NeedFrames):
                 times = session.action.timestamps
                 if unreadable and session.action.call:
                     session.unreadable("a hole")

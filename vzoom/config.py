@@ -1,7 +1,7 @@
 """Settings as frozen dataclasses, checked when they are made.
 
 The defaults are VideoZoomer's (arXiv 2512.22315): 64 glance frames at 0.5 fps, 4 zooms of at most 16 frames,
-at most 100 352 pixels a frame (128 visual tokens), 4 096 new tokens a turn, 32 768 tokens in all.
+at most 100 352 pixels per frame (128 visual tokens), 4 096 new tokens per turn, 32 768 tokens in all.
 """
 
 from __future__ import annotations
@@ -24,11 +24,28 @@ def _positive(**values: float) -> None:
 
 @dataclass(frozen=True)
 class ZoomConfig:
-    """How a conversation looks at its video. Saved beside a checkpoint as `vzoom.json`.
+    """How a conversation looks at its video. A checkpoint keeps its own as `vzoom.json`.
 
-    frame_policy "exact" samples half-open intervals at the asked rate and never repeats a frame; "videozoomer"
-    reproduces the public code's frame choice. resize "videozoomer" shrinks with Lanczos to `max_pixels`, then
-    resizes like Hugging Face's processor; "direct" only does the latter.
+    Attributes:
+        glance_fps: frames per second of the glance, if the video is short enough for it.
+        glance_max_frames: frames of the glance at most; a longer video is shown at a lower rate.
+        max_zooms: calls that the model may make. It writes at most max_zooms + 1 turns.
+        zoom_max_frames: frames of one zoom at most; a call for more is refused.
+        min_pixels: smaller frames are enlarged to so many pixels (height times width).
+        max_pixels: larger frames are shrunk to so many pixels. A visual token covers 28 x 28 pixels in Qwen2-VL and
+            Qwen2.5-VL, 32 x 32 in Qwen3-VL.
+        max_frames: frames in all, glance and zooms.
+        max_new_tokens: tokens that the model may write in one turn.
+        max_total_tokens: tokens of the whole conversation: prompt, frames, turns.
+        answer_reserve: tokens of max_total_tokens that no clip may take, so that room for the answer is left.
+        frame_policy: "exact" samples half-open intervals at the requested rate and never repeats a frame;
+            "videozoomer" chooses frames as VideoZoomer's public code does.
+        resize: "videozoomer" shrinks with Lanczos to max_pixels, then resizes like Hugging Face's processor; "direct"
+            only does the latter.
+        prompt: "full" explains the tools to any model; "brief" is for models trained on it.
+
+    Raises:
+        ValueError: a field is out of range. The message names it and its value.
     """
 
     glance_fps: float = 0.5
@@ -66,18 +83,32 @@ class ZoomConfig:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
 
     def override(self, **changes: Any) -> ZoomConfig:
-        """A copy with the fields that are not None replaced."""
+        """A copy with new values in the fields of `changes` that are not None.
+
+        Raises:
+            TypeError: a field is unknown.
+            ValueError: a value is out of range.
+        """
         return replace(self, **{k: v for k, v in changes.items() if v is not None})
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], source: str) -> ZoomConfig:
-        """The contents of a `vzoom.json`. ValueError names `source` and an unknown field, or a value out of range."""
+        """Check the contents of a `vzoom.json`.
+
+        Args:
+            data: field names and their values; fields that are left out have their defaults.
+            source: where it comes from, for the message.
+
+        Raises:
+            ValueError: a field is unknown, or a value is out of range.
+        """
         unknown = set(data) - {f.name for f in fields(cls)}
         if unknown:
             raise ValueError(f"vzoom.json of {source}: unknown field {', '.join(sorted(unknown))}")
         return cls(**data)
 
     def save(self, path: Path) -> None:
+        """Write the settings to `path` as JSON, as `from_dict` reads them. OSError if that is not possible."""
         path.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
 
@@ -90,7 +121,17 @@ _CHOICES = {
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen. temperature 0 is greedy; top_k 0 and top_p 1 are off."""
+    """How the next token is chosen.
+
+    Attributes:
+        temperature: divides the logits; 0 takes the most likely token (greedy).
+        top_p: draw from the smallest set of tokens that holds so much probability; 1 is off.
+        top_k: draw from the k most likely tokens; 0 is off.
+        seed: of the random stream. Rollout i of a request adds i to it.
+
+    Raises:
+        ValueError: a field is out of range.
+    """
 
     temperature: float = 0.0
     top_p: float = 1.0

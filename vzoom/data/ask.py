@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING
 
 from ..config import Sampling, ZoomConfig
-from ..engine import Engine, Job
+from ..engine import Engine, Outcome, Request
 from ..models import FeatureCache
 from ..protocol import Judge, JudgeFailed, is_right
-from ..types import Event, Failed, Finished, Trajectory
+from ..types import Event
 from .record import Record, reference_of
 
 if TYPE_CHECKING:
@@ -38,9 +37,7 @@ class VideoQuestion:
     num_rollouts: int = 1
 
 
-def ask_alone(
-    zoomer: Zoomer, questions: Sequence[VideoQuestion], *, max_sessions: int
-) -> list[tuple[Trajectory | Exception, ...]]:
+def ask_alone(zoomer: Zoomer, questions: Sequence[VideoQuestion], *, max_sessions: int) -> list[list[Outcome]]:
     """Hold conversations so that the same questions get the same answers to the last bit.
 
     Which tokens are fed together decides the last bits of the logits. So each call has an engine and a cache of visual
@@ -52,30 +49,28 @@ def ask_alone(
         max_sessions: conversations at once.
 
     Returns:
-        For each question, in order, its rollouts: the conversation, or the error for which there is none.
+        For each question, in order, one outcome per rollout.
     """
-    spec = zoomer.checkpoint.patch_spec
-    engine = Engine(
+    requests = [
+        Request.about(
+            question.path,
+            question.text,
+            checkpoint=zoomer.checkpoint,
+            clip_cache=zoomer.clip_cache,
+            config=question.config,
+            sampling=question.sampling,
+            num_rollouts=question.num_rollouts,
+        )
+        for question in questions
+    ]
+    with Engine(
         zoomer.checkpoint,
         max_sessions=max_sessions,
         max_total_tokens=max(question.config.max_total_tokens for question in questions),
         overlap=False,
         feature_cache=FeatureCache(),
-    )
-    done: dict[int, Trajectory | Exception] = {}
-    try:
-        for question in questions:
-            opened = partial(zoomer.clip_cache.open, question.path, config=question.config, spec=spec)
-            engine.add(Job(opened, question.text, question.config, question.sampling, question.num_rollouts))
-        for event in engine.run():
-            if isinstance(event, Finished):
-                done[event.session] = event.trajectory
-            elif isinstance(event, Failed):
-                done[event.session] = event.error
-    finally:
-        engine.close()
-    numbers = iter(range(len(done)))
-    return [tuple(done[next(numbers)] for _ in range(question.num_rollouts)) for question in questions]
+    ) as engine:
+        return engine.run(requests, keep_clips=False)
 
 
 def ask_records(

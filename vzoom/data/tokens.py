@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..engine import Done, Feed, Fetch, Session
+from ..engine import Done, NeedFrames, NeedTokens, Session
 from ..protocol import TURN_ENDS, Vocabulary
 from ..types import Answer, CallError, Clip, Malformed, Trajectory, ZoomCall
 from .record import Record, TurnOutcome
@@ -76,13 +76,13 @@ def _replay(record: Record, vocabulary: Vocabulary) -> Trajectory:
         if isinstance(session.action, Done):
             raise InvalidRecord(f"{where} follows a conversation that is over: {session.action.reason}")
         for i, token in enumerate(script):
-            if not isinstance(session.action, Feed) or (i and session.action.opens_turn):
+            if not isinstance(session.action, NeedTokens) or (i and session.action.opens_turn):
                 raise InvalidRecord(f"{where} ends after {i} of its {len(script)} tokens: {session.turn.text[-40:]!r}")
             session.accept(token, 0.0)
-        if isinstance(session.action, Feed) and not session.action.opens_turn:
+        if isinstance(session.action, NeedTokens) and not session.action.opens_turn:
             raise InvalidRecord(f"{where} has no end: {turn.text[-40:]!r}")
         replayed = session.turn
-        if isinstance(session.action, Fetch):
+        if isinstance(session.action, NeedFrames):
             if isinstance(turn.outcome, Malformed) and turn.outcome.error is CallError.UNREADABLE:
                 session.unreadable(turn.outcome.detail)
             elif turn.pts_seconds:

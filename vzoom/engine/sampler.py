@@ -1,4 +1,7 @@
-"""Logits -> tokens. One row a session, each with its own settings and its own random stream."""
+"""Logits -> tokens. One row per session, each with its own settings and its own random stream.
+
+S sessions, V vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,18 @@ def choose(
     samplings: Sequence[Sampling],
     generators: Sequence[torch.Generator],
 ) -> tuple[list[int], list[float]]:
-    """Tokens and their log-probabilities, S of each.
+    """Choose the next token of each session.
 
-    logits_SV: [S, V], any float dtype. banned: int64 ids that are never chosen (visual control tokens: a sampled one
-    would be a placeholder without an image). The log-probability is that of softmax(logits / temperature) with the
-    banned ids left out, before top-k and top-p; for greedy rows temperature counts as 1.
+    Args:
+        logits_SV: [S, V], any float dtype.
+        banned: int64 ids that are never chosen (visual control tokens: a sampled one would be a placeholder without an
+            image).
+        samplings: S settings.
+        generators: S random streams, on the device of the logits.
+
+    Returns:
+        S tokens and their S natural log-probabilities: those of softmax(logits / temperature) without the banned ids,
+        before top-k and top-p. For greedy rows the temperature counts as 1.
     """
     logits = logits_SV.float().index_fill(1, banned, float("-inf"))
     scale = logits.new_tensor([s.temperature or 1.0 for s in samplings])
@@ -42,6 +52,6 @@ def _draw(logprobs: torch.Tensor, sampling: Sampling, generator: torch.Generator
     if sampling.top_k:
         probs[sampling.top_k :] = 0
     if sampling.top_p < 1:
-        before = probs.cumsum(0) - probs  # mass ahead of each token: the first one always stays
+        before = probs.cumsum(0) - probs  # mass before each token: the first one always stays
         probs[before >= sampling.top_p] = 0
     return index[torch.multinomial(probs, 1, generator=generator)[0]]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ...engine import Done, Feed, Fetch, Session
+from ...engine import Done, NeedFrames, NeedTokens, Session
 from ...protocol import Vocabulary
 from ...types import StopReason, ZoomCall
 from ...video import ClipCache, FrameSource, PatchSpec, VideoReadError
@@ -59,7 +59,7 @@ class Episode:
         self.session = _alone(lambda: Session(question.question, question.video.info, vocabulary, question.config))
         self.sources: list[Source] = []
         self.flawed: list[bool] = []
-        assert isinstance(self.session.action, Fetch)
+        assert isinstance(self.session.action, NeedFrames)
         glance = frames.frames_at(self.session.action.timestamps)
         _alone(lambda: self.session.splice(glance))
         self.messages: list[Message] = opening(question.question, question.video.info, glance, question.config)
@@ -90,7 +90,7 @@ class Episode:
         Raises:
             EpisodeFailed: the text does not come out of the tokenizer as it went in.
         """
-        assert isinstance(self.session.action, Feed)
+        assert isinstance(self.session.action, NeedTokens)
         _alone(lambda: self._accept(text))
         turn = self.session.turn
         if turn.text != text and self.stop_reason not in (StopReason.TURN_TOKENS, StopReason.TOTAL_TOKENS):
@@ -98,7 +98,7 @@ class Episode:
         self.sources.append(source)
         self.flawed.append(flawed)
         clip = None
-        if isinstance(self.session.action, Fetch):
+        if isinstance(self.session.action, NeedFrames):
             try:
                 clip = self.frames.frames_at(self.session.action.timestamps)
             except VideoReadError as error:
@@ -149,10 +149,10 @@ class Episode:
     def _accept(self, text: str) -> None:
         script = turn_script(text, self.vocabulary)
         for number, token in enumerate(script):
-            if not isinstance(self.session.action, Feed) or (number and self.session.action.opens_turn):
+            if not isinstance(self.session.action, NeedTokens) or (number and self.session.action.opens_turn):
                 break  # a limit, or a tag that the tokenizer merged with what follows
             self.session.accept(token, 0.0)
-        if isinstance(self.session.action, Feed) and not self.session.action.opens_turn:
+        if isinstance(self.session.action, NeedTokens) and not self.session.action.opens_turn:
             raise EpisodeFailed("vocabulary", f"the turn {text!r} has no end in this vocabulary")
 
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from ...config import Sampling
-from ...types import Malformed, Trajectory, ZoomCall
+from ...engine import Outcome
+from ...types import Malformed, ZoomCall
 from ..ask import VideoQuestion, ask_alone
 from ..record import Record
 from ..videos import check_video
@@ -116,9 +117,10 @@ def _block(
             yield _rollout(question.id, number, one)
 
 
-def _rollout(question: str, number: int, held: Trajectory | Exception) -> StudentRollout:
-    if isinstance(held, Exception):
-        return StudentRollout(question, number, (), (), (), None, "", str(held))
+def _rollout(question: str, number: int, outcome: Outcome) -> StudentRollout:
+    if outcome.error is not None:
+        return StudentRollout(question, number, (), (), (), None, "", str(outcome.error))
+    held = outcome.unwrap()
     turns = held.turns
     return StudentRollout(
         question,

@@ -98,10 +98,10 @@ def _hold(zoomer: Zoomer, block: Sequence[Asked], config: ZoomConfig, *, tempera
         for asked in block
     ]
     held = ask_alone(zoomer, questions, max_sessions=min(max_sessions, len(block)))
-    for asked, (found,) in zip(block, held, strict=True):
-        if isinstance(found, Trajectory):
-            asked.held.append(found)
-        elif isinstance(found, VideoError | OSError):
-            asked.problem = str(found)
+    for asked, (outcome,) in zip(block, held, strict=True):
+        if outcome.error is None:
+            asked.held.append(outcome.unwrap())
+        elif isinstance(outcome.error, VideoError | OSError):
+            asked.problem = str(outcome.error)
         else:
-            raise ValueError(f"{asked.item.source}: {found}") from found
+            raise ValueError(f"{asked.item.source}: {outcome.error}") from outcome.error

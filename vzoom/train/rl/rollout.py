@@ -16,11 +16,11 @@ from torch import nn
 
 from ...config import Sampling, ZoomConfig
 from ...data import Record, check_video, reference_of
-from ...engine import Engine, Job
+from ...engine import Engine, Request
 from ...models import Checkpoint, FeatureCache
 from ...protocol import Judge, JudgeFailed, Reference
-from ...types import Failed, Finished, Trajectory
-from ...video import ClipCache, FrameSource
+from ...types import Trajectory
+from ...video import ClipCache
 from ..common.weight_sync import sync
 from .reward import Reward, RewardConfig, score
 
@@ -41,7 +41,7 @@ class Rolled:
 
 
 def rollout_seed(recipe_seed: int, step: int, record_id: str, number: int = 0) -> int:
-    """The seed of rollout `number` of a question in a step; those of one question are consecutive, as `Job` has it."""
+    """The seed of rollout `number` of a question in a step; those of one question are consecutive, as in `Request`."""
     digest = blake2b(f"{recipe_seed}/{step}/{record_id}".encode(), digest_size=8).digest()
     return (int.from_bytes(digest, "big") >> 2) + number
 
@@ -80,19 +80,17 @@ class Sampler:
 
         ValueError with the question and its video where the video cannot be read, or is another one by now.
         """
-        firsts = [
-            self._engine.add(self._job(record, Sampling(temperature=temperature, seed=seed), num_rollouts))
+        requests = [
+            self._request(record, Sampling(temperature=temperature, seed=seed), num_rollouts)
             for record, seed in zip(records, seeds, strict=True)
         ]
-        owner = {first + i: record for first, record in zip(firsts, records, strict=True) for i in range(num_rollouts)}
-        done: dict[int, Trajectory] = {}
-        for event in self._engine.run():
-            if isinstance(event, Failed):
-                record = owner[event.session]
-                raise ValueError(f"question {record.id}, video {record.video.path}: {event.error}") from event.error
-            if isinstance(event, Finished):
-                done[event.session] = event.trajectory
-        return [tuple(done[first + i] for i in range(num_rollouts)) for first in firsts]
+        groups = self._engine.run(requests, keep_clips=False)
+        for record, group in zip(records, groups, strict=True):
+            for outcome in group:
+                if outcome.error is not None:
+                    where = f"question {record.id}, video {record.video.path}"
+                    raise ValueError(f"{where}: {outcome.error}") from outcome.error
+        return [tuple(outcome.unwrap() for outcome in group) for group in groups]
 
     def answer(self, records: Sequence[Record]) -> list[Trajectory]:
         """One greedy conversation about each question."""
@@ -101,12 +99,17 @@ class Sampler:
     def close(self) -> None:
         self._engine.close()
 
-    def _job(self, record: Record, sampling: Sampling, num_rollouts: int) -> Job:
-        return Job(partial(self._open, record), record.question, self.config, sampling, num_rollouts)
-
-    def _open(self, record: Record) -> FrameSource:
-        check_video(record.video)
-        return self.clip_cache.open(record.video.path, config=self.config, spec=self.checkpoint.patch_spec)
+    def _request(self, record: Record, sampling: Sampling, num_rollouts: int) -> Request:
+        return Request.about(
+            record.video.path,
+            record.question,
+            checkpoint=self.checkpoint,
+            clip_cache=self.clip_cache,
+            config=self.config,
+            sampling=sampling,
+            num_rollouts=num_rollouts,
+            check=partial(check_video, record.video),
+        )
 
 
 def score_all(

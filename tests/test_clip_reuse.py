@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 from checkpoints import make_checkpoint
-from law import CONFIG, FakeReader
+from exactness import CONFIG, FakeReader
 
 from vzoom.config import Sampling
 from vzoom.engine.engine import Engine
-from vzoom.engine.request import Job
-from vzoom.engine.scripted import ScriptedSession
+from vzoom.engine.request import Request
+from vzoom.engine.scripted_session import ScriptedSession
 from vzoom.models import Checkpoint, load_checkpoint
 from vzoom.types import Finished, Trajectory, TurnOpened
 
@@ -36,10 +36,10 @@ def play(engine: Engine, question: str, *turns: str) -> tuple[Trajectory, list[f
         sessions.append(ScriptedSession(turns, *args))
         return sessions[-1]
 
-    number = engine.add(Job(partial(FakeReader, 0, [(56, 84)]), question, SMALL, Sampling(), session=make))
+    number = engine.add(Request(partial(FakeReader, 0, [(56, 84)]), question, SMALL, Sampling(), session=make))
     keys = torch.empty(0)
-    for event in engine.run():
-        if isinstance(event, TurnOpened) and event.session == number:
+    for event in engine.events():
+        if isinstance(event, TurnOpened) and event.request_id == number:
             keys = _keys(engine)
         elif isinstance(event, Finished):
             return event.trajectory, [logprob for _, logprob in sessions[0].heard], keys
@@ -47,7 +47,7 @@ def play(engine: Engine, question: str, *turns: str) -> tuple[Trajectory, list[f
 
 
 def _keys(engine: Engine) -> torch.Tensor:
-    table = engine._active[0].table
+    table = engine._scheduler.sessions[0].table
     pages = engine.pool.k_pages[:, table.blocks]  # [L, blocks, G, size, D]
     return pages.transpose(2, 3).flatten(1, 2)[:, : table.length].clone()
 
@@ -121,11 +121,11 @@ def test_clips_give_way_to_sessions_and_every_page_comes_back(checkpoint: Checkp
     config = dataclasses.replace(SMALL, max_total_tokens=1536, answer_reserve=64)
     for i in range(8):
         turns = [CLIP.replace("[8, 12]", f"[{8 + i % 2}, {12 + i % 2}]"), ANSWER]
-        job = Job(
+        job = Request(
             partial(FakeReader, 0, [(56, 84)]), f"{i}?", config, Sampling(), session=partial(ScriptedSession, turns)
         )
         engine.add(job)
-    done = [e.trajectory for e in engine.run() if isinstance(e, Finished)]
+    done = [e.trajectory for e in engine.events() if isinstance(e, Finished)]
     assert [len(t.zooms) for t in done] == [1] * 8
     assert not all(t.is_exact for t in done)
     engine.close()

@@ -1,4 +1,4 @@
-"""The law of the house, as a tool for tests: splice-then-decode logits equal full-prefill logits.
+"""Exactness, as a tool for tests: splice-then-decode logits equal full-prefill logits.
 
 A random model never writes a call, so its tokens are scripted: the engine samples, the script replaces the choice,
 and the logits behind every sampled position are kept for the comparison.
@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from vzoom.cli.exactness import full_prefill
 from vzoom.config import Sampling, ZoomConfig
 from vzoom.engine import engine as engine_module
 from vzoom.engine import session as session_module
 from vzoom.engine.engine import Engine
-from vzoom.engine.request import Job
+from vzoom.engine.request import Request
 from vzoom.models import Checkpoint
+from vzoom.models.stock import full_prefill
 from vzoom.types import Clip, Event, Failed, Trajectory, TurnOpened, VideoInfo
 
 CONFIG = ZoomConfig(resize="direct", max_total_tokens=16384)
@@ -94,13 +94,13 @@ def run_scripted(
     settings = {"max_sessions": len(scripts), "max_total_tokens": config.max_total_tokens} | settings
     engine = Engine(checkpoint, **settings)
     if group:
-        engine.add(Job(FakeReader, names[0], config, Sampling(), num_rollouts=len(names)))
+        engine.add(Request(FakeReader, names[0], config, Sampling(), num_rollouts=len(names)))
     else:
         for seed, name in enumerate(names):
-            engine.add(Job(lambda seed=seed: FakeReader(seed), name, config, Sampling(seed=seed)))
-    for event in engine.run():
+            engine.add(Request(lambda seed=seed: FakeReader(seed), name, config, Sampling(seed=seed)))
+    for event in engine.events():
         assert not isinstance(event, Failed), event
-        record = recorded[names[event.session]]
+        record = recorded[names[event.request_id]]
         record.events.append(event)
         if isinstance(event, TurnOpened) and event.clip is not None:
             record.clips.append(event.clip)
@@ -109,7 +109,7 @@ def run_scripted(
     return dict(recorded), engine
 
 
-def law_error(hf: Any, recorded: Recorded, processor: Any) -> tuple[float, bool]:
+def exactness_error(hf: Any, recorded: Recorded, processor: Any) -> tuple[float, bool]:
     """(max abs logit difference over max abs logit at all sampled positions, whether all positions are equal)."""
     trajectory = recorded.trajectory
     assert trajectory is not None

@@ -1,6 +1,6 @@
-"""A conversation whose model "writes" what a script says: for checks that need zooms from a model that makes none.
+"""A conversation whose turns come from a script: for checks that need zooms from a model that makes none.
 
-Everything else is real: the model is run and its logits are there, only its choices are replaced.
+Everything else is real: the model is run and its logits are there; only its choices are replaced.
 """
 
 from __future__ import annotations
@@ -15,10 +15,14 @@ from .session import Session
 
 
 class ScriptedSession(Session):
-    """Samples `turns`, text for text. Give `functools.partial(ScriptedSession, turns)` to a Job as its `session`.
+    """Samples the texts of `turns`. Give `functools.partial(ScriptedSession, turns)` to a Request as its `session`.
 
-    `script` is what will be sampled, in tokens; `heard[i]` is (token, log-probability) of what the model itself would
-    have chosen in place of script[i]. ValueError where the conversation goes on behind the last turn.
+    Attributes:
+        script: what will be sampled, in tokens.
+        heard: (token, log-probability) by sampled token: what the model itself would have chosen.
+
+    Raises:
+        ValueError: (from `accept`) the conversation continues after the last turn.
     """
 
     def __init__(
@@ -41,6 +45,6 @@ class ScriptedSession(Session):
 
     def accept(self, token: int, logprob: float) -> str:
         if len(self.heard) == len(self.script):
-            raise ValueError(f"the script ends after {len(self.script)} tokens, but the conversation goes on")
+            raise ValueError(f"the script ends after {len(self.script)} tokens, but the conversation continues")
         self.heard.append((token, logprob))
         return super().accept(self.script[len(self.heard) - 1], logprob)

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import FAMILIES, as_published, make_checkpoint, stock_processor
-from law import CONFIG, law_error, run_scripted
+from exactness import CONFIG, exactness_error, run_scripted
 
 from vzoom.engine import session
 from vzoom.engine.kv_cache import BlockTable
-from vzoom.engine.running import Active
-from vzoom.engine.session import Feed
+from vzoom.engine.running_session import RunningSession
+from vzoom.engine.session import NeedTokens
 from vzoom.models import Checkpoint, load_checkpoint
 from vzoom.protocol import mrope as positions
 from vzoom.protocol.tokenize import TokenSpan
@@ -58,7 +58,7 @@ def test_four_zooms_equal_a_full_prefill(checkpoint: Checkpoint, monkeypatch: py
     assert [len(clip) for clip in one.clips] == [64, 16, 16, 16, 16]
     assert one.clips[0].frames.shape[1:3] != one.clips[1].frames.shape[1:3]
     hf, processor = stock(checkpoint)
-    error, same_positions = law_error(hf, one, processor)
+    error, same_positions = exactness_error(hf, one, processor)
     assert same_positions
     assert error <= TOLERANCE
     # Every token was fed once, whatever was zoomed: all of them but the last, which nothing follows.
@@ -74,7 +74,7 @@ def test_interleaved_sessions_do_not_disturb_each_other(
     recorded, _ = run_scripted(monkeypatch, checkpoint, scripts)
     hf, processor = stock(checkpoint)
     for one in recorded.values():
-        error, same_positions = law_error(hf, one, processor)
+        error, same_positions = exactness_error(hf, one, processor)
         assert same_positions
         assert error <= TOLERANCE
 
@@ -90,11 +90,11 @@ GROUP = {
 }
 
 
-def test_a_group_that_shares_its_glance_obeys_the_law(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_group_that_shares_its_glance_is_exact(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     recorded, engine = run_scripted(monkeypatch, checkpoint, GROUP, group=True)
     hf, processor = stock(checkpoint)
     for one in recorded.values():
-        error, same_positions = law_error(hf, one, processor)
+        error, same_positions = exactness_error(hf, one, processor)
         assert same_positions
         assert error <= TOLERANCE
     trajectories = [one.trajectory for one in recorded.values() if one.trajectory]
@@ -106,7 +106,7 @@ def test_a_group_that_shares_its_glance_obeys_the_law(checkpoint: Checkpoint, mo
     assert engine.pool.num_free == engine.pool.num_blocks
 
 
-def test_preempted_sessions_obey_the_law(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_preempted_sessions_are_exact(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages for one conversation as long as it may be, four that want them."""
     scripts = {name: [zoom(start, start + 8, 2), zoom(start + 1, start + 3, 4), ANSWER] for name, start in
                (("a?", 8), ("b?", 16), ("c?", 64), ("d?", 65))}  # fmt: skip
@@ -117,7 +117,7 @@ def test_preempted_sessions_obey_the_law(checkpoint: Checkpoint, monkeypatch: py
     for one in recorded.values():
         assert one.trajectory is not None
         assert one.trajectory.answer == "B"
-        error, same_positions = law_error(hf, one, processor)
+        error, same_positions = exactness_error(hf, one, processor)
         assert same_positions
         assert error <= TOLERANCE
     fed_once = sum(len(one.trajectory.ids) - 1 for one in recorded.values() if one.trajectory)
@@ -125,20 +125,20 @@ def test_preempted_sessions_obey_the_law(checkpoint: Checkpoint, monkeypatch: py
     assert engine.pool.num_free == engine.pool.num_blocks
 
 
-def test_a_group_that_is_preempted_obeys_the_law(small: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_group_that_is_preempted_is_exact(small: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     recorded, engine = run_scripted(
         monkeypatch, small, GROUP, group=True, config=TIGHT, pool_tokens=TIGHT.max_total_tokens
     )
     assert engine.stats().preemptions > 0
     hf, processor = stock(small)
-    assert max(law_error(hf, one, processor)[0] for one in recorded.values()) <= TOLERANCE
+    assert max(exactness_error(hf, one, processor)[0] for one in recorded.values()) <= TOLERANCE
     assert engine.pool.num_free == engine.pool.num_blocks
 
 
-def test_clips_that_come_in_beside_the_model_obey_the_law(small: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clips_that_come_in_beside_the_model_are_exact(small: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     recorded, _ = run_scripted(monkeypatch, small, GROUP, overlap=True)
     hf, processor = stock(small)
-    assert max(law_error(hf, one, processor)[0] for one in recorded.values()) <= TOLERANCE
+    assert max(exactness_error(hf, one, processor)[0] for one in recorded.values()) <= TOLERANCE
 
 
 def test_a_zoom_turn_feeds_only_its_own_tokens(small: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +177,7 @@ def _no_copy(self: BlockTable, count: int) -> bool:
     return False  # a fork writes into the page that the others read
 
 
-def _lose_positions(self: Active, feed: Feed) -> Any:
+def _lose_positions(self: RunningSession, feed: NeedTokens) -> Any:
     ids, positions = _RUN(self, feed)
     return ids, np.broadcast_to(positions[:1], positions.shape)  # what was lost comes back as text
 
@@ -188,7 +188,7 @@ def _swap_blocks(self: BlockTable, count: int) -> np.ndarray:
     return slots
 
 
-_TOOL_TURN, _EXTEND, _RUN = session.Session._tool_turn, BlockTable.extend, Active.run
+_TOOL_TURN, _EXTEND, _RUN = session.Session._tool_turn, BlockTable.extend, RunningSession.tokens_to_run
 
 
 @pytest.mark.parametrize(
@@ -200,25 +200,28 @@ _TOOL_TURN, _EXTEND, _RUN = session.Session._tool_turn, BlockTable.extend, Activ
     ],
     ids=["position rule", "pending token", "block table"],
 )
-def test_a_mutation_breaks_the_law(
+def test_a_mutation_breaks_exactness(
     target: Any, name: str, mutant: Any, small: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(target, name, mutant)
     recorded, _ = run_scripted(monkeypatch, small, {"Q?": [zoom(0, 8, 2), ANSWER]}, config=CONFIG)
     hf, processor = stock(small)
-    error, _ = law_error(hf, recorded["Q?"], processor)
+    error, _ = exactness_error(hf, recorded["Q?"], processor)
     assert error > 100 * TOLERANCE
 
 
 @pytest.mark.parametrize(
     ("target", "name", "mutant", "pool_tokens"),
-    [(BlockTable, "must_copy", _no_copy, None), (Active, "run", _lose_positions, TIGHT.max_total_tokens)],
+    [
+        (BlockTable, "must_copy", _no_copy, None),
+        (RunningSession, "tokens_to_run", _lose_positions, TIGHT.max_total_tokens),
+    ],
     ids=["copy on write", "positions fed again"],
 )
-def test_a_mutation_breaks_the_law_of_groups(
+def test_a_mutation_breaks_the_exactness_of_groups(
     target: Any, name: str, mutant: Any, pool_tokens: int | None, small: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(target, name, mutant)
     recorded, _ = run_scripted(monkeypatch, small, GROUP, group=True, config=TIGHT, pool_tokens=pool_tokens)
     hf, processor = stock(small)
-    assert max(law_error(hf, one, processor)[0] for one in recorded.values()) > 20 * TOLERANCE
+    assert max(exactness_error(hf, one, processor)[0] for one in recorded.values()) > 20 * TOLERANCE
