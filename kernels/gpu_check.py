@@ -244,7 +244,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(none, file=sys.stderr)
             return 2
     if importlib.util.find_spec("triton") is None:
-        print("triton is not installed: pip install 'vzoom[gpu]'", file=sys.stderr)
+        print("triton is not installed: pip install '.[gpu]' in the source tree", file=sys.stderr)
     if not options.no_build and build_if_needed():
         # The old extension is loaded in this process: the new one is seen by the next.
         command = [sys.executable, "-m", "vzoom.kernels.gpu_check", "--no-build", "--save", str(options.save)]

@@ -72,7 +72,7 @@ def missing(op: str, impl: str, device_type: str) -> str | None:
         if not has_file(op, "triton"):
             return f"{op} has no Triton implementation: torch's own kernel is the right one"
         if importlib.util.find_spec("triton") is None:
-            return "triton is not installed: pip install 'vzoom[gpu]'"
+            return "triton is not installed: pip install '.[gpu]' in the source tree"
         if device_type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
             return f"Triton runs on CUDA tensors, not on {device_type} (TRITON_INTERPRET=1 interprets it)"
         return None

@@ -1,4 +1,4 @@
-"""Triton without a GPU: the whole suite of kernels/suite in the interpreter, in a process of its own.
+"""Triton without a GPU: the checks of all ops in the interpreter, in a process of its own.
 
 An interpreted kernel cannot be compiled, and TRITON_INTERPRET is read when triton is imported.
 """
@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 
 
 def test_the_suite_passes_in_the_interpreter() -> None:
-    pytest.importorskip("triton", reason="triton is not installed: pip install 'vzoom[gpu]'")
+    pytest.importorskip("triton", reason="triton is not installed: pip install '.[gpu]' in the source tree")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "triton_suite.py")]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(HERE.parents[1])}
     done = subprocess.run(

@@ -7,7 +7,7 @@ import json
 import pytest
 from gpu_resources import RECORD, assert_as_recorded
 
-triton = pytest.importorskip("triton", reason="triton is not installed: pip install 'vzoom[gpu]'")
+triton = pytest.importorskip("triton", reason="triton is not installed: pip install '.[gpu]' in the source tree")
 
 from aot.resources import ARCHITECTURES  # noqa: E402
 from aot.specimens import triton_specimens  # noqa: E402
