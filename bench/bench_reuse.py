@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,12 @@ import numpy as np
 import torch
 
 import vzoom
-from vzoom.config import Sampling
 from vzoom.engine.engine import Engine
-from vzoom.engine.request import Job
-from vzoom.engine.scripted import ScriptedSession
+from vzoom.engine.request import Request
+from vzoom.engine.scripted_session import ScriptedSession
 from vzoom.synthetic import FAMILIES, ask_questions, config_for, make_video, oracle_turns, render
-from vzoom.types import Finished, Trajectory
+from vzoom.types import Trajectory
 from vzoom.video import ClipCache
-from vzoom.video.cached import CachedVideo
 
 RESULTS = Path(__file__).parent / "results" / "reuse.json"
 MODES = ("rotate", "rotate+first16", "not rotated")
@@ -45,11 +44,10 @@ class Listening(Engine):
         return logits
 
 
-def play(engine: Listening, video: Any, question: str, turns: list[str], config: Any) -> Trajectory:
+def play(engine: Listening, request: Request, turns: list[str]) -> Trajectory:
     engine.rows = []
-    engine.add(Job(video, question, config, Sampling(), session=partial(ScriptedSession, turns)))
-    (done,) = [e.trajectory for e in engine.run() if isinstance(e, Finished)]
-    return done
+    ((outcome,),) = engine.run([replace(request, session=partial(ScriptedSession, turns))])
+    return outcome.unwrap()
 
 
 def behind(trajectory: Trajectory, first_turn: int) -> slice:
@@ -67,8 +65,8 @@ def measure(zoomer: vzoom.Zoomer, family: str, num_videos: int, seed: int) -> di
             world = make_video(seed + i, config_for(family))
             path = Path(folder, f"{i}.mp4")
             render(world, path)
-            video = partial(CachedVideo, clips, path, config=config, spec=zoomer.checkpoint.patch_spec)
             question = ask_questions(world, family, seed + i)
+            asked = Request.about(path, question.text, checkpoint=zoomer.checkpoint, clip_cache=clips, config=config)
             rng = np.random.default_rng(seed + i)
             plain = oracle_turns(world, question, config, max_zooms=config.max_zooms - 1, rng=rng)
             flawed = oracle_turns(world, question, config, max_zooms=config.max_zooms, rng=rng, flaw="elsewhere")
@@ -83,13 +81,13 @@ def measure(zoomer: vzoom.Zoomer, family: str, num_videos: int, seed: int) -> di
                 )
 
             exact = engine("off")
-            true = play(exact, video, question.text, taker, config)
+            true = play(exact, asked, taker)
             for mode in MODES:
                 other = engine("rotate" if mode == "not rotated" else mode)
                 if mode == "not rotated":
                     other.model = _Still(other.model)
-                play(other, video, "What is shown?", donor, config)
-                got = play(other, video, question.text, taker, config)
+                play(other, replace(asked, question="What is shown?"), donor)
+                got = play(other, asked, taker)
                 moved = [n for n, turn in enumerate(got.turns) if turn.num_reused]
                 if not moved:
                     continue  # the taker's calls were cut otherwise than the donor's

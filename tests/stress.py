@@ -21,14 +21,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from checkpoints import make_checkpoint
-from law import CONFIG, FakeReader
+from exactness import CONFIG, FakeReader
 
 from vzoom.config import Sampling
 from vzoom.engine.engine import Engine
-from vzoom.engine.request import Job
-from vzoom.engine.scripted import ScriptedSession
+from vzoom.engine.request import Request
+from vzoom.engine.scripted_session import ScriptedSession
 from vzoom.models import Checkpoint, load_checkpoint
-from vzoom.models.vision import FeatureCache
+from vzoom.models.feature_cache import FeatureCache
 from vzoom.types import Failed, Finished
 
 STRESS = dataclasses.replace(CONFIG, glance_max_frames=8, max_total_tokens=2560, max_new_tokens=128)
@@ -100,7 +100,7 @@ class Stress:
         self.serial += 100
         video = self.rng.randint(0, 7)
         factory = partial(Random, make_turns(self.serial))
-        job = Job(
+        job = Request(
             partial(FakeReader, video, [(56, 56)]),
             f"Question {self.serial % 5}?",
             STRESS,
@@ -113,24 +113,24 @@ class Stress:
 
     def step(self, *, forks: bool = True) -> list[tuple[Random, int]]:
         """One step of the crowd; the sessions that ended in it, with the seed of their video."""
-        rng, running = self.rng, self.engine._active
+        rng, running = self.rng, self.engine._scheduler.sessions
         if running and rng.random() < 0.02:
-            number = rng.choice(running).number
+            number = rng.choice(running).request_id
             self.engine.cancel(number)
             self.counts["cancelled"] += 1
         if running and forks and rng.random() < 0.03 and len(running) < self.num_sessions:
             active = rng.choice(running)
             self.serial += 100
             futures = [Sampling(seed=self.serial), Sampling(seed=self.serial + 50)]
-            for number in self.engine.fork(active.number, futures):
-                self.videos[number] = self.videos[active.number]
+            for number in self.engine.fork(active.request_id, futures):
+                self.videos[number] = self.videos[active.request_id]
             self.counts["forked"] += 2
         events = self.engine.step()
         for event in events:
             if isinstance(event, Failed):
-                raise AssertionError(f"session {event.session} failed") from event.error
+                raise AssertionError(f"session {event.request_id} failed") from event.error
         ended = [event for event in events if isinstance(event, Finished)]
-        return [(Random.by_trajectory.pop(id(e.trajectory)), self.videos.pop(e.session)) for e in ended]
+        return [(Random.by_trajectory.pop(id(e.trajectory)), self.videos.pop(e.request_id)) for e in ended]
 
     def compare(self, session: Random, video: int) -> None:
         """The same script alone, in an engine with room for all of it."""
@@ -145,9 +145,9 @@ class Stress:
             return kept[0]
 
         self.solo.add(
-            Job(partial(FakeReader, video, [(56, 56)]), trajectory.question, STRESS, Sampling(), session=again)
+            Request(partial(FakeReader, video, [(56, 56)]), trajectory.question, STRESS, Sampling(), session=again)
         )
-        for _ in self.solo.run():
+        for _ in self.solo.events():
             pass
         alone = kept[0]
         num_ids = len(trajectory.ids)
@@ -165,13 +165,13 @@ class Stress:
     def run(self, seconds: float) -> None:
         begun, rss = time.monotonic(), 0.0
         while (elapsed := time.monotonic() - begun) < seconds:
-            while len(self.engine._active) + len(self.engine._waiting) < self.num_sessions:
+            while len(self.engine._scheduler.sessions) + len(self.engine._scheduler.waiting) < self.num_sessions:
                 self.add(num_rollouts=self.rng.choice([1, 1, 1, 4]))
             for session, video in self.step():
                 self.compare(session, video)
             if not rss and elapsed > seconds / 3:  # by now every size of batch has been seen
                 rss = rss_mib()
-        while self.engine._active or self.engine._waiting:
+        while self.engine._scheduler.sessions or self.engine._scheduler.waiting:
             for session, video in self.step(forks=False):
                 self.compare(session, video)
         for engine in (self.engine, self.solo):

@@ -155,9 +155,9 @@ def test_enable_twice_and_disable(small: Path) -> None:
     was = [getattr(model.config, key)._attn_implementation for key in ("text_config", "vision_config")]
     handle = vzoom.enable(model)
     assert vzoom.enable(model) is handle
-    assert vzoom.enable(model, max_tokens=32768) is handle
-    with pytest.raises(ValueError, match=r"max_tokens=32768: disable\(\) it first"):
-        vzoom.enable(model, max_tokens=64)
+    assert vzoom.enable(model, pool_tokens=32768) is handle
+    with pytest.raises(ValueError, match=r"pool_tokens=32768: disable\(\) it first"):
+        vzoom.enable(model, pool_tokens=64)
     assert model.config.text_config._attn_implementation == "vzoom"
     assert model.config.vision_config._attn_implementation == was[1]
     # No modelling file and no instance is patched.
@@ -221,7 +221,7 @@ def test_padding_elsewhere_is_refused(model: Any) -> None:
     later = torch.cat([out.sequences, ids], dim=1)
     mask = torch.ones_like(later)
     mask[0, out.sequences.shape[1] : out.sequences.shape[1] + 2] = 0
-    with pytest.raises(ValueError, match="only what opens a conversation"):
+    with pytest.raises(ValueError, match="only at the start of a conversation"):
         generate(model, later, attention_mask=mask, past_key_values=cache)
     positions, whole = torch.arange(20).expand(3, 2, 20), torch.ones(2, 1, 20, 20)
     with pytest.raises(ValueError, match=r"must be \[batch, tokens\]"), torch.no_grad():
@@ -258,8 +258,8 @@ def test_models_that_do_not_fit_are_refused(small: Path) -> None:
         vzoom.enable(torch.nn.Linear(2, 2))
     with pytest.raises(ValueError, match="got Qwen2_5_VLModel"):
         vzoom.enable(model.model)
-    with pytest.raises(ValueError, match="max_tokens must be 1 or more, got 0"):
-        vzoom.enable(model, max_tokens=0)
+    with pytest.raises(ValueError, match="pool_tokens must be 1 or more, got 0"):
+        vzoom.enable(model, pool_tokens=0)
     model.config.text_config.layer_types = ["full_attention", "sliding_attention", "full_attention"]
     with pytest.raises(ValueError, match="sliding-window"):
         vzoom.enable(model)

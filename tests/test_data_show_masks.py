@@ -16,8 +16,8 @@ from data_records import CONFIG, DONE, LOOK, MALFORMED, PLAIN, QUESTION, REFLECT
 from vzoom.config import Sampling
 from vzoom.data.record import Record, from_trajectory
 from vzoom.data.show import MARKS, token_lines
-from vzoom.engine.scripted import ScriptedSession
-from vzoom.engine.session import Done, Feed, Fetch
+from vzoom.engine.scripted_session import ScriptedSession
+from vzoom.engine.session import Done, NeedFrames, NeedTokens
 from vzoom.protocol.vocabulary import Vocabulary
 from vzoom.types import Clip, StopReason
 
@@ -60,12 +60,12 @@ def cut_short(vocabulary: Vocabulary) -> Record:
     texts = [LOOK, "<think>I wonder" + ", and I wonder" * 20]
     session = ScriptedSession(texts, QUESTION, PLAIN.video.info, vocabulary, config, Sampling())
     while not isinstance(session.action, Done):
-        if isinstance(session.action, Fetch):
+        if isinstance(session.action, NeedFrames):
             times = session.action.timestamps
             frames = np.zeros((len(times), 56, 56, 3), np.uint8)
             session.splice(Clip(frames, times, tuple(range(len(times))), (False,) * len(times)))
         else:
-            assert isinstance(session.action, Feed)
+            assert isinstance(session.action, NeedTokens)
             session.accept(0, 0.0)
     assert session.trajectory.stop_reason is StopReason.TURN_TOKENS
     return from_trajectory(session.trajectory, config, id="cut", video=PLAIN.video)

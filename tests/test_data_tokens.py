@@ -24,25 +24,26 @@ from data_records import (
     conversation,
     with_turn,
 )
+from pretrain_conversation import conversation as pretraining_example
 
 from vzoom.config import Sampling, ZoomConfig
 from vzoom.data.record import Record, RecordedTurn, VideoRef, from_trajectory
 from vzoom.data.rows import from_row, to_row
 from vzoom.data.show import token_lines
-from vzoom.data.tokens import learned_mask, tokenise
+from vzoom.data.tokens import learned_mask, tokenize_record
 from vzoom.data.validate import InvalidRecord
 from vzoom.data.videos import refer
-from vzoom.engine.scripted import ScriptedSession
-from vzoom.engine.session import Done, Feed, Fetch
+from vzoom.engine.scripted_session import ScriptedSession
+from vzoom.engine.session import Done, NeedFrames, NeedTokens
 from vzoom.models.vocabulary import load_vocabulary
 from vzoom.protocol.frame_times import glance_timestamps, zoom_timestamps
 from vzoom.protocol.vocabulary import Vocabulary
 from vzoom.synthetic import make_video, render
 from vzoom.synthetic.oracle import oracle_turns
 from vzoom.synthetic.questions import ask, ask_questions, config_for
-from vzoom.synthetic.spec import WorldConfig
-from vzoom.train.pretrain.frame_store import FrameBank
-from vzoom.train.pretrain.tasks import Builder
+from vzoom.synthetic.spec import SyntheticConfig
+from vzoom.train.pretrain.example import ExampleWriter
+from vzoom.train.pretrain.frame_store import FrameStore
 from vzoom.types import Answer, CallError, Clip, Malformed, StopReason, ZoomCall
 from vzoom.zoomer import embedded_path, load
 
@@ -166,10 +167,10 @@ def held(vocabulary: Vocabulary, texts: list[str], config: ZoomConfig) -> Script
     """A conversation as the engine drives it."""
     session = ScriptedSession(texts, QUESTION, PLAIN.video.info, vocabulary, config, Sampling())
     while not isinstance(session.action, Done):
-        if isinstance(session.action, Fetch):
+        if isinstance(session.action, NeedFrames):
             session.splice(blank(session.action.timestamps))
         else:
-            assert isinstance(session.action, Feed)
+            assert isinstance(session.action, NeedTokens)
             session.accept(0, -1.0)
     return session
 
@@ -190,14 +191,14 @@ def test_a_conversation_of_the_engine_comes_back_token_for_token(
     config = replace(CONFIG, **changes)
     trajectory = held(vocabulary, [*texts, " and on" * 40], config).trajectory
     record = from_trajectory(trajectory, config, id="a", video=PLAIN.video, reference="B")
-    tokens = tokenise(record, vocabulary)
+    tokens = tokenize_record(record, vocabulary)
     assert tokens.trajectory.ids == trajectory.ids
     assert tokens.trajectory.sampled == trajectory.sampled
     assert tokens.trajectory.positions == trajectory.positions
     assert tokens.trajectory.visuals == trajectory.visuals
     assert tokens.trajectory.stop_reason == trajectory.stop_reason
     if config == CONFIG and isinstance(record.turns[-1].outcome, Answer):  # whole turns: text says as much
-        assert tokenise(replace(record, ids=None, sampled=None), vocabulary) == tokens
+        assert tokenize_record(replace(record, ids=None, sampled=None), vocabulary) == tokens
     else:
         assert record.turns[-1].flawed
         assert record.turns[-1].outcome is None or changes == {}
@@ -205,7 +206,7 @@ def test_a_conversation_of_the_engine_comes_back_token_for_token(
 
 def test_an_expert_cannot_spell_a_control_token(vocabulary: Vocabulary) -> None:
     text = "<think>It says <|im_end|>.</think><answer>B</answer>"
-    tokens = tokenise(with_turn(PLAIN, 0, text=text), vocabulary)
+    tokens = tokenize_record(with_turn(PLAIN, 0, text=text), vocabulary)
     learned = [i for i, yes in zip(tokens.trajectory.ids, tokens.learned, strict=True) if yes]
     assert vocabulary.end_of_turn_id not in learned
     assert vocabulary.tokenizer.decode(learned) == text
@@ -214,14 +215,14 @@ def test_an_expert_cannot_spell_a_control_token(vocabulary: Vocabulary) -> None:
 @pytest.mark.parametrize("flaw", ["none", "shifted", "elsewhere"])
 def test_the_trainer_has_the_same_tokens_and_masks(flaw: str, vocabulary: Vocabulary) -> None:
     config = ZoomConfig(prompt="brief", min_pixels=3136, max_pixels=3136)
-    bank = FrameBank(WorldConfig(), side=56, first=0, count=3)
-    for number in range(len(bank)):
-        banked = bank[number]
-        builder = Builder(vocabulary.tokenizer, config, side=56, rng=np.random.default_rng(number))
-        example = builder.conversation(banked, max_zooms=config.max_zooms, flaw=flaw)  # type: ignore[arg-type]
-        rng, info = np.random.default_rng(number), banked.video.info()
-        question = ask(banked.video, "which", rng)
-        said = oracle_turns(banked.video, question, config, max_zooms=4, rng=rng, flaw=flaw)  # type: ignore[arg-type]
+    store = FrameStore(SyntheticConfig(), side=56, first=0, count=3)
+    for number in range(len(store)):
+        stored = store[number]
+        writer = ExampleWriter(vocabulary.tokenizer, config, side=56, rng=np.random.default_rng(number))
+        example = pretraining_example(writer, stored, max_zooms=config.max_zooms, flaw=flaw)  # type: ignore[arg-type]
+        rng, info = np.random.default_rng(number), stored.video.info()
+        question = ask(stored.video, "which", rng)
+        said = oracle_turns(stored.video, question, config, max_zooms=4, rng=rng, flaw=flaw)  # type: ignore[arg-type]
         turns = []
         for turn in said:
             times = zoom_timestamps(turn.outcome, info, config) if isinstance(turn.outcome, ZoomCall) else []
@@ -232,10 +233,10 @@ def test_the_trainer_has_the_same_tokens_and_masks(flaw: str, vocabulary: Vocabu
         record = Record(
             "w", question.text, (), None, video, config, glance, tuple(turns), stop_reason=StopReason.ANSWERED
         )
-        tokens = tokenise(record, vocabulary)
-        assert tokens.trajectory.ids == example.run.ids
+        tokens = tokenize_record(record, vocabulary)
+        assert tokens.trajectory.ids == example.span.ids
         assert tokens.learned == example.learned
-        assert [v.offset for v in tokens.trajectory.visuals] == [offset for _, offset, _ in example.run.images]
+        assert [v.offset for v in tokens.trajectory.visuals] == [offset for _, offset, _ in example.span.images]
 
 
 # ---------------------------------------------------------------- what the engine would not have held
@@ -259,12 +260,12 @@ UNREADABLE = Malformed(CallError.UNREADABLE, "nothing can be decoded behind 1.00
 )
 def test_a_record_that_the_engine_would_not_hold(record: Record, problem: str, vocabulary: Vocabulary) -> None:
     with pytest.raises(ValueError, match=problem):
-        tokenise(record, vocabulary)
+        tokenize_record(record, vocabulary)
 
 
 def test_an_unreadable_clip_is_told_again(vocabulary: Vocabulary) -> None:
     unread = (LOOK, "expert", UNREADABLE, True, ())
-    tokens = tokenise(conversation("u", unread, (DONE, "expert", Answer("B"), False, ())), vocabulary)  # type: ignore[arg-type]
+    tokens = tokenize_record(conversation("u", unread, (DONE, "expert", Answer("B"), False, ())), vocabulary)  # type: ignore[arg-type]
     assert UNREADABLE.detail in vocabulary.tokenizer.decode(tokens.trajectory.ids)
 
 
@@ -278,21 +279,21 @@ def test_tokens_of_another_tokenizer_are_noticed(vocabulary: Vocabulary) -> None
         ids = list(record.ids)
         ids[at] = vocabulary.tokenizer.encode(" star")[0]
         with pytest.raises(InvalidRecord, match=problem):
-            tokenise(replace(record, ids=tuple(ids)), vocabulary)
+            tokenize_record(replace(record, ids=tuple(ids)), vocabulary)
 
 
 def test_a_conversation_about_a_real_file_comes_back(tmp_path: Path, vocabulary: Vocabulary) -> None:
     """Decoded times, frames at the model's size, tokens that a model chose: the record alone gives them again."""
     config = config_for("which")
-    world = make_video(3, config)
-    render(world, tmp_path / "w.mp4")
+    video = make_video(3, config)
+    render(video, tmp_path / "w.mp4")
     zoomer = load(device="cpu")
     for max_zooms in (4, 0):
-        question = ask_questions(world, "which", 3)
+        question = ask_questions(video, "which", 3)
         trajectory = zoomer.ask(tmp_path / "w.mp4", question.text, max_zooms=max_zooms).trajectory
         used = zoomer.config.override(max_zooms=max_zooms)
         record = from_trajectory(trajectory, used, id="r", video=refer(tmp_path / "w.mp4"), options=question.options)
-        tokens = tokenise(from_row(to_row(record)), vocabulary)
+        tokens = tokenize_record(from_row(to_row(record)), vocabulary)
         assert tokens.trajectory.ids == trajectory.ids
         assert tokens.trajectory.sampled == trajectory.sampled
         assert tokens.trajectory.positions == trajectory.positions

@@ -7,23 +7,37 @@ import json
 import shutil
 import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from checkpoints import SPECIALS, make_checkpoint, token_id
-from law import CONFIG, FakeReader, run_scripted
+from exactness import CONFIG, FakeReader, run_scripted
 
 from vzoom.config import Sampling
 from vzoom.engine.engine import Engine
-from vzoom.engine.media import Intake
-from vzoom.engine.request import Job
-from vzoom.engine.running import Active
+from vzoom.engine.media import Media
+from vzoom.engine.request import Request
+from vzoom.engine.running_session import RunningSession
+from vzoom.engine.scripted_session import ScriptedSession
 from vzoom.engine.session import Session
 from vzoom.models import Checkpoint, load_checkpoint
-from vzoom.types import CallError, Clip, Failed, Finished, Malformed, StopReason, TextDelta, TurnEnded, TurnOpened
-from vzoom.video import VideoReadError
+from vzoom.synthetic import make_video, render
+from vzoom.types import (
+    CallError,
+    Clip,
+    Event,
+    Failed,
+    Finished,
+    Malformed,
+    StopReason,
+    TextDelta,
+    TurnEnded,
+    TurnOpened,
+)
+from vzoom.video import ClipCache, VideoReadError
 
 ZOOM = '<video_zoom>{"segment": [8, 12], "fps": 2}</video_zoom>'
 ANSWER = "<answer>B</answer>"
@@ -35,23 +49,23 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return load_checkpoint(str(make_checkpoint("qwen2_5_vl", tmp_path_factory.mktemp("engine"))))
 
 
-def run(checkpoint: Checkpoint, jobs: Sequence[Job], *, max_sessions: int) -> dict[int, Any]:
+def run(checkpoint: Checkpoint, requests: Sequence[Request], *, max_sessions: int) -> dict[int, Any]:
     engine = Engine(checkpoint, max_sessions=max_sessions, max_total_tokens=CONFIG.max_total_tokens)
-    for job in jobs:
-        engine.add(job)
-    done = {e.session: e.trajectory for e in engine.run() if isinstance(e, Finished)}
+    for request in requests:
+        engine.add(request)
+    done = {e.request_id: e.trajectory for e in engine.events() if isinstance(e, Finished)}
     assert engine.pool.num_free == engine.pool.num_blocks
     return done
 
 
-def jobs(sampling: Sampling, count: int = 3) -> list[Job]:
-    return [Job(lambda i=i: FakeReader(i), f"Question {i}?", SHORT, sampling) for i in range(count)]
+def requests(sampling: Sampling, count: int = 3) -> list[Request]:
+    return [Request(lambda i=i: FakeReader(i), f"Question {i}?", SHORT, sampling) for i in range(count)]
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1.0, seed=7)], ids=["greedy", "sampled"])
 def test_tokens_do_not_depend_on_who_else_is_in_the_batch(checkpoint: Checkpoint, sampling: Sampling) -> None:
-    alone = run(checkpoint, jobs(sampling), max_sessions=1)
-    together = run(checkpoint, jobs(sampling), max_sessions=3)
+    alone = run(checkpoint, requests(sampling), max_sessions=1)
+    together = run(checkpoint, requests(sampling), max_sessions=3)
     assert [alone[i].ids for i in range(3)] == [together[i].ids for i in range(3)]
     assert alone[0].ids != alone[1].ids
 
@@ -62,7 +76,7 @@ def test_control_tokens_are_never_sampled(checkpoint: Checkpoint) -> None:
     saved = loud.clone()
     with torch.no_grad():
         loud[token_id("<|image_pad|>")] *= 50
-    done = run(checkpoint, [Job(FakeReader, "Q?", config, Sampling(temperature=3.0))], max_sessions=1)
+    done = run(checkpoint, [Request(FakeReader, "Q?", config, Sampling(temperature=3.0))], max_sessions=1)
     with torch.no_grad():
         loud.copy_(saved)
     sampled = {t for t, s in zip(done[0].ids, done[0].sampled, strict=True) if s}
@@ -111,7 +125,7 @@ def test_a_feed_that_fails_leaves_the_session_as_it_was(
         try:
             return step(self)
         except torch.OutOfMemoryError:
-            active = self._active[0]
+            active = self._scheduler.sessions[0]
             failed.append((active.table.length, active.session.num_fed))
             return step(self)
 
@@ -139,7 +153,7 @@ class BrokenReader(FakeReader):
 
 
 def test_an_unreadable_segment_is_told_to_the_model(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("law.FakeReader", lambda seed: BrokenReader(1))
+    monkeypatch.setattr("exactness.FakeReader", lambda seed: BrokenReader(1))
     recorded, _ = run_scripted(monkeypatch, checkpoint, {"Q?": [ZOOM, ANSWER]})
     trajectory = recorded["Q?"].trajectory
     assert trajectory is not None
@@ -153,39 +167,39 @@ def test_an_unreadable_segment_is_told_to_the_model(checkpoint: Checkpoint, monk
 def test_an_unreadable_glance_fails_alone(checkpoint: Checkpoint) -> None:
     broken = BrokenReader(0)
     engine = Engine(checkpoint, max_sessions=2, max_total_tokens=CONFIG.max_total_tokens)
-    engine.add(Job(lambda: broken, "Broken?", SHORT, Sampling()))
-    engine.add(Job(FakeReader, "Fine?", SHORT, Sampling()))
-    events = list(engine.run())
+    engine.add(Request(lambda: broken, "Broken?", SHORT, Sampling()))
+    engine.add(Request(FakeReader, "Fine?", SHORT, Sampling()))
+    events = list(engine.events())
     (failed,) = [e for e in events if isinstance(e, Failed)]
-    assert failed.session == 0
+    assert failed.request_id == 0
     assert isinstance(failed.error, VideoReadError)
     assert broken.closed
-    assert [e.session for e in events if isinstance(e, Finished)] == [1]
+    assert [e.request_id for e in events if isinstance(e, Finished)] == [1]
 
 
 def test_cancel_and_close_give_everything_back(checkpoint: Checkpoint) -> None:
     readers = [FakeReader(i) for i in range(3)]
     engine = Engine(checkpoint, max_sessions=2, max_total_tokens=CONFIG.max_total_tokens)
-    numbers = [engine.add(Job(lambda r=r: r, "Q?", SHORT, Sampling())) for r in readers]
+    numbers = [engine.add(Request(lambda r=r: r, "Q?", SHORT, Sampling())) for r in readers]
     engine.step()
     engine.cancel(numbers[0])
     (finished,) = [e for e in engine.step() if isinstance(e, Finished)]
     assert finished.trajectory.stop_reason is StopReason.CANCELLED
     assert readers[0].closed
-    with pytest.raises(ValueError, match="session 0 is not running"):
+    with pytest.raises(ValueError, match="request 0 is not running"):
         engine.cancel(numbers[0])
     engine.step()
     assert engine.pool.num_free < engine.pool.num_blocks
     engine.close()
     assert engine.pool.num_free == engine.pool.num_blocks
     assert all(r.closed for r in readers)
-    assert list(engine.run()) == []
+    assert list(engine.events()) == []
 
 
-def test_a_job_longer_than_the_engine_was_made_for_is_refused(checkpoint: Checkpoint) -> None:
+def test_a_request_longer_than_the_engine_was_made_for_is_refused(checkpoint: Checkpoint) -> None:
     engine = Engine(checkpoint, max_total_tokens=4096)
     with pytest.raises(ValueError, match="more than this engine was made for"):
-        engine.add(Job(FakeReader, "Q?", CONFIG, Sampling()))
+        engine.add(Request(FakeReader, "Q?", CONFIG, Sampling()))
     with pytest.raises(ValueError, match="max_sessions must be 1 or more"):
         Engine(checkpoint, max_sessions=0, max_total_tokens=4096)
 
@@ -232,44 +246,46 @@ SAMPLED = Sampling(temperature=1.0, seed=7)
 
 
 def test_a_group_samples_what_its_members_would_alone(checkpoint: Checkpoint) -> None:
-    group = run(checkpoint, [dataclasses.replace(jobs(SAMPLED, 1)[0], num_rollouts=4)], max_sessions=4)
-    alone = [run(checkpoint, jobs(dataclasses.replace(SAMPLED, seed=7 + i), 1), max_sessions=1)[0] for i in range(4)]
+    group = run(checkpoint, [dataclasses.replace(requests(SAMPLED, 1)[0], num_rollouts=4)], max_sessions=4)
+    alone = [
+        run(checkpoint, requests(dataclasses.replace(SAMPLED, seed=7 + i), 1), max_sessions=1)[0] for i in range(4)
+    ]
     assert [group[i].ids for i in range(4)] == [one.ids for one in alone]
     assert len({tuple(one.ids) for one in alone}) > 1
 
 
 def test_a_fork_goes_on_from_where_it_branched(checkpoint: Checkpoint) -> None:
     engine = Engine(checkpoint, max_sessions=3, max_total_tokens=CONFIG.max_total_tokens)
-    number = engine.add(jobs(Sampling(), 1)[0])
+    number = engine.add(requests(Sampling(), 1)[0])
     for _ in range(4):
         engine.step()
-    before = list(engine._find(number).session.trajectory.ids)
+    before = list(engine._scheduler.find(number).session.trajectory.ids)
     greedy, warm = engine.fork(number, [Sampling(), Sampling(temperature=5.0, seed=3)])
-    done = {e.session: e.trajectory for e in engine.run() if isinstance(e, Finished)}
+    done = {e.request_id: e.trajectory for e in engine.events() if isinstance(e, Finished)}
     assert done[greedy].ids == done[number].ids
     assert done[warm].ids[: len(before)] == before
     assert done[warm].ids != done[number].ids
     assert engine.tokens_fed < sum(len(t.ids) - 1 for t in done.values()) - 2 * (len(before) - 1) + 1
-    with pytest.raises(ValueError, match="session 0 is not running"):
+    with pytest.raises(ValueError, match="request 0 is not running"):
         engine.fork(number, [Sampling()])
 
 
 def test_forks_outlive_a_cancelled_parent(checkpoint: Checkpoint) -> None:
     engine = Engine(checkpoint, max_sessions=3, max_total_tokens=CONFIG.max_total_tokens)
-    number = engine.add(jobs(Sampling(), 1)[0])
+    number = engine.add(requests(Sampling(), 1)[0])
     engine.step()
     forks = engine.fork(number, [Sampling(), Sampling()])
     engine.cancel(number)
-    done = {e.session: e.trajectory for e in engine.run() if isinstance(e, Finished)}
+    done = {e.request_id: e.trajectory for e in engine.events() if isinstance(e, Finished)}
     assert done[number].stop_reason is StopReason.CANCELLED
-    alone = run(checkpoint, jobs(Sampling(), 1), max_sessions=1)[0]
+    alone = run(checkpoint, requests(Sampling(), 1), max_sessions=1)[0]
     assert [done[f].ids for f in forks] == [alone.ids, alone.ids]
     assert engine.pool.num_free == engine.pool.num_blocks
 
 
 def test_a_feed_that_fails_parts_no_forks(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(checkpoint, max_sessions=3, max_total_tokens=CONFIG.max_total_tokens)
-    engine.add(dataclasses.replace(jobs(SAMPLED, 1)[0], num_rollouts=3))
+    engine.add(dataclasses.replace(requests(SAMPLED, 1)[0], num_rollouts=3))
     with monkeypatch.context() as patch:
         patch.setattr(
             "vzoom.engine.engine.choose", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("no memory left"))
@@ -277,27 +293,27 @@ def test_a_feed_that_fails_parts_no_forks(checkpoint: Checkpoint, monkeypatch: p
         with pytest.raises(torch.OutOfMemoryError):
             engine.step()
     assert engine.pool.num_free == engine.pool.num_blocks
-    done = {e.session: e.trajectory.ids for e in engine.run() if isinstance(e, Finished)}
-    assert done == {i: t.ids for i, t in run(checkpoint, jobs(SAMPLED, 1), max_sessions=1).items()} | {
-        i: run(checkpoint, jobs(dataclasses.replace(SAMPLED, seed=7 + i), 1), max_sessions=1)[0].ids for i in (1, 2)
+    done = {e.request_id: e.trajectory.ids for e in engine.events() if isinstance(e, Finished)}
+    assert done == {i: t.ids for i, t in run(checkpoint, requests(SAMPLED, 1), max_sessions=1).items()} | {
+        i: run(checkpoint, requests(dataclasses.replace(SAMPLED, seed=7 + i), 1), max_sessions=1)[0].ids for i in (1, 2)
     }
 
 
-def test_a_job_waits_until_the_pool_can_hold_all_that_it_may_write(checkpoint: Checkpoint) -> None:
+def test_a_request_waits_until_the_pool_can_hold_all_that_it_may_write(checkpoint: Checkpoint) -> None:
     small = dataclasses.replace(SHORT, max_total_tokens=2048)
     engine = Engine(checkpoint, max_sessions=8, max_total_tokens=2048, pool_tokens=4096)
     for i in range(4):
-        engine.add(Job(lambda i=i: FakeReader(i), f"Question {i}?", small, Sampling()))  # type: ignore[misc]
+        engine.add(Request(lambda i=i: FakeReader(i), f"Question {i}?", small, Sampling()))  # type: ignore[misc]
     engine.step()
-    assert len(engine._active) == 2
-    done = [e.session for e in engine.run() if isinstance(e, Finished)]
+    assert len(engine._scheduler.sessions) == 2
+    done = [e.request_id for e in engine.events() if isinstance(e, Finished)]
     assert sorted(done) == [0, 1, 2, 3]
     assert engine.stats().preemptions == 0
     crowded = Engine(checkpoint, max_sessions=8, max_total_tokens=2048, pool_tokens=4096, overcommit=2.0)
     for i in range(4):
-        crowded.add(Job(lambda i=i: FakeReader(i), f"Question {i}?", small, Sampling()))  # type: ignore[misc]
+        crowded.add(Request(lambda i=i: FakeReader(i), f"Question {i}?", small, Sampling()))  # type: ignore[misc]
     crowded.step()
-    assert len(crowded._active) == 4
+    assert len(crowded._scheduler.sessions) == 4
     crowded.close()
 
 
@@ -310,12 +326,12 @@ def test_the_clip_is_decoded_while_its_call_is_written(checkpoint: Checkpoint, m
             asked.append((timestamps[0], "".join(written)))
             return super().frames_at(timestamps)
 
-    foresee = Intake.foresee
+    prefetch = Media.prefetch
 
-    def patient(self: Intake, active: Active) -> None:
-        foresee(self, active)
-        if active.decoding:
-            active.decoding.future.result(timeout=30)  # so that it is certain when the worker looked
+    def patient(self: Media, active: RunningSession) -> None:
+        prefetch(self, active)
+        if active.pending_clip:
+            active.pending_clip.future.result(timeout=30)  # so that it is certain when the worker looked
 
     accept = Session.accept
 
@@ -324,8 +340,8 @@ def test_the_clip_is_decoded_while_its_call_is_written(checkpoint: Checkpoint, m
         return written[-1]
 
     monkeypatch.setattr(Session, "accept", listen)
-    monkeypatch.setattr(Intake, "foresee", patient)
-    monkeypatch.setattr("law.FakeReader", Watching)
+    monkeypatch.setattr(Media, "prefetch", patient)
+    monkeypatch.setattr("exactness.FakeReader", Watching)
     recorded, _ = run_scripted(monkeypatch, checkpoint, {"Q?": [ZOOM, ANSWER]})
     assert recorded["Q?"].trajectory is not None
     assert recorded["Q?"].trajectory.answer == "B"
@@ -343,15 +359,15 @@ def test_a_worker_that_fails_fails_in_its_session_alone(checkpoint: Checkpoint, 
             raise OSError("the disk is gone")
 
     engine = Engine(checkpoint, max_sessions=3, max_total_tokens=CONFIG.max_total_tokens, overlap=overlap)
-    engine.add(jobs(Sampling(), 1)[0])
-    engine.add(Job(Bug, "Broken?", SHORT, Sampling(), num_rollouts=2))
-    events = list(engine.run())
-    assert [(e.session, str(e.error)) for e in events if isinstance(e, Failed)] == [
+    engine.add(requests(Sampling(), 1)[0])
+    engine.add(Request(Bug, "Broken?", SHORT, Sampling(), num_rollouts=2))
+    events = list(engine.events())
+    assert [(e.request_id, str(e.error)) for e in events if isinstance(e, Failed)] == [
         (1, "the disk is gone"),
         (2, "the disk is gone"),
     ]
     (done,) = [e for e in events if isinstance(e, Finished)]
-    assert done.trajectory.ids == run(checkpoint, jobs(Sampling(), 1), max_sessions=1)[0].ids
+    assert done.trajectory.ids == run(checkpoint, requests(Sampling(), 1), max_sessions=1)[0].ids
     assert engine.pool.num_free == engine.pool.num_blocks
 
 
@@ -364,12 +380,12 @@ def test_others_go_on_while_a_clip_is_decoded(checkpoint: Checkpoint) -> None:
             return super().frames_at(timestamps)
 
     engine = Engine(checkpoint, max_sessions=2, max_total_tokens=CONFIG.max_total_tokens, overlap=True)
-    engine.add(Job(Slow, "Slow?", SHORT, Sampling()))
-    engine.add(jobs(Sampling(), 1)[0])
+    engine.add(Request(Slow, "Slow?", SHORT, Sampling()))
+    engine.add(requests(Sampling(), 1)[0])
     finished: list[int] = []
-    for event in engine.run():
+    for event in engine.events():
         if isinstance(event, Finished):
-            finished.append(event.session)
+            finished.append(event.request_id)
             released.set()
     assert finished == [1, 0]
 
@@ -377,16 +393,16 @@ def test_others_go_on_while_a_clip_is_decoded(checkpoint: Checkpoint) -> None:
 def test_a_tower_that_fails_can_be_tried_again(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     for overlap in (False, True):
         engine = Engine(checkpoint, max_total_tokens=CONFIG.max_total_tokens, overlap=overlap)
-        engine.add(jobs(Sampling(), 1)[0])
+        engine.add(requests(Sampling(), 1)[0])
         with monkeypatch.context() as patch:
             patch.setattr(
                 "vzoom.engine.media.encode_clips",
                 lambda *_, **__: (_ for _ in ()).throw(torch.OutOfMemoryError("no memory")),
             )
             with pytest.raises(torch.OutOfMemoryError):
-                list(engine.run())
-        done = [e.trajectory for e in engine.run() if isinstance(e, Finished)]
-        assert done[0].ids == run(checkpoint, jobs(Sampling(), 1), max_sessions=1)[0].ids
+                list(engine.events())
+        done = [e.trajectory for e in engine.events() if isinstance(e, Finished)]
+        assert done[0].ids == run(checkpoint, requests(Sampling(), 1), max_sessions=1)[0].ids
 
 
 @pytest.mark.parametrize(
@@ -401,4 +417,138 @@ def test_engines_that_cannot_work(checkpoint: Checkpoint, settings: dict[str, An
         Engine(checkpoint, max_total_tokens=4096, **settings)
     engine = Engine(checkpoint, max_total_tokens=4096, max_sessions=2)
     with pytest.raises(ValueError, match=r"num_rollouts must be 1 to max_sessions \(2\), got 3"):
-        engine.add(Job(FakeReader, "Q?", dataclasses.replace(SHORT, max_total_tokens=4096), Sampling(), num_rollouts=3))
+        engine.add(
+            Request(FakeReader, "Q?", dataclasses.replace(SHORT, max_total_tokens=4096), Sampling(), num_rollouts=3)
+        )
+
+
+# ---------------------------------------------------------------- run: all requests, one outcome per rollout
+
+
+def engine_for(checkpoint: Checkpoint, **settings: Any) -> Engine:
+    return Engine(checkpoint, max_total_tokens=CONFIG.max_total_tokens, **settings)
+
+
+def test_run_gives_one_outcome_per_rollout_in_order(checkpoint: Checkpoint) -> None:
+    single, group = requests(SAMPLED, 2)
+    group = dataclasses.replace(group, num_rollouts=3)
+    told: list[Event] = []
+    with engine_for(checkpoint, max_sessions=3) as engine:
+        first, second = engine.run([single, group], on_event=told.append)
+        assert engine.run([]) == []
+        (again,) = engine.run([single])  # the engine is free for more
+    assert [outcome.request_id for outcome in (*first, *second)] == [0, 1, 2, 3]
+    assert again[0].request_id == 4
+    assert [o.unwrap().question for o in (*first, *second)] == ["Question 0?"] + ["Question 1?"] * 3
+    alone = run(checkpoint, [single], max_sessions=1)[0]
+    assert first[0].unwrap().ids == again[0].unwrap().ids == alone.ids
+    finished = {e.request_id: e.trajectory for e in told if isinstance(e, Finished)}
+    assert [o.trajectory for o in second] == [finished[i] for i in (1, 2, 3)]
+    assert len({tuple(o.unwrap().ids) for o in second}) == 3  # each with its own seed
+    assert all(o.error is None and o.seconds > 0 for o in (*first, *second))
+
+
+def test_run_keeps_what_each_conversation_saw(checkpoint: Checkpoint) -> None:
+    scripted = partial(ScriptedSession, [ZOOM, ANSWER])
+    one = Request(FakeReader, "Q?", SHORT, Sampling(), num_rollouts=2, session=scripted)
+    one = dataclasses.replace(one, config=dataclasses.replace(SHORT, max_new_tokens=300))
+    with engine_for(checkpoint, max_sessions=2) as engine:
+        (outcomes,) = engine.run([one])
+        ((bare, _),) = engine.run([one], keep_clips=False)
+    for outcome in outcomes:
+        trajectory = outcome.unwrap()
+        assert outcome.glance is not None
+        assert outcome.glance.pts_seconds == trajectory.glance_seconds
+        assert [clip.pts_seconds for clip in outcome.clips] == [turn.pts_seconds for turn in trajectory.zooms]
+        assert len(outcome.clips) == 1
+    assert (bare.glance, bare.clips, bare.unwrap().ids) == (None, (), outcomes[0].unwrap().ids)
+
+
+def test_a_request_that_fails_leaves_the_others_alone(checkpoint: Checkpoint) -> None:
+    broken = Request(lambda: BrokenReader(0), "Broken?", SHORT, Sampling(), num_rollouts=2)
+    missing = Request(lambda: (_ for _ in ()).throw(OSError("no such file")), "Missing?", SHORT, Sampling())
+    long = Request(FakeReader, "Long? " * 9000, SHORT, Sampling())
+    fine = requests(Sampling(), 1)[0]
+    with engine_for(checkpoint, max_sessions=2) as engine:
+        (one,), (a, b), (gone,), (too_long,), (two,) = engine.run([fine, broken, missing, long, fine])
+        assert engine.pool.num_free == engine.pool.num_blocks
+    assert one.unwrap().ids == two.unwrap().ids == run(checkpoint, [fine], max_sessions=1)[0].ids
+    for outcome in (a, b, gone, too_long):
+        assert outcome.trajectory is None
+        assert (outcome.glance, outcome.clips) == (None, ())
+        with pytest.raises(type(outcome.error)):  # type: ignore[arg-type]
+            outcome.unwrap()
+    assert [type(o.error) for o in (a, b, gone, too_long)] == [VideoReadError, VideoReadError, OSError, ValueError]
+    with pytest.raises(ValueError, match="lower glance_max_frames or max_pixels"):
+        too_long.unwrap()
+
+
+def test_what_run_raises_leaves_nothing_in_the_engine(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    readers = [FakeReader(i) for i in range(3)]
+    many = [Request(lambda r=r: r, "Q?", SHORT, Sampling()) for r in readers]  # type: ignore[misc]
+
+    def interrupt(event: Event) -> None:
+        raise KeyboardInterrupt
+
+    engine = engine_for(checkpoint, max_sessions=2)
+    with pytest.raises(KeyboardInterrupt):
+        engine.run(many, on_event=interrupt)
+    assert engine.pool.num_free == engine.pool.num_blocks
+    assert [reader.closed for reader in readers] == [True, True, False]  # the third was never opened
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            checkpoint.model, "forward", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("no memory"))
+        )
+        with pytest.raises(torch.OutOfMemoryError):
+            engine.run(many)
+    with pytest.raises(ValueError, match="num_rollouts must be 1 to max_sessions"):
+        engine.run([many[0], dataclasses.replace(many[1], num_rollouts=9)])
+    assert list(engine.events()) == []
+    assert [len(group) for group in engine.run(many[:2])] == [1, 1]
+    engine.add(many[0])
+    with pytest.raises(ValueError, match="the engine is busy"):
+        engine.run(many)
+    assert len([e for e in engine.events() if isinstance(e, Finished)]) == 1  # what was added before is still there
+
+
+def test_run_lets_an_observer_cancel_and_fork(checkpoint: Checkpoint) -> None:
+    engine = engine_for(checkpoint, max_sessions=3)
+    told: list[Event] = []
+
+    def steer(event: Event) -> None:
+        told.append(event)
+        if isinstance(event, TurnOpened) and event.request_id == 0:
+            engine.fork(0, [Sampling(temperature=1.0)])
+            engine.cancel(0)
+
+    (cancelled,), (fine,) = engine.run(requests(Sampling(), 2), on_event=steer)
+    assert cancelled.unwrap().stop_reason is StopReason.CANCELLED
+    assert fine.unwrap().stop_reason is not StopReason.CANCELLED
+    assert {e.request_id for e in told if isinstance(e, Finished)} == {0, 1, 2}  # the branch ends too
+
+
+def test_a_request_about_a_file_checks_before_it_opens(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    path = tmp_path / "video.mp4"
+    render(make_video(1), path)
+    clip_cache = ClipCache()
+    checked: list[bool] = []
+
+    def refuse() -> None:
+        checked.append(path.exists())
+        raise ValueError("another file now")
+
+    about = partial(Request.about, checkpoint=checkpoint, clip_cache=clip_cache, config=SHORT)
+    good = about(path, "What?", sampling=SAMPLED, num_rollouts=2)
+    refused = about(path, "What?", check=refuse)
+    assert (good.config, good.sampling, good.num_rollouts) == (SHORT, SAMPLED, 2)
+    assert refused.sampling == Sampling()
+    assert checked == []  # a request that waits opens nothing
+    with engine_for(checkpoint, max_sessions=2) as engine:
+        (a, b), (no,) = engine.run([good, refused])
+    assert str(no.error) == "another file now"
+    assert checked == [True]
+    assert a.glance is not None
+    assert a.glance.frames.shape[1] * a.glance.frames.shape[2] <= SHORT.max_pixels
+    assert a.unwrap().video.path == str(path)
+    assert b.unwrap().ids != a.unwrap().ids
+    assert clip_cache.stats().misses == len(a.glance)  # decoded once for both

@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import FAMILIES, make_checkpoint
+from exactness import CONFIG, FakeReader
 from fake_cuda import DEVICE, Sampler, Watch, fake_cuda, index_of, on_fake_cuda
-from law import CONFIG, FakeReader
 
 from vzoom.config import Sampling
 from vzoom.engine import engine as engine_module
 from vzoom.engine.engine import Engine
 from vzoom.engine.kv_cache import BlockTable, PagePool
-from vzoom.engine.request import Job
-from vzoom.engine.scripted import ScriptedSession
+from vzoom.engine.request import Request
+from vzoom.engine.scripted_session import ScriptedSession
 from vzoom.models import Checkpoint, load_checkpoint
 from vzoom.models.attention import Ragged
 from vzoom.models.base import VisionLanguageModel
@@ -69,10 +69,10 @@ class Rollout(ScriptedSession):
     scripts: list[list[int]]
 
     @classmethod
-    def job(cls, tokenizer: Any, group: list[list[str]]) -> Job:
+    def job(cls, tokenizer: Any, group: list[list[str]]) -> Request:
         cls.scripts = [[t for turn in turns for t in tokenizer.encode(turn)] for turns in group]
         sampling = Sampling(temperature=0.7, top_p=0.9, top_k=5)
-        return Job(FakeReader, "Q?", CONFIG, sampling, num_rollouts=len(group), session=partial(cls, group[0]))
+        return Request(FakeReader, "Q?", CONFIG, sampling, num_rollouts=len(group), session=partial(cls, group[0]))
 
     def fork(self, sampling: Sampling) -> Self:
         other = super().fork(sampling)
@@ -89,7 +89,7 @@ def run(engine: Engine, sampler: Sampler, watch: Watch, count: int = 1) -> list[
         for event in engine.step():
             assert not isinstance(event, Failed), event
             if isinstance(event, Finished):
-                found[event.session] = event.trajectory
+                found[event.request_id] = event.trajectory
         assert watch.to_host == 0
         if engine.tokens_fed > fed:
             assert (sampler.calls, sampler.transfers) == (before[0] + 1, before[1] + 1)
@@ -101,7 +101,7 @@ def run(engine: Engine, sampler: Sampler, watch: Watch, count: int = 1) -> list[
 
 def test_a_conversation_with_zooms_runs_whole(checkpoint: Checkpoint, sampler: Sampler) -> None:
     engine = Engine(checkpoint, max_total_tokens=CONFIG.max_total_tokens, overlap=False)
-    engine.add(Job(FakeReader, "Q?", CONFIG, Sampling(), session=partial(ScriptedSession, TURNS)))
+    engine.add(Request(FakeReader, "Q?", CONFIG, Sampling(), session=partial(ScriptedSession, TURNS)))
     with Watch() as watch:
         (trajectory,) = run(engine, sampler, watch)
     assert (trajectory.answer, len(trajectory.zooms), trajectory.num_frames) == ("B", 2, 64 + 16 + 16)
@@ -130,7 +130,7 @@ def test_a_clip_is_moved_from_one_session_to_another(checkpoint: Checkpoint, sam
     engine = Engine(checkpoint, reuse="rotate+first16", **settings)
     for turns in (TURNS[:1], ["later", *TURNS[:1]]):
         script = ["".join(turns), ANSWER]
-        engine.add(Job(FakeReader, "Q?", CONFIG, Sampling(), session=partial(ScriptedSession, script)))
+        engine.add(Request(FakeReader, "Q?", CONFIG, Sampling(), session=partial(ScriptedSession, script)))
     with Watch() as watch:
         first, second = run(engine, sampler, watch, 2)
     assert (first.is_exact, second.is_exact) == (True, False)
@@ -239,7 +239,7 @@ def test_a_second_transfer_in_a_step_fails(
 
     monkeypatch.setattr(Engine, "_run_model", mutant)
     engine = Engine(checkpoint, max_total_tokens=CONFIG.max_total_tokens, overlap=False)
-    engine.add(Job(FakeReader, "Q?", CONFIG, Sampling(), session=partial(ScriptedSession, [ANSWER])))
+    engine.add(Request(FakeReader, "Q?", CONFIG, Sampling(), session=partial(ScriptedSession, [ANSWER])))
     with Watch() as watch, pytest.raises(AssertionError):
         run(engine, sampler, watch)
 

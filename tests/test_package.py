@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -15,6 +16,7 @@ import pytest
 from rooms import PACKAGE, PAGE, RANK, ROOMS, ROOT, page_with
 
 import vzoom
+from vzoom.protocol.tags import TAGS
 
 # Not in `dependencies`: importing vzoom's modules must work without them.
 EXTRAS = (
@@ -43,6 +45,11 @@ def _sources() -> Iterator[tuple[str, Path]]:
                 parts = path.relative_to(PACKAGE).with_suffix("").parts
                 yield ".".join(("vzoom", *(p for p in parts if p != "__init__"))), path
 
+
+# Who may touch the insides of transformers, which change between its releases: these rooms and one adapter of training.
+INSIDE_TRANSFORMERS = ("vzoom.models", "vzoom.hf", "vzoom.train.common.policy")
+# The insides: its submodules but for `utils`, its private names, and what its models keep to themselves.
+MODEL_INTERNALS = ("_attn_implementation", "get_rope_index", "rope_deltas")
 
 SOURCES = dict(_sources())
 
@@ -191,6 +198,55 @@ def test_the_extension_has_the_version_of_the_package() -> None:
     assert extension.__version__ == vzoom.__version__
 
 
+def _transformers_internals(source: str) -> set[str]:
+    """What a file's source uses of transformers' insides, as dotted names."""
+    (folder,) = importlib.util.find_spec("transformers").submodule_search_locations  # type: ignore[union-attr,misc]
+
+    def is_inside(name: str) -> bool:
+        _, part, *_ = (*name.split("."), "")
+        is_module = Path(folder, part).is_dir() or Path(folder, f"{part}.py").is_file()
+        return bool(part) and part != "utils" and (is_module or (part.startswith("_") and not part.startswith("__")))
+
+    named: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            named |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            named |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Attribute):
+            named.add(ast.unparse(node))
+            if node.attr in MODEL_INTERNALS:
+                named.add(f"transformers._model.{node.attr}")
+    return {name for name in named if name.partition(".")[0] == "transformers" and is_inside(name)}
+
+
+@pytest.mark.parametrize(
+    ("source", "num_internals"),
+    [
+        ("from transformers import AutoConfig", 0),
+        ("import transformers\ntransformers.utils.logging.disable_progress_bar(), transformers.__version__", 0),
+        ("import transformers.masking_utils", 1),
+        ("from transformers import modeling_utils, _lazy", 2),
+        ("from transformers.models.qwen2_vl.modeling_qwen2_vl import x", 1),
+        ("import transformers\ntransformers.models", 1),
+        ("model.rope_deltas = model.model.get_rope_index(ids)", 2),
+    ],
+)
+def test_the_walk_sees_the_insides_of_transformers(source: str, num_internals: int) -> None:
+    assert len(_transformers_internals(source)) == num_internals
+
+
+def test_transformers_internals_are_used_in_few_places() -> None:
+    found = {name: used for name, path in SOURCES.items() if (used := _transformers_internals(path.read_text()))}
+    homes = {
+        name: next((home for home in INSIDE_TRANSFORMERS if f"{name}.".startswith(f"{home}.")), None) for name in found
+    }
+    assert not (strays := {name: found[name] for name, home in homes.items() if home is None}), (
+        f"move this to vzoom/models/, or add the file to INSIDE_TRANSFORMERS: {strays}"
+    )
+    assert set(homes.values()) == set(INSIDE_TRANSFORMERS), "some of these no longer need to be named"
+
+
 def test_transformers_does_not_take_our_kernels_for_its_own() -> None:
     """In a clone `kernels` can be found as a namespace; with an __init__.py transformers would run it."""
     code = """
@@ -224,3 +280,13 @@ def test_the_makefile_installs_the_newest_torch_that_is_declared() -> None:
     above = next(e.partition("<")[2] for e in project["dependencies"] if e.startswith("torch>="))
     major, minor = above.split(".")
     assert f"TORCH ?= {major}.{int(minor) - 1}." in (ROOT / "Makefile").read_text()
+
+
+def test_only_the_protocol_spells_its_tags() -> None:
+    """Not in code, not in a docstring, not in a comment: a change of the grammar is a change of one room."""
+    names = "|".join(tag.strip("</>") for tag in TAGS)
+    spelled = re.compile(rf"</?(?:{names})>|video_zoom")
+    found = {name: spelled.findall(path.read_text()) for name, path in SOURCES.items()}
+    assert {_room_of(name) for name, tags in found.items() if tags} == {"protocol"}, {
+        name: tags for name, tags in found.items() if tags and _room_of(name) != "protocol"
+    }

@@ -15,9 +15,10 @@ import pytest
 from browser.sample import make_clip, make_result
 from PIL import Image
 
+from vzoom.engine import Outcome
 from vzoom.report import Report
 from vzoom.report.markup import clock_text, escape, milliseconds_text, nice_step, picture, turn_markup
-from vzoom.types import Answer, StopReason
+from vzoom.types import Answer, Clip, StopReason, shortened
 
 
 class Page(HTMLParser):
@@ -203,3 +204,83 @@ def test_clock(seconds: float, text: str) -> None:
 def test_milliseconds_and_steps() -> None:
     assert [milliseconds_text(x) for x in (0.25, 9.94, 41.2, 1234.5)] == ["0.2 ms", "9.9 ms", "41 ms", "1.23 s"]
     assert [nice_step(span, 6) for span in (5, 64, 126, 3600, 36000)] == [1, 15, 30, 600, 7200]
+
+
+# ---------------------------------------------------------------- what a prompt and a notebook show
+
+
+def test_reprs_are_one_short_line() -> None:
+    result = make_result(answer="B" * 500, question="Who?\n" + "A: x\n" * 500)
+    clip = "Clip(48 frames, 128x72 pixels, 0.00 to 123.38 s)"
+    assert repr(result.glance) == clip
+    assert repr(Clip(np.zeros((0, 4, 6, 3), np.uint8), (), (), ())) == "Clip(0 frames, 6x4 pixels)"
+    assert repr(result.trajectory) == (
+        f"Trajectory(question='Who?…', answer='{'B' * 59}…', stop_reason='answered', "
+        "turns=4, zooms=2, frames=76, tokens=0)"
+    )
+    assert repr(result) == (
+        f"Result(answer='{'B' * 59}…', stop_reason='answered', zooms=[40.00-44.00 s, 120.00-126.00 s], frames=76, "
+        "seconds=3.21)"
+    )
+    running = make_result(answer=None)
+    running.trajectory.stop_reason = None
+    assert repr(running).startswith("Result(answer=None, stop_reason=None, ")
+    outcome = Outcome(3, running.trajectory, None, running.glance, tuple(running.clips), 1.5)
+    assert len(repr(outcome)) < 1000
+
+
+def test_shortened_text_says_that_something_is_left_out() -> None:
+    assert shortened(None) is None
+    assert shortened(" yes \n") == "yes"
+    assert shortened("a" * 60) == "a" * 60
+    assert shortened("a" * 61) == "a" * 59 + "…"
+    assert shortened("first\nsecond") == "first…"
+
+
+def test_the_card_shows_question_answer_and_where_the_model_looked() -> None:
+    result = make_result(num_glance=4, duration_seconds=100.0)
+    html = result._repr_html_()
+    page = Page(html)
+    for text in (*result.trajectory.question.splitlines(), "answered", "3.2 s", "walk in the park.mp4 (1:40)"):
+        assert text in page.text
+    assert "2 zooms: 40.00–44.00 s, 94.00–100.00 s" in page.text
+    assert f"{result.trajectory.num_frames} frames" in page.text
+    assert result.model in page.text
+    assert "/videos" not in page.text
+    assert [a["x1"] for a in page.all("line") if "x1" in a] == ["0.000%", "25.000%", "50.000%", "75.000%"]
+    assert [(a["x"], a["width"]) for a in page.all("rect")] == [("40.000%", "4.000%"), ("94.000%", "6.000%")]
+    assert len({a["fill"] for a in page.all("rect")}) == 2
+    assert len(page.all("img", src="data:image/jpeg;base64,")) == 4
+    assert len(make_result(num_glance=64)._repr_html_()) < 60_000
+
+
+def test_the_card_needs_nothing_from_elsewhere() -> None:
+    html = make_result()._repr_html_()
+    page = Page(html)
+    assert not {tag for tag, _ in page.tags} & {"script", "style", "link", "iframe"}
+    assert all(value.startswith("data:") for _, a in page.tags for k, value in a.items() if k in ("src", "href"))
+    assert not re.search(r"url\(|@import|https?:", re.sub(r"base64,[^\"]*", "", html))
+    opened = [tag for tag, _ in page.tags if tag not in ("img", "line")]
+    assert all(html.count(f"</{tag}>") == opened.count(tag) for tag in set(opened))  # every element is closed
+
+
+def test_foreign_text_never_becomes_markup_on_the_card() -> None:
+    plain, evil = (
+        make_result(question=text, answer=text, path=f"/videos/{text.replace('/', '_')}.mp4") for text in ("x", EVIL)
+    )
+    evil = replace(evil, model=EVIL)
+    before, after = Page(plain._repr_html_()), Page(evil._repr_html_())
+    assert [t for t, _ in after.tags] == [t for t, _ in before.tags]
+    assert [sorted(a) for _, a in after.tags] == [sorted(a) for _, a in before.tags]
+    assert after.text.count("<script>alert(1)</script>") == 3
+    assert "\x1b" not in after.text
+
+
+def test_a_card_without_answer_or_zoom_says_so() -> None:
+    result = make_result(answer=None, stop_reason=StopReason.TOTAL_TOKENS)
+    result.trajectory.turns = [turn for turn in result.trajectory.turns if not turn.pts_seconds]
+    page = Page(result._repr_html_())
+    assert "no answer" in page.text
+    assert "limit of tokens" in page.text
+    assert "0 zooms ·" in page.text
+    assert not page.all("rect")

@@ -217,10 +217,10 @@ def test_pages_go_back(model: Any) -> None:
 
 def test_out_of_pages_leaves_caches_usable(small: Path) -> None:
     model = open_model(small)
-    vzoom.enable(model, max_tokens=128)
+    vzoom.enable(model, pool_tokens=128)
     cache = ZoomCache(model)
     out = generate(model, text(60), past_key_values=cache)
-    with pytest.raises(OutOfPages, match=r"3 more pages of 32 tokens and 1 of 4 are free.*max_tokens"):
+    with pytest.raises(OutOfPages, match=r"3 more pages of 32 tokens and 1 of 4 are free.*pool_tokens"):
         generate(model, text(90, 2))
     long = torch.cat([out.sequences, text(70, 2)], dim=1)
     with pytest.raises(OutOfPages, match="reset"):
@@ -267,7 +267,7 @@ def _plain(start: int, run: Any, merge: int) -> tuple[np.ndarray, int]:
 @pytest.mark.parametrize(
     ("target", "name", "mutant"),
     [
-        (zoom_cache, "run_positions", _plain),
+        (zoom_cache, "span_positions", _plain),
         (paged_batch.PagedBatch, "next_positions_B", property(lambda self: torch.tensor([self.length]))),
         (BlockTable, "must_copy", lambda self, count: 0),
     ],

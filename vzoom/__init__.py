@@ -5,7 +5,7 @@
     result.answer, result.trajectory.calls
     result.report.save("match.html")
 
-The names below are loaded when they are first used, so `import vzoom` costs no torch.
+The public names are in `__init__.pyi`. They are loaded when they are first used, so `import vzoom` costs no torch.
 """
 
 import lazy_loader

@@ -13,17 +13,17 @@ import numpy as np
 
 
 class StopReason(StrEnum):
-    """Why a conversation ended. Everything here is something the model did, so it is a value."""
+    """Why a conversation ended. The model did it, so it is a value and not an exception."""
 
     ANSWERED = "answered"
-    ROUNDS = "rounds"  # the last generation ended without an answer
+    ROUNDS = "rounds"  # the last turn ended without an answer
     TURN_TOKENS = "turn_tokens"  # one turn reached its limit of new tokens
     TOTAL_TOKENS = "total_tokens"  # the conversation reached its limit of tokens
     CANCELLED = "cancelled"
 
 
 class CallError(StrEnum):
-    """What can be wrong with a turn of the model. The text that goes back is in `protocol.feedback`."""
+    """What can be wrong with a turn of the model. `protocol.feedback` writes the text that the model gets back."""
 
     BAD_JSON = "bad_json"
     MISSING_KEY = "missing_key"
@@ -45,7 +45,14 @@ class CallError(StrEnum):
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What is known of a video before a frame of it is decoded."""
+    """What is known of a video before a frame of it is decoded.
+
+    Attributes:
+        path: a file or a URL.
+        duration_seconds: from the first displayed frame to the end of the last.
+        fps: average frames per second.
+        width, height: of a frame as it is displayed, in pixels.
+    """
 
     path: str
     duration_seconds: float
@@ -56,10 +63,16 @@ class VideoInfo:
 
 @dataclass(frozen=True)
 class Clip:
-    """Frames as they were displayed. `frames` is uint8 [N, H, W, 3] RGB.
+    """Frames as they are displayed. Requested times that fall on one frame give that frame once.
 
-    `pts_seconds[i]` is the true time of frame i, `clamped[i]` whether the asked time lay beyond the last
-    decodable frame. Asked times that fall on one frame give that frame once.
+    Attributes:
+        frames: uint8 [N, H, W, 3], RGB.
+        pts_seconds: the N true times of the frames, in seconds.
+        frame_indices: the N indices of the frames in the file, from 0.
+        clamped: N times whether the requested time was after the last decodable frame, which stands in for it.
+
+    Raises:
+        ValueError: the shapes do not agree.
     """
 
     frames: np.ndarray
@@ -77,10 +90,15 @@ class Clip:
     def __len__(self) -> int:
         return len(self.pts_seconds)
 
+    def __repr__(self) -> str:
+        height, width = self.frames.shape[1:3]
+        times = f", {self.pts_seconds[0]:.2f} to {self.pts_seconds[-1]:.2f} s" if self.pts_seconds else ""
+        return f"Clip({len(self)} frames, {width}x{height} pixels{times})"
+
 
 @dataclass(frozen=True)
 class ZoomCall:
-    """A request of the model: the half-open interval [start_seconds, end_seconds) at `fps` frames a second."""
+    """A call of the model: the half-open interval [start_seconds, end_seconds) at `fps` frames per second."""
 
     start_seconds: float
     end_seconds: float
@@ -89,14 +107,14 @@ class ZoomCall:
 
 @dataclass(frozen=True)
 class Answer:
-    """The model's final answer, without tags and without surrounding white space."""
+    """The model's final answer: `text` without tags and surrounding white space."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Malformed:
-    """A turn that cannot be carried out; `detail` says what was seen, for the model to read."""
+    """A turn that cannot be carried out. `detail` tells the model what it wrote."""
 
     error: CallError
     detail: str
@@ -104,12 +122,27 @@ class Malformed:
 
 @dataclass(frozen=True)
 class Visual:
-    """One image in the token stream: its time, its patch grid, and the tokens that it occupies."""
+    """One image in the token stream.
+
+    Attributes:
+        pts_seconds: the time of the frame.
+        grid_hw: rows and columns of patches, before the vision tower merges them.
+        offset: index of its first visual token in Trajectory.ids.
+        num_tokens: visual tokens that it takes.
+    """
 
     pts_seconds: float
-    grid_hw: tuple[int, int]  # in patches, before merging
-    offset: int  # index of its first visual token in Trajectory.ids
+    grid_hw: tuple[int, int]
+    offset: int
     num_tokens: int
+
+
+def shortened(text: str | None, limit: int = 60) -> str | None:
+    """The first line of `text`, at most `limit` characters of it, with "…" if anything is left out."""
+    if text is None:
+        return None
+    line = text.strip().partition("\n")[0]
+    return line if line == text.strip() and len(line) <= limit else line[: limit - 1] + "…"
 
 
 STAGES = ("decode", "patches", "vision", "prefill", "generate")
@@ -121,20 +154,31 @@ def _rounded(milliseconds: dict[str, float]) -> dict[str, float]:
 
 @dataclass
 class Turn:
-    """One generation of the model and what came back for it."""
+    """One turn of the model, and what it brought.
+
+    Attributes:
+        text: what the model wrote.
+        outcome: what the text means; None if the turn was cut off.
+        num_sampled: tokens that the model wrote.
+        num_prefilled: tokens fed to open this turn: the prompt, or the pending token and the tool turn.
+        end_seconds: end of the call after clamping to the video; 0 if nothing was zoomed.
+        pts_seconds: times of the frames that the call brought.
+        milliseconds: by STAGES. decode, patches, vision and prefill are those of what opened this turn, generate that
+            of its own tokens.
+        num_reused: of num_prefilled, tokens that were not fed but moved from another session (approximate).
+    """
 
     text: str = ""
     outcome: ZoomCall | Answer | Malformed | None = None
     num_sampled: int = 0
-    num_prefilled: int = 0  # tokens fed to the model to open this turn: the prompt, or pending + tool turn
-    end_seconds: float = 0.0  # the call's end after clamping to the video; 0 where nothing was zoomed
-    pts_seconds: tuple[float, ...] = ()  # frames that the call brought
-    # by STAGES: decode, patches, vision and prefill of what opened this turn, generate of its own tokens
+    num_prefilled: int = 0
+    end_seconds: float = 0.0
+    pts_seconds: tuple[float, ...] = ()
     milliseconds: dict[str, float] = field(default_factory=dict)
-    num_reused: int = 0  # of num_prefilled, tokens that were not fed but moved from another session: approximate
+    num_reused: int = 0
 
     def cost_json(self) -> dict[str, Any]:
-        """What it took to open this turn, and to write it."""
+        """Tokens and milliseconds of opening this turn and of writing it."""
         return {
             "tokens_prefilled": self.num_prefilled,
             "tokens_reused": self.num_reused,
@@ -144,10 +188,20 @@ class Turn:
 
 @dataclass
 class Trajectory:
-    """A conversation, token for token: what RL trains on and what the law tests replay.
+    """A conversation, token for token: what RL trains on, and what the exactness tests replay.
 
-    ids, sampled, logprobs have length T; positions is 3 lists of length T (time, row, column).
-    `sampled[i]` is True where the model chose the token. The last sampled token was never fed.
+    Attributes:
+        question: the text, options included.
+        video: what was known of the video.
+        ids: the T tokens. The last sampled one was never fed.
+        sampled: T times whether the model chose the token.
+        logprobs: T natural log-probabilities; 0 for tokens that were not sampled.
+        positions: 3 lists of T positions (time, row, column).
+        visuals: the images, in the order in which they were seen.
+        glance_seconds: times of the glance's frames.
+        turns: of the model, in order.
+        answer: the text of the answer; None if the model gave none.
+        stop_reason: why the conversation ended; None while it runs.
     """
 
     question: str
@@ -173,8 +227,13 @@ class Trajectory:
         return [turn.outcome for turn in self.zooms if isinstance(turn.outcome, ZoomCall)]
 
     @property
+    def zoom_spans(self) -> list[tuple[float, float]]:
+        """(start, end) of each zoom in seconds, the end clamped to the video."""
+        return [(t.outcome.start_seconds, t.end_seconds) for t in self.zooms if isinstance(t.outcome, ZoomCall)]
+
+    @property
     def is_exact(self) -> bool:
-        """Whether every token was fed to the model; not so where a clip was reused from another session."""
+        """Whether every token was fed to the model: False if a clip was reused from another session."""
         return not any(turn.num_reused for turn in self.turns)
 
     @property
@@ -182,10 +241,18 @@ class Trajectory:
         """Frames seen in all: glance and zooms."""
         return len(self.visuals)
 
-    def to_json(self) -> dict[str, Any]:
-        """The machine-readable summary that `vzoom ask --json` prints.
+    def __repr__(self) -> str:
+        stop = str(self.stop_reason) if self.stop_reason else None
+        return (
+            f"Trajectory(question={shortened(self.question)!r}, answer={shortened(self.answer)!r}, "
+            f"stop_reason={stop!r}, turns={len(self.turns)}, zooms={len(self.zooms)}, frames={self.num_frames}, "
+            f"tokens={len(self.ids)})"
+        )
 
-        A zoom's tokens and milliseconds are those of the turn that its clip opened.
+    def to_json(self) -> dict[str, Any]:
+        """The summary that `vzoom ask --json` prints. Times are in seconds unless the key says milliseconds.
+
+        The tokens and milliseconds of a zoom are those of the turn that its clip opened.
         """
         opened = dict(zip(map(id, self.turns), self.turns[1:], strict=False))
         return {
@@ -226,25 +293,25 @@ class Trajectory:
         }
 
 
-# ---------------------------------------------------------------- what happens while a session runs
+# ---------------------------------------------------------------- what happens while a conversation runs
 
 
 @dataclass(frozen=True)
 class TextDelta:
-    """Text as it is sampled. `session` is the number that `Engine.add` gave."""
+    """Text as it is sampled. `request_id` is the one that `Engine.add` gave, in every event."""
 
-    session: int
+    request_id: int
     text: str
 
 
 @dataclass(frozen=True)
 class TurnOpened:
-    """What opens a turn has been fed: prompt and glance, or a tool turn with its clip.
+    """What opens a turn was fed: prompt and glance, or a tool turn with its clip, if it has one.
 
     turn.num_prefilled and the milliseconds of decode, patches, vision and prefill are final.
     """
 
-    session: int
+    request_id: int
     turn: Turn
     clip: Clip | None
 
@@ -253,22 +320,24 @@ class TurnOpened:
 class TurnEnded:
     """The model ended its turn: turn.text and turn.outcome are final. `clip` is what its call brought, if anything."""
 
-    session: int
+    request_id: int
     turn: Turn
     clip: Clip | None
 
 
 @dataclass(frozen=True)
 class Finished:
-    session: int
+    """The conversation is over. trajectory.stop_reason says why."""
+
+    request_id: int
     trajectory: Trajectory
 
 
 @dataclass(frozen=True)
 class Failed:
-    """The session could not begin or go on: its video cannot be read, or its glance does not fit. The others run."""
+    """There is no conversation: its video cannot be read, or its glance does not fit. Other requests continue."""
 
-    session: int
+    request_id: int
     error: Exception
 
 

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.resources import files
 from os import PathLike
 from pathlib import Path
 
 from .config import Sampling, ZoomConfig
-from .engine import Engine, Job, Reuse
+from .engine import Engine, Outcome, Request, Reuse
 from .models import Checkpoint, FeatureCache, load_checkpoint
-from .report import Report
-from .types import Clip, Event, Failed, Finished, Trajectory, TurnOpened
-from .video import CachedVideo, CacheStats, ClipCache
+from .report import Report, answer_card
+from .types import Clip, Event, Failed, Trajectory, shortened
+from .video import CacheStats, ClipCache
 
 EMBEDDED = "embedded"
 
 
 @dataclass(frozen=True)
 class Result:
-    """An answer and how it was reached. clips[i] is what trajectory.zooms[i] brought; seconds is wall time."""
+    """An answer, and how it was reached. A notebook shows it as a card.
+
+    Attributes:
+        trajectory: the conversation, token for token.
+        glance: the frames of the whole video that opened it.
+        clips: clips[i] is what trajectory.zooms[i] brought.
+        seconds: wall time from the start of the call to this answer.
+        model: the name that the model was loaded by.
+    """
 
     trajectory: Trajectory
     glance: Clip
@@ -33,13 +38,25 @@ class Result:
 
     @property
     def answer(self) -> str | None:
-        """The text of the answer, or None where the model never gave one (see trajectory.stop_reason)."""
+        """The text of the answer; None if the model gave none (trajectory.stop_reason says why)."""
         return self.trajectory.answer
 
     @property
     def report(self) -> Report:
         """A self-contained HTML page of this result: `result.report.save("out.html")`."""
         return Report(self)
+
+    def __repr__(self) -> str:
+        stop = str(self.trajectory.stop_reason) if self.trajectory.stop_reason else None
+        zooms = ", ".join(f"{start:.2f}-{end:.2f} s" for start, end in self.trajectory.zoom_spans)
+        return (
+            f"Result(answer={shortened(self.answer)!r}, stop_reason={stop!r}, zooms=[{zooms}], "
+            f"frames={self.trajectory.num_frames}, seconds={self.seconds:.2f})"
+        )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: question, answer, timeline. Nothing is loaded from anywhere."""
+        return answer_card(self)
 
 
 def embedded_path() -> Path:
@@ -56,8 +73,16 @@ def load(
 ) -> Zoomer:
     """Load a Qwen2-VL, Qwen2.5-VL or Qwen3-VL checkpoint.
 
-    model: a folder, a hub id such as "Qwen/Qwen2.5-VL-7B-Instruct", or "embedded", the small model of the package,
-    which knows nothing but vzoom's rendered world. config: replaces the checkpoint's own `vzoom.json`.
+    Args:
+        model: a folder, a hub id such as "Qwen/Qwen2.5-VL-7B-Instruct", or "embedded": the small model of the package,
+            which knows nothing but vzoom's synthetic videos.
+        device: "auto" (CUDA if torch sees it), "cpu", "cuda" or "cuda:N".
+        dtype: "auto" (float32 on the CPU, else the checkpoint's own), "float32", "bfloat16" or "float16".
+        config: replaces the checkpoint's own `vzoom.json`.
+
+    Raises:
+        OSError: there is no such checkpoint.
+        ValueError: it is of another family, or the device or dtype is not available.
     """
     path = embedded_path() if model == EMBEDDED else model
     checkpoint = load_checkpoint(str(path), device=device, dtype=dtype)
@@ -67,8 +92,15 @@ def load(
 class Zoomer:
     """A loaded model that answers questions about videos.
 
-    `clip_cache` keeps decoded frames between questions, `feature_cache` what the vision tower made of them; `stats()`
-    of either counts hits. Clear the latter when the weights of the tower change.
+    Args:
+        checkpoint: the model.
+        config: replaces the checkpoint's own.
+        name: what results call the model.
+
+    Attributes:
+        clip_cache: decoded frames, kept between questions.
+        feature_cache: what the vision tower made of frames, kept between questions. Clear it when the tower's weights
+            change.
     """
 
     def __init__(self, checkpoint: Checkpoint, *, config: ZoomConfig | None = None, name: str | None = None) -> None:
@@ -80,6 +112,7 @@ class Zoomer:
 
     @property
     def is_embedded(self) -> bool:
+        """Whether this is the small model of the package."""
         return self.name == EMBEDDED
 
     def ask(
@@ -91,16 +124,24 @@ class Zoomer:
         sampling: Sampling | None = None,
         on_event: Callable[[Event], None] | None = None,
     ) -> Result:
-        """Answer one question. `on_event` sees text and zooms as they happen.
+        """Answer one question.
 
-        ValueError (VideoError among them) for a file that is not a readable video, an empty question, or a glance
-        that does not fit in max_total_tokens.
+        Args:
+            video: a file or a URL.
+            question: the text, options included.
+            max_zooms: replaces that of the config.
+            sampling: as the checkpoint's generation_config.json says if not given; greedy if it says nothing.
+            on_event: called with text and zooms as they happen.
+
+        Raises:
+            VideoError: the file is not a readable video. (A ValueError, like the others.)
+            ValueError: the question is empty, or the glance does not fit in max_total_tokens.
         """
         return self.ask_many([(video, question)], max_zooms=max_zooms, sampling=sampling, on_event=on_event)[0]
 
     def ask_many(
         self,
-        jobs: Iterable[tuple[str | PathLike[str], str]],
+        questions: Iterable[tuple[str | PathLike[str], str]],
         *,
         max_zooms: int | None = None,
         sampling: Sampling | None = None,
@@ -108,20 +149,33 @@ class Zoomer:
         max_sessions: int = 8,
         reuse: Reuse = "off",
     ) -> list[Result]:
-        """Answer (video, question) pairs, up to `max_sessions` at once in one batch. Results in the jobs' order.
+        """Answer many questions in one batch.
 
-        reuse: splice clips that an earlier session of this call has seen without feeding them again. Approximate:
-        result.trajectory.is_exact says where it happened. See `vzoom/engine/clip_reuse.py`.
-        Pair i samples with seed sampling.seed + i. `seconds` of a result is counted from the start of the whole call.
+        Args:
+            questions: (video, question) pairs.
+            max_zooms: replaces that of the config.
+            sampling: greedy if not given; pair i samples with seed sampling.seed + i.
+            on_event: called with text and zooms as they happen.
+            max_sessions: questions that are answered at once.
+            reuse: "rotate" or "rotate+first16" splices clips that an earlier question of this call has seen without
+                feeding them again. Approximate: result.trajectory.is_exact says where it happened. See
+                `vzoom/engine/clip_reuse.py`.
+
+        Returns:
+            The results, in the order of the questions. Their `seconds` count from the start of the call.
+
+        Raises:
+            ValueError: as `ask` does, for the first question that fails; the others are then dropped. To keep them,
+                use `Engine.run`, whose outcomes carry one error each.
         """
         config = self.config.override(max_zooms=max_zooms)
-        base = sampling or Sampling()
+        base = sampling or self.checkpoint.sampling
         # One seed for all would draw the same numbers in every session.
-        queue = [
-            self._job(video, question, config, replace(base, seed=base.seed + i))
-            for i, (video, question) in enumerate(jobs)
+        requests = [
+            self._request(video, question, config, replace(base, seed=base.seed + i))
+            for i, (video, question) in enumerate(questions)
         ]
-        return self._run(queue, on_event, max_sessions=min(max_sessions, len(queue)), reuse=reuse)
+        return self._run(requests, on_event, max_sessions=min(max_sessions, len(requests)), reuse=reuse)
 
     def rollouts(
         self,
@@ -133,60 +187,66 @@ class Zoomer:
         sampling: Sampling | None = None,
         on_event: Callable[[Event], None] | None = None,
     ) -> list[Result]:
-        """Answer one question `num_rollouts` times in one batch that shares the glance: its frames are encoded and its
-        tokens fed once. Rollout i samples with seed sampling.seed + i; temperature 1 where no sampling is given.
+        """Answer one question several times in one batch. The glance is encoded and fed once for all.
+
+        Args:
+            video: a file or a URL.
+            question: the text, options included.
+            num_rollouts: how many answers.
+            max_zooms: replaces that of the config.
+            sampling: temperature 1 if not given; rollout i samples with seed sampling.seed + i.
+            on_event: called with text and zooms as they happen.
+
+        Returns:
+            num_rollouts results.
+
+        Raises:
+            ValueError: num_rollouts is below 1, or as `ask` does.
         """
         if num_rollouts < 1:
             raise ValueError(f"num_rollouts must be 1 or more, got {num_rollouts}")
-        job = self._job(
-            video, question, self.config.override(max_zooms=max_zooms), sampling or Sampling(temperature=1.0)
-        )
-        return self._run([replace(job, num_rollouts=num_rollouts)], on_event, max_sessions=num_rollouts)
+        config = self.config.override(max_zooms=max_zooms)
+        request = self._request(video, question, config, sampling or Sampling(temperature=1.0))
+        return self._run([replace(request, num_rollouts=num_rollouts)], on_event, max_sessions=num_rollouts)
 
     def cache_stats(self) -> dict[str, CacheStats]:
         """Hits and misses so far: "frames" of decoding, "features" of the vision tower."""
         return {"frames": self.clip_cache.stats(), "features": self.feature_cache.stats()}
 
-    def _job(self, video: str | PathLike[str], question: str, config: ZoomConfig, sampling: Sampling) -> Job:
-        opened = partial(CachedVideo, self.clip_cache, video, config=config, spec=self.checkpoint.patch_spec)
-        return Job(opened, question, config, sampling)
+    def _request(self, video: str | PathLike[str], question: str, config: ZoomConfig, sampling: Sampling) -> Request:
+        return Request.about(
+            video, question, checkpoint=self.checkpoint, clip_cache=self.clip_cache, config=config, sampling=sampling
+        )
 
     def _run(
         self,
-        jobs: list[Job],
+        requests: list[Request],
         on_event: Callable[[Event], None] | None,
         *,
         max_sessions: int,
         reuse: Reuse = "off",
     ) -> list[Result]:
-        """Results of all rollouts of all jobs, in order."""
-        if not jobs:
+        """Results of all rollouts of all requests, in order. Raises the first error."""
+        if not requests:
             return []
-        started = time.perf_counter()
-        engine = Engine(
+
+        def watch(event: Event) -> None:
+            if on_event is not None:
+                on_event(event)
+            if isinstance(event, Failed):
+                raise event.error
+
+        with Engine(
             self.checkpoint,
             max_sessions=max_sessions,
-            max_total_tokens=jobs[0].config.max_total_tokens,
+            max_total_tokens=requests[0].config.max_total_tokens,
             feature_cache=self.feature_cache,
             reuse=reuse,
-        )
-        clips: defaultdict[int, list[Clip]] = defaultdict(list)
-        done: dict[int, tuple[Trajectory, float]] = {}
-        try:
-            for job in jobs:
-                engine.add(job)
-            for event in engine.run():
-                if on_event:
-                    on_event(event)
-                if isinstance(event, TurnOpened) and event.clip is not None:
-                    clips[event.session].append(event.clip)
-                elif isinstance(event, Finished):
-                    done[event.session] = event.trajectory, time.perf_counter() - started
-                elif isinstance(event, Failed):
-                    raise event.error
-        finally:
-            engine.close()
-        return [
-            Result(done[i][0], glance=clips[i][0], clips=clips[i][1:], seconds=done[i][1], model=self.name)
-            for i in range(len(done))
-        ]
+        ) as engine:
+            outcomes = engine.run(requests, on_event=watch)
+        return [self._result(outcome) for group in outcomes for outcome in group]
+
+    def _result(self, outcome: Outcome) -> Result:
+        trajectory, glance = outcome.unwrap(), outcome.glance
+        assert glance is not None, "a conversation without a glance"
+        return Result(trajectory, glance, list(outcome.clips), outcome.seconds, self.name)

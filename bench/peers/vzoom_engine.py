@@ -19,11 +19,11 @@ import vzoom
 from vzoom import kernels
 from vzoom.config import Sampling, ZoomConfig
 from vzoom.engine.engine import Engine
-from vzoom.engine.request import Job
-from vzoom.engine.session import Feed, Fetch, Session
-from vzoom.models import load_checkpoint, vision
-from vzoom.protocol.tokenize import Run
-from vzoom.types import Clip, Failed, Finished, StopReason, Trajectory, VideoInfo, ZoomCall
+from vzoom.engine.request import Request
+from vzoom.engine.session import NeedFrames, NeedTokens, Session
+from vzoom.models import FeatureCache, encode, load_checkpoint
+from vzoom.protocol.tokenize import TokenSpan
+from vzoom.types import Clip, Event, StopReason, Trajectory, VideoInfo, ZoomCall
 
 from . import Phases
 
@@ -59,7 +59,7 @@ class CountingSession(Session):
     def __init__(self, work: Workload, *args: Any) -> None:
         super().__init__(*args)
         self._work = work
-        self.action = Fetch((0.0,), None)
+        self.action = NeedFrames((0.0,), None)
 
     @property
     def rollout(self) -> int:
@@ -75,10 +75,10 @@ class CountingSession(Session):
         # Each image id in front of an image was one token less than it is now.
         offsets = np.flatnonzero(held == work.image_token_id) + np.arange(len(clip)) * (size - 1) + len(pending)
         images = [(i, int(offset), (side, side)) for i, offset in enumerate(offsets)]
-        self._feed(Run(pending + ids, images), clip, opens_turn=True)
+        self._feed(TokenSpan(pending + ids, images), clip, opens_turn=True)
 
     def accept(self, token: int, logprob: float) -> str:
-        assert isinstance(self.action, Feed)
+        assert isinstance(self.action, NeedTokens)
         self._commit(self.action)
         trajectory, turn = self.trajectory, self.turn
         trajectory.ids.append(token)
@@ -89,12 +89,12 @@ class CountingSession(Session):
         turn.num_sampled += 1
         shape, number = self._work.shape, len(trajectory.turns) - 1
         if turn.num_sampled < shape.turn_tokens(number):
-            self._feed(Run([token]), None, opens_turn=False)
+            self._feed(TokenSpan([token]), None, opens_turn=False)
         elif number == shape.zooms:
             self._finish(StopReason.ANSWERED)
         else:
             turn.outcome = ZoomCall(0.0, 1.0, float(shape.clip_frames))
-            self.action = Fetch((1.0 + self.rollout * shape.zooms + number,), turn.outcome)
+            self.action = NeedFrames((1.0 + self.rollout * shape.zooms + number,), turn.outcome)
         return ""
 
 
@@ -102,7 +102,7 @@ class VzoomEngine:
     def __init__(self, model: str, dtype: str) -> None:
         # The peers ban no token, and a ban moves every log-probability a little.
         self.checkpoint = replace(load_checkpoint(model, device="cpu", dtype=dtype), banned_ids=())
-        self.features = vision.FeatureCache()
+        self.features = FeatureCache()
         self.engine = Engine(
             self.checkpoint,
             max_sessions=MAX_SESSIONS,
@@ -115,8 +115,10 @@ class VzoomEngine:
         self.logprobs: list[list[list[float]]] = []
         self.versions = {"vzoom": vzoom.__version__}
         self.settings = {"kernels": kernels.registry.chosen(), "block_size": self.engine.pool.block_size}
-        self.phases.watch(vision, "frames_to_patches", "patches")
+        self.phases.watch(encode, "frames_to_patches", "patches")
         self.phases.watch(self.checkpoint.model, "encode_images", "vision")
+        self._step = self.engine.step
+        self.engine.step = self._timed_step  # type: ignore[method-assign]
         self._forward: Any = self.checkpoint.model.forward
         self.checkpoint.model.forward = self._timed_forward  # type: ignore[method-assign]
         self._decoded = 0  # tokens that the step in progress decodes; 0 where it opens a turn
@@ -129,36 +131,31 @@ class VzoomEngine:
         with self.phases.stage("prefill"):
             return self._forward(ids_T, batch, *args)
 
+    def _timed_step(self) -> list[Event]:
+        self._decoded = 0
+        began = time.thread_time()
+        events = self._step()
+        if self._decoded:
+            self.phases.add("decode", time.thread_time() - began)
+            self.phases.decode_tokens += self._decoded
+        return events
+
     def prepare(self, work: Workload) -> None:
         self.features.clear()
 
     def run(self, work: Workload) -> list[list[list[int]]]:
         shape = work.shape
-        done: dict[int, Trajectory] = {}
         limits = ZoomConfig(max_total_tokens=MAX_TOTAL_TOKENS, max_zooms=shape.zooms, resize="direct")
-        self.engine.add(
-            Job(
-                open_video=partial(MemoryVideo, work),
-                question="counted",
-                config=limits,
-                sampling=Sampling(temperature=0.0, seed=0),
-                num_rollouts=shape.rollouts,
-                session=partial(CountingSession, work),
-            )
+        request = Request(
+            open_video=partial(MemoryVideo, work),
+            question="counted",
+            config=limits,
+            sampling=Sampling(temperature=0.0, seed=0),
+            num_rollouts=shape.rollouts,
+            session=partial(CountingSession, work),
         )
-        while len(done) < shape.rollouts:
-            self._decoded = 0
-            began = time.thread_time()
-            events = self.engine.step()
-            if self._decoded:
-                self.phases.add("decode", time.thread_time() - began)
-                self.phases.decode_tokens += self._decoded
-            for event in events:
-                if isinstance(event, Failed):
-                    raise event.error
-                if isinstance(event, Finished):
-                    done[event.session] = event.trajectory
-        trajectories = [done[number] for number in sorted(done)]
+        (outcomes,) = self.engine.run([request], keep_clips=False)
+        trajectories = [outcome.unwrap() for outcome in outcomes]
         turns = self._turns(trajectories[0], shape.turns)
         assert all(all(own.sampled[turn]) for own in trajectories for turn in turns)
         self.logprobs = [[own.logprobs[turn] for own in trajectories] for turn in turns]

@@ -10,9 +10,8 @@ the stock run errs.
 from __future__ import annotations
 
 import gc
-import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
@@ -21,13 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import Sampling, ZoomConfig
-from ..engine import Engine, Job, ScriptedSession
-from ..models import Checkpoint
+from ..config import ZoomConfig
+from ..engine import Engine, Request, ScriptedSession
+from ..models import Checkpoint, full_prefill, stock_images
 from ..protocol import glance_timestamps, render_turn
-from ..types import Answer, Clip, Failed, Finished, Malformed, Trajectory, TurnOpened, VideoInfo, ZoomCall
-from ..video import CachedVideo, ClipCache
-from ..zoomer import load
+from ..types import Answer, Clip, Event, Malformed, Trajectory, TurnOpened, VideoInfo, ZoomCall
+from ..video import ClipCache
+from .loading import open_model
 
 FLOAT32_LIMIT = 1e-5  # largest difference over largest logit
 HALF_LIMIT = 2.0  # error of the splice over error of the stock run
@@ -39,7 +38,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Replay:
-    """A conversation that went through the engine: its clips, and the logits [N, V] behind its N sampled tokens,
+    """A conversation that went through the engine: its clips, and the logits [N, V] of its N sampled tokens,
     float32 on the CPU."""
 
     trajectory: Trajectory
@@ -48,7 +47,7 @@ class Replay:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Exactness:
     """What `verify` found. Errors are largest absolute differences of logits.
 
     difference: splice against the stock run. splice_error, stock_error: either against the float32 run; None in
@@ -75,7 +74,7 @@ class Verdict:
 
     @property
     def ratio(self) -> float:
-        """What must be at most `limit`; NaN or infinity where a run gave no finite logits."""
+        """What must be at most `limit`; NaN or infinity if a run gave no finite logits."""
         if self.splice_error is None or self.stock_error is None:
             return _over(self.difference, self.largest_logit)
         return _over(self.splice_error, self.stock_error)
@@ -93,24 +92,20 @@ def verify(
     dtype: str = "auto",
     num_zooms: int = 4,
     progress: Progress = lambda stage: None,
-) -> Verdict:
+) -> Exactness:
     """Replay a conversation of `num_zooms` zooms into `video` and compare with a full prefill by stock transformers.
 
     model, device, dtype as for `vzoom.load`. In half precision the weights are made float32 in place after the
-    replay, for one more run: 4 bytes a parameter. ValueError where the zooms do not fit in the checkpoint's limits, and
+    replay, for one more run: 4 bytes per parameter. ValueError if the zooms do not fit in the checkpoint's limits, and
     what `vzoom.load` and the video raise.
     """
     progress(f"loading {model}")
-    try:
-        checkpoint = load(model, device=device, dtype=dtype).checkpoint
-    except OSError as error:  # transformers does not always name the model, nor say what to do
-        hint = "name a folder with a checkpoint, or a hub id that can be reached from here"
-        raise OSError(f"{model}: {hint} ({error})") from error
+    checkpoint = open_model(str(model), device=device, dtype=dtype).checkpoint
     hf, used = checkpoint.model.hf, checkpoint.model.dtype
     # A convolution in TF32 would be the largest difference of all.
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         played = replay(checkpoint, video, num_zooms=num_zooms, progress=progress)
-        images = _stock_images(checkpoint.name, played.clips)
+        images = stock_images(checkpoint.name, played.clips)
         num_tokens = len(played.trajectory.ids)
         progress(f"one prefill of {num_tokens} tokens")
         stock, positions = full_prefill(hf, played.trajectory, images)
@@ -124,7 +119,7 @@ def verify(
             splice_error, stock_error = _apart(played.logits_NV, exact), _apart(stock, exact)
         else:
             placed = str(checkpoint.model.device)
-    return Verdict(
+    return Exactness(
         model=str(model),
         device=placed,
         dtype=str(used).removeprefix("torch."),
@@ -180,33 +175,29 @@ def replay(
         max_zooms=num_zooms,
         max_new_tokens=max(_MAX_NEW_TOKENS, checkpoint.config.max_new_tokens),
     )
-    source = CachedVideo(ClipCache(), video, config=config, spec=checkpoint.patch_spec)
-    calls = zoom_calls(source.info, config)
+    request = Request.about(video, _QUESTION, checkpoint=checkpoint, clip_cache=ClipCache(), config=config)
+    calls = zoom_calls(request.open_video().info, config)
     turns = [render_turn("Look closer.", call) for call in calls] + [render_turn("Seen.", Answer("done"))]
-    engine = _Listening(checkpoint, max_total_tokens=config.max_total_tokens)
-    clips: list[Clip] = []
-    trajectory: Trajectory | None = None
-    try:
-        engine.add(Job(lambda: source, _QUESTION, config, Sampling(), session=partial(ScriptedSession, turns)))
-        for event in engine.run():
-            if isinstance(event, Failed):
-                raise event.error
-            if isinstance(event, TurnOpened):
-                progress(f"zoom {len(clips)} of {num_zooms}" if clips else "glance")
-                if event.clip is not None:
-                    clips.append(event.clip)
-            elif isinstance(event, Finished):
-                trajectory = event.trajectory
-    finally:
-        engine.close()
-    assert trajectory is not None
+    num_seen = 0  # clips, the glance among them
+
+    def tell(event: Event) -> None:
+        nonlocal num_seen
+        if isinstance(event, TurnOpened):
+            progress(f"zoom {num_seen} of {num_zooms}" if num_seen else "glance")
+            num_seen += event.clip is not None
+
+    with _Listening(checkpoint, max_total_tokens=config.max_total_tokens) as engine:
+        scripted = replace(request, session=partial(ScriptedSession, turns))
+        ((outcome,),) = engine.run([scripted], on_event=tell)
+    trajectory = outcome.unwrap()
+    assert outcome.glance is not None
     refused = [turn.outcome for turn in trajectory.turns if isinstance(turn.outcome, Malformed)]
     if refused:
         raise ValueError(
             f"{len(refused)} of {num_zooms} zooms did not fit ({refused[0].error}: {refused[0].detail}): "
             "ask for fewer zooms, or raise the limits in the checkpoint's vzoom.json"
         )
-    return Replay(trajectory, clips, torch.cat(engine.heard))
+    return Replay(trajectory, [outcome.glance, *outcome.clips], torch.cat(engine.heard))
 
 
 def zoom_calls(video: VideoInfo, config: ZoomConfig) -> list[ZoomCall]:
@@ -227,37 +218,3 @@ def zoom_calls(video: VideoInfo, config: ZoomConfig) -> list[ZoomCall]:
     room = max(0.0, video.duration_seconds - seconds)
     starts = [math.floor(room * (0.618 * (i + 1) % 1) * 100) / 100 for i in range(config.max_zooms)]
     return [ZoomCall(start, start + seconds, fps) for start in starts]
-
-
-# ---------------------------------------------------------------- by stock transformers
-
-
-@torch.inference_mode()
-def full_prefill(hf: Any, trajectory: Trajectory, images: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Logits [N, V] behind the N sampled tokens, float32 on the CPU, and transformers' own positions [3, T - 1].
-
-    hf: transformers' model object. images: "pixel_values" and "image_grid_thw" of all frames, in order. The last
-    sampled token of the trajectory is never fed.
-    """
-    ids = torch.tensor([trajectory.ids[:-1]])
-    inputs: dict[str, Tensor] = {"image_grid_thw": images["image_grid_thw"], "attention_mask": torch.ones_like(ids)}
-    if "mm_token_type_ids" in inspect.signature(hf.model.get_rope_index).parameters:
-        inputs["mm_token_type_ids"] = (ids == hf.config.image_token_id).int()
-    positions, _ = hf.model.get_rope_index(ids, **inputs)
-    at = torch.tensor([i - 1 for i, sampled in enumerate(trajectory.sampled) if sampled])
-    inputs |= {"input_ids": ids, "position_ids": positions, "pixel_values": images["pixel_values"]}
-    placed = {name: tensor.to(hf.device) for name, tensor in inputs.items()}
-    logits = hf(**placed, use_cache=False, logits_to_keep=at.to(hf.device)).logits[0]
-    return logits.float().cpu(), positions[:, 0]
-
-
-def _stock_images(name: str, clips: Sequence[Clip]) -> Mapping[str, Tensor]:
-    """What transformers' own image processor on Pillow makes of frames that have the model's size already."""
-    try:
-        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil as Processor
-    except ModuleNotFoundError:  # older versions: the plain name once meant this one
-        from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor as Processor
-    processor: Any = Processor.from_pretrained(name)
-    frames = [frame for clip in clips for frame in clip.frames]
-    made: Mapping[str, Tensor] = processor(images=frames, do_resize=False, return_tensors="pt")
-    return made

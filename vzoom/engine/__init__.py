@@ -1,4 +1,4 @@
-"""Requests in, events out: the loop, who runs when, sessions, clips on their way, pages, sampling."""
+"""Requests in, outcomes out: the loop, the scheduler, sessions, clips on their way, KV pages, sampling."""
 
 import lazy_loader
 

@@ -3,9 +3,10 @@ from .engine import Engine as Engine
 from .kv_cache import BlockTable as BlockTable
 from .kv_cache import OutOfPages as OutOfPages
 from .kv_cache import PagePool as PagePool
-from .request import Job as Job
-from .scripted import ScriptedSession as ScriptedSession
+from .request import Outcome as Outcome
+from .request import Request as Request
+from .scripted_session import ScriptedSession as ScriptedSession
 from .session import Done as Done
-from .session import Feed as Feed
-from .session import Fetch as Fetch
+from .session import NeedFrames as NeedFrames
+from .session import NeedTokens as NeedTokens
 from .session import Session as Session

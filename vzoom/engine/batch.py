@@ -1,4 +1,7 @@
-"""What is fed in one run of the model: the runs of several sessions, packed without padding."""
+"""One run of the model: the scheduled runs of several sessions, packed without padding.
+
+S sequences, V vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -9,47 +12,18 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..kernels.splice_move.op import splice_move
+from ..kernels.splice_move import splice_move
 from ..models import Features, Ragged, VisionLanguageModel
 from .clip_reuse import Move
 from .kv_cache import BlockTable, PagePool
-from .running import Active
-from .session import Feed
+from .scheduler import ScheduledRun
 
 _CPU_COLUMN_BYTES = 2048  # so many tokens at a time that a column of them takes this much: 1024 in bf16
 
 
 @dataclass(frozen=True)
-class Fed:
-    """One session's run: its slots, how long the table was before, and the part that is not fed but moved there."""
-
-    active: Active
-    feed: Feed
-    ids: list[int]
-    positions: np.ndarray  # int64 [3, len(ids)]
-    slots: np.ndarray  # int64 [len(ids)]
-    length: int
-    move: Move | None
-
-    def pieces(self) -> list[slice]:
-        """What is fed of the run. Behind a clip that was moved it goes on as a sequence of its own."""
-        if self.move is None:
-            return [slice(0, len(self.ids))]
-        return [slice(0, self.move.first), slice(self.move.end, len(self.ids))]
-
-    def let_go(self) -> None:
-        """The pages that the clip was moved from."""
-        if self.move is not None:
-            self.active.table.pool.release(self.move.blocks)
-
-    def undo(self) -> None:
-        """As if it had never been fed."""
-        self.active.table.truncate(self.length)
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Consecutive tokens of one sequence in one run of the layers. `table` ends with them."""
+class Chunk:
+    """Consecutive tokens of one sequence in one pass through the layers. `table` ends with them."""
 
     ids: list[int]
     slots: np.ndarray
@@ -58,54 +32,58 @@ class _Part:
     features: Features | None
 
 
-def run_model(model: VisionLanguageModel, pool: PagePool, batch: Sequence[Fed]) -> torch.Tensor:
-    """Logits [S, V] behind each run. Keys and values of all runs are in their slots then.
+def run_model(model: VisionLanguageModel, pool: PagePool, runs: Sequence[ScheduledRun]) -> torch.Tensor:
+    """Feed `runs` and write their keys and values to their slots.
 
-    On the CPU long runs go through the layers in parts: what a layer hands to the next takes that much less memory.
+    On the CPU long runs go through the layers in chunks: what a layer hands to the next takes that much less memory.
+
+    Returns:
+        Logits [S, V] of the last token of each run.
     """
     limit = _CPU_COLUMN_BYTES // model.dtype.itemsize if model.device.type == "cpu" else sys.maxsize
-    groups: list[list[_Part]] = [[]]
-    last: list[tuple[int, int]] = []  # the group and the part in it behind which a token is sampled
+    passes: list[list[Chunk]] = [[]]
+    last: list[tuple[int, int]] = []  # by run: the pass and the chunk in it that a token is sampled after
     room = limit
-    for fed in batch:
-        visual = Features.cat(fed.active.encoding.features()) if fed.active.encoding else None
+    for run in runs:
+        pending = run.running.pending_features
+        visual = Features.cat(pending.features()) if pending else None
         seen = 0
-        for piece in fed.pieces():
+        for piece in run.pieces():
             at = piece.start
             while at < piece.stop:
                 if room == 0:
-                    groups.append([])
+                    passes.append([])
                     room = limit
                 end = min(piece.stop, at + room)
-                ids = fed.ids[at:end]
+                ids = run.ids[at:end]
                 num_visual = ids.count(model.image_token_id)
                 features = visual.part(seen, seen + num_visual) if visual is not None and num_visual else None
-                table = fed.active.table.upto(fed.length + end)
-                groups[-1].append(_Part(ids, fed.slots[at:end], fed.positions[:, at:end], table, features))
+                table = run.running.table.upto(run.num_cached + end)
+                passes[-1].append(Chunk(ids, run.slots[at:end], run.positions[:, at:end], table, features))
                 seen += num_visual
                 room -= end - at
                 at = end
-        last.append((len(groups) - 1, len(groups[-1]) - 1))
-        if fed.move is not None:
-            _splice(model, pool, fed.move, fed.slots)
+        last.append((len(passes) - 1, len(passes[-1]) - 1))
+        if run.move is not None:
+            _splice(model, pool, run.move, run.slots)
         elif visual is not None and seen != len(visual.embeds):
             raise AssertionError(f"{seen} image tokens, {len(visual.embeds)} visual features")
-    logits = [_forward(model, pool, group) for group in groups]
-    if len(groups) == 1 and len(last) == len(groups[0]):
+    logits = [_forward(model, pool, chunks) for chunks in passes]
+    if len(passes) == 1 and len(last) == len(passes[0]):
         return logits[0]
-    return torch.stack([logits[group][part] for group, part in last])
+    return torch.stack([logits[number][chunk] for number, chunk in last])
 
 
-def _forward(model: VisionLanguageModel, pool: PagePool, group: Sequence[_Part]) -> torch.Tensor:
-    ids = [i for part in group for i in part.ids]
-    features = [part.features for part in group if part.features is not None]
+def _forward(model: VisionLanguageModel, pool: PagePool, chunks: Sequence[Chunk]) -> torch.Tensor:
+    ids = [i for chunk in chunks for i in chunk.ids]
+    features = [chunk.features for chunk in chunks if chunk.features is not None]
     rows = [i for i, token in enumerate(ids) if token == model.image_token_id] if features else []
     return model.forward(
         torch.tensor(ids, device=model.device),
         Ragged.pack(
-            [part.table for part in group],
-            [part.slots for part in group],
-            [part.positions for part in group],
+            [chunk.table for chunk in chunks],
+            [chunk.slots for chunk in chunks],
+            [chunk.positions for chunk in chunks],
             model.device,
         ),
         pool,

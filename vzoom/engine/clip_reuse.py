@@ -1,8 +1,8 @@
 """Clips that one session has seen, spliced into another without being fed again. Approximate, and off by default.
 
-The keys are turned to their new positions, which is exact (one rotation serves a whole clip: moving it shifts all three
-axes by the same amount); what is lost is the context that deeper layers took in where the clip was first seen.
-"rotate+first16" feeds the first 16 tokens of the clip afresh, which wins back part of it. How far results are from
+The keys are rotated to their new positions, which is exact: moving a clip shifts all three axes by the same amount, so
+one rotation serves all of it. Values and deeper keys are approximate: they hold the context in which the clip was first
+seen. "rotate+first16" feeds the first 16 tokens of the clip afresh, which mends part of that. How far results are from
 exact ones: `python bench/bench_reuse.py`.
 """
 
@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from .kv_cache import BlockTable, PagePool
-from .session import Feed
+from .session import NeedTokens
 
 Reuse = Literal["off", "rotate", "rotate+first16"]
 _FED_AFRESH = {"rotate": 0, "rotate+first16": 16}  # tokens
@@ -25,9 +25,12 @@ _SHARE = 4  # at most 1 / _SHARE of the pool is held for clips
 
 @dataclass(frozen=True)
 class Move:
-    """Tokens first to end of a run come from slots `sources`, int64 [end - first], `delta` positions away.
+    """Tokens [first, end) of a span are moved, not fed.
 
-    It holds `blocks`, where they are, so that they cannot be given away before it is carried out: release them then.
+    Attributes:
+        sources: int64 [end - first], the slots they come from.
+        delta: how many positions they move.
+        blocks: the pages they come from, held so that nobody else gets them; release them after the move.
     """
 
     first: int
@@ -45,7 +48,11 @@ class _Stored:
 
 
 class ClipStore:
-    """The pages of clips as they were first fed, least recently used out first. Never of clips that were moved."""
+    """The pages of clips as they were first fed; the least recently used is evicted first. No clip is moved twice.
+
+    Raises:
+        ValueError: `mode` is unknown.
+    """
 
     def __init__(self, pool: PagePool, mode: Reuse, merge: int) -> None:
         if mode != "off" and mode not in _FED_AFRESH:
@@ -55,32 +62,32 @@ class ClipStore:
         self._held: OrderedDict[bytes, _Stored] = OrderedDict()
         self._num_blocks = 0
 
-    def find(self, feed: Feed) -> Move | None:
-        """Where the clip of `feed` can be had from, if it has one and was seen."""
-        if self.mode == "off" or feed.clip is None:
+    def find(self, need: NeedTokens) -> Move | None:
+        """How the clip of `need` can be moved here; None if it has no clip or the clip was never fed."""
+        if self.mode == "off" or need.clip is None:
             return None
-        first, end = self._span(feed)
-        key = self._key(feed, first, end)
+        first, end = self._span(need)
+        key = self._key(need, first, end)
         stored = self._held.get(key)
         if stored is None:
             return None
         self._held.move_to_end(key)
         self._pool.share(stored.blocks)
         afresh = min(_FED_AFRESH[self.mode], end - first)
-        delta = int(feed.positions[0, first]) - stored.position
+        delta = int(need.positions[0, first]) - stored.position
         return Move(first + afresh, end, stored.slots[afresh:], delta, stored.blocks)
 
-    def keep(self, feed: Feed, table: BlockTable) -> None:
-        """Hold the clip of a feed that was carried out in full, its run at the end of `table`."""
-        if self.mode == "off" or feed.clip is None or not feed.run.images:
+    def keep(self, need: NeedTokens, table: BlockTable) -> None:
+        """Keep the clip of `need`, whose span was fed in full and is at the end of `table`."""
+        if self.mode == "off" or need.clip is None or not need.span.images:
             return
-        first, end = self._span(feed)
-        key = self._key(feed, first, end)
+        first, end = self._span(need)
+        key = self._key(need, first, end)
         if key in self._held:
             self._held.move_to_end(key)
             return
         size = self._pool.block_size
-        begin = table.length - len(feed.run.ids)
+        begin = table.length - len(need.span.ids)
         at = np.arange(begin + first, begin + end)
         blocks = table.blocks[at[0] // size : at[-1] // size + 1]
         if len(blocks) * _SHARE > self._pool.num_blocks:
@@ -89,11 +96,11 @@ class ClipStore:
             self.evict()
         self._pool.share(blocks)
         slots = np.asarray(table.blocks, dtype=np.int64)[at // size] * size + at % size
-        self._held[key] = _Stored(blocks, slots, int(feed.positions[0, first]))
+        self._held[key] = _Stored(blocks, slots, int(need.positions[0, first]))
         self._num_blocks += len(blocks)
 
     def evict(self) -> bool:
-        """Let the clip go that was not used for longest; False where none is held."""
+        """Give back the pages of the clip that was not used for longest. False if none is held."""
         if not self._held:
             return False
         _, stored = self._held.popitem(last=False)
@@ -102,19 +109,20 @@ class ClipStore:
         return True
 
     def clear(self) -> None:
+        """Give back the pages of all clips."""
         while self.evict():
             pass
 
-    def _span(self, feed: Feed) -> tuple[int, int]:
-        """The tokens from the start of the first image's block to the end of the last one's: pictures and labels."""
-        (_, first, _), (_, last, (h, w)) = feed.run.images[0], feed.run.images[-1]
+    def _span(self, need: NeedTokens) -> tuple[int, int]:
+        """The tokens from the start of the first image to the end of the last: images and the labels between them."""
+        (_, first, _), (_, last, (h, w)) = need.span.images[0], need.span.images[-1]
         return first - 1, last + (h // self._merge) * (w // self._merge) + 1
 
     @staticmethod
-    def _key(feed: Feed, first: int, end: int) -> bytes:
-        """A digest of the pixels and of every token of the clip, labels with their times among them."""
-        assert feed.clip is not None
-        digest = hashlib.blake2b(np.ascontiguousarray(feed.clip.frames).data, digest_size=16)
-        digest.update(repr((feed.clip.frames.shape, [grid for _, _, grid in feed.run.images])).encode())
-        digest.update(np.array(feed.run.ids[first:end], dtype=np.int64).data)
+    def _key(need: NeedTokens, first: int, end: int) -> bytes:
+        """A digest of the pixels and of every token of the clip, the labels with their times included."""
+        assert need.clip is not None
+        digest = hashlib.blake2b(np.ascontiguousarray(need.clip.frames).data, digest_size=16)
+        digest.update(repr((need.clip.frames.shape, [grid for _, _, grid in need.span.images])).encode())
+        digest.update(np.array(need.span.ids[first:end], dtype=np.int64).data)
         return digest.digest()

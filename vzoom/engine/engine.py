@@ -1,40 +1,49 @@
-"""The only loop: takes what many sessions want fed, packs it ragged, runs the model once, gives each its token.
+"""The only loop: packs what many sessions want fed, runs the model once, and gives each session its token.
 
-Pages. A session is admitted when the pool can hold what it and those before it may still write (`max_total_tokens`
-each, shared pages counted once). Forks, and an engine made with `overcommit`, can ask for more than there is: then the
-youngest session gives up its pages and is fed again later, token for token, which changes nothing but time.
+Who runs is decided in `scheduler.py`; how clips come in, in `media.py`.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 
 from ..config import Sampling
-from ..models import Checkpoint, FeatureCache
-from ..protocol import Vocabulary
-from ..types import Event, Failed, Finished, TextDelta, TurnEnded, TurnOpened
-from ..video import CacheStats, grid_for
-from .batch import Fed, run_model
+from ..models import Checkpoint, FeatureCache, vocabulary_of
+from ..types import Clip, Event, Failed, Finished, TextDelta, TurnEnded, TurnOpened
+from ..video import CacheStats
+from .batch import run_model
 from .clip_reuse import ClipStore, Reuse
 from .kv_cache import BlockTable, PagePool
-from .media import Intake
-from .request import Job
-from .running import Active
+from .media import Media
+from .request import Outcome, Request
+from .running_session import RunningSession, SharedVideo
 from .sampler import choose
-from .scheduler import Admission
-from .session import Done, Feed, Fetch
-from .workers import SharedVideo
+from .scheduler import ScheduledRun, Scheduler
+from .session import Done, NeedFrames, NeedTokens, Session
+
+_NO_NUMBERS = (
+    "the model's logits are NaN or infinite: try dtype float32 (or bfloat16 in place of float16), and see whether "
+    "`vzoom verify` finds such numbers in the weights"
+)
 
 
 @dataclass(frozen=True)
 class EngineStats:
-    """Since the engine was made. tokens_fed counts every token that went through the language model, tokens_refed
-    those of them that were fed again after a preemption."""
+    """Counts since the engine was made.
+
+    Attributes:
+        tokens_fed: every token that went through the language model.
+        tokens_refed: those of them that were fed again after a preemption.
+        preemptions: how often a session lost its pages.
+        features: hits and misses of the feature cache.
+    """
 
     tokens_fed: int
     tokens_refed: int
@@ -43,17 +52,29 @@ class EngineStats:
 
 
 class Engine:
-    """Runs up to `max_sessions` conversations at once over one paged pool; more wait in a queue.
+    """Holds up to `max_sessions` conversations at once over one paged pool; more requests wait in a queue.
 
-    max_total_tokens: the longest conversation that the pool is made for. pool_tokens: the pool's size, by default
-    max_sessions * max_total_tokens. overcommit: how many times over the pool may be promised; few conversations use
-    all that they may, and 1 never preempts but for forks. max_step_tokens bounds what is fed in one run of the model;
-    a single longer run is still fed whole.
-    overlap: go on with some sessions while clips of others are decoded and encoded. Without it (the default on the
-    CPU, where there is nothing to gain but wall time) who is fed together does not depend on timing. A clip is decoded
-    while its call is still being written in either case.
-    reuse: splice clips that another session has seen without feeding them again ("rotate", "rotate+first16"; see
-    `reuse.py`). Approximate: Trajectory.is_exact says where it happened. Not for training.
+        with Engine(checkpoint, max_total_tokens=32768, max_sessions=8) as engine:
+            (outcomes,) = engine.run([request])
+
+    Args:
+        checkpoint: the model.
+        max_total_tokens: the longest conversation that the pool is made for.
+        max_sessions: conversations at once.
+        pool_tokens: the pool's size; max_sessions * max_total_tokens if not given.
+        overcommit: how many times over the pool may be promised. Few conversations use all that they may; at 1 only
+            forks can cause a preemption.
+        max_step_tokens: how many tokens are fed in one run of the model. A longer run of one session is still fed
+            whole.
+        overlap: let some sessions run while clips of others are decoded and encoded. The default is yes on CUDA and no
+            on the CPU, where it only gains wall time. Without it, who is fed together does not depend on timing. In
+            either case a clip is decoded while its call is still being written.
+        feature_cache: visual features, shared with other engines; one of its own if not given.
+        reuse: "rotate" or "rotate+first16" splices clips that another session has seen without feeding them again (see
+            `clip_reuse.py`). Approximate: Trajectory.is_exact says where it happened. Not for training.
+
+    Raises:
+        ValueError: a setting is out of range, or the pool does not hold one conversation.
     """
 
     def __init__(
@@ -71,18 +92,18 @@ class Engine:
     ) -> None:
         self.checkpoint = checkpoint
         self.model = model = checkpoint.model
-        self.max_step_tokens = max_step_tokens
-        self._intake = Intake(
-            checkpoint,
-            FeatureCache() if feature_cache is None else feature_cache,
-            overlap=model.device.type == "cuda" if overlap is None else overlap,
-            max_step_tokens=max_step_tokens,
-        )
+        self.vocabulary = vocabulary_of(checkpoint)
+        self.tokens_fed = self.tokens_refed = 0
         block_size = 32 if model.device.type == "cpu" else 256
-        self._blocks_a_session = -(-max_total_tokens // block_size)
-        num_blocks = max_sessions * self._blocks_a_session if pool_tokens is None else pool_tokens // block_size
-        if pool_tokens is not None and num_blocks < self._blocks_a_session:
+        blocks_per_session = -(-max_total_tokens // block_size)
+        num_blocks = max_sessions * blocks_per_session if pool_tokens is None else pool_tokens // block_size
+        if pool_tokens is not None and num_blocks < blocks_per_session:
             raise ValueError(f"pool_tokens {pool_tokens} does not hold one session of {max_total_tokens} tokens")
+        if max_total_tokens > model.max_positions:
+            raise ValueError(
+                f"max_total_tokens {max_total_tokens} is more than the {model.max_positions} positions that "
+                f"{checkpoint.name} was made for (max_position_embeddings of its config.json): lower it"
+            )
         self.pool = PagePool(
             num_layers=model.num_layers,
             num_kv_heads=model.num_kv_heads,
@@ -93,222 +114,288 @@ class Engine:
             device=model.device,
         )
         self._clips = ClipStore(self.pool, reuse, model.merge)
-        self._admission = Admission(self.pool, self._clips, max_sessions=max_sessions, overcommit=overcommit)
-        self.vocabulary = Vocabulary(
-            tokenizer=checkpoint.tokenizer,
-            image_token_id=model.image_token_id,
-            end_of_turn_id=checkpoint.end_of_turn_id,
-            end_ids=checkpoint.end_ids,
-            merge=model.merge,
-            grid_hw=lambda height, width, config: grid_for(height, width, config=config, spec=checkpoint.patch_spec),
+        self._scheduler = Scheduler(
+            self.pool,
+            self._clips,
+            max_sessions=max_sessions,
+            max_total_tokens=max_total_tokens,
+            max_step_tokens=max_step_tokens,
+            overcommit=overcommit,
         )
-        self.tokens_fed = self.tokens_refed = 0
+        self._media = Media(
+            checkpoint,
+            FeatureCache() if feature_cache is None else feature_cache,
+            overlap=model.device.type == "cuda" if overlap is None else overlap,
+            max_step_tokens=max_step_tokens,
+        )
         self._banned = torch.tensor(checkpoint.banned_ids, dtype=torch.int64, device=model.device)
-        self._waiting: deque[tuple[int, Job]] = deque()
-        self._active: list[Active] = []  # oldest first
-        self._count = 0
 
-    def add(self, job: Job) -> int:
-        """Queue a question. Its number comes back in every event of its session; that of rollout i is i higher."""
-        if -(-job.config.max_total_tokens // self.pool.block_size) > self._blocks_a_session:
-            raise ValueError(f"max_total_tokens {job.config.max_total_tokens} is more than this engine was made for")
-        limit = self._admission.max_sessions
-        if not 1 <= job.num_rollouts <= limit:
-            raise ValueError(f"num_rollouts must be 1 to max_sessions ({limit}), got {job.num_rollouts}")
-        number = self._count
-        self._waiting.append((number, job))
-        self._count += job.num_rollouts
-        return number
+    def __enter__(self) -> Self:
+        return self
 
-    def fork(self, number: int, samplings: Sequence[Sampling]) -> list[int]:
-        """Branch a running session once for each of `samplings`; the numbers of the branches.
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
-        They part behind what the session feeds next, so that a clip on its way is fed once for all. ValueError where
-        no such session runs.
+    # ------------------------------------------------------------ what a caller asks
+
+    def run(
+        self,
+        requests: Sequence[Request],
+        *,
+        on_event: Callable[[Event], None] | None = None,
+        keep_clips: bool = True,
+    ) -> list[list[Outcome]]:
+        """Answer all requests. One that fails does not disturb the others.
+
+        Args:
+            requests: what to answer; more than fit at once wait for their turn.
+            on_event: called with every event as it happens. If it raises, the requests are dropped.
+            keep_clips: keep the frames that were seen in the outcomes. They take memory until the outcomes go.
+
+        Returns:
+            By request, in order: one outcome per rollout.
+
+        Raises:
+            ValueError: a request can never be admitted, or the engine is busy with requests of `add`.
+            Exception: what `step` raises. Then none of the requests is left in the engine.
         """
-        active = self._find(number)
-        numbers = list(range(self._count, self._count + len(samplings)))
-        self._count += len(samplings)
-        active.forks += zip(numbers, samplings, strict=True)
-        return numbers
+        if not self._scheduler.is_idle:
+            raise ValueError("the engine is busy: take the events of the requests that were added before with events()")
+        started = time.perf_counter()
+        seen: defaultdict[int, list[Clip]] = defaultdict(list)
+        outcomes: dict[int, Outcome] = {}
+        try:
+            first_ids = [self.add(request) for request in requests]
+            for event in self.events():
+                if on_event is not None:
+                    on_event(event)
+                if isinstance(event, TurnOpened):
+                    if event.clip is not None and keep_clips:
+                        seen[event.request_id].append(event.clip)
+                elif isinstance(event, Finished | Failed):
+                    shown = seen.pop(event.request_id, [])
+                    outcomes[event.request_id] = Outcome(
+                        event.request_id,
+                        trajectory=event.trajectory if isinstance(event, Finished) else None,
+                        error=event.error if isinstance(event, Failed) else None,
+                        glance=shown[0] if shown else None,
+                        clips=tuple(shown[1:]),
+                        seconds=time.perf_counter() - started,
+                    )
+        finally:
+            self._drop_requests()
+        return [
+            [outcomes[first + i] for i in range(request.num_rollouts)]
+            for first, request in zip(first_ids, requests, strict=True)
+        ]
 
-    def cancel(self, number: int) -> None:
-        """End a session at the next step; its trajectory so far comes back as Finished. ValueError if none runs."""
-        active = self._find(number)
-        if active.forks:  # they are not cancelled with it
-            (first, sampling), *rest = active.forks
-            heir = active.branch(first, sampling)
-            heir.forks, active.forks = rest, []
-            self._active.append(heir)
-        active.session.cancel()
+    def add(self, request: Request) -> int:
+        """Queue a request.
 
-    def run(self) -> Iterator[Event]:
-        """All events until nothing is left to do."""
-        while self._waiting or self._active:
+        Returns:
+            The request id that every event of its first conversation carries; that of rollout i is i higher.
+
+        Raises:
+            ValueError: it asks for more tokens or rollouts than the engine was made for.
+        """
+        return self._scheduler.add(request)
+
+    def fork(self, request_id: int, samplings: Sequence[Sampling]) -> list[int]:
+        """Branch a running conversation once for each of `samplings`.
+
+        The branches part after what the conversation feeds next, so that a clip on its way is fed once for all.
+
+        Returns:
+            The request ids of the branches.
+
+        Raises:
+            ValueError: no conversation with this request id is running.
+        """
+        running = self._scheduler.find(request_id)
+        branch_ids = list(self._scheduler.new_ids(len(samplings)))
+        running.forks += zip(branch_ids, samplings, strict=True)
+        return branch_ids
+
+    def cancel(self, request_id: int) -> None:
+        """End a conversation at the next step. Its trajectory so far comes back as Finished.
+
+        Raises:
+            ValueError: no conversation with this request id is running.
+        """
+        running = self._scheduler.find(request_id)
+        if running.forks:  # they are not cancelled with it
+            (first, sampling), *rest = running.forks
+            heir = running.branch(first, sampling)
+            heir.forks, running.forks = rest, []
+            self._scheduler.sessions.append(heir)
+        running.session.cancel()
+
+    def events(self) -> Iterator[Event]:
+        """All events of what was added, until nothing is left to do."""
+        while not self._scheduler.is_idle:
             yield from self.step()
 
     def step(self) -> list[Event]:
-        """Admit, take clips in, run the model once, and report. An exception leaves every session where it was."""
+        """Admit requests, take clips in, run the model once, and report what happened.
+
+        Raises:
+            Exception: what the model raises (out of memory, an interrupt). Every session is then as it was before, and
+                the next step tries again.
+        """
         events: list[Event] = []
         self._admit(events)
-        for active in list(self._active):
-            if isinstance(active.session.action, Fetch) and (
-                error := self._intake.fetch(active, active.session.action, events)
-            ):
-                self._fail(active, error, events)
-        self._intake.encode(self._active)
-        if batch := self._select():
-            self._feed(batch, events)
+        sessions = self._scheduler.sessions
+        for running in list(sessions):
+            need = running.session.action
+            if isinstance(need, NeedFrames) and (error := self._media.fetch(running, need, events)):
+                self._fail(running, error, events)
+        self._media.encode(sessions)
+        if runs := self._scheduler.select():
+            self._feed(runs, events)
         else:
-            self._intake.wait(self._active)
-        for active in [a for a in self._active if isinstance(a.session.action, Done)]:
-            self._retire(active)
-            events.append(Finished(active.number, active.session.trajectory))
+            self._media.wait(sessions)
+        for running in [s for s in sessions if isinstance(s.session.action, Done)]:
+            self._retire(running)
+            events.append(Finished(running.request_id, running.session.trajectory))
         return events
 
     def stats(self) -> EngineStats:
-        return EngineStats(self.tokens_fed, self.tokens_refed, self._admission.preemptions, self._intake.cache.stats())
+        """Counts since the engine was made."""
+        return EngineStats(self.tokens_fed, self.tokens_refed, self._scheduler.preemptions, self._media.cache.stats())
 
     def close(self) -> None:
         """Drop what runs and waits; give back pages and files."""
-        self._waiting.clear()
-        for active in list(self._active):
-            self._retire(active)
+        self._drop_requests()
         self._clips.clear()
-        self._intake.close()
+        self._media.close()
 
-    # ------------------------------------------------------------ who runs
-
-    def _find(self, number: int) -> Active:
-        for active in self._active:
-            if active.number == number:
-                return active
-        raise ValueError(f"session {number} is not running")
+    # ------------------------------------------------------------ sessions come and go
 
     def _admit(self, events: list[Event]) -> None:
-        while self._waiting and self._admission.has_room(self._waiting[0][1], self._active):
-            number, job = self._waiting.popleft()
-            numbers = range(number, number + job.num_rollouts)
-            samplings = [replace(job.sampling, seed=job.sampling.seed + i) for i in range(job.num_rollouts)]
+        for first, request in self._scheduler.admit():
+            request_ids = range(first, first + request.num_rollouts)
+            samplings = [replace(request.sampling, seed=request.sampling.seed + i) for i in range(len(request_ids))]
             try:
-                video = job.open_video()
+                video = request.open_video()
             except (ValueError, OSError) as error:
-                events += [Failed(n, error) for n in numbers]
+                events += [Failed(i, error) for i in request_ids]
                 continue
             try:
-                session = job.session(job.question, video.info, self.vocabulary, job.config, samplings[0])
+                session = request.session(request.question, video.info, self.vocabulary, request.config, samplings[0])
             except ValueError as error:
                 video.close()
-                events += [Failed(n, error) for n in numbers]
+                events += [Failed(i, error) for i in request_ids]
                 continue
-            generator = torch.Generator(self.model.device).manual_seed(samplings[0].seed)
-            forks = list(zip(numbers[1:], samplings[1:], strict=True))
-            self._active.append(
-                Active(number, session, SharedVideo(video), BlockTable(self.pool), generator, forks=forks)
+            running = RunningSession(
+                first,
+                session,
+                SharedVideo(video),
+                BlockTable(self.pool),
+                torch.Generator(self.model.device).manual_seed(samplings[0].seed),
+                forks=list(zip(request_ids[1:], samplings[1:], strict=True)),
             )
+            self._scheduler.sessions.append(running)
 
-    def _retire(self, active: Active) -> None:
-        self._active.remove(active)
-        active.release()
+    def _retire(self, running: RunningSession) -> None:
+        self._scheduler.sessions.remove(running)
+        running.release()
 
-    def _fail(self, active: Active, error: Exception, events: list[Event]) -> None:
-        self._retire(active)
-        events += [Failed(number, error) for number in (active.number, *(n for n, _ in active.forks))]
+    def _fail(self, running: RunningSession, error: Exception, events: list[Event]) -> None:
+        self._retire(running)
+        events += [Failed(i, error) for i in (running.request_id, *(i for i, _ in running.forks))]
+
+    def _drop_requests(self) -> None:
+        self._scheduler.waiting.clear()
+        for running in list(self._scheduler.sessions):
+            self._retire(running)
 
     # ------------------------------------------------------------ feeding
 
-    def _select(self) -> list[Fed]:
-        """Who is fed in this step, oldest first, each with pages for its run."""
-        batch: list[Fed] = []
-        room = self.max_step_tokens
-        for active in self._active:
-            feed = active.session.action
-            if not isinstance(feed, Feed):
-                continue
-            if active.unseen(feed) and not (active.encoding and active.encoding.future.done()):
-                continue
-            count = active.run_length(feed)
-            # Those behind it, which may lose their pages here, are not in the batch yet.
-            if (batch and count > room) or not self._admission.make_room(active, count, self._active):
-                continue
-            ids, positions = active.run(feed)
-            length = active.table.length
-            # A glance opens its session, and what is fed again after a preemption is fed in full.
-            move = self._clips.find(feed) if 0 < length == active.session.num_fed else None
-            batch.append(Fed(active, feed, ids, positions, active.table.extend(count), length, move))
-            room -= count
-        return batch
-
-    def _feed(self, batch: list[Fed], events: list[Event]) -> None:
+    def _feed(self, runs: list[ScheduledRun], events: list[Event]) -> None:
         """Run the model, part the forks, sample, and hand each session its token."""
         started = time.perf_counter()
-        takers: list[tuple[Active, Feed]] = []
+        sessions = self._scheduler.sessions
+        takers: list[tuple[RunningSession, NeedTokens]] = []
         try:
-            logits = self._run_model(batch)
-            for fed in batch:
-                active = fed.active
-                if fed.feed.clip is not None:
-                    active.stage_ms |= active.encoding.future.result()[1] if active.encoding else {}
-                takers.append((active, fed.feed))
-                takers += [(active.branch(number, sampling), fed.feed) for number, sampling in active.forks]
-            rows = [row for row, fed in enumerate(batch) for _ in range(1 + len(fed.active.forks))]
+            logits = self._run_model(runs)
+            for run in runs:
+                running = run.running
+                if run.need.clip is not None:
+                    running.stage_ms |= running.pending_features.future.result()[1] if running.pending_features else {}
+                takers.append((running, run.need))
+                takers += [(running.branch(i, sampling), run.need) for i, sampling in running.forks]
+            rows = [row for row, run in enumerate(runs) for _ in range(1 + len(run.running.forks))]
             tokens, logprobs = choose(
-                logits if len(rows) == len(batch) else logits[rows],
+                logits if len(rows) == len(runs) else logits[rows],
                 self._banned,
-                [active.session.sampling for active, _ in takers],
-                [active.generator for active, _ in takers],
+                [running.session.sampling for running, _ in takers],
+                [running.generator for running, _ in takers],
+                [_history(running.session, need) for running, need in takers],
             )
         except BaseException:
-            self._roll_back(batch, [active for active, _ in takers if active not in self._active])
+            self._roll_back(runs, [running for running, _ in takers if running not in sessions])
             raise
         finally:
-            for fed in batch:
-                fed.let_go()
+            for run in runs:
+                run.release_move()
         elapsed = (time.perf_counter() - started) * 1e3
-        self._active += [active for active, _ in takers if active not in self._active]
-        for fed in batch:
-            if fed.move is None and fed.length > 0:
-                self._clips.keep(fed.feed, fed.active.table)
-        reused = [fed.move.end - fed.move.first if fed.move else 0 for fed in batch]
-        for row, (active, feed), token, logprob in zip(rows, takers, tokens, logprobs, strict=True):
-            active.forks, active.encoding = [], None
-            if feed.clip is not None:
-                active.clips.append(feed.clip)
-            self._deliver(active, feed, token, logprob, elapsed, events)
-            if feed.opens_turn:
-                active.session.turn.num_reused = reused[row]
-            self._intake.foresee(active)
+        sessions += [running for running, _ in takers if running not in sessions]
+        sound = {row for row, logprob in zip(rows, logprobs, strict=True) if not math.isnan(logprob)}
+        for row, run in enumerate(runs):
+            if run.move is None and run.num_cached > 0 and row in sound:
+                self._clips.keep(run.need, run.running.table)
+        reused = [run.move.end - run.move.first if run.move else 0 for run in runs]
+        for row, (running, need), token, logprob in zip(rows, takers, tokens, logprobs, strict=True):
+            running.forks, running.pending_features = [], None
+            if math.isnan(logprob):
+                self._fail(running, ValueError(_NO_NUMBERS), events)
+                continue
+            if need.clip is not None:
+                running.clips.append(need.clip)
+            self._deliver(running, need, token, logprob, elapsed, events)
+            if need.opens_turn:
+                running.session.turn.num_reused = reused[row]
+            self._media.prefetch(running)
 
-    def _roll_back(self, batch: list[Fed], branches: list[Active]) -> None:
-        """As if the batch had never been fed. What was encoded is kept, what failed is encoded again."""
+    def _roll_back(self, runs: list[ScheduledRun], branches: list[RunningSession]) -> None:
+        """As if the runs had never been fed. Features that were computed are kept, those that failed are not."""
         for branch in branches:
             branch.release()
-        for fed in batch:
-            fed.undo()
-        for active in self._active:
-            if active.encoding and active.encoding.future.done() and active.encoding.future.exception():
-                active.encoding = None
+        for run in runs:
+            run.undo()
+        for running in self._scheduler.sessions:
+            pending = running.pending_features
+            if pending and pending.future.done() and pending.future.exception():
+                running.pending_features = None
 
-    def _run_model(self, batch: list[Fed]) -> torch.Tensor:
-        logits = run_model(self.model, self.pool, batch)
-        self.tokens_fed += sum(piece.stop - piece.start for fed in batch for piece in fed.pieces())
-        self.tokens_refed += sum(fed.active.session.num_fed - fed.length for fed in batch)
+    def _run_model(self, runs: list[ScheduledRun]) -> torch.Tensor:
+        logits = run_model(self.model, self.pool, runs)
+        self.tokens_fed += sum(piece.stop - piece.start for run in runs for piece in run.pieces())
+        self.tokens_refed += sum(run.running.session.num_fed - run.num_cached for run in runs)
         return logits
 
     def _deliver(
-        self, active: Active, feed: Feed, token: int, logprob: float, elapsed: float, events: list[Event]
+        self, running: RunningSession, need: NeedTokens, token: int, logprob: float, elapsed: float, events: list[Event]
     ) -> None:
-        session = active.session
+        """Give a session its token, and report the turn that it opened, continued or ended."""
+        session = running.session
         delta = session.accept(token, logprob)
         turn = session.turn
-        if feed.opens_turn:
-            turn.milliseconds |= {**active.stage_ms, "prefill": elapsed}
-            active.stage_ms = {}
-            events.append(TurnOpened(active.number, turn, feed.clip))
+        if need.opens_turn:
+            turn.milliseconds |= {**running.stage_ms, "prefill": elapsed}
+            running.stage_ms = {}
+            events.append(TurnOpened(running.request_id, turn, need.clip))
         else:
             turn.milliseconds["generate"] = turn.milliseconds.get("generate", 0.0) + elapsed
         if delta:
-            events.append(TextDelta(active.number, delta))
+            events.append(TextDelta(running.request_id, delta))
         ended = turn.outcome is not None or isinstance(session.action, Done)
-        if ended and not isinstance(session.action, Fetch):  # a turn that zooms ends when its clip is there
-            events.append(TurnEnded(active.number, turn, None))
+        if ended and not isinstance(session.action, NeedFrames):  # a turn that zooms ends when its clip is there
+            events.append(TurnEnded(running.request_id, turn, None))
+
+
+def _history(session: Session, need: NeedTokens) -> list[int]:
+    """All ids up to the token that is sampled next, if a repetition penalty needs them: they are copied each time."""
+    if session.sampling.repetition_penalty == 1:
+        return []
+    return session.trajectory.ids[: session.num_fed] + need.span.ids

@@ -1,23 +1,29 @@
-"""How clips come in: frames from the decoding workers, visual tokens from the tower, for all sessions together."""
+"""How clips come in: threads decode frames and compute visual features, for all sessions together.
+
+A result is a Future in any case, so the engine reads the same whether it waits for it or not.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from typing import Any
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Any, TypeVar
+
+import torch
 
 from ..config import ZoomConfig
 from ..models import Checkpoint, FeatureCache, encode_clips
 from ..types import Clip, Event, TurnEnded, ZoomCall
 from ..video import PatchBuffer, VideoReadError
-from .running import Active, Encoded, Encoding
-from .session import Feed, Fetch
-from .workers import Workers
+from .running_session import Encoded, PendingClip, PendingFeatures, RunningSession, SharedVideo
+from .session import NeedFrames, NeedTokens
+
+T = TypeVar("T")
 
 
-class Intake:
-    """Decodes and encodes for an engine. With `overlap` nobody waits for a clip that others can do without."""
+class Media:
+    """Decodes and encodes clips for an engine. With `overlap` no session waits for the clip of another."""
 
     def __init__(self, checkpoint: Checkpoint, cache: FeatureCache, *, overlap: bool, max_step_tokens: int) -> None:
         self.cache = cache
@@ -25,75 +31,117 @@ class Intake:
         self._checkpoint = checkpoint
         self._max_step_tokens = max_step_tokens
         self._buffer = PatchBuffer()
-        self._workers = Workers(checkpoint.model.device, overlap=overlap)
+        self._threads = _Threads(checkpoint.model.device, overlap=overlap)
 
-    def fetch(self, active: Active, fetch: Fetch, events: list[Event]) -> Exception | None:
-        """Hand the session its clip once that is there. An error that is not the model's to mend comes back."""
-        self._decode(active, fetch.timestamps)
-        assert active.decoding is not None
-        if self.overlap and not active.decoding.future.done():
+    def fetch(self, running: RunningSession, need: NeedFrames, events: list[Event]) -> Exception | None:
+        """Hand the session its clip once it is decoded. Returns an error that the model cannot mend, if any."""
+        self._decode(running, need.timestamps)
+        assert running.pending_clip is not None
+        if self.overlap and not running.pending_clip.future.done():
             return None
-        session, started = active.session, time.perf_counter()
-        decoding, active.decoding = active.decoding, None
+        session, started = running.session, time.perf_counter()
+        pending, running.pending_clip = running.pending_clip, None
         clip: Clip | None = None
         try:
-            clip, milliseconds = decoding.future.result()
+            clip, milliseconds = pending.future.result()
             session.splice(clip)
         except (ValueError, OSError) as error:
-            if fetch.call is None or not isinstance(error, VideoReadError):
+            if need.call is None or not isinstance(error, VideoReadError):
                 return error
             session.unreadable(str(error))
             clip, milliseconds = None, (time.perf_counter() - started) * 1e3
-        active.stage_ms["decode"] = milliseconds
-        if fetch.call is not None:
+        running.stage_ms["decode"] = milliseconds
+        if need.call is not None:
             accepted = isinstance(session.turn.outcome, ZoomCall)
-            events.append(TurnEnded(active.number, session.turn, clip if accepted else None))
+            events.append(TurnEnded(running.request_id, session.turn, clip if accepted else None))
         return None
 
-    def foresee(self, active: Active) -> None:
-        """Begin to decode what the call that is being written seems to want."""
-        if active.session.foreseen and not isinstance(active.session.action, Fetch):
-            self._decode(active, active.session.foreseen)
+    def prefetch(self, running: RunningSession) -> None:
+        """Start to decode the frames that the call being written seems to ask for."""
+        if running.session.prefetch_seconds and not isinstance(running.session.action, NeedFrames):
+            self._decode(running, running.session.prefetch_seconds)
 
-    def encode(self, sessions: Sequence[Active]) -> None:
-        """Start the vision tower on clips whose turn it is: those of a step in one run of it."""
-        new: list[tuple[Active, list[Clip]]] = []
+    def encode(self, sessions: Sequence[RunningSession]) -> None:
+        """Start the vision tower on the clips whose turn it is, all those of a step in one run."""
+        new: list[tuple[RunningSession, list[Clip]]] = []
         room = self._max_step_tokens
-        for active in sessions:
-            feed = active.session.action
-            if not isinstance(feed, Feed) or active.encoding is not None:
+        for running in sessions:
+            need = running.session.action
+            if not isinstance(need, NeedTokens) or running.pending_features is not None:
                 continue
-            clips = active.unseen(feed)
-            if clips and (not new or active.run_length(feed) <= room):
-                new.append((active, clips))
-                room -= active.run_length(feed)
+            clips = running.clips_to_encode(need)
+            if clips and (not new or running.num_tokens_to_run(need) <= room):
+                new.append((running, clips))
+                room -= running.num_tokens_to_run(need)
         if not new:
             return
-        inputs = [(clip, active.session.config) for active, clips in new for clip in clips]
-        shared = self._workers.encode(lambda: self._encoded(inputs))
+        inputs = [(clip, running.session.config) for running, clips in new for clip in clips]
+        shared = self._threads.encode(lambda: self._encoded(inputs))
         first = 0
-        for active, clips in new:
-            active.encoding = Encoding(shared, range(first, first + len(clips)))
+        for running, clips in new:
+            running.pending_features = PendingFeatures(shared, range(first, first + len(clips)))
             first += len(clips)
 
-    def wait(self, sessions: Sequence[Active]) -> None:
-        """Until some worker is done; at once where none works."""
+    def wait(self, sessions: Sequence[RunningSession]) -> None:
+        """Wait until a clip or features that a session needs are done. Returns at once if none are pending."""
         pending: list[Future[Any]] = [
-            a.decoding.future for a in sessions if a.decoding and isinstance(a.session.action, Fetch)
+            s.pending_clip.future for s in sessions if s.pending_clip and isinstance(s.session.action, NeedFrames)
         ]
-        pending += [a.encoding.future for a in sessions if a.encoding]
+        pending += [s.pending_features.future for s in sessions if s.pending_features]
         if pending:
             wait(pending, return_when=FIRST_COMPLETED)
 
     def close(self) -> None:
-        self._workers.close()
+        self._threads.close()
 
-    def _decode(self, active: Active, timestamps: tuple[float, ...]) -> None:
-        if active.decoding is None or active.decoding.timestamps != timestamps:
-            active.drop_decoding()
-            active.decoding = self._workers.decode(active.video, timestamps)
+    def _decode(self, running: RunningSession, timestamps: tuple[float, ...]) -> None:
+        if running.pending_clip is None or running.pending_clip.timestamps != timestamps:
+            running.drop_pending_clip()
+            running.pending_clip = self._threads.decode(running.video, timestamps)
 
     def _encoded(self, inputs: list[tuple[Clip, ZoomConfig]]) -> Encoded:
         return encode_clips(
             inputs, self._checkpoint.model, spec=self._checkpoint.patch_spec, cache=self.cache, buffer=self._buffer
         )
+
+
+class _Threads:
+    """Threads for decoding and, with `overlap`, one for the vision tower (on CUDA: on a stream of its own)."""
+
+    def __init__(self, device: torch.device, *, overlap: bool, num_decoders: int = 2) -> None:
+        self._decoders = ThreadPoolExecutor(num_decoders, "vzoom-decode")
+        self._tower = ThreadPoolExecutor(1, "vzoom-vision") if overlap else None
+        self._stream = torch.cuda.Stream(device) if overlap and device.type == "cuda" else None
+
+    def decode(self, video: SharedVideo, timestamps: tuple[float, ...]) -> PendingClip:
+        future = self._decoders.submit(_timed_frames, video.retain(), timestamps)
+        future.add_done_callback(lambda _: video.release())
+        return PendingClip(timestamps, future)
+
+    def encode(self, run: Callable[[], T]) -> Future[T]:
+        """`run` in the vision thread; without overlap here and now, and then its exceptions are raised here."""
+        if self._tower is not None:
+            return self._tower.submit(self._on_stream, run)
+        done: Future[T] = Future()
+        done.set_result(run())
+        return done
+
+    def close(self) -> None:
+        """Drop what has not begun; what runs is finished in the background and forgotten."""
+        for pool in (self._decoders, self._tower):
+            if pool is not None:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def _on_stream(self, run: Callable[[], T]) -> T:
+        if self._stream is None:
+            return run()
+        with torch.cuda.stream(self._stream):
+            result = run()
+        self._stream.synchronize()  # this thread waits, so that whoever takes the result need not
+        return result
+
+
+def _timed_frames(shared: SharedVideo, timestamps: Sequence[float]) -> tuple[Clip, float]:
+    started = time.perf_counter()
+    clip = shared.video.frames_at(timestamps)
+    return clip, (time.perf_counter() - started) * 1e3

@@ -1,25 +1,33 @@
-"""What an engine is asked to do."""
+"""What an engine is asked to do, and what comes back: a question about a video, and its conversations."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from os import PathLike
 
 from ..config import Sampling, ZoomConfig
+from ..models import Checkpoint
 from ..protocol import Vocabulary
-from ..types import VideoInfo
-from ..video import FrameSource
+from ..types import Clip, Trajectory, VideoInfo
+from ..video import ClipCache, FrameSource
 from .session import Session
 
 SessionFactory = Callable[[str, VideoInfo, Vocabulary, ZoomConfig, Sampling], Session]
 
 
 @dataclass(frozen=True)
-class Job:
-    """A question that waits for room. `open_video` is called on admission, so waiting jobs hold no files.
+class Request:
+    """A question about a video, to be answered `num_rollouts` times.
 
-    num_rollouts: so many conversations about it, numbered on from the first; they share the glance, fed once, and
-    rollout i samples with seed sampling.seed + i.
+    Attributes:
+        open_video: opens the video. The engine calls it on admission, so waiting requests hold no files.
+        question: the text, options included.
+        config: how the conversations look at the video.
+        sampling: how tokens are chosen; rollout i samples with seed sampling.seed + i.
+        num_rollouts: how many conversations are held. They share the glance, which is fed once, and their request ids
+            are consecutive.
+        session: makes the state machine of a conversation.
     """
 
     open_video: Callable[[], FrameSource]
@@ -28,3 +36,69 @@ class Job:
     sampling: Sampling
     num_rollouts: int = 1
     session: SessionFactory = Session
+
+    @classmethod
+    def about(
+        cls,
+        path: str | PathLike[str],
+        question: str,
+        *,
+        checkpoint: Checkpoint,
+        clip_cache: ClipCache,
+        config: ZoomConfig,
+        sampling: Sampling | None = None,
+        num_rollouts: int = 1,
+        check: Callable[[], None] | None = None,
+        session: SessionFactory = Session,
+    ) -> Request:
+        """A request about the video at `path`, whose frames are read through `clip_cache`.
+
+        Args:
+            path: a file or a URL.
+            question: the text, options included.
+            checkpoint: the model that will answer; it decides the size of the frames.
+            clip_cache: decoded frames, shared between requests.
+            config: how the conversations look at the video.
+            sampling: greedy if not given.
+            num_rollouts: how many conversations are held.
+            check: called before the video is opened; what it raises (ValueError, OSError) fails this request alone.
+            session: makes the state machine of a conversation.
+        """
+
+        def open_video() -> FrameSource:
+            if check is not None:
+                check()
+            return clip_cache.open(path, config=config, spec=checkpoint.patch_spec)
+
+        return cls(open_video, question, config, sampling or Sampling(), num_rollouts, session)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one conversation ended: exactly one of `trajectory` and `error` is there.
+
+    Attributes:
+        request_id: the id that the conversation's events carried.
+        trajectory: the conversation, token for token.
+        error: why there is none: the video cannot be read, or its glance does not fit.
+        glance: the frames of the whole video, if they were fed and clips are kept.
+        clips: the clips that the zooms brought, in order, if clips are kept.
+        seconds: wall time from the start of `Engine.run` to the end of this conversation.
+    """
+
+    request_id: int
+    trajectory: Trajectory | None
+    error: Exception | None
+    glance: Clip | None
+    clips: tuple[Clip, ...]
+    seconds: float
+
+    def __post_init__(self) -> None:
+        assert (self.trajectory is None) != (self.error is None), "an outcome is a trajectory or an error"
+
+    def unwrap(self) -> Trajectory:
+        """The trajectory. Raises the error if there is none."""
+        if self.error is not None:
+            raise self.error
+        assert self.trajectory is not None
+        return self.trajectory

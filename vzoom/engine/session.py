@@ -1,11 +1,12 @@
 """One conversation as a state machine: no model, no tensors, no files.
 
-`action` says what the session wants next: Fetch these frames, Feed these tokens, or Done. The engine carries it out
-and answers with `splice`, `unreadable` or `accept`. Nothing is committed until the engine reports success, so a
-failed feed leaves the session as it was (whole-clip rollback). `foreseen` tells early which frames the call that the
-model is writing will ask for, so that they can be decoded meanwhile; nothing depends on it.
+`action` says what the session needs next: frames (NeedFrames), tokens fed (NeedTokens), or nothing (Done). The engine
+carries it out and answers with `splice`, `unreadable` or `accept`. Nothing is committed until the engine reports
+success, so a feed that fails leaves the session as it was: a clip is spliced whole or not at all. `prefetch_seconds`
+says early which frames the call that the model is writing will ask for, so that they can be decoded meanwhile; nothing
+depends on it.
 
-Pending token: the token sampled last was never fed, so its key and value do not exist yet. It opens the next feed:
+Pending token: the token sampled last was never fed, so its key and value do not exist yet. It opens the next need:
 alone while the model writes, or in front of the tool turn when a clip is spliced.
 """
 
@@ -21,46 +22,65 @@ import numpy as np
 from .. import protocol
 from ..config import Sampling, ZoomConfig
 from ..protocol import (
-    Run,
     TextStream,
+    TokenSpan,
     Vocabulary,
     clamped_end,
     glance_timestamps,
-    lay_out,
-    run_positions,
+    span_positions,
+    tokenize_parts,
     zoom_timestamps,
 )
 from ..types import Answer, CallError, Clip, Malformed, StopReason, Trajectory, Turn, VideoInfo, Visual, ZoomCall
 
 
 @dataclass(frozen=True)
-class Fetch:
-    """Wants the frames at these times: the glance (call None) or the clip of a zoom."""
+class NeedFrames:
+    """The session needs the frames at these times, in seconds: the glance (call None) or the clip of a zoom."""
 
     timestamps: tuple[float, ...]
     call: ZoomCall | None
 
 
 @dataclass(frozen=True)
-class Feed:
-    """Wants these tokens fed at these positions, int64 [3, len(ids)], and one token sampled behind them."""
+class NeedTokens:
+    """The session needs these tokens fed, and one token sampled after them.
 
-    run: Run
+    Attributes:
+        span: the tokens, and where the images are in them.
+        positions: int64 [3, tokens] (time, row, column).
+        next_position: of the token to be sampled, on all three axes.
+        clip: the frames of span.images, if it has any.
+        opens_turn: whether the sampled token is the first of a turn of the model.
+    """
+
+    span: TokenSpan
     positions: np.ndarray
     next_position: int
-    clip: Clip | None  # the frames of run.images
+    clip: Clip | None
     opens_turn: bool
 
 
 @dataclass(frozen=True)
 class Done:
+    """The conversation is over."""
+
     reason: StopReason
 
 
 class Session:
-    """The conversation about one question. See the module's text for the order of calls.
+    """The conversation about one question. The text of this file says in which order to call its methods.
 
-    max_zooms of the config allows max_zooms + 1 generations; a call that cannot be carried out uses one up, too.
+    config.max_zooms allows max_zooms + 1 turns of the model; a call that cannot be carried out also uses one up.
+
+    Attributes:
+        action: what the session needs next.
+        trajectory: the conversation so far.
+        num_fed: tokens of the trajectory that were fed: all but the pending one.
+        prefetch_seconds: times of the frames that the call being written seems to ask for.
+
+    Raises:
+        ValueError: the question is empty.
     """
 
     def __init__(
@@ -77,9 +97,9 @@ class Session:
         self.sampling = sampling or Sampling()
         self.vocabulary = vocabulary
         self.trajectory = Trajectory(question=question, video=video)
-        self.action: Fetch | Feed | Done = Fetch(tuple(glance_timestamps(video, config)), None)
-        self.foreseen: tuple[float, ...] = ()  # times of the frames that the call being written seems to want
-        self.num_fed = 0  # tokens of the trajectory that were fed
+        self.action: NeedFrames | NeedTokens | Done = NeedFrames(tuple(glance_timestamps(video, config)), None)
+        self.prefetch_seconds: tuple[float, ...] = ()
+        self.num_fed = 0
         self._next_position = 0
         self._stream = TextStream(vocabulary.tokenizer)
 
@@ -90,11 +110,11 @@ class Session:
 
     @property
     def generations_left(self) -> int:
-        """How often the model may still write, the turn in progress not counted."""
+        """Turns that the model may still write, the one in progress not counted."""
         return self.config.max_zooms + 1 - len(self.trajectory.turns)
 
     def fork(self, sampling: Sampling) -> Self:
-        """A second conversation with the same past, which goes its own way from here with its own `sampling`."""
+        """A second conversation with the same past, which continues on its own with `sampling`."""
         other = copy.copy(self)
         other.sampling = sampling
         other.trajectory = copy.deepcopy(self.trajectory)
@@ -104,8 +124,12 @@ class Session:
     # ------------------------------------------------------------ what the engine reports
 
     def splice(self, clip: Clip) -> None:
-        """The frames of a Fetch. A clip that does not fit becomes an error text for the model; a glance, ValueError."""
-        assert isinstance(self.action, Fetch)
+        """The frames that were needed. A clip that does not fit becomes an error text for the model.
+
+        Raises:
+            ValueError: the glance does not fit.
+        """
+        assert isinstance(self.action, NeedFrames)
         call = self.action.call
         if call is None:
             self._feed(self._prompt(clip), clip, opens_turn=True)
@@ -116,25 +140,34 @@ class Session:
             return
         end_seconds = clamped_end(call, self.trajectory.video)
         note = protocol.clip_note(call, end_seconds, len(clip), self.config.prompt)
-        run = self._tool_turn(note, clip.pts_seconds, clip.frames.shape[1:3])
-        if problem := self._over_budget(len(clip), len(run.ids)):
+        span = self._tool_turn(note, clip.pts_seconds, clip.frames.shape[1:3])
+        if problem := self._over_budget(len(clip), len(span.ids)):
             self._refuse(problem)
             return
         self.turn.pts_seconds, self.turn.end_seconds = clip.pts_seconds, end_seconds
-        self._feed(run, clip, opens_turn=True)
+        self._feed(span, clip, opens_turn=True)
 
     def unreadable(self, detail: str) -> None:
         """The frames of a zoom could not be decoded: the model is told and may look elsewhere."""
-        assert isinstance(self.action, Fetch)
+        assert isinstance(self.action, NeedFrames)
         assert self.action.call is not None
         self._refuse(Malformed(CallError.UNREADABLE, detail))
 
     def cancel(self) -> None:
+        """End the conversation here."""
         self._finish(StopReason.CANCELLED)
 
     def accept(self, token: int, logprob: float) -> str:
-        """The Feed was carried out and `token` sampled behind it. Returns the text that became certain."""
-        assert isinstance(self.action, Feed)
+        """The tokens were fed, and `token` was sampled after them.
+
+        Args:
+            token: its id.
+            logprob: its natural log-probability.
+
+        Returns:
+            The text that became certain: none while a character is incomplete.
+        """
+        assert isinstance(self.action, NeedTokens)
         self._commit(self.action)
         trajectory, turn = self.trajectory, self.turn
         trajectory.ids.append(token)
@@ -156,17 +189,17 @@ class Session:
         elif len(trajectory.ids) >= self.config.max_total_tokens:
             self._finish(StopReason.TOTAL_TOKENS)
         else:
-            self._feed(Run([token]), None, opens_turn=False)
-            self._foresee()
+            self._feed(TokenSpan([token]), None, opens_turn=False)
+            self._prefetch()
         return delta
 
     # ------------------------------------------------------------ inside
 
-    def _foresee(self) -> None:
-        call = protocol.foresee_call(self.turn.text, self.config.zoom_max_frames)
+    def _prefetch(self) -> None:
+        call = protocol.partial_call(self.turn.text, self.config.zoom_max_frames)
         if call is not None:
             times = zoom_timestamps(call, self.trajectory.video, self.config)
-            self.foreseen = () if isinstance(times, Malformed) else tuple(times)
+            self.prefetch_seconds = () if isinstance(times, Malformed) else tuple(times)
 
     def _end_turn(self) -> None:
         outcome = self.turn.outcome = protocol.parse_turn(self.turn.text)
@@ -188,33 +221,33 @@ class Session:
             self._refuse(times)
             return
         note = protocol.clip_note(call, clamped_end(call, video), len(times), self.config.prompt)
-        run = self._tool_turn(note, times, (video.height, video.width))
-        if problem := self._over_budget(len(times), len(run.ids)):
+        span = self._tool_turn(note, times, (video.height, video.width))
+        if problem := self._over_budget(len(times), len(span.ids)):
             self._refuse(problem)
             return
-        self.action = Fetch(tuple(times), call)
+        self.action = NeedFrames(tuple(times), call)
 
     def _over_budget(self, num_frames: int, num_tokens: int) -> Malformed | None:
         config, trajectory = self.config, self.trajectory
         frames_left = config.max_frames - trajectory.num_frames
         if num_frames > frames_left:
             return Malformed(CallError.OVER_BUDGET, f"{num_frames} frames, {frames_left} are left")
-        # The pending token heads the run and is in trajectory.ids already.
+        # The pending token heads the span and is in trajectory.ids already.
         tokens_left = config.max_total_tokens - config.answer_reserve - (len(trajectory.ids) - 1)
         if num_tokens > tokens_left:
             return Malformed(CallError.OVER_BUDGET, f"{num_tokens} tokens, {max(0, tokens_left)} are left")
         return None
 
     def _refuse(self, problem: Malformed) -> None:
-        """Send the error text back, where a generation and room for the text are left."""
+        """Send the error text back, if there is room for it."""
         self.turn.outcome = problem
-        run = self._tool_turn(protocol.feedback(problem), (), (0, 0))
-        if len(self.trajectory.ids) - 1 + len(run.ids) >= self.config.max_total_tokens:
+        span = self._tool_turn(protocol.feedback(problem), (), (0, 0))
+        if len(self.trajectory.ids) - 1 + len(span.ids) >= self.config.max_total_tokens:
             self._finish(StopReason.TOTAL_TOKENS)
         else:
-            self._feed(run, None, opens_turn=True)
+            self._feed(span, None, opens_turn=True)
 
-    def _prompt(self, clip: Clip) -> Run:
+    def _prompt(self, clip: Clip) -> TokenSpan:
         config, video = self.config, self.trajectory.video
         parts = protocol.prompt(
             self.trajectory.question,
@@ -224,17 +257,17 @@ class Session:
             zoom_max_frames=config.zoom_max_frames,
             style=config.prompt,
         )
-        run = self._lay_out(parts, len(clip), clip.frames.shape[1:3])
+        span = self._tokenize_parts(parts, len(clip), clip.frames.shape[1:3])
         room = config.max_total_tokens - config.answer_reserve
-        if len(run.ids) > room or len(clip) > config.max_frames:
+        if len(span.ids) > room or len(clip) > config.max_frames:
             raise ValueError(
-                f"the glance of {len(clip)} frames and the question take {len(run.ids)} tokens, but {room} tokens "
+                f"the glance of {len(clip)} frames and the question take {len(span.ids)} tokens, but {room} tokens "
                 f"and {config.max_frames} frames are allowed: lower glance_max_frames or max_pixels, "
                 "or raise max_total_tokens"
             )
-        return run
+        return span
 
-    def _tool_turn(self, note: str, times: Sequence[float], size_hw: tuple[int, ...]) -> Run:
+    def _tool_turn(self, note: str, times: Sequence[float], size_hw: tuple[int, ...]) -> TokenSpan:
         """Pending token + tool turn, as it would be fed now."""
         pending = self.trajectory.ids[-1]
         parts = protocol.tool_turn(
@@ -244,38 +277,38 @@ class Session:
             style=self.config.prompt,
             turn_is_open=pending != self.vocabulary.end_of_turn_id,
         )
-        run = self._lay_out(parts, len(times), size_hw)
-        return Run([pending, *run.ids], [(i, offset + 1, grid) for i, offset, grid in run.images])
+        span = self._tokenize_parts(parts, len(times), size_hw)
+        return TokenSpan([pending, *span.ids], [(i, offset + 1, grid) for i, offset, grid in span.images])
 
-    def _lay_out(self, parts: list[protocol.Part], num_frames: int, size_hw: tuple[int, ...]) -> Run:
+    def _tokenize_parts(self, parts: list[protocol.Part], num_frames: int, size_hw: tuple[int, ...]) -> TokenSpan:
         v = self.vocabulary
         grid = v.grid_hw(size_hw[0], size_hw[1], self.config) if num_frames else (0, 0)
-        return lay_out(parts, [grid] * num_frames, v.tokenizer, v.image_token_id, v.merge)
+        return tokenize_parts(parts, [grid] * num_frames, v.tokenizer, v.image_token_id, v.merge)
 
-    def _feed(self, run: Run, clip: Clip | None, *, opens_turn: bool) -> None:
-        positions, next_position = run_positions(self._next_position, run, self.vocabulary.merge)
-        self.action = Feed(run, positions, next_position, clip, opens_turn)
+    def _feed(self, span: TokenSpan, clip: Clip | None, *, opens_turn: bool) -> None:
+        positions, next_position = span_positions(self._next_position, span, self.vocabulary.merge)
+        self.action = NeedTokens(span, positions, next_position, clip, opens_turn)
 
-    def _commit(self, feed: Feed) -> None:
-        """Enter what was fed in the trajectory; the pending token at the head of a run is there already."""
+    def _commit(self, need: NeedTokens) -> None:
+        """Enter what was fed in the trajectory; the pending token at the head of a span is there already."""
         trajectory = self.trajectory
-        fresh = len(feed.run.ids) - (len(trajectory.ids) - self.num_fed)
-        added = feed.run.ids[len(feed.run.ids) - fresh :]
+        fresh = len(need.span.ids) - (len(trajectory.ids) - self.num_fed)
+        added = need.span.ids[len(need.span.ids) - fresh :]
         base = self.num_fed
         trajectory.ids += added
         trajectory.sampled += [False] * fresh
         trajectory.logprobs += [0.0] * fresh
-        for axis, row in zip(trajectory.positions, feed.positions, strict=True):
+        for axis, row in zip(trajectory.positions, need.positions, strict=True):
             axis += row[len(row) - fresh :].tolist()
-        for index, offset, grid in feed.run.images:
-            assert feed.clip is not None
+        for index, offset, grid in need.span.images:
+            assert need.clip is not None
             num_tokens = (grid[0] // self.vocabulary.merge) * (grid[1] // self.vocabulary.merge)
-            trajectory.visuals.append(Visual(feed.clip.pts_seconds[index], grid, base + offset, num_tokens))
-        self.num_fed += len(feed.run.ids)
-        self._next_position = feed.next_position
-        if feed.opens_turn:
-            self.foreseen = ()
-            trajectory.turns.append(Turn(num_prefilled=len(feed.run.ids)))
+            trajectory.visuals.append(Visual(need.clip.pts_seconds[index], grid, base + offset, num_tokens))
+        self.num_fed += len(need.span.ids)
+        self._next_position = need.next_position
+        if need.opens_turn:
+            self.prefetch_seconds = ()
+            trajectory.turns.append(Turn(num_prefilled=len(need.span.ids)))
             self._stream = TextStream(self.vocabulary.tokenizer)
 
     def _finish(self, reason: StopReason) -> None:

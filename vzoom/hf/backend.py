@@ -1,10 +1,12 @@
 """Drop-in for transformers: `vzoom.enable(model)` gives an unmodified `generate()` our pages and our attention.
 
-transformers' own extension points and nothing else: a registered attention and mask function, forward hooks, and a
-`Cache` (see `zoom_cache.py`). No modelling file is touched. Before a run of the language model a hook plans it on the
-pages of its cache; the layers then write and attend by that plan.
+It uses transformers' extension points: a registered attention and mask function, forward hooks, and a `Cache` (see
+`zoom_cache.py`). No modelling file is changed. Before the language model runs, a hook plans the run on the pages of its
+cache; the layers then write and attend by that plan.
 
-Without a cache (training, `use_cache=False`) attention is transformers' SDPA, masks and gradients included.
+Without a cache (training, `use_cache=False`) attention is transformers' SDPA, with its masks and gradients.
+
+B sequences, n new tokens, H query heads, G key heads, D head_dim.
 """
 
 from __future__ import annotations
@@ -18,10 +20,11 @@ from transformers import AttentionInterface, AttentionMaskInterface, DynamicCach
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from ..config import ZoomConfig
 from ..engine import PagePool
 from ..models import FAMILIES
 from .paged_batch import PagedBatch
-from .zoom_cache import HOMES, Home, ZoomCache, run_of
+from .zoom_cache import PAGED_MODELS, PagedModel, ZoomCache, plan_of
 
 NAME = "vzoom"
 
@@ -29,15 +32,20 @@ _ENABLED: weakref.WeakKeyDictionary[Any, Enabled] = weakref.WeakKeyDictionary()
 
 
 class Enabled:
-    """What `vzoom.enable` switched on; `disable()`, or the end of a `with`, switches it off again."""
+    """What `vzoom.enable` switched on. `disable()`, or the end of a `with`, switches it off again.
 
-    def __init__(self, model: Any, max_tokens: int) -> None:
-        self.max_tokens = max_tokens
-        self.pool = _pool(model, max_tokens)
+    Attributes:
+        pool_tokens: what all caches of the model together may hold.
+        pool: the pages of those caches.
+    """
+
+    def __init__(self, model: Any, pool_tokens: int) -> None:
+        self.pool_tokens = pool_tokens
+        self.pool = _pool(model, pool_tokens)
         self._model = weakref.ref(model)
         self._previous: str = model.config.text_config._attn_implementation
         config = model.config
-        home = Home(
+        paged_model = PagedModel(
             self._model,
             self.pool,
             config.text_config.num_hidden_layers,
@@ -46,8 +54,8 @@ class Enabled:
             config.vision_config.spatial_merge_size,
         )
         model.set_attn_implementation({"text_config": NAME})
-        HOMES[model] = home
-        hooks = _Hooks(home)
+        PAGED_MODELS[model] = paged_model
+        hooks = _Hooks(paged_model)
         self._handles = [
             model.model.register_forward_pre_hook(hooks.before_model, with_kwargs=True),
             model.model.register_forward_hook(hooks.after_model, with_kwargs=True),
@@ -55,13 +63,13 @@ class Enabled:
         ]
 
     def disable(self) -> None:
-        """Give the model the attention back that it had. Caches made meanwhile raise when they are used again."""
+        """Give the model back the attention that it had. Caches made in between raise when they are used again."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
         model = self._model()
         if model is not None and _ENABLED.pop(model, None) is not None:
-            del HOMES[model]
+            del PAGED_MODELS[model]
             model.set_attn_implementation({"text_config": self._previous})
 
     def __enter__(self) -> Enabled:
@@ -71,23 +79,30 @@ class Enabled:
         self.disable()
 
 
-def enable(model: Any, *, max_tokens: int | None = None) -> Enabled:
+def enable(model: Any, *, pool_tokens: int | None = None) -> Enabled:
     """Give a transformers Qwen2-VL, Qwen2.5-VL or Qwen3-VL model vzoom's paged cache and attention in `generate()`.
 
-    model: as `AutoModelForImageTextToText` loads it. max_tokens: what all its caches together may hold, 32768 unless
-    said; CUDA memory for them is taken at once. Calling it again returns the same handle.
-    ValueError where the model is of another family, uses sliding windows, is spread over devices, or is enabled
-    with another max_tokens.
+    Args:
+        model: as `AutoModelForImageTextToText` loads it.
+        pool_tokens: what all its caches together may hold; ZoomConfig's max_total_tokens if not given. CUDA memory for
+            them is taken at once.
+
+    Returns:
+        A handle that switches it off again. A second call returns the same handle.
+
+    Raises:
+        ValueError: the model is of another family, uses sliding windows, is spread over devices, or is enabled with
+            another pool_tokens.
     """
     known = _ENABLED.get(model)
     if known is not None:
-        if max_tokens not in (None, known.max_tokens):
-            raise ValueError(f"this model is enabled with max_tokens={known.max_tokens}: disable() it first")
+        if pool_tokens not in (None, known.pool_tokens):
+            raise ValueError(f"this model is enabled with pool_tokens={known.pool_tokens}: disable() it first")
         return known
     _check(model)
     AttentionInterface.register(NAME, _attention)
     AttentionMaskInterface.register(NAME, _mask)
-    _ENABLED[model] = Enabled(model, 32768 if max_tokens is None else max_tokens)
+    _ENABLED[model] = Enabled(model, ZoomConfig.max_total_tokens if pool_tokens is None else pool_tokens)
     return _ENABLED[model]
 
 
@@ -104,19 +119,19 @@ def _check(model: Any) -> None:
         raise ValueError(f"this model uses sliding-window attention ({windows}), which vzoom does not run")
     devices = {str(weight.device) for weight in model.model.language_model.parameters()}
     if len(devices) != 1:
-        raise ValueError(f"the language model lies on {', '.join(sorted(devices))}: vzoom.enable needs one device")
+        raise ValueError(f"the language model is on {', '.join(sorted(devices))}: vzoom.enable needs one device")
 
 
-def _pool(model: Any, max_tokens: int) -> PagePool:
-    if max_tokens < 1:
-        raise ValueError(f"max_tokens must be 1 or more, got {max_tokens}")
+def _pool(model: Any, pool_tokens: int) -> PagePool:
+    if pool_tokens < 1:
+        raise ValueError(f"pool_tokens must be 1 or more, got {pool_tokens}")
     text, weight = model.config.text_config, model.get_input_embeddings().weight
     block_size = 32 if weight.device.type == "cpu" else 256
     return PagePool(
         num_layers=text.num_hidden_layers,
         num_kv_heads=text.num_key_value_heads,
         head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
-        num_blocks=-(-max_tokens // block_size),
+        num_blocks=-(-pool_tokens // block_size),
         block_size=block_size,
         dtype=weight.dtype,
         device=weight.device,
@@ -130,35 +145,34 @@ def _attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
     """query [B, H, n, D], key and value of the new tokens [B, G, n, D] -> [B, n, H, D]."""
-    run = run_of(key)
-    if run is None:
+    planned = plan_of(key)
+    if planned is None:
         return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **kwargs)
-    step, layer = run
-    return step.attend(layer, query, kwargs["scaling"]), None
+    plan, layer = planned
+    return plan.attend(layer, query, kwargs["scaling"]), None
 
 
 def _mask(*args: Any, kv_length: int, **kwargs: Any) -> Any:
-    """None where the keys lie in pages (a ZoomLayer says that there are 0 others); else what SDPA needs."""
+    """None if the keys are in pages (a ZoomLayer says that there are 0 others); else what SDPA needs."""
     return None if kv_length == 0 else ALL_MASK_ATTENTION_FUNCTIONS["sdpa"](*args, kv_length=kv_length, **kwargs)
 
 
 class _Hooks:
-    """What happens around a run of an enabled model. Holds no reference to it: it is one of its hooks."""
+    """What happens around a run of an enabled model. It holds no reference to the model, whose hooks hold it."""
 
-    def __init__(self, home: Home) -> None:
-        self.home = home
+    def __init__(self, paged_model: PagedModel) -> None:
+        self.paged_model = paged_model
 
     def before_model(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Refuse images that come to a warm cache past `append`: their positions would be silently wrong."""
+        """Refuse images for a filled cache that do not come from `append`: their positions would be silently wrong."""
         cache = kwargs.get("past_key_values")
         if not isinstance(cache, ZoomCache) or cache.pages.length == 0 or cache.pages.given_positions is not None:
             return
         media = [kwargs.get("pixel_values"), kwargs.get("pixel_values_videos")]
         media += (kwargs.get("mm_encoder_outputs") or {}).values()
         ids = kwargs.get("input_ids", args[0] if args else None)
-        visual = torch.tensor(
-            [self.home.image_token_id, self.home.video_token_id], device=self.home.pool.k_pages.device
-        )
+        known = self.paged_model
+        visual = torch.tensor([known.image_token_id, known.video_token_id], device=known.pool.k_pages.device)
         # One token is a decode step: generate() samples it, and looking at it would wait for the device.
         placed = ids is not None and ids.shape[1] > 1 and bool(torch.isin(ids, visual).any())
         if placed or any(item is not None for item in media):
@@ -170,10 +184,10 @@ class _Hooks:
     def before_text(
         self, text: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Plan the run on the pages of its cache. The mask is used up by that; positions are the cache's."""
+        """Plan the run on the pages of its cache. The plan replaces the mask; the cache gives the positions."""
         cache = kwargs.get("past_key_values")
         if cache is None and kwargs.get("use_cache") and not torch.is_grad_enabled():
-            cache = ZoomCache.__new__(ZoomCache).set_up(self.home, PagedBatch(self.home.pool))
+            cache = ZoomCache.__new__(ZoomCache).set_up(self.paged_model, PagedBatch(self.paged_model.pool))
         if cache is None:
             return None
         pages = self._pages(cache)
@@ -188,14 +202,15 @@ class _Hooks:
         return args, kwargs | {"past_key_values": cache, "position_ids": positions, "attention_mask": None}
 
     def after_model(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        """Leave no session's offset on the model: the next one may have another batch size, which up to 5.0 raises."""
+        """Leave no conversation's offset on the model: the next may have another batch size, which transformers up
+        to 5.0 refuses."""
         held = output if isinstance(output, tuple) else output.values()
         if any(isinstance(item, ZoomCache) for item in held):
-            model.rope_deltas = torch.zeros(1, 1, dtype=torch.int64, device=self.home.pool.k_pages.device)
+            model.rope_deltas = torch.zeros(1, 1, dtype=torch.int64, device=self.paged_model.pool.k_pages.device)
 
     def _pages(self, cache: Any) -> PagedBatch:
-        """The cache's pages. The empty DynamicCache that generate() or a user made becomes a ZoomCache itself, so that
-        who holds it goes on with it."""
+        """The cache's pages. An empty DynamicCache that generate() or a user made becomes a ZoomCache itself, so that
+        whoever holds it can continue with it."""
         if not isinstance(cache, ZoomCache):
             if type(cache) is not DynamicCache or cache.offloading or cache.get_seq_length():
                 raise ValueError(
@@ -203,7 +218,7 @@ class _Hooks:
                     "was given: pass vzoom.ZoomCache(model) or no cache, and no cache_implementation"
                 )
             cache.__class__ = ZoomCache
-            cache.set_up(self.home, PagedBatch(self.home.pool))
-        if cache.pages.pool is not self.home.pool:
+            cache.set_up(self.paged_model, PagedBatch(self.paged_model.pool))
+        if cache.pages.pool is not self.paged_model.pool:
             raise ValueError("this ZoomCache was made for another model: make one with vzoom.ZoomCache(model)")
         return cache.pages

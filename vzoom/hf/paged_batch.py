@@ -1,10 +1,10 @@
-"""The pages of a batch that transformers drives: B sequences of one length, so as `generate()` knows them.
+"""The pages of a batch that transformers drives: B sequences of one length, as `generate()` knows them.
 
-`begin` plans one run of the model, every layer writes and attends by that plan, `finish` makes it count. A run that
-died half-way is forgotten by the next `begin`. Positions are absolute and belong to the batch, not to the model: after
-its first run a batch says itself where it goes on, so sessions that take turns on one model cannot disturb each other.
+`begin` plans one run of the model, every layer writes and attends by that plan, `finish` makes it count. If a run dies
+half-way, the next `begin` forgets it. Positions are absolute and belong to the batch, not to the model: after its first
+run a batch knows its next positions itself, so conversations that take turns on one model cannot disturb each other.
 
-B sequences, n tokens a sequence in this run, T = B n rows, H query heads, G key heads, D head_dim.
+B sequences, n new tokens per sequence, T = B n rows, H query heads, G key heads, D head_dim.
 """
 
 from __future__ import annotations
@@ -18,31 +18,33 @@ import torch
 from torch import Tensor
 
 from ..engine import BlockTable, OutOfPages, PagePool
-from ..kernels.mrope_append.op import mrope_append
-from ..kernels.paged_attention.op import paged_attention
+from ..kernels.mrope_append import mrope_append
+from ..kernels.paged_attention import paged_attention
 from ..models import Ragged
 
 
 @dataclass(frozen=True)
-class Step:
-    """One run of the model over the batch. Padding has slot -1 and no query."""
+class RunPlan:
+    """One run of the model over the batch. Padding has slot -1 and no query.
+
+    Attributes:
+        slots_T: int64 [T], where keys and values go.
+        rows: int64, the rows that are no padding; None if all are tokens.
+    """
 
     pool: PagePool
     ragged: Ragged
-    slots_T: Tensor  # int64 [T]
-    rows: Tensor | None  # int64, the rows that are no padding; None where all are tokens
-    ones_TR: Tensor
-    zeros_TR: Tensor
+    slots_T: Tensor
+    rows: Tensor | None
 
     def write(self, layer: int, k_BGnD: Tensor, v_BGnD: Tensor) -> None:
-        """Keys, already rotated by the model, and values to their pages."""
+        """Write keys, which the model has rotated already, and values to their pages."""
         k, v = (x.transpose(1, 2).flatten(0, 1) for x in (k_BGnD, v_BGnD))
         k_pages, v_pages = self.pool.k_pages[layer], self.pool.v_pages[layer]
-        # Rotation by zero over no query heads: what is left of the op is its write.
-        mrope_append(k[:, :0], k, v, self.ones_TR, self.zeros_TR, k_pages, v_pages, self.slots_T)
+        mrope_append(None, k, v, None, None, k_pages, v_pages, self.slots_T)
 
     def attend(self, layer: int, q_BHnD: Tensor, scale: float) -> Tensor:
-        """Every query to everything of its sequence up to itself: [B, n, H, D], 0 where a row is padding."""
+        """Causal attention of the new queries over their sequences: [B, n, H, D], 0 for padding."""
         q = q_BHnD.transpose(1, 2).flatten(0, 1)
         at = self.ragged
         out = paged_attention(
@@ -60,19 +62,22 @@ class Step:
 
 
 class PagedBatch:
-    """Block tables of B sequences over one pool, and where each goes on.
+    """Block tables of B sequences over one pool, and the next position of each.
 
-    length: columns that the batch holds, padding on the left included; the same for all, as `generate()` wants it.
+    Attributes:
+        length: columns that the batch holds, padding on the left included; the same for all, as `generate()` wants it.
+        plan: of the run that was begun and not finished.
+        given_positions: of the next run, if the batch cannot know them because there are images in it.
     """
 
     def __init__(self, pool: PagePool) -> None:
         self.pool = pool
         self.length = 0
-        self.step: Step | None = None  # begun and not finished
-        self.given_positions: Tensor | None = None  # of the next run, where the batch cannot know them: images
+        self.plan: RunPlan | None = None
+        self.given_positions: Tensor | None = None
         self._tables: list[BlockTable] = []
         self._after_BL = torch.empty(0, 0, dtype=torch.int64)  # [b, i]: position of what follows column i
-        self._fresh_Bn = self._after_BL  # the same for the columns of `step`
+        self._fresh_Bn = self._after_BL  # the same for the columns of `plan`
         weakref.finalize(self, _give_back, self._tables).atexit = False
 
     def __len__(self) -> int:
@@ -91,11 +96,20 @@ class PagedBatch:
     # ------------------------------------------------------------ a run
 
     def begin(self, batch: int, count: int, *, mask_BL: Tensor | None, positions: Tensor | None) -> Tensor:
-        """Take pages for `count` more columns of `batch` sequences, and return their positions, int64 [3, B, n].
+        """Take pages for `count` more columns of `batch` sequences.
 
-        mask_BL: 0 where a column is padding, for all columns so far or for the new ones. positions: what transformers
-        worked out; they count for the first run only. ValueError for padding that is not on the left of the first
-        run, or another batch size; OutOfPages leaves the batch as it was.
+        Args:
+            batch: B.
+            count: n.
+            mask_BL: 0 for padding, of all columns so far or of the new ones.
+            positions: what transformers worked out; used for the first run only.
+
+        Returns:
+            The positions of the new columns, int64 [3, B, n].
+
+        Raises:
+            ValueError: padding is not on the left of the first run, or the batch size is another one.
+            OutOfPages: too few pages are free. The batch is then as it was.
         """
         device = self.pool.k_pages.device
         self._forget_unfinished()
@@ -113,13 +127,13 @@ class PagedBatch:
         else:
             ahead = torch.arange(count, device=device)
             positions_3Bn = (self.next_positions_B[:, None] + ahead).expand(3, batch, count)
-        self._fresh_Bn = positions_3Bn.amax(0) + 1  # the last token of an image is its largest position, too
-        self.step = self._plan(pads, count)
+        self._fresh_Bn = positions_3Bn.amax(0) + 1  # the last token of an image also has its largest position
+        self.plan = self._make_plan(pads, count)
         return positions_3Bn
 
     def finish(self) -> None:
         """All layers have written: the run counts."""
-        assert self.step is not None
+        assert self.plan is not None
         end = self.length + self._fresh_Bn.shape[1]
         if self.length == 0 or self._after_BL.shape[1] < end:
             with torch.inference_mode(False):  # a buffer made in inference mode could not be written outside of it
@@ -128,13 +142,13 @@ class PagedBatch:
                 grown[:, : self.length] = self._after_BL[:, : self.length]
             self._after_BL = grown
         self._after_BL[:, self.length : end] = self._fresh_Bn
-        self.length, self.step = end, None
+        self.length, self.plan = end, None
 
-    def _plan(self, pads: list[int], count: int) -> Step:
+    def _make_plan(self, pads: list[int], count: int) -> RunPlan:
         pool, device = self.pool, self.pool.k_pages.device
         self._check_room(pads, count)
         slots = [table.extend(count - pad) for table, pad in zip(self._tables, pads, strict=True)]
-        # HF's layers rotate by themselves: the positions in the plan are read by nobody.
+        # transformers' layers rotate by themselves: nobody reads the positions in the plan.
         unused = [np.zeros((3, len(s)), dtype=np.int64) for s in slots]
         ragged = Ragged.pack(self._tables, slots, unused, device)
         slots_T, rows = ragged.slots_T, None
@@ -142,8 +156,7 @@ class PagedBatch:
             columns = np.arange(count)
             rows = torch.from_numpy(np.flatnonzero(np.concatenate([columns >= pad for pad in pads]))).to(device)
             slots_T = torch.full((len(pads) * count,), -1, device=device).index_copy_(0, rows, slots_T)
-        ones_TR = torch.ones(len(slots_T), pool.k_pages.shape[-1] // 2, dtype=pool.k_pages.dtype, device=device)
-        return Step(pool, ragged, slots_T, rows, ones_TR, torch.zeros_like(ones_TR))
+        return RunPlan(pool, ragged, slots_T, rows)
 
     def _check_room(self, pads: list[int], count: int) -> None:
         def needed() -> int:
@@ -155,22 +168,26 @@ class PagedBatch:
             size, total = self.pool.block_size, self.pool.num_blocks
             raise OutOfPages(
                 f"this run needs {needed()} more pages of {size} tokens and {self.pool.num_free} of {total} are free: "
-                "reset() or delete caches that are done, or vzoom.enable(model, max_tokens=...) with more than "
+                "reset() or delete caches that are done, or vzoom.enable(model, pool_tokens=...) with more than "
                 f"{total * size}"
             )
 
     def _forget_unfinished(self) -> None:
-        """Give back what a run took that an exception ended."""
-        if self.step is not None:
-            behind = self._fresh_Bn.shape[1]
+        """Give back the pages of a run that an exception ended."""
+        if self.plan is not None:
+            fresh = self._fresh_Bn.shape[1]
             for table in self._tables:
-                table.truncate(max(0, table.length - behind) if self.length else 0)
-            self.step = None
+                table.truncate(max(0, table.length - fresh) if self.length else 0)
+            self.plan = None
 
     # ------------------------------------------------------------ between runs
 
     def crop(self, count: int) -> None:
-        """Forget the last `count` columns. ValueError where that would cut into padding or beyond the start."""
+        """Forget the last `count` columns.
+
+        Raises:
+            ValueError: a sequence holds fewer tokens.
+        """
         self._forget_unfinished()
         shortest = min((t.length for t in self._tables), default=0)
         if not 0 <= count <= shortest:
@@ -182,7 +199,7 @@ class PagedBatch:
     def reset(self) -> None:
         """Forget everything and give back all pages."""
         _give_back(self._tables)
-        self.length, self.step = 0, None
+        self.length, self.plan = 0, None
 
     def select(self, indices: list[int]) -> None:
         """Sequence i becomes what sequence indices[i] was; copies share pages until they differ."""
@@ -211,13 +228,13 @@ def _give_back(tables: list[BlockTable]) -> None:
 
 
 def _left_pads(mask_BL: Tensor | None, batch: int, count: int, *, first: bool) -> list[int]:
-    """How many of the new columns are padding, for each sequence. Only the left of a first run may be."""
+    """How many of the new columns are padding, by sequence. Only a first run may have some, on its left."""
     if mask_BL is None:
         return [0] * batch
     if not isinstance(mask_BL, Tensor) or mask_BL.ndim != 2:
         raise ValueError(
             f"attention_mask must be [batch, tokens] or None, got {getattr(mask_BL, 'shape', type(mask_BL).__name__)}: "
-            "a mask of one's own between tokens needs stock attention (vzoom.enable(model).disable())"
+            "a custom mask between tokens needs stock attention (vzoom.enable(model).disable())"
         )
     mask = mask_BL[:, -count:].bool()
     if bool(mask.all()):
@@ -225,8 +242,8 @@ def _left_pads(mask_BL: Tensor | None, batch: int, count: int, *, first: bool) -
     on_left = bool((mask == mask.cummax(1).values).all()) and bool(mask[:, -1].all())
     if not (first and on_left):
         raise ValueError(
-            "attention_mask masks tokens behind the first ones of a sequence: pad on the left "
-            "(tokenizer.padding_side = 'left'), and only what opens a conversation"
+            "attention_mask masks tokens after the first ones of a sequence: pad on the left "
+            "(tokenizer.padding_side = 'left'), and only at the start of a conversation"
         )
     return (count - mask.sum(1)).tolist()
 

@@ -1,4 +1,4 @@
-"""A `Cache` of transformers whose keys and values lie in vzoom's pages, for `generate()` of an enabled model.
+"""A `Cache` of transformers whose keys and values are in vzoom's pages, for `generate()` of an enabled model.
 
 Its layers write pages and return only the new keys and values; attention (see `backend.py`) reads the pages.
 """
@@ -16,15 +16,20 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from ..engine import PagePool
-from ..protocol import Run, run_positions
-from .paged_batch import PagedBatch, Step
+from ..protocol import TokenSpan, span_positions
+from .paged_batch import PagedBatch, RunPlan
 
-_RUN = "_vzoom_run"
+_PLAN = "_vzoom_plan"
 
 
 @dataclass(frozen=True)
-class Home:
-    """What caches need of the model that `vzoom.enable` was called on."""
+class PagedModel:
+    """What caches need to know of a model that `vzoom.enable` was called on.
+
+    Attributes:
+        pool: the pages of all its caches.
+        merge: patches per side that the vision tower merges into one token.
+    """
 
     model: weakref.ref[Any]
     pool: PagePool
@@ -34,11 +39,11 @@ class Home:
     merge: int
 
 
-HOMES: weakref.WeakKeyDictionary[Any, Home] = weakref.WeakKeyDictionary()
+PAGED_MODELS: weakref.WeakKeyDictionary[Any, PagedModel] = weakref.WeakKeyDictionary()
 
 
 class ZoomLayer(CacheLayerMixin):
-    """One layer of a batch. What concerns all layers is done once, by the first."""
+    """One layer of a batch. The first layer does what concerns all of them."""
 
     is_sliding = False
     is_croppable = True
@@ -49,19 +54,19 @@ class ZoomLayer(CacheLayerMixin):
         self.pages, self.index, self.is_last = pages, index, index == num_layers - 1
 
     def lazy_initialization(self, *args: Any) -> None:
-        """Nothing: the pages are there before the first run."""
+        """Does nothing: the pages are there before the first run."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Write the new keys and values, [B, G, n, D], and return them; attention finds the pages through the keys."""
-        step = self.pages.step
-        if step is None:
+        plan = self.pages.plan
+        if plan is None:
             raise ValueError("this ZoomCache belongs to a model that is not enabled: call vzoom.enable(model) first")
         if key_states.requires_grad:
             raise ValueError("a ZoomCache carries no gradients: call the model under torch.no_grad()")
-        step.write(self.index, key_states, value_states)
-        # Attention functions are not given the cache. Keys that carry the plan cannot be mistaken for another run's, as
-        # a global could with threads or nested models.
-        setattr(key_states, _RUN, (step, self.index))
+        plan.write(self.index, key_states, value_states)
+        # Attention functions do not get the cache, so the keys carry the plan. A global could be that of another run
+        # when threads or models are nested.
+        setattr(key_states, _PLAN, (plan, self.index))
         if self.is_last:
             self.pages.finish()
         return key_states, value_states
@@ -76,7 +81,7 @@ class ZoomLayer(CacheLayerMixin):
         return -1
 
     def get_max_cache_shape(self) -> int:
-        """What `get_max_length` was called up to transformers 5."""
+        """The name of `get_max_length` up to transformers 5."""
         return -1
 
     def reset(self) -> None:
@@ -84,7 +89,7 @@ class ZoomLayer(CacheLayerMixin):
             self.pages.reset()
 
     def crop(self, tokens: int) -> None:
-        """Below zero: remove so many tokens. Above: keep so many, as transformers had it at first. 0: nothing."""
+        """Below zero: remove so many tokens. Above zero: keep so many, as older transformers had it. 0: do nothing."""
         if self.index == 0 and tokens:
             self.pages.crop(-tokens if tokens < 0 else max(0, self.pages.length - tokens))
 
@@ -100,9 +105,9 @@ class ZoomLayer(CacheLayerMixin):
             self.pages.select([i for i in range(len(self.pages)) for _ in range(repeats)])
 
 
-def run_of(key_states: Tensor) -> tuple[Step, int] | None:
+def plan_of(key_states: Tensor) -> tuple[RunPlan, int] | None:
     """(plan, layer) of keys that a ZoomLayer returned; None for any other keys."""
-    return getattr(key_states, _RUN, None)
+    return getattr(key_states, _PLAN, None)
 
 
 class ZoomCache(Cache):
@@ -114,19 +119,27 @@ class ZoomCache(Cache):
         ids = cache.append(ids, processor(text=tool_turn, images=frames, return_tensors="pt"))
         ids = model.generate(ids, past_key_values=cache)
 
-    ValueError where the model is not enabled. Pages go back on `reset()` or when the cache is deleted.
+    Pages go back on `reset()`, or when the cache is deleted.
+
+    Args:
+        model: one that `vzoom.enable` was called on.
+
+    Raises:
+        ValueError: the model is not enabled.
     """
 
     def __init__(self, model: Any) -> None:
-        home = HOMES.get(model)
-        if home is None:
+        paged_model = PAGED_MODELS.get(model)
+        if paged_model is None:
             raise ValueError(f"this {type(model).__name__} is not enabled: call vzoom.enable(model) first")
-        self.set_up(home, PagedBatch(home.pool))
+        self.set_up(paged_model, PagedBatch(paged_model.pool))
 
-    def set_up(self, home: Home, pages: PagedBatch) -> ZoomCache:
-        """Put a cache on its pages. For the hooks, which know the home already."""
-        super().__init__(layers=[ZoomLayer(pages, index, home.num_layers) for index in range(home.num_layers)])
-        self.home, self.pages = home, pages
+    def set_up(self, paged_model: PagedModel, pages: PagedBatch) -> ZoomCache:
+        """Put a cache on its pages. For the hooks, which know the model already."""
+        super().__init__(
+            layers=[ZoomLayer(pages, index, paged_model.num_layers) for index in range(paged_model.num_layers)]
+        )
+        self.paged_model, self.pages = paged_model, pages
         return self
 
     @property
@@ -135,7 +148,7 @@ class ZoomCache(Cache):
         return self.pages.num_blocks
 
     def fork(self, count: int) -> list[ZoomCache]:
-        """`count` caches that continue from here, each on its own. They share every page until one writes behind it.
+        """`count` caches that continue from here, each on its own. They share every page until one of them writes.
 
         For one batch of continuations: `cache.batch_repeat_interleave(count)`.
         """
@@ -144,24 +157,29 @@ class ZoomCache(Cache):
         return [self.__deepcopy__({}) for _ in range(count)]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ZoomCache:
-        """transformers' recipe for a prompt used again and again is copy.deepcopy(cache): no page is copied here."""
-        return ZoomCache.__new__(ZoomCache).set_up(self.home, self.pages.fork())
+        """copy.deepcopy(cache) is transformers' recipe for using a prompt again. Here it copies no page."""
+        return ZoomCache.__new__(ZoomCache).set_up(self.paged_model, self.pages.fork())
 
     def append(self, ids: Tensor, turn: Mapping[str, Tensor]) -> Tensor:
-        """Splice a turn with its images behind what was generated; returns all ids, for the next `generate()`.
+        """Splice a turn with its images after what was generated. Positions are those of a prefill from scratch.
 
-        ids: int64 [B, L], all tokens so far, as `generate()` returned them: the one sampled last was never fed and
-        opens the run that is fed here. turn: what a processor returns for the new text and images alone: input_ids
-        [B, n] with one image token a visual token, and pixel_values, image_grid_thw [images, 3] where there are
-        images. The last token of the turn is left for `generate()` to feed.
-        Positions are those of a prefill from scratch. ValueError where ids, tokens or grids do not fit; the cache is
-        then unchanged.
+        Args:
+            ids: int64 [B, L], all tokens so far, as `generate()` returned them. The one sampled last was never fed; it
+                opens the run that is fed here.
+            turn: what a processor returns for the new text and images alone: input_ids [B, n] with one image token per
+                visual token and, if there are images, pixel_values and image_grid_thw [images, 3].
+
+        Returns:
+            All ids, int64 [B, L + n], for the next `generate()`, which feeds the last token of the turn.
+
+        Raises:
+            ValueError: ids, tokens or grids do not fit. The cache is then unchanged.
         """
-        model, held = self.home.model(), self.pages.length
+        model, held = self.paged_model.model(), self.pages.length
         if model is None:
             raise ValueError("the model of this ZoomCache was deleted")
         _check_turn(ids, turn, held)
-        visual = [self.home.image_token_id, self.home.video_token_id]
+        visual = [self.paged_model.image_token_id, self.paged_model.video_token_id]
         if bool(torch.isin(ids[:, held:], torch.tensor(visual, device=ids.device)).any()):
             raise ValueError(
                 f"the model sampled an image token, which no image belongs to: generate(..., suppress_tokens={visual})"
@@ -170,7 +188,7 @@ class ZoomCache(Cache):
         everything = torch.cat([ids, fresh], dim=1)
         run = everything[:, held:-1].to(model.device)
         starts = self.pages.next_positions_B.tolist()
-        positions = _positions(run.tolist(), starts, turn.get("image_grid_thw"), self.home)
+        positions = _positions(run.tolist(), starts, turn.get("image_grid_thw"), self.paged_model)
         media = {k: turn[k].to(model.device) for k in ("pixel_values", "image_grid_thw") if k in turn}
         self.pages.given_positions = torch.from_numpy(positions).to(model.device)
         try:
@@ -205,28 +223,28 @@ def _check_turn(ids: Tensor, turn: Mapping[str, Tensor], held: int) -> None:
         raise ValueError("the turns of a batch must be equally long: append cannot pad between turns")
 
 
-def _positions(run: list[list[int]], starts: list[int], grids: Tensor | None, home: Home) -> np.ndarray:
+def _positions(run: list[list[int]], starts: list[int], grids: Tensor | None, paged_model: PagedModel) -> np.ndarray:
     """int64 [3, B, n] of runs that start at `starts`; grids [images, 3] go to the images in order."""
     left = [] if grids is None else [tuple(grid) for grid in grids.tolist()]
     given, rows = len(left), []
     for ids, start in zip(run, starts, strict=True):
         images: list[tuple[int, int, tuple[int, int]]] = []
         at = 0
-        while home.image_token_id in ids[at:]:
-            at = ids.index(home.image_token_id, at)
+        while paged_model.image_token_id in ids[at:]:
+            at = ids.index(paged_model.image_token_id, at)
             frames, height, width = left.pop(0) if left else (1, 0, 0)
-            count = frames * (height // home.merge) * (width // home.merge)
-            if frames != 1 or not count or ids[at : at + count] != [home.image_token_id] * count:
+            count = frames * (height // paged_model.merge) * (width // paged_model.merge)
+            if frames != 1 or not count or ids[at : at + count] != [paged_model.image_token_id] * count:
                 raise ValueError(
                     f"image tokens and image_grid_thw do not fit: image {given - len(left)} of {given} "
-                    f"{f'takes {count} tokens' if count else 'has no grid'}, and the tokens from {at} on are others: "
-                    "input_ids must hold one image token a visual token, as processors write them"
+                    f"{f'takes {count} tokens' if count else 'has no grid'}, and the tokens from {at} on are not: "
+                    "input_ids must hold one image token per visual token, as processors write them"
                 )
             images.append((len(images), at, (height, width)))
             at += count
-        if home.video_token_id in ids:
+        if paged_model.video_token_id in ids:
             raise ValueError("append takes images, not videos: give the frames of a clip as images")
-        rows.append(run_positions(start, Run(ids, images), home.merge)[0])
+        rows.append(span_positions(start, TokenSpan(ids, images), paged_model.merge)[0])
     if left:
         raise ValueError(f"image_grid_thw holds {given} images, input_ids the tokens of {given - len(left)}")
     return np.stack(rows, axis=1)

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..kernels.linear.op import linear
-from ..kernels.rms_norm.op import rms_norm
+from ..kernels.linear import linear
+from ..kernels.rms_norm import rms_norm
 from .attention import Pages, Ragged, append_and_attend
 from .features import Features
 from .layers import Layer
@@ -47,7 +47,7 @@ class VisionLanguageModel:
         # An image's patches hold one copy of it: both that a video would need are folded into the patch embedding.
         self.temporal_copies = 1
         self._check_text()
-        sections = (getattr(text, "rope_parameters", None) or text.rope_scaling)["mrope_section"]
+        sections = self._rope_settings["mrope_section"]
         axes = self.rope_axes(list(sections))
         if len(axes) != self.head_dim // 2:
             raise ValueError(
@@ -56,6 +56,7 @@ class VisionLanguageModel:
         self._axes_R = torch.tensor(axes, device=self.device)
         self.layers = Layer.all_of(hf, self.language.layers)
         self.epsilon: float = text.rms_norm_eps
+        self.max_positions: int = text.max_position_embeddings
         self.tower = self.tower_class(self.visual, device=self.device, dtype=self.dtype)
 
     def _check_text(self) -> None:
@@ -68,6 +69,19 @@ class VisionLanguageModel:
             )
         if text.hidden_act != "silu":
             raise ValueError(f"this checkpoint's hidden_act is {text.hidden_act!r}; vzoom runs silu")
+        rope = self._rope_settings
+        kind = str(rope.get("rope_type", rope.get("type")))
+        if kind in ("dynamic", "longrope"):
+            raise ValueError(
+                f"this checkpoint's rope_type is {kind!r}: its frequencies change with the conversation's length, so "
+                "cached keys would go stale. Use the checkpoint's variant with yarn, or the plain one"
+            )
+
+    @property
+    def _rope_settings(self) -> dict[str, Any]:
+        text = self.text_config
+        settings: dict[str, Any] = getattr(text, "rope_parameters", None) or text.rope_scaling
+        return settings
 
     # ------------------------------------------------------------ what a family decides
 
@@ -79,9 +93,15 @@ class VisionLanguageModel:
 
     @torch.inference_mode()
     def encode_images(self, patches: torch.Tensor, grid_hw: Sequence[tuple[int, int]]) -> Features:
-        """Patches of images in order, [sum(h * w), patch values], and their grids -> visual tokens.
+        """Run the vision tower.
 
-        A patch holds `temporal_copies` copies of its pixels, or as many as the checkpoint's video patches.
+        Args:
+            patches: of images in order, [sum(h * w), values]. A patch holds `temporal_copies` copies of its pixels, or
+                as many as the checkpoint's video patches.
+            grid_hw: (rows, columns) of patches of each image.
+
+        Returns:
+            The visual tokens of all images, in order.
         """
         return self.tower.encode(patches.to(self.device, self.dtype), tuple(grid_hw))
 
@@ -94,10 +114,19 @@ class VisionLanguageModel:
         image_rows: torch.Tensor | None = None,
         images: Features | None = None,
     ) -> torch.Tensor:
-        """Feed T packed tokens, append them to their sequences' pages, and return logits [S, V] of the last rows.
+        """Feed T packed tokens and append them to the pages of their sequences.
 
-        image_rows: int64 rows of the packed batch that hold image tokens, in the order of images.embeds.
         No value is read on the host, so a decode step on CUDA can be captured as a graph.
+
+        Args:
+            ids_T: int64 token ids.
+            batch: where the rows belong.
+            pages: keys and values of all layers.
+            image_rows: int64 rows of the packed batch that hold image tokens, in the order of images.embeds.
+            images: the visual tokens of these rows.
+
+        Returns:
+            Logits [S, V] after the last row of each sequence.
         """
         hidden = self.language.embed_tokens.weight.index_select(0, ids_T)
         if images is not None:
@@ -106,7 +135,7 @@ class VisionLanguageModel:
         cos, sin = self.rotary(batch.positions_3T, hidden.dtype)
         deepstack = images.deepstack if images is not None else ()
         for index, layer in enumerate(self.layers):
-            # Behind the last layer's keys and values only the rows are needed from which a token is sampled.
+            # After the last layer's keys and values only the rows are needed from which a token is sampled.
             is_last = index == self.num_layers - 1 and index >= len(deepstack)
             q, k, v = self._project(layer, hidden)
             attended = append_and_attend(
@@ -114,7 +143,7 @@ class VisionLanguageModel:
             )
             if len(attended) < len(hidden):
                 hidden = hidden.index_select(0, batch.last_rows_S)
-            hidden = linear(attended.flatten(1), layer.out_CC, layer.out_bias_C, add_TN=hidden)
+            hidden = linear(attended.flatten(1), layer.out_CC, layer.out_bias_C, add_TO=hidden)
             hidden = layer.mlp(hidden, self.epsilon)
             if index < len(deepstack):
                 assert image_rows is not None

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..kernels.linear.op import linear
-from ..kernels.rms_norm.op import rms_norm
+from ..kernels.linear import linear
+from ..kernels.rms_norm import rms_norm
 from .weight_memory import WeightMemory
 
 # The inner tensors of an MLP are wide. So much of their columns at a time (1024 rows of bf16) stays in the cache, keeps
@@ -76,13 +76,13 @@ class Layer:
 
         def part(rows_TC: Tensor) -> Tensor:
             normed = rms_norm(rows_TC, self.post_norm_C, epsilon)
-            return linear(linear(normed, self.up_FC, gate_NK=self.gate_FC), self.down_CF, add_TN=rows_TC)
+            return linear(linear(normed, self.up_FC, gate_OI=self.gate_FC), self.down_CF, add_TO=rows_TC)
 
         return in_parts(part, hidden_TC)
 
 
 def in_parts(function: Callable[[Tensor], Tensor], rows_TC: Tensor) -> Tensor:
-    """function(rows), on the CPU so many rows at a time that what lies between its two ends stays in the cache."""
+    """function(rows), on the CPU in parts so small that what is computed in between stays in the cache."""
     together = _COLUMN_BYTES // rows_TC.element_size()
     if rows_TC.device.type != "cpu" or len(rows_TC) <= together:
         return function(rows_TC)

@@ -1,3 +1,4 @@
+from .card import answer_card as answer_card
 from .markup import clock_text as clock_text
 from .markup import count_text as count_text
 from .markup import escape as escape

@@ -1,4 +1,4 @@
-"""What the answer cost: tokens and milliseconds of each turn, as lines, as a plot and as a table.
+"""What the answer cost: tokens and milliseconds of each turn, as lines, as bars and as a table.
 
 A turn is opened by feeding something (the prompt with the glance, a clip, an error text), then written. All stages
 but "generate" belong to the opening.
@@ -6,8 +6,7 @@ but "generate" belong to the opening.
 
 from __future__ import annotations
 
-from vzoom.types import STAGES, Answer, Malformed, Trajectory, Turn
-
+from ..types import STAGES, Answer, Malformed, Trajectory, Turn
 from .markup import count_text, escape, milliseconds_text, number_text
 
 _WRITING = STAGES[-1]
@@ -34,7 +33,7 @@ def _line(parts: list[str]) -> str:
 
 
 def cost_section(trajectory: Trajectory, *, seconds: float) -> str:
-    """Bars and table, or nothing where no turn was timed."""
+    """Bars and table, or nothing if no turn was timed."""
     stages = _stages(trajectory)
     if not stages:
         return ""

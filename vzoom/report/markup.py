@@ -11,9 +11,11 @@ import re
 import numpy as np
 from PIL import Image
 
+from ..protocol import ANSWER_OPEN, CALL_OPEN, TAGS, THINK_OPEN
+
 # Parts of a turn: the tags of the grammar in any order and number, as the model wrote them.
-_TAG = re.compile(r"</?(?:think|video_zoom|answer)>")
-_STYLE_OF = {"<think>": "thought", "<video_zoom>": "call", "<answer>": "answered"}
+_TAG = re.compile("|".join(map(re.escape, TAGS)))
+_STYLE_OF = {THINK_OPEN: "thought", CALL_OPEN: "call", ANSWER_OPEN: "answered"}
 
 
 def escape(text: str) -> str:
@@ -47,11 +49,12 @@ def seconds_text(seconds: float) -> str:
 
 
 def span_text(start_seconds: float, end_seconds: float) -> str:
+    """`754.50–760.00 s`."""
     return f"{start_seconds:.2f}\u2013{end_seconds:.2f} s"
 
 
 def clock_text(seconds: float) -> str:
-    """`12:34` or `1:02:03`; with a decimal where the time has one."""
+    """`12:34` or `1:02:03`; with a decimal if the time has one."""
     tenths = round(seconds * 10)
     whole, tenth = divmod(tenths, 10)
     hours, rest = divmod(whole, 3600)
@@ -61,22 +64,24 @@ def clock_text(seconds: float) -> str:
 
 
 def milliseconds_text(milliseconds: float) -> str:
+    """`1.5 ms`, `120 ms` or `2.50 s`."""
     if milliseconds >= 1000:
         return f"{milliseconds / 1000:.2f} s"
     return f"{milliseconds:.0f} ms" if milliseconds >= 10 else f"{milliseconds:.1f} ms"
 
 
 def count_text(n: int, noun: str) -> str:
+    """`1 frame`, `2 frames`."""
     return f"{number_text(n)} {noun if n == 1 else noun + 's'}"
 
 
 def number_text(n: int) -> str:
-    """Thousands set apart by a narrow space."""
+    """Digits with a narrow space between thousands."""
     return f"{n:,}".replace(",", "\u202f")
 
 
 def picture(frame_HWC: np.ndarray, *, max_side_pixels: int) -> str:
-    """A uint8 RGB frame as an <img> with a JPEG data URL, shrunk where a side is above `max_side_pixels`."""
+    """A uint8 RGB frame as an <img> with a JPEG data URL, shrunk if a side is above `max_side_pixels`."""
     image = Image.fromarray(np.ascontiguousarray(frame_HWC))
     image.thumbnail((max_side_pixels, max_side_pixels), Image.Resampling.BICUBIC)
     buffer = io.BytesIO()

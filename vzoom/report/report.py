@@ -1,7 +1,7 @@
-"""One self-contained HTML page about one answer: what was seen, thought, asked for, and what it cost.
+"""One self-contained HTML page about one answer: what the model saw, thought and asked for, and what it cost.
 
 Nothing is loaded from anywhere: style, script and images are in the page, and its content security policy forbids
-the rest. Every text of the model, the question and the file name is escaped.
+the rest. The model's text, the question and the file name are escaped.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .timeline import timeline_figure
 
 
 class Answered(Protocol):
-    """What a page is about: `vzoom.Result` is one."""
+    """What a page is about, such as a `vzoom.Result`."""
 
     @property
     def trajectory(self) -> Trajectory: ...
@@ -33,13 +33,17 @@ class Answered(Protocol):
 
 
 class Report:
-    """The page for `result`. Made when asked for, not before."""
+    """The page about `result`. It is made when `html` or `save` is called, not before."""
 
     def __init__(self, result: Answered) -> None:
         self.result = result
 
     def html(self) -> str:
-        """The whole page. ValueError where the result's clips do not belong to its trajectory."""
+        """The whole page.
+
+        Raises:
+            ValueError: the result's clips do not belong to its trajectory.
+        """
         result, trajectory = self.result, self.result.trajectory
         if len(result.clips) != len(trajectory.zooms):
             raise ValueError(
@@ -58,7 +62,12 @@ class Report:
         )
 
     def save(self, path: str | Path) -> Path:
-        """Write the page to `path` and return it. OSError where that cannot be written."""
+        """Write the page to `path`, and return the path.
+
+        Raises:
+            OSError: the file cannot be written.
+            ValueError: as `html`.
+        """
         path = Path(path)
         path.write_text(self.html(), encoding="utf-8")
         return path

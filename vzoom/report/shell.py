@@ -12,8 +12,15 @@ from .markup import escape
 
 
 def shell(body: str, *, title: str, skip: tuple[str, str], styles: Sequence[str], script: str) -> str:
-    """The page around `body`, which is markup. title: plain text. skip: where the keyboard's first link leads, and what
-    it says. styles, script: files of the package; what opens frames larger comes with them."""
+    """The whole page. The script that enlarges frames comes with it.
+
+    Args:
+        body: markup.
+        title: plain text.
+        skip: the target (an element id) and the text of the first link that the keyboard reaches.
+        styles: names of files in `assets`.
+        script: name of a file in `assets`.
+    """
     code = _asset(script) + _asset("viewer.js")
     return Template(_asset("page.html")).substitute(
         title=escape(title),

@@ -1,4 +1,4 @@
-"""What happened, in order: the summary, the glance, then one section for each turn of the model."""
+"""What happened, in order: the summary, the glance, then one section per turn of the model."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import PurePath
 
-from vzoom.protocol import feedback
-from vzoom.types import Answer, Clip, Malformed, StopReason, Trajectory, Turn, ZoomCall
-
+from ..protocol import feedback
+from ..types import Answer, Clip, Malformed, StopReason, Trajectory, Turn, ZoomCall
 from .cost import opening_line, writing_line
 from .markup import count_text, escape, number_text, picture, seconds_text, span_text, turn_markup
 from .timeline import zoom_colour
@@ -27,10 +26,17 @@ _STOPPED = {
 }
 
 
+def stop_text(trajectory: Trajectory) -> tuple[str, str]:
+    """Why the conversation ended, in a word or two and in a sentence."""
+    if trajectory.stop_reason is None:
+        return "unfinished", "The conversation has not ended."
+    return _STOPPED[trajectory.stop_reason]
+
+
 def summary_section(trajectory: Trajectory, *, model: str, seconds: float) -> str:
     """Question, answer, stop reason and the figures of the whole conversation."""
     video = trajectory.video
-    stop, why = _STOPPED[trajectory.stop_reason] if trajectory.stop_reason else ("unfinished", "Still going on.")
+    stop, why = stop_text(trajectory)
     state = "good" if trajectory.stop_reason is StopReason.ANSWERED else "bad"
     if trajectory.answer is not None:
         answer = f'<p class="answer" dir="auto">{escape(trajectory.answer)}{_option_text(trajectory)}</p>'
@@ -65,7 +71,7 @@ def _figures(trajectory: Trajectory, seconds: float) -> str:
 
 
 def _option_text(trajectory: Trajectory) -> str:
-    """Behind an answer that is only a letter, what the question's list of options says of it."""
+    """The option that an answer of one letter names, from the question's list of options."""
     letter = (trajectory.answer or "").strip(" ().:")
     if len(letter) != 1:
         return ""
@@ -74,7 +80,7 @@ def _option_text(trajectory: Trajectory) -> str:
 
 
 def glance_section(trajectory: Trajectory, glance: Clip) -> str:
-    """The frames that the model had before it wrote a word."""
+    """The frames that the model saw before it wrote a word."""
     every = ""
     if len(glance) > 1:
         every = f", one every {(glance.pts_seconds[-1] - glance.pts_seconds[0]) / (len(glance) - 1):.2f} s"
@@ -90,7 +96,7 @@ def glance_section(trajectory: Trajectory, glance: Clip) -> str:
 
 
 def turn_sections(trajectory: Trajectory, clips: Sequence[Clip]) -> str:
-    """One section for each turn: what the model wrote, what it got for it, and what reading that cost."""
+    """One section per turn: what the model wrote, what it got back, and what reading that cost."""
     sections, number = [], 0
     for turn, following in zip_longest(trajectory.turns, trajectory.turns[1:]):
         cost = opening_line(following) if following else ""
@@ -127,7 +133,7 @@ def _other_section(turn: Turn, cost: str) -> str:
             turn,
             'class="step refused"',
             f'<span class="badge">!</span>Not carried out <small>{escape(str(outcome.error))}</small>',
-            # Without a following turn nothing was sent back.
+            # If no turn follows, nothing was sent back.
             f'<p class="note" dir="auto">Sent back: {escape(feedback(outcome).strip())}</p>{cost}' if cost else "",
         )
     return _section(turn, 'class="step refused"', '<span class="badge">?</span>Unfinished', "")

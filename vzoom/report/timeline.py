@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vzoom.types import Clip, Trajectory, ZoomCall
-
+from ..types import Clip, Trajectory, ZoomCall
 from .markup import clock_text, escape, nice_step, picture, seconds_text, span_text
 
 _STRIP_PICTURES = 12
@@ -52,25 +51,26 @@ def _strip(trajectory: Trajectory, glance: Clip) -> str:
     count = min(_STRIP_PICTURES, len(glance))
     if count == 0:
         return ""
-    times = np.asarray(glance.pts_seconds)
-    middles = (np.arange(count) + 0.5) * duration / count
-    nearest = np.abs(times[:, None] - middles[None, :]).argmin(axis=0)
-    pictures = "".join(picture(glance.frames[i], max_side_pixels=_STRIP_SIDE_PIXELS) for i in nearest)
+    frames = strip_frames(glance, duration, count)
+    pictures = "".join(picture(frame, max_side_pixels=_STRIP_SIDE_PIXELS) for frame in frames)
     bands = "".join(
         f'<i class="band {zoom_colour(n)}" style="left:{start:.3f}%;width:{width:.3f}%"></i>'
-        for n, (start, width) in enumerate(_places(trajectory), 1)
+        for n, (start, width) in enumerate(zoom_places(trajectory), 1)
     )
     return f'<div class="strip" aria-hidden="true">{pictures}{bands}</div>'
 
 
-def _places(trajectory: Trajectory) -> list[tuple[float, float]]:
+def strip_frames(glance: Clip, duration_seconds: float, count: int) -> np.ndarray:
+    """The frames nearest to the middles of `count` equal parts of the video, uint8 [count, H, W, 3]."""
+    times = np.asarray(glance.pts_seconds)
+    middles = (np.arange(count) + 0.5) * duration_seconds / count
+    return glance.frames[np.abs(times[:, None] - middles[None, :]).argmin(axis=0)]
+
+
+def zoom_places(trajectory: Trajectory) -> list[tuple[float, float]]:
     """Start and width of each zoom, in percent of the video."""
     scale = 100 / trajectory.video.duration_seconds
-    return [
-        (turn.outcome.start_seconds * scale, (turn.end_seconds - turn.outcome.start_seconds) * scale)
-        for turn in trajectory.zooms
-        if isinstance(turn.outcome, ZoomCall)
-    ]
+    return [(start * scale, (end - start) * scale) for start, end in trajectory.zoom_spans]
 
 
 def _drawing(trajectory: Trajectory) -> str:
@@ -103,7 +103,7 @@ def _glance_marks(trajectory: Trajectory) -> str:
     for i, t in enumerate(trajectory.glance_seconds):
         place = f"{100 * t / duration:.3f}%"
         tip = f"Glance frame {i + 1} of {n}: {seconds_text(t)} ({clock_text(t)})"
-        # One stop for the keyboard; the arrow keys go from mark to mark (report.js).
+        # One stop for the keyboard; the arrow keys move from mark to mark (report.js).
         marks.append(
             f'<g class="mark" role="img" tabindex="{0 if i == 0 else -1}" data-tip="{tip}" aria-label="{tip}">'
             f'<line class="hit" x1="{place}" x2="{place}" y1="2" y2="{_GLANCE_PIXELS - 2}"/>'
@@ -114,7 +114,7 @@ def _glance_marks(trajectory: Trajectory) -> str:
 
 def _lanes(trajectory: Trajectory) -> str:
     parts = []
-    for n, (turn, (start, width)) in enumerate(zip(trajectory.zooms, _places(trajectory), strict=True), 1):
+    for n, (turn, (start, width)) in enumerate(zip(trajectory.zooms, zoom_places(trajectory), strict=True), 1):
         assert isinstance(turn.outcome, ZoomCall)
         call, top = turn.outcome, _GLANCE_PIXELS + (n - 1) * _LANE_PIXELS
         span = span_text(call.start_seconds, turn.end_seconds)
@@ -133,7 +133,7 @@ def _lanes(trajectory: Trajectory) -> str:
 
 
 def _label(number: str, span: str, start: float, width: float, middle: float) -> str:
-    """The zoom's number and times where there is room: right of the span, left of it, or inside a long one."""
+    """The zoom's number and times, right of the span, left of it, or inside a long one: wherever they fit."""
     if start + width <= 55:
         place, anchor, shift, style = start + width, "start", 8, ""
     elif start >= 45:

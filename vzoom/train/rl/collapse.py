@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ...types import StopReason, Trajectory
-from .reward import is_well_formed
+from .reward import keeps_format
 
 
 class Collapse(StrEnum):
@@ -34,7 +34,11 @@ class StepStats:
 
     @classmethod
     def of(cls, trajectories: Sequence[Trajectory]) -> StepStats:
-        """ValueError without trajectories."""
+        """Count the rollouts of one step.
+
+        Raises:
+            ValueError: there are none.
+        """
         if not trajectories:
             raise ValueError("a step without rollouts has no statistics")
 
@@ -43,7 +47,7 @@ class StepStats:
 
         return cls(
             zoom_rate=rate(lambda t: bool(t.zooms)),
-            format_rate=rate(is_well_formed),
+            format_rate=rate(keeps_format),
             cut_rate=rate(lambda t: t.stop_reason in (StopReason.TURN_TOKENS, StopReason.TOTAL_TOKENS)),
             mean_tokens=sum(sum(t.sampled) for t in trajectories) / len(trajectories),
         )
@@ -109,7 +113,15 @@ _ADVICE = {
 
 
 def alarm(history: Sequence[StepStats], limits: CollapseLimits | None = None) -> Alarm | None:
-    """The first of Collapse's kinds that has held for the last `patience` steps of the run, or None."""
+    """The first kind of collapse that the last `patience` steps of a run show.
+
+    Args:
+        history: of each step so far.
+        limits: CollapseLimits() by default.
+
+    Returns:
+        What collapsed, or None.
+    """
     limits = limits or CollapseLimits()
     if len(history) < limits.patience:
         return None

@@ -1,0 +1,127 @@
+"""Questions asked of a model: conversations that are the same to the last bit each time, and what answers are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from typing import TYPE_CHECKING
+
+from ..config import Sampling, ZoomConfig
+from ..engine import Engine, Outcome, Request
+from ..models import FeatureCache
+from ..protocol import Judge, JudgeFailed, is_right
+from ..types import Event
+from .record import Record, reference_of
+
+if TYPE_CHECKING:
+    from ..zoomer import Result, Zoomer
+
+
+@dataclass(frozen=True)
+class VideoQuestion:
+    """What `ask_alone` asks.
+
+    Args:
+        path: the video.
+        text: the question, options included.
+        config: the conversation's limits.
+        sampling: rollout i draws with seed `sampling.seed` + i.
+        num_rollouts: conversations about this question.
+    """
+
+    path: str | PathLike[str]
+    text: str
+    config: ZoomConfig
+    sampling: Sampling
+    num_rollouts: int = 1
+
+
+def ask_alone(zoomer: Zoomer, questions: Sequence[VideoQuestion], *, max_sessions: int) -> list[list[Outcome]]:
+    """Hold conversations so that the same questions get the same answers to the last bit.
+
+    Which tokens are fed together decides the last bits of the logits. So each call has an engine and a cache of visual
+    features of its own, and clips come in when the model waits for them, not when they happen to be ready.
+
+    Args:
+        zoomer: the model. Its engine is not used, its cache of frames is.
+        questions: asked in one batch.
+        max_sessions: conversations at once.
+
+    Returns:
+        For each question, in order, one outcome per rollout.
+    """
+    requests = [
+        Request.about(
+            question.path,
+            question.text,
+            checkpoint=zoomer.checkpoint,
+            clip_cache=zoomer.clip_cache,
+            config=question.config,
+            sampling=question.sampling,
+            num_rollouts=question.num_rollouts,
+        )
+        for question in questions
+    ]
+    with Engine(
+        zoomer.checkpoint,
+        max_sessions=max_sessions,
+        max_total_tokens=max(question.config.max_total_tokens for question in questions),
+        overlap=False,
+        feature_cache=FeatureCache(),
+    ) as engine:
+        return engine.run(requests, keep_clips=False)
+
+
+def ask_records(
+    zoomer: Zoomer,
+    records: Sequence[Record],
+    *,
+    judge: Judge | None = None,
+    max_zooms: int | None = None,
+    max_sessions: int = 8,
+    on_event: Callable[[Event], None] | None = None,
+) -> list[dict[str, float]]:
+    """Ask questions greedily, and score the answers.
+
+    Args:
+        zoomer: the model; its own config holds, not the records'.
+        records: without turns, each with its reference answer.
+        judge: for questions without options.
+        max_zooms: zooms allowed; None is the model's own limit.
+        max_sessions: conversations at once.
+        on_event: sees what happens.
+
+    Returns:
+        `answer_scores` of each record.
+
+    Raises:
+        ValueError: the judge gave no verdict on a record: a mean without some of its questions is another mean.
+    """
+    asked = [(record.video.path, record.question) for record in records]
+    results = zoomer.ask_many(asked, max_zooms=max_zooms, max_sessions=max_sessions, on_event=on_event)
+    scores = []
+    for record, result in zip(records, results, strict=True):
+        right = is_right(result.answer, reference_of(record), judge=judge)
+        if isinstance(right, JudgeFailed):
+            raise ValueError(f"the judge gave no verdict on {record.id}: {right.reason}")
+        scores.append(answer_scores(result, right=right))
+    return scores
+
+
+def answer_scores(result: Result, *, right: bool) -> dict[str, float]:
+    """What one answer adds to the means of an evaluation.
+
+    Args:
+        result: of the question.
+        right: whether its answer is.
+
+    Returns:
+        accuracy and answered, 0 or 1; mean_zooms and mean_frames, of this conversation.
+    """
+    return {
+        "accuracy": float(right),
+        "answered": float(result.answer is not None),
+        "mean_zooms": float(len(result.trajectory.zooms)),
+        "mean_frames": float(result.trajectory.num_frames),
+    }
