@@ -31,7 +31,7 @@ from write_tables import PARTS, context
 
 from vzoom.config import ZoomConfig
 from vzoom.engine.kv_cache import BlockTable, PagePool
-from vzoom.models import load_checkpoint, vision
+from vzoom.models import FeatureCache, encode_clips, load_checkpoint
 from vzoom.models.attention import Ragged
 from vzoom.protocol.mrope import text_positions
 from vzoom.types import Clip
@@ -100,11 +100,11 @@ class Turn:
         parts: dict[str, float] = {}
         self.phases.reset()
         with self.phases.stage("vision"):
-            features, _ = vision.encode_clips(
+            features, _ = encode_clips(
                 [(self.clip, ZoomConfig(resize="direct"))],
                 self.model,
                 spec=self.checkpoint.patch_spec,
-                cache=vision.FeatureCache(),
+                cache=FeatureCache(),
                 buffer=PatchBuffer(),
             )
         parts["vision"] = self.phases.seconds["vision"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from vzoom.config import ZoomConfig
-from vzoom.data.record import Outcome, Record, RecordedTurn, Source, VideoRef
+from vzoom.data.record import Record, RecordedTurn, Source, TurnOutcome, VideoRef
 from vzoom.types import Answer, CallError, Malformed, StopReason, ZoomCall
 
-VIDEO = VideoRef("world.mp4", "0" * 64, duration_seconds=4.0, fps=8.0, width=56, height=56)
+VIDEO = VideoRef("video.mp4", "0" * 64, duration_seconds=4.0, fps=8.0, width=56, height=56)
 CONFIG = ZoomConfig(prompt="brief", min_pixels=3136, max_pixels=3136, max_zooms=2, max_frames=6, answer_reserve=64)
 QUESTION = "Which shape is red?"
 
@@ -18,7 +18,7 @@ BROKEN = '<think>Look.</think><video_zoom>{"segment": [1, 2]}</video_zoom>'
 HUNGRY = '<think>All.</think><video_zoom>{"segment": [0, 4], "fps": 2}</video_zoom>'
 DONE = "<think>A star.</think><answer>B</answer>"
 
-Said = tuple[str, Source, Outcome, bool, tuple[float, ...]]
+Said = tuple[str, Source, TurnOutcome, bool, tuple[float, ...]]
 
 
 def conversation(id: str, *turns: Said, stop: StopReason = StopReason.ANSWERED) -> Record:

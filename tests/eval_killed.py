@@ -1,4 +1,4 @@
-"""Runs of a small world: undisturbed, killed -9 again and again, and by two processes at once.
+"""Runs of a small benchmark: undisturbed, killed -9 again and again, and by two processes at once.
 
     python eval_killed.py VIDEOS OUT SEED KILLS
 
@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from eval_world import small_world
+from eval_small import small_benchmark
 
 import vzoom
 from vzoom.eval.runs.run import RunConfig, run
@@ -56,7 +56,7 @@ def child(zoomer: Zoomer, videos: Path, out: Path, shard: Shard) -> int:
     pid = os.fork()
     if pid == 0:
         try:
-            run(zoomer, small_world(NUM_ITEMS), videos, out, CONFIG, shard=shard)
+            run(zoomer, small_benchmark(NUM_ITEMS), videos, out, CONFIG, shard=shard)
             os._exit(0)
         finally:
             os._exit(1)
@@ -64,7 +64,7 @@ def child(zoomer: Zoomer, videos: Path, out: Path, shard: Shard) -> int:
 
 
 def finish(zoomer: Zoomer, videos: Path, out: Path) -> str:
-    path = run(zoomer, small_world(NUM_ITEMS), videos, out, CONFIG)
+    path = run(zoomer, small_benchmark(NUM_ITEMS), videos, out, CONFIG)
     assert path is not None
     return content_hash(path)
 

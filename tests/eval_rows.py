@@ -9,7 +9,7 @@ from typing import Any
 
 from vzoom.eval.item import Item, Verdict
 from vzoom.eval.runs.run import PREDICTIONS
-from vzoom.eval.runs.store import Prediction, Store, Timing
+from vzoom.eval.runs.store import ItemTiming, Prediction, PredictionRow, Store
 from vzoom.eval.scores.failures import failure_of
 
 OPTIONS = ("star", "moon", "ring", "bolt")
@@ -83,7 +83,12 @@ def write_run(
     """folder, with its predictions. A story of None is an item whose video is missing."""
     with Store(folder / PREDICTIONS, settings(policy, **changes)) as store:
         store.add(
-            (item, make_prediction(position, item, verdict, story), Timing(position, 1.0, 2.0, 3.0, 4.0, 490.0))
+            PredictionRow(
+                item,
+                make_prediction(position, item, verdict, story),
+                ItemTiming(position, 1.0, 2.0, 3.0, 4.0, 490.0),
+                verdict.parts,
+            )
             for position, (item, verdict, story) in enumerate(rows)
         )
     return folder

@@ -28,7 +28,7 @@ from vzoom.engine.engine import Engine
 from vzoom.engine.request import Request
 from vzoom.engine.scripted_session import ScriptedSession
 from vzoom.models import Checkpoint, load_checkpoint
-from vzoom.models.vision import FeatureCache
+from vzoom.models.feature_cache import FeatureCache
 from vzoom.types import Failed, Finished
 
 STRESS = dataclasses.replace(CONFIG, glance_max_frames=8, max_total_tokens=2560, max_new_tokens=128)

@@ -1,4 +1,4 @@
-"""The chat client against real HTTP servers: one that says what a test scripts, and the world's oracle with faults."""
+"""The chat client against real HTTP servers: one says what a test scripts, one is the synthetic oracle with faults."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faulty_oracle import Fault, Faults, FaultyOracle
 from faulty_server import Scripted, ScriptedServer, delta, error, said, scripted_server, streamed
 
 from vzoom.chat import (
@@ -31,9 +32,7 @@ from vzoom.chat import (
 from vzoom.chat.circuit import Circuits
 from vzoom.chat.wire import Problem
 from vzoom.config import ZoomConfig
-from vzoom.synthetic import WorldConfig
-from vzoom.synthetic.faults import Fault, Faults
-from vzoom.synthetic.oracle_server import OracleServer
+from vzoom.synthetic import SyntheticConfig
 
 HELLO = [{"role": "user", "content": "Hello"}]
 USAGE = {"prompt_tokens": 30, "completion_tokens": 4}
@@ -54,7 +53,7 @@ def other() -> Iterator[ScriptedServer]:
         yield server
 
 
-def at(server: ScriptedServer | OracleServer, **fields: Any) -> Endpoint:
+def at(server: ScriptedServer | FaultyOracle, **fields: Any) -> Endpoint:
     return Endpoint(server.url, **{"model": "a-model", "price_in": 2.0, "price_out": 10.0, **fields})
 
 
@@ -333,8 +332,8 @@ def test_a_server_that_hangs_is_a_failure(server: ScriptedServer) -> None:
 # ------------------------------------------------------------------------------------------ the oracle, with faults
 
 
-def oracle(**settings: Any) -> OracleServer:
-    return OracleServer(WorldConfig(duration_seconds=32, num_scenes=(3, 4)), ZoomConfig(), **settings)
+def oracle(**settings: Any) -> FaultyOracle:
+    return FaultyOracle(SyntheticConfig(duration_seconds=32, num_scenes=(3, 4)), ZoomConfig(), **settings)
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
@@ -375,7 +374,7 @@ def test_every_fault_is_lived_through(fault: Fault, stream: bool) -> None:
 def test_many_threads_through_a_bad_server_get_what_a_good_one_says(stream: bool) -> None:
     tags = [f"which-training-{i:06d}-0" for i in range(24)]
 
-    def texts(server: OracleServer) -> list[str]:
+    def texts(server: FaultyOracle) -> list[str]:
         chat = chat_with(at(server), num_attempts=12, timeout_seconds=1, stream=stream, concurrency=6)
         with ThreadPoolExecutor(12) as pool:
             replies = list(pool.map(lambda tag: say(chat, tag), tags))

@@ -22,7 +22,7 @@ pytest.importorskip("pyarrow", reason="pyarrow (extra train) is not installed")
 
 SHOWN = """\
 record    plain
-video     world.mp4 (4.00 s, 56 x 56)
+video     video.mp4 (4.00 s, 56 x 56)
 question  Which shape is red?
 options   ring, star
 reference B
@@ -30,7 +30,7 @@ glance    2 frames
 turn 1    expert: answer 'B'
 stopped   answered
 
-+ learned   - sampled, but in a flawed turn   . fed: prompt, frames, tool turns, end of turn behind a call
++ learned   - sampled, but in a flawed turn   . fed: prompt, frames, tool turns, end of turn after a call
 """
 
 
@@ -100,7 +100,7 @@ def test_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "check", folder, "--model", "embedded"]) == 0
     assert "6 records, " in capsys.readouterr().out
     assert main(["data", "check", folder, "--videos"]) == 1
-    assert "record 0 (plain): world.mp4" in capsys.readouterr().err
+    assert "record 0 (plain): video.mp4" in capsys.readouterr().err
     # Fields that agree, but a call that would have been carried out: only the tokens tell.
     roomy = replace(OVER_BUDGET, config=replace(OVER_BUDGET.config, max_frames=20))
     other = write(tmp_path / "e", [PLAIN, roomy])

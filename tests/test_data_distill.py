@@ -11,29 +11,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from expert_world import (
-    WORLD,
+from expert_tools import (
+    CONFIG,
     ZOOM,
     Says,
     ScriptedChat,
     expert_of,
     files_of,
+    make_factory,
     make_questions,
-    make_table,
     read_questions,
     turns_of,
 )
+from faulty_oracle import Fault, Faults, FaultyOracle
 
 from vzoom.chat import BudgetSpent, ChatFailed, Reply
 from vzoom.cli import main
-from vzoom.data.collect.collect import Harvest
-from vzoom.data.collect.distill import Table, distill
+from vzoom.data.collect.distill import EpisodeFactory, distill
 from vzoom.data.collect.expert import Verifier
-from vzoom.data.collect.reply_cache import Ledger, Lines, key_of, same_settings
+from vzoom.data.collect.loop import CollectSummary
+from vzoom.data.collect.reply_cache import JsonLines, ReplyCache, key_of, same_settings
 from vzoom.data.record import Record
 from vzoom.data.store import num_waiting, read
-from vzoom.synthetic.faults import Fault, Faults
-from vzoom.synthetic.oracle_server import OracleServer
+from vzoom.protocol.judging import JudgeFailed
 from vzoom.types import ZoomCall
 
 pytest.importorskip("pyarrow", reason="pyarrow (extra train) is not installed")
@@ -48,7 +48,7 @@ def answer(letter: str) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_questions(tmp_path_factory.mktemp("world"), 6)
+    return make_questions(tmp_path_factory.mktemp("videos"), 6)
 
 
 @pytest.fixture(scope="module")
@@ -57,20 +57,20 @@ def questions(folder: Path) -> list[Record]:
 
 
 @pytest.fixture(scope="module")
-def table() -> Table:
-    return make_table()
+def factory() -> EpisodeFactory:
+    return make_factory()
 
 
 def run(
-    questions: Sequence[Record], out: Path, says: Says, table: Table, **options: Any
-) -> tuple[Harvest, ScriptedChat]:
+    questions: Sequence[Record], out: Path, says: Says, factory: EpisodeFactory, **options: Any
+) -> tuple[CollectSummary, ScriptedChat]:
     chat = ScriptedChat(says)
-    ledger = Ledger(out / "replies.jsonl")
+    cache = ReplyCache(out / "replies.jsonl")
     try:
-        verify = Verifier(ledger, options.pop("judge", None))
-        found = distill(questions, out, table=table, expert=expert_of(chat, ledger), verify=verify, **options)
+        verify = Verifier(cache, options.pop("judge", None))
+        found = distill(questions, out, factory=factory, expert=expert_of(chat, cache), verify=verify, **options)
     finally:
-        ledger.close()
+        cache.close()
     return found, chat
 
 
@@ -90,9 +90,11 @@ def wrong(question: Record) -> str:
 # ---------------------------------------------------------------- who is kept
 
 
-def test_a_right_answer_is_kept_with_what_led_to_it(questions: list[Record], table: Table, tmp_path: Path) -> None:
+def test_a_right_answer_is_kept_with_what_led_to_it(
+    questions: list[Record], factory: EpisodeFactory, tmp_path: Path
+) -> None:
     one = questions[0]
-    found, chat = run([one], tmp_path, turns_of(BROKEN, LOOK, right(one)), table)
+    found, chat = run([one], tmp_path, turns_of(BROKEN, LOOK, right(one)), factory)
     assert (found.items, found.kept, found.rejected, found.stopped) == (1, 1, {}, None)
     (record,) = read(tmp_path / "kept")
     assert (record.id, record.question, record.options, record.reference) == (
@@ -113,13 +115,14 @@ def test_a_right_answer_is_kept_with_what_led_to_it(questions: list[Record], tab
         (lambda q: turns_of(*["I do not know."] * 5), "no_answer", "rounds"),
         (lambda q: turns_of("<think>" + "and on " * 80), "no_answer", "turn_tokens"),
         (lambda q: turns_of(f"It is {right(q)}"), "form", "turn 1"),
+        (lambda q: turns_of(LOOK, right(q).replace("</think>", "</think> chatter ")), "form", "turn 2"),
         (lambda q: lambda m, t: Reply(right(q)[:-9], 1, 1, "e", finish="length"), "cut_short", "turn 1"),
     ],
 )
 def test_what_is_not_kept_is_recorded_with_the_reason(
-    says: Any, reason: str, detail: str, questions: list[Record], table: Table, tmp_path: Path
+    says: Any, reason: str, detail: str, questions: list[Record], factory: EpisodeFactory, tmp_path: Path
 ) -> None:
-    found, chat = run(questions[:1], tmp_path, says(questions[0]), table)
+    found, chat = run(questions[:1], tmp_path, says(questions[0]), factory)
     assert (found.kept, found.rejected) == (0, {reason: 1})
     (row,) = rejected(tmp_path)
     assert (row["id"], row["reason"]) == (questions[0].id, reason)
@@ -127,23 +130,27 @@ def test_what_is_not_kept_is_recorded_with_the_reason(
     assert len(row["turns"]) == len(chat.asked)  # all that was said
 
 
-def test_a_reply_that_ends_in_time_is_no_reply_cut_short(questions: list[Record], table: Table, tmp_path: Path) -> None:
+def test_a_reply_that_ends_in_time_is_no_reply_cut_short(
+    questions: list[Record], factory: EpisodeFactory, tmp_path: Path
+) -> None:
     reply = Reply(right(questions[0]) + " and on", 1, 1, "e", finish="length")
-    assert run(questions[:1], tmp_path, lambda m, t: reply, table)[0].kept == 1
+    assert run(questions[:1], tmp_path, lambda m, t: reply, factory)[0].kept == 1
 
 
-def test_attempts_go_on_until_one_is_right(questions: list[Record], table: Table, tmp_path: Path) -> None:
+def test_attempts_go_on_until_one_is_right(questions: list[Record], factory: EpisodeFactory, tmp_path: Path) -> None:
     one = questions[0]
     said = iter([wrong(one), "nothing", *["no"] * 4, right(one), "too many"])
-    found, chat = run([one], tmp_path / "a", lambda m, t: next(said), table, attempts=4)
+    found, chat = run([one], tmp_path / "a", lambda m, t: next(said), factory, attempts=4)
     assert (found.kept, found.rejected, len(chat.asked)) == (1, {}, 7)
-    found, chat = run([one], tmp_path / "b", lambda m, t: wrong(one), table, attempts=3)
+    found, chat = run([one], tmp_path / "b", lambda m, t: wrong(one), factory, attempts=3)
     assert (found.kept, found.rejected, len(chat.asked)) == (0, {"wrong": 1}, 3)
     with pytest.raises(ValueError, match="attempts must be 1 or more"):
-        run([one], tmp_path / "c", lambda m, t: "", table, attempts=0)
+        run([one], tmp_path / "c", lambda m, t: "", factory, attempts=0)
 
 
-def test_an_open_answer_needs_a_judge_who_is_asked_once(questions: list[Record], table: Table, tmp_path: Path) -> None:
+def test_an_open_answer_needs_a_judge_who_is_asked_once(
+    questions: list[Record], factory: EpisodeFactory, tmp_path: Path
+) -> None:
     open_ended = [replace(q, options=(), reference="a star") for q in questions[:2]]
     asked = []
 
@@ -154,46 +161,50 @@ def test_an_open_answer_needs_a_judge_who_is_asked_once(questions: list[Record],
     def says(messages: Sequence[Mapping[str, Any]], tag: str) -> str:
         return answer("one star" if tag == open_ended[0].id else "a ring")
 
-    found, _ = run(open_ended, tmp_path, says, table, judge=judge)
+    found, _ = run(open_ended, tmp_path, says, factory, judge=judge)
     assert (found.kept, found.rejected) == (1, {"wrong": 1})
     assert sorted(said for _, _, said in asked) == ["a ring", "one star"]
-    ledger = Ledger(tmp_path / "replies.jsonl")
-    verify = Verifier(ledger, judge)
-    assert verify(open_ended[0], "one star")  # by the ledger
+    cache = ReplyCache(tmp_path / "replies.jsonl")
+    verify = Verifier(cache, judge)
+    assert verify(open_ended[0], "one star")  # by the cache
     assert not verify(open_ended[1], "a ring")
     assert len(asked) == 2
-    ledger.close()
+    cache.close()
     with pytest.raises(ValueError, match="needs a judge"):
-        run(open_ended, tmp_path / "b", says, table)
-    found, _ = run(open_ended, tmp_path / "c", says, table, judge=lambda *_: "no verdict")
+        run(open_ended, tmp_path / "b", says, factory)
+    found, _ = run(open_ended, tmp_path / "c", says, factory, judge=lambda *_: JudgeFailed("busy"))
     assert (found.passed, found.kept) == ({"no_reply": 2}, 0)
 
 
 @pytest.mark.parametrize(
-    ("changes", "problem"), [({"reference": None}, "no reference answer"), ({"reference": "E"}, "no letter")]
+    ("changes", "problem"), [({"reference": None}, "no reference answer"), ({"reference": "E"}, "must be one of")]
 )
 def test_questions_that_nobody_can_verify(
-    changes: dict[str, Any], problem: str, questions: list[Record], table: Table, tmp_path: Path
+    changes: dict[str, Any], problem: str, questions: list[Record], factory: EpisodeFactory, tmp_path: Path
 ) -> None:
     unclear = replace(questions[1], **changes)
     with pytest.raises(ValueError, match=problem):
-        run([questions[0], unclear], tmp_path, turns_of(answer("A")), table)
+        run([questions[0], unclear], tmp_path, turns_of(answer("A")), factory)
     assert (tmp_path / "replies.jsonl").read_bytes() == b""  # and nothing was paid
 
 
-def test_conversations_and_doubles_are_no_questions(questions: list[Record], table: Table, tmp_path: Path) -> None:
+def test_conversations_and_doubles_are_no_questions(
+    questions: list[Record], factory: EpisodeFactory, tmp_path: Path
+) -> None:
     one = questions[0]
-    run([one], tmp_path / "a", turns_of(right(one)), table)
+    run([one], tmp_path / "a", turns_of(right(one)), factory)
     with pytest.raises(ValueError, match="is a conversation already"):
-        run(list(read(tmp_path / "a" / "kept")), tmp_path / "b", turns_of(right(one)), table)
+        run(list(read(tmp_path / "a" / "kept")), tmp_path / "b", turns_of(right(one)), factory)
     with pytest.raises(ValueError, match="more than once"):
-        run([one, one], tmp_path / "b", turns_of(right(one)), table)
+        run([one, one], tmp_path / "b", turns_of(right(one)), factory)
 
 
 # ---------------------------------------------------------------- order, and nothing paid twice
 
 
-def test_results_are_in_the_order_of_the_questions(questions: list[Record], table: Table, tmp_path: Path) -> None:
+def test_results_are_in_the_order_of_the_questions(
+    questions: list[Record], factory: EpisodeFactory, tmp_path: Path
+) -> None:
     """The first question takes longest, and every second answer is wrong."""
     by_id = {question.id: number for number, question in enumerate(questions)}
 
@@ -202,16 +213,16 @@ def test_results_are_in_the_order_of_the_questions(questions: list[Record], tabl
         time.sleep(0.1 * (len(questions) - number))
         return wrong(questions[number]) if number % 2 else right(questions[number])
 
-    found, _ = run(questions, tmp_path, says, table, concurrency=6)
+    found, _ = run(questions, tmp_path, says, factory, concurrency=6)
     assert (found.kept, found.rejected) == (3, {"wrong": 3})
     assert [record.id for record in read(tmp_path / "kept")] == [q.id for q in questions[::2]]
     assert [row["id"] for row in rejected(tmp_path)] == [q.id for q in questions[1::2]]
-    again, chat = run(questions, tmp_path, says, table)
+    again, chat = run(questions, tmp_path, says, factory)
     assert (again, chat.asked) == (found, [])
     assert len(rejected(tmp_path)) == 3  # neither asked nor written twice
 
 
-def test_no_more_at_once_than_allowed(questions: list[Record], table: Table, tmp_path: Path) -> None:
+def test_no_more_at_once_than_allowed(questions: list[Record], factory: EpisodeFactory, tmp_path: Path) -> None:
     now, most, lock = 0, 0, threading.Lock()
 
     def says(messages: Sequence[Mapping[str, Any]], tag: str) -> str:
@@ -224,11 +235,13 @@ def test_no_more_at_once_than_allowed(questions: list[Record], table: Table, tmp
             now -= 1
         return answer("A")
 
-    run(questions, tmp_path, says, table, concurrency=2)
+    run(questions, tmp_path, says, factory, concurrency=2)
     assert most == 2
 
 
-def test_what_stopped_goes_on_with_what_was_paid(questions: list[Record], table: Table, tmp_path: Path) -> None:
+def test_what_stopped_goes_on_with_what_was_paid(
+    questions: list[Record], factory: EpisodeFactory, tmp_path: Path
+) -> None:
     """Stopped by a budget in the middle of conversations: replies that came are used, and not asked for again."""
     by_id = {question.id: question for question in questions}
 
@@ -236,7 +249,7 @@ def test_what_stopped_goes_on_with_what_was_paid(questions: list[Record], table:
         return turns_of(LOOK, right(by_id[tag]))(messages, tag)
 
     whole = tmp_path / "whole"
-    _, undisturbed = run(questions, whole, says, table, concurrency=1)
+    _, undisturbed = run(questions, whole, says, factory, concurrency=1)
     out, left = tmp_path / "stopped", iter(range(5))
 
     def poor(messages: Sequence[Mapping[str, Any]], tag: str) -> str:
@@ -244,81 +257,85 @@ def test_what_stopped_goes_on_with_what_was_paid(questions: list[Record], table:
             raise BudgetSpent("the cap is reached")
         return says(messages, tag)
 
-    stopped, _ = run(questions, out, poor, table, concurrency=2)
+    stopped, _ = run(questions, out, poor, factory, concurrency=2)
     assert stopped.stopped == "the cap is reached"
     assert stopped.kept <= 2
     assert not list((out / "kept").glob("*.parquet"))  # a short shard would not be that of an undisturbed run
     assert num_waiting(out / "kept") == stopped.kept
     replies = (out / "replies.jsonl").read_text().splitlines()
     assert len(replies) == 5
-    again, second = run(questions, out, says, table, concurrency=2)
+    again, second = run(questions, out, says, factory, concurrency=2)
     assert (again.kept, again.stopped) == (6, None)
     assert len(second.asked) == len(undisturbed.asked) - 5
     shard = "kept/part-00000.parquet"
     assert (out / shard).read_bytes() == (whole / shard).read_bytes()
-    assert run(questions, out, says, table)[1].asked == []
+    assert run(questions, out, says, factory)[1].asked == []
 
 
-def test_a_ledger_that_a_kill_cut_short(questions: list[Record], table: Table, tmp_path: Path) -> None:
+def test_a_ledger_that_a_kill_cut_short(questions: list[Record], factory: EpisodeFactory, tmp_path: Path) -> None:
     one = questions[0]
-    run([one], tmp_path, turns_of(LOOK, right(one)), table)
-    ledger = tmp_path / "replies.jsonl"
-    whole = ledger.read_bytes()
+    run([one], tmp_path, turns_of(LOOK, right(one)), factory)
+    cache = tmp_path / "replies.jsonl"
+    whole = cache.read_bytes()
     first = whole.index(b"\n") + 1
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "replies.jsonl").write_bytes(whole[: first + 40])
-    _, chat = run([one], tmp_path / "b", turns_of(LOOK, right(one)), table)
+    _, chat = run([one], tmp_path / "b", turns_of(LOOK, right(one)), factory)
     assert len(chat.asked) == 1  # the first was paid for
     assert (tmp_path / "b" / "replies.jsonl").read_bytes() == whole
 
 
-def test_another_temperature_is_another_request(questions: list[Record], table: Table, tmp_path: Path) -> None:
+def test_another_temperature_is_another_request(
+    questions: list[Record], factory: EpisodeFactory, tmp_path: Path
+) -> None:
     chat = ScriptedChat(lambda m, t: "x")
-    ledger = Ledger(tmp_path / "l.jsonl")
-    expert = expert_of(chat, ledger)
+    cache = ReplyCache(tmp_path / "l.jsonl")
+    expert = expert_of(chat, cache)
     hello = [{"role": "user", "content": "Hello"}]
     for changes in ({}, {}, {"tag": "b"}, {"task": "u"}, {"attempt": 1}):
         expert.ask(hello, **{"tag": "a", "task": "t", "attempt": 0, **changes})
     expert.ask([*hello, *hello], tag="a", task="t", attempt=0)
-    assert (len(chat.asked), expert.num_paid, expert.num_found) == (5, 5, 1)
-    warm = expert_of(chat, ledger)
+    assert len(chat.asked) == 5  # of six: the second was in the cache
+    warm = expert_of(chat, cache)
     warm._temperature = 0.5
     warm.ask(hello, tag="a", task="t", attempt=0)
     assert len(chat.asked) == 6
-    ledger.close()
+    cache.close()
 
 
 # ---------------------------------------------------------------- nobody answers
 
 
-def test_a_question_without_a_reply_is_asked_again_later(questions: list[Record], table: Table, tmp_path: Path) -> None:
+def test_a_question_without_a_reply_is_asked_again_later(
+    questions: list[Record], factory: EpisodeFactory, tmp_path: Path
+) -> None:
     by_id = {question.id: question for question in questions}
     silent = questions[1].id
 
     def says(messages: Sequence[Mapping[str, Any]], tag: str) -> str | ChatFailed:
         return ChatFailed("500", 6) if tag == silent else right(by_id[tag])
 
-    found, _ = run(questions, tmp_path, says, table)
+    found, _ = run(questions, tmp_path, says, factory)
     assert (found.kept, found.passed, found.rejected) == (5, {"no_reply": 1}, {})
-    found, chat = run(questions, tmp_path, lambda m, t: right(by_id[t]), table)
+    found, chat = run(questions, tmp_path, lambda m, t: right(by_id[t]), factory)
     assert (found.kept, found.passed) == (6, {})
     assert [tag for tag, _, _ in chat.asked] == [silent]
 
 
-def test_an_expert_who_is_gone_stops_the_run(questions: list[Record], table: Table, tmp_path: Path) -> None:
-    found, chat = run(questions, tmp_path, lambda m, t: ChatFailed("no route", 6), table, concurrency=1)
+def test_an_expert_who_is_gone_stops_the_run(questions: list[Record], factory: EpisodeFactory, tmp_path: Path) -> None:
+    found, chat = run(questions, tmp_path, lambda m, t: ChatFailed("no route", 6), factory, concurrency=1)
     assert found.stopped is not None
     assert "no route" in found.stopped
     assert len(chat.asked) <= 4  # three in a row, and one that was on its way
     assert rejected(tmp_path) == []
 
 
-def test_a_refused_key_ends_the_run(questions: list[Record], table: Table, tmp_path: Path) -> None:
+def test_a_refused_key_ends_the_run(questions: list[Record], factory: EpisodeFactory, tmp_path: Path) -> None:
     def says(messages: Sequence[Mapping[str, Any]], tag: str) -> str:
         raise ValueError("the key is refused")
 
     with pytest.raises(ValueError, match="the key is refused"):
-        run(questions, tmp_path, says, table)
+        run(questions, tmp_path, says, factory)
 
 
 # ---------------------------------------------------------------- files
@@ -326,27 +343,27 @@ def test_a_refused_key_ends_the_run(questions: list[Record], table: Table, tmp_p
 
 def test_lines_and_ledgers(tmp_path: Path) -> None:
     path = tmp_path / "a" / "l.jsonl"
-    lines = Lines(path)
+    lines = JsonLines(path)
     with pytest.raises(ValueError, match="written by another"):
-        Lines(path)
+        JsonLines(path)
     lines.add({"a": "ö"})
     lines.close()
     with path.open("ab") as file:
         file.write(b'{"b": 1')
-    lines = Lines(path)
+    lines = JsonLines(path)
     assert lines.rows == [{"a": "ö"}]
     lines.add({"c": 2})
     lines.close()
     assert path.read_text() == '{"a": "ö"}\n{"c": 2}\n'
     path.write_text('{"a": 1}\n{"a"\n{"a": 3}\n')
     with pytest.raises(ValueError, match=r"l\.jsonl, line 2"):
-        Lines(path)
+        JsonLines(path)
     path.write_text('{"a": 1}\n')
     with pytest.raises(ValueError, match="line 1 holds no key"):
-        Ledger(path)
+        ReplyCache(path)
     path.write_text("[]\n")
     with pytest.raises(ValueError, match="line 1 is no JSON object"):
-        Lines(path)
+        JsonLines(path)
     assert key_of({"a": 1, "b": 2}) == key_of({"b": 2, "a": 1}) != key_of({"a": 1, "b": 3})
 
 
@@ -370,14 +387,14 @@ def test_the_command(
     """With faults on the way; a budget that stops it; taken up again; as an undisturbed run in the end."""
     faults = Faults(plan={1: Fault.BROKEN, 4: Fault.DROPPED, 6: Fault.TRUNCATED, 9: Fault.EMPTY})
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    with OracleServer(WORLD, ZOOM, faults=faults) as faulty, OracleServer(WORLD, ZOOM) as server:
+    with FaultyOracle(CONFIG, ZOOM, faults=faults) as faulty, FaultyOracle(CONFIG, ZOOM) as server:
         monkeypatch.setenv("VZOOM_EXPERT_MODEL", "oracle")
         monkeypatch.setenv("VZOOM_EXPERT_URL", server.url)
         out = tmp_path / "out"
         command = ["distill", str(folder), "--concurrency", "2", "--reply-tokens", "200", "--out"]
         assert main([*command, str(out), "--max-tokens", "35000", "--progress"]) == 1
         said = capsys.readouterr()
-        assert "raise the cap to go on" in said.err
+        assert "raise the cap to continue" in said.err
         assert "Run the same command again to go on." in said.err
         assert not (out / "summary.json").exists()
         assert main([*command, str(out)]) == 0

@@ -12,9 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from expert_world import WORLD, ZOOM, Mother, files_of, make_questions, until
-
-from vzoom.synthetic.oracle_server import OracleServer
+from expert_tools import CONFIG, ZOOM, Mother, files_of, make_questions, until
+from faulty_oracle import FaultyOracle
 
 pytest.importorskip("pyarrow", reason="pyarrow (extra train) is not installed")
 
@@ -22,13 +21,13 @@ KILLS, CONCURRENCY = 10, 2
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[OracleServer]:
-    with OracleServer(WORLD, replace(ZOOM, max_zooms=2), latency_seconds=0.05) as server:
+def server() -> Iterator[FaultyOracle]:
+    with FaultyOracle(CONFIG, replace(ZOOM, max_zooms=2), latency_seconds=0.05) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def mother(server: OracleServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mother]:
+def mother(server: FaultyOracle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mother]:
     environment = {"VZOOM_EXPERT_URL": server.url, "VZOOM_EXPERT_MODEL": "oracle"}
     with Mother(environment, tmp_path_factory.mktemp("log") / "child.log") as mother:
         yield mother
@@ -39,7 +38,7 @@ def lines(path: Path) -> int:
 
 
 def paid(folder: Path) -> int:
-    """Replies that the ledger holds."""
+    """Replies that the cache holds."""
     return lines(folder / "replies.jsonl")
 
 
@@ -49,7 +48,7 @@ def done(folder: Path) -> int:
 
 
 def kill_again_and_again(
-    command: list[str], out: Path, mother: Mother, server: OracleServer, *, seed: int, total: int
+    command: list[str], out: Path, mother: Mother, server: FaultyOracle, *, seed: int, total: int
 ) -> None:
     """Kill the command ten times, at random moments all over its work; `total`: what an undisturbed run has `done`."""
     draw = random.Random(seed)
@@ -70,7 +69,7 @@ def kill_again_and_again(
 
 
 @pytest.mark.parametrize("task", ["distill", "reflect"])
-def test_killed_ten_times(task: str, mother: Mother, server: OracleServer, tmp_path: Path) -> None:
+def test_killed_ten_times(task: str, mother: Mother, server: FaultyOracle, tmp_path: Path) -> None:
     # In the first the oracle asks for clips that are too long here, is refused and guesses: most are rejected.
     questions = make_questions(tmp_path, 16, max_zooms=2, zoom_max_frames=8 if task == "distill" else 16)
     command = [task, str(questions), "--concurrency", str(CONCURRENCY)]

@@ -11,7 +11,7 @@ from data_records import QUESTION
 
 from vzoom.data.importers import PUBLIC_CONFIG, import_rl, import_sft, options_in
 from vzoom.data.record import Record
-from vzoom.data.tokens import tokenise
+from vzoom.data.tokens import tokenize_record
 from vzoom.data.validate import InvalidRecord
 from vzoom.models.vocabulary import load_vocabulary
 from vzoom.synthetic import make_video, render
@@ -62,7 +62,7 @@ def test_a_conversation_of_the_expert(tmp_path: Path, folder: Path) -> None:
     assert [(turn.source, turn.flawed) for turn in record.turns] == [("expert", False)] * 2
     assert (record.stop_reason, record.config) == (StopReason.ANSWERED, PUBLIC_CONFIG)
     vocabulary = load_vocabulary(str(embedded_path()))
-    tokens = tokenise(record, vocabulary)
+    tokens = tokenize_record(record, vocabulary)
     learned = [i for i, yes in zip(tokens.trajectory.ids, tokens.learned, strict=True) if yes]
     assert vocabulary.tokenizer.decode(learned) == CALL + ANSWER
     assert [visual.pts_seconds for visual in tokens.trajectory.visuals] == [0, 2, 4, 4, 5, 6, 7]
@@ -78,7 +78,7 @@ def test_calls_that_came_to_nothing_are_flawed(tmp_path: Path, folder: Path) -> 
     ]
     assert [turn.flawed for turn in record.turns] == [True, True, True, False]
     assert all(not turn.pts_seconds for turn in record.turns)
-    tokenise(record, load_vocabulary(str(embedded_path())))
+    tokenize_record(record, load_vocabulary(str(embedded_path())))
 
 
 def test_repeated_frames_and_text_behind_the_end(tmp_path: Path, folder: Path) -> None:
@@ -95,7 +95,7 @@ def test_a_conversation_without_an_answer(tmp_path: Path, folder: Path) -> None:
 def test_videos_from_a_list(tmp_path: Path, folder: Path) -> None:
     rows = [{k: v for k, v in row(ANSWER).items() if k != "videos"}] * 2
     (tmp_path / "list.json").write_text(json.dumps(["w.mp4"]))
-    with pytest.raises(InvalidRecord, match=r"sft\.json, row 1: .*list\.json is no list that names a video"):
+    with pytest.raises(InvalidRecord, match=r"sft\.json, row 1: .*list\.json is not a list that names a video"):
         taken(tmp_path, folder, *rows, video_list=tmp_path / "list.json")
     (tmp_path / "list.json").write_text(json.dumps(["w.mp4", "w.mp4"]))
     records = taken(tmp_path, folder, *rows, video_list=tmp_path / "list.json")
@@ -113,7 +113,7 @@ def test_videos_from_a_list(tmp_path: Path, folder: Path) -> None:
         (row(ANSWER, reply(1)), "roles must be user, assistant in turn"),
         (row(CALL, "Here: <image>", ANSWER), "1 <image>, but 0 with a time"),
         (row(ANSWER, glance=(2.0, 0.0)), "glance_seconds do not increase"),
-        (row(ANSWER, glance=(0.0, 9999.0)), "lie outside of the video's"),
+        (row(ANSWER, glance=(0.0, 9999.0)), "are outside the video's"),
         ("text", "must be an object, got str"),
     ],
 )

@@ -9,29 +9,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from expert_world import (
-    WORLD,
+from expert_tools import (
+    CONFIG,
     ZOOM,
     Says,
     ScriptedChat,
     expert_of,
+    make_factory,
     make_questions,
-    make_table,
     read_questions,
     turns_of,
 )
+from faulty_oracle import FaultyOracle
 
 from vzoom.cli import main
-from vzoom.data.collect.collect import Harvest
-from vzoom.data.collect.distill import Table
+from vzoom.data.collect.distill import EpisodeFactory
 from vzoom.data.collect.expert import Verifier
+from vzoom.data.collect.loop import CollectSummary
 from vzoom.data.collect.reflect import reflect
-from vzoom.data.collect.reply_cache import Ledger
-from vzoom.data.collect.rollouts import Rollout, roll_out
+from vzoom.data.collect.reply_cache import ReplyCache
+from vzoom.data.collect.rollouts import StudentRollout, roll_out
 from vzoom.data.record import Record
 from vzoom.data.store import read
-from vzoom.data.tokens import tokenise
-from vzoom.synthetic.oracle_server import OracleServer
+from vzoom.data.tokens import tokenize_record
 from vzoom.types import CallError, Malformed, ZoomCall
 from vzoom.zoomer import load
 
@@ -48,7 +48,7 @@ def answer(letter: str) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_questions(tmp_path_factory.mktemp("world"), 4)
+    return make_questions(tmp_path_factory.mktemp("videos"), 4)
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +57,8 @@ def questions(folder: Path) -> list[Record]:
 
 
 @pytest.fixture(scope="module")
-def table() -> Table:
-    return make_table()
+def factory() -> EpisodeFactory:
+    return make_factory()
 
 
 def right(question: Record) -> str:
@@ -70,26 +70,31 @@ def wrong(question: Record) -> str:
     return next(letter for letter in "ABCD" if letter != question.reference)
 
 
-def rollout(question: Record, *turns: str, said: str | None, number: int = 0, **changes: Any) -> Rollout:
+def rollout(question: Record, *turns: str, said: str | None, number: int = 0, **changes: Any) -> StudentRollout:
     """One that looked at `turns` and then answered `said`, or nothing."""
     texts = (*turns, answer(said) if said else "I give up.")
     kinds = ("missing_key" if turn == BROKEN else "zoom" for turn in turns)
     last = "answer" if said else "cut"
     zoomed = tuple(i for i, turn in enumerate(turns) if turn != BROKEN)
     stop = "answered" if said else "turn_tokens"
-    return replace(Rollout(question.id, number, texts, (*kinds, last), zoomed, said, stop), **changes)
+    return replace(StudentRollout(question.id, number, texts, (*kinds, last), zoomed, said, stop), **changes)
 
 
 def run(
-    questions: Sequence[Record], rollouts: Sequence[Rollout], out: Path, says: Says, table: Table, **options: Any
-) -> tuple[Harvest, ScriptedChat]:
+    questions: Sequence[Record],
+    rollouts: Sequence[StudentRollout],
+    out: Path,
+    says: Says,
+    factory: EpisodeFactory,
+    **options: Any,
+) -> tuple[CollectSummary, ScriptedChat]:
     chat = ScriptedChat(says)
-    ledger = Ledger(out / "replies.jsonl")
+    cache = ReplyCache(out / "replies.jsonl")
     try:
-        expert, verify = expert_of(chat, ledger), Verifier(ledger)
-        return reflect(questions, rollouts, out, table=table, expert=expert, verify=verify, **options), chat
+        expert, verify = expert_of(chat, cache), Verifier(cache)
+        return reflect(questions, rollouts, out, factory=factory, expert=expert, verify=verify, **options), chat
     finally:
-        ledger.close()
+        cache.close()
 
 
 def refused(out: Path) -> list[dict[str, Any]]:
@@ -99,10 +104,10 @@ def refused(out: Path) -> list[dict[str, Any]]:
 # ---------------------------------------------------------------- what is kept, and what of it is learned
 
 
-def test_a_vain_zoom_is_corrected(questions: list[Record], table: Table, tmp_path: Path) -> None:
+def test_a_vain_zoom_is_corrected(questions: list[Record], factory: EpisodeFactory, tmp_path: Path) -> None:
     one = questions[0]
     bad = rollout(one, BROKEN, VAIN, said=wrong(one))
-    found, chat = run([one], [bad], tmp_path, turns_of("", "", LOOK, answer(right(one))), table)
+    found, chat = run([one], [bad], tmp_path, turns_of("", "", LOOK, answer(right(one))), factory)
     assert (found.kept, found.rejected, found.passed) == (1, {}, {})
     (record,) = read(tmp_path / "kept")
     assert record.id == f"{one.id}+r0"
@@ -114,16 +119,16 @@ def test_a_vain_zoom_is_corrected(questions: list[Record], table: Table, tmp_pat
     assert record.turns[1].pts_seconds == (0.0, 0.5, 1.0, 1.5)
     assert record.turns[2].outcome == ZoomCall(4, 6, 2)
     assert (record.answer, record.reference) == (right(one), right(one))
-    tokens = tokenise(record, table.vocabulary)
+    tokens = tokenize_record(record, factory.vocabulary)
     learned = [i for i, yes in zip(tokens.trajectory.ids, tokens.learned, strict=True) if yes]
-    assert table.vocabulary.tokenizer.decode(learned) == LOOK + answer(right(one))
+    assert factory.vocabulary.tokenizer.decode(learned) == LOOK + answer(right(one))
     assert [(tag, task) for tag, task, _ in chat.asked] == [(one.id, "reflect")] * 2
 
 
-def test_what_the_expert_is_asked(questions: list[Record], table: Table, tmp_path: Path) -> None:
+def test_what_the_expert_is_asked(questions: list[Record], factory: EpisodeFactory, tmp_path: Path) -> None:
     one = questions[0]
     bad = rollout(one, VAIN, said=wrong(one))
-    _, chat = run([one], [bad], tmp_path, turns_of("", LOOK, answer(right(one))), table)
+    _, chat = run([one], [bad], tmp_path, turns_of("", LOOK, answer(right(one))), factory)
     first, second = (messages for _, _, messages in chat.asked)
     assert [m["role"] for m in first] == ["system", "user", "assistant", "user"]
     assert first[2]["content"] == VAIN
@@ -137,14 +142,16 @@ def test_what_the_expert_is_asked(questions: list[Record], table: Table, tmp_pat
     assert second[: len(first)] == first
     assert [m["role"] for m in second[len(first) :]] == ["assistant", "user"]
     (record,) = read(tmp_path / "kept")
-    assert "Stop here" not in table.vocabulary.tokenizer.decode(tokenise(record, table.vocabulary).trajectory.ids)
+    assert "Stop here" not in factory.vocabulary.tokenizer.decode(
+        tokenize_record(record, factory.vocabulary).trajectory.ids
+    )
 
 
 def test_a_rollout_that_came_to_no_answer_is_corrected_too(
-    questions: list[Record], table: Table, tmp_path: Path
+    questions: list[Record], factory: EpisodeFactory, tmp_path: Path
 ) -> None:
     one = questions[0]
-    found, chat = run([one], [rollout(one, VAIN, said=None)], tmp_path, turns_of("", LOOK, answer(right(one))), table)
+    found, chat = run([one], [rollout(one, VAIN, said=None)], tmp_path, turns_of("", LOOK, answer(right(one))), factory)
     assert found.kept == 1
     assert "came to no answer." in chat.asked[0][2][-1]["content"][-1]["text"]
 
@@ -152,7 +159,9 @@ def test_a_rollout_that_came_to_no_answer_is_corrected_too(
 # ---------------------------------------------------------------- what is not
 
 
-def test_right_rollouts_and_repeats_are_passed_over(questions: list[Record], table: Table, tmp_path: Path) -> None:
+def test_right_rollouts_and_repeats_are_passed_over(
+    questions: list[Record], factory: EpisodeFactory, tmp_path: Path
+) -> None:
     one, two = questions[:2]
     bad = rollout(one, VAIN, said=wrong(one))
     rollouts = [
@@ -166,7 +175,7 @@ def test_right_rollouts_and_repeats_are_passed_over(questions: list[Record], tab
         by_id = {one.id: one, two.id: two}
         return turns_of("", LOOK, answer(right(by_id[tag])))(messages, tag)
 
-    found, chat = run([one, two], rollouts, tmp_path, says, table)
+    found, chat = run([one, two], rollouts, tmp_path, says, factory)
     assert (found.items, found.kept, found.passed) == (4, 2, {"repeated": 1, "right": 1})
     assert [record.id for record in read(tmp_path / "kept")] == [f"{one.id}+r1", f"{two.id}+r0"]
     assert len(chat.asked) == 4
@@ -187,10 +196,10 @@ def test_right_rollouts_and_repeats_are_passed_over(questions: list[Record], tab
     ],
 )
 def test_what_cannot_be_converted(
-    held: Any, says: Any, reason: str, questions: list[Record], table: Table, tmp_path: Path
+    held: Any, says: Any, reason: str, questions: list[Record], factory: EpisodeFactory, tmp_path: Path
 ) -> None:
     one = questions[0]
-    found, _ = run([one], [held(one)], tmp_path, says(one), table)
+    found, _ = run([one], [held(one)], tmp_path, says(one), factory)
     assert found.kept == 0
     (row,) = refused(tmp_path)
     assert row["reason"].startswith(reason)
@@ -198,11 +207,11 @@ def test_what_cannot_be_converted(
 
 
 def test_the_last_rollout_with_room_for_a_zoom_is_corrected(
-    questions: list[Record], table: Table, tmp_path: Path
+    questions: list[Record], factory: EpisodeFactory, tmp_path: Path
 ) -> None:
     one = questions[0]
     bad = rollout(one, VAIN, VAIN, VAIN, said=wrong(one))
-    found, _ = run([one], [bad], tmp_path, turns_of("", "", "", LOOK, answer(right(one))), table)
+    found, _ = run([one], [bad], tmp_path, turns_of("", "", "", LOOK, answer(right(one))), factory)
     assert found.kept == 1
 
 
@@ -212,37 +221,37 @@ def test_the_last_rollout_with_room_for_a_zoom_is_corrected(
 def test_rollouts_are_the_same_again_and_are_kept(questions: list[Record], tmp_path: Path) -> None:
     zoomer = load(device="cpu")
     options: dict[str, Any] = {"num_rollouts": 2, "temperature": 1.0, "max_sessions": 4}
-    ledger = Ledger(tmp_path / "a.jsonl")
-    first = roll_out(zoomer, questions, ledger, seed=0, **options)
+    cache = ReplyCache(tmp_path / "a.jsonl")
+    first = roll_out(zoomer, questions, cache, seed=0, **options)
     assert [(r.question, r.number) for r in first] == [(q.id, n) for q in questions for n in range(2)]
     assert len({r.turns for r in first}) > 4  # each draws its own numbers
     assert any(r.zoomed for r in first)
     lines = (tmp_path / "a.jsonl").read_bytes().splitlines(keepends=True)
     assert len(lines) == 2  # blocks of two questions
-    ledger.close()
+    cache.close()
 
     (tmp_path / "b.jsonl").write_bytes(lines[0])  # as if killed in the second block
-    ledger = Ledger(tmp_path / "b.jsonl")
-    assert roll_out(load(device="cpu"), questions, ledger, seed=0, **options) == first
+    cache = ReplyCache(tmp_path / "b.jsonl")
+    assert roll_out(load(device="cpu"), questions, cache, seed=0, **options) == first
     assert (tmp_path / "b.jsonl").read_bytes() == b"".join(lines)
 
     class Nobody:
         """Asked for anything, it fails."""
 
-    assert roll_out(Nobody(), questions, ledger, seed=0, **options) == first  # type: ignore[arg-type]
-    assert roll_out(zoomer, questions, ledger, seed=1, **options) != first
+    assert roll_out(Nobody(), questions, cache, seed=0, **options) == first  # type: ignore[arg-type]
+    assert roll_out(zoomer, questions, cache, seed=1, **options) != first
     twins = [replace(questions[0], id=name) for name in ("a", "b")]  # alike but for the id
-    drawn = [rollout.turns for rollout in roll_out(zoomer, twins, ledger, seed=0, **options)]
+    drawn = [rollout.turns for rollout in roll_out(zoomer, twins, cache, seed=0, **options)]
     assert len(set(drawn)) == 4
-    ledger.close()
+    cache.close()
     with pytest.raises(ValueError, match="num_rollouts ≤ max_sessions"):
-        roll_out(zoomer, questions, ledger, seed=0, num_rollouts=5, temperature=1.0, max_sessions=4)
+        roll_out(zoomer, questions, cache, seed=0, num_rollouts=5, temperature=1.0, max_sessions=4)
 
 
 def test_the_command(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with OracleServer(WORLD, ZOOM) as server:
+    with FaultyOracle(CONFIG, ZOOM) as server:
         monkeypatch.setenv("VZOOM_EXPERT_URL", server.url)
         monkeypatch.setenv("VZOOM_EXPERT_MODEL", "oracle")
         out = tmp_path / "out"

@@ -29,7 +29,7 @@ from vzoom.config import Sampling, ZoomConfig
 from vzoom.data.record import Record, RecordedTurn, VideoRef, from_trajectory
 from vzoom.data.rows import from_row, to_row
 from vzoom.data.show import token_lines
-from vzoom.data.tokens import learned_mask, tokenise
+from vzoom.data.tokens import learned_mask, tokenize_record
 from vzoom.data.validate import InvalidRecord
 from vzoom.data.videos import refer
 from vzoom.engine.scripted_session import ScriptedSession
@@ -40,7 +40,7 @@ from vzoom.protocol.vocabulary import Vocabulary
 from vzoom.synthetic import make_video, render
 from vzoom.synthetic.oracle import oracle_turns
 from vzoom.synthetic.questions import ask, ask_questions, config_for
-from vzoom.synthetic.spec import WorldConfig
+from vzoom.synthetic.spec import SyntheticConfig
 from vzoom.train.pretrain.frame_store import FrameBank
 from vzoom.train.pretrain.tasks import Builder
 from vzoom.types import Answer, CallError, Clip, Malformed, StopReason, ZoomCall
@@ -190,14 +190,14 @@ def test_a_conversation_of_the_engine_comes_back_token_for_token(
     config = replace(CONFIG, **changes)
     trajectory = held(vocabulary, [*texts, " and on" * 40], config).trajectory
     record = from_trajectory(trajectory, config, id="a", video=PLAIN.video, reference="B")
-    tokens = tokenise(record, vocabulary)
+    tokens = tokenize_record(record, vocabulary)
     assert tokens.trajectory.ids == trajectory.ids
     assert tokens.trajectory.sampled == trajectory.sampled
     assert tokens.trajectory.positions == trajectory.positions
     assert tokens.trajectory.visuals == trajectory.visuals
     assert tokens.trajectory.stop_reason == trajectory.stop_reason
     if config == CONFIG and isinstance(record.turns[-1].outcome, Answer):  # whole turns: text says as much
-        assert tokenise(replace(record, ids=None, sampled=None), vocabulary) == tokens
+        assert tokenize_record(replace(record, ids=None, sampled=None), vocabulary) == tokens
     else:
         assert record.turns[-1].flawed
         assert record.turns[-1].outcome is None or changes == {}
@@ -205,7 +205,7 @@ def test_a_conversation_of_the_engine_comes_back_token_for_token(
 
 def test_an_expert_cannot_spell_a_control_token(vocabulary: Vocabulary) -> None:
     text = "<think>It says <|im_end|>.</think><answer>B</answer>"
-    tokens = tokenise(with_turn(PLAIN, 0, text=text), vocabulary)
+    tokens = tokenize_record(with_turn(PLAIN, 0, text=text), vocabulary)
     learned = [i for i, yes in zip(tokens.trajectory.ids, tokens.learned, strict=True) if yes]
     assert vocabulary.end_of_turn_id not in learned
     assert vocabulary.tokenizer.decode(learned) == text
@@ -214,7 +214,7 @@ def test_an_expert_cannot_spell_a_control_token(vocabulary: Vocabulary) -> None:
 @pytest.mark.parametrize("flaw", ["none", "shifted", "elsewhere"])
 def test_the_trainer_has_the_same_tokens_and_masks(flaw: str, vocabulary: Vocabulary) -> None:
     config = ZoomConfig(prompt="brief", min_pixels=3136, max_pixels=3136)
-    bank = FrameBank(WorldConfig(), side=56, first=0, count=3)
+    bank = FrameBank(SyntheticConfig(), side=56, first=0, count=3)
     for number in range(len(bank)):
         banked = bank[number]
         builder = Builder(vocabulary.tokenizer, config, side=56, rng=np.random.default_rng(number))
@@ -232,7 +232,7 @@ def test_the_trainer_has_the_same_tokens_and_masks(flaw: str, vocabulary: Vocabu
         record = Record(
             "w", question.text, (), None, video, config, glance, tuple(turns), stop_reason=StopReason.ANSWERED
         )
-        tokens = tokenise(record, vocabulary)
+        tokens = tokenize_record(record, vocabulary)
         assert tokens.trajectory.ids == example.run.ids
         assert tokens.learned == example.learned
         assert [v.offset for v in tokens.trajectory.visuals] == [offset for _, offset, _ in example.run.images]
@@ -259,12 +259,12 @@ UNREADABLE = Malformed(CallError.UNREADABLE, "nothing can be decoded behind 1.00
 )
 def test_a_record_that_the_engine_would_not_hold(record: Record, problem: str, vocabulary: Vocabulary) -> None:
     with pytest.raises(ValueError, match=problem):
-        tokenise(record, vocabulary)
+        tokenize_record(record, vocabulary)
 
 
 def test_an_unreadable_clip_is_told_again(vocabulary: Vocabulary) -> None:
     unread = (LOOK, "expert", UNREADABLE, True, ())
-    tokens = tokenise(conversation("u", unread, (DONE, "expert", Answer("B"), False, ())), vocabulary)  # type: ignore[arg-type]
+    tokens = tokenize_record(conversation("u", unread, (DONE, "expert", Answer("B"), False, ())), vocabulary)  # type: ignore[arg-type]
     assert UNREADABLE.detail in vocabulary.tokenizer.decode(tokens.trajectory.ids)
 
 
@@ -278,21 +278,21 @@ def test_tokens_of_another_tokenizer_are_noticed(vocabulary: Vocabulary) -> None
         ids = list(record.ids)
         ids[at] = vocabulary.tokenizer.encode(" star")[0]
         with pytest.raises(InvalidRecord, match=problem):
-            tokenise(replace(record, ids=tuple(ids)), vocabulary)
+            tokenize_record(replace(record, ids=tuple(ids)), vocabulary)
 
 
 def test_a_conversation_about_a_real_file_comes_back(tmp_path: Path, vocabulary: Vocabulary) -> None:
     """Decoded times, frames at the model's size, tokens that a model chose: the record alone gives them again."""
     config = config_for("which")
-    world = make_video(3, config)
-    render(world, tmp_path / "w.mp4")
+    video = make_video(3, config)
+    render(video, tmp_path / "w.mp4")
     zoomer = load(device="cpu")
     for max_zooms in (4, 0):
-        question = ask_questions(world, "which", 3)
+        question = ask_questions(video, "which", 3)
         trajectory = zoomer.ask(tmp_path / "w.mp4", question.text, max_zooms=max_zooms).trajectory
         used = zoomer.config.override(max_zooms=max_zooms)
         record = from_trajectory(trajectory, used, id="r", video=refer(tmp_path / "w.mp4"), options=question.options)
-        tokens = tokenise(from_row(to_row(record)), vocabulary)
+        tokens = tokenize_record(from_row(to_row(record)), vocabulary)
         assert tokens.trajectory.ids == trajectory.ids
         assert tokens.trajectory.sampled == trajectory.sampled
         assert tokens.trajectory.positions == trajectory.positions

@@ -9,9 +9,9 @@ import pytest
 from vzoom.eval.benchmarks.durations import bucket
 from vzoom.eval.benchmarks.open_answers import score_open
 from vzoom.eval.benchmarks.options import split_bracketed, split_dotted, unlabelled
-from vzoom.eval.benchmarks.rows import Row, json_rows, jsonl_rows
+from vzoom.eval.benchmarks.rows import AnnotationRow, json_rows, jsonl_rows
 from vzoom.eval.benchmarks.subtitles import Line, as_text, read_longvideobench, read_srt
-from vzoom.eval.item import Item, Verdict, judged_in_parts
+from vzoom.eval.item import Item, Parts, Verdict, VerdictKind, judged_in_parts
 
 
 def written(path: Path, text: str) -> Path:
@@ -54,7 +54,9 @@ def test_lines_are_counted_with_the_empty_ones(tmp_path: Path) -> None:
 
 
 def test_fields_are_of_the_kind_that_is_asked_for() -> None:
-    row = Row({"t": " x ", "n": 2, "f": 2.5, "b": True, "l": ["a", 1], "e": " ", "nan": float("nan")}, "here:7")
+    row = AnnotationRow(
+        {"t": " x ", "n": 2, "f": 2.5, "b": True, "l": ["a", 1], "e": " ", "nan": float("nan")}, "here:7"
+    )
     assert (row.text("t"), row.number("n"), row.integer("n"), row.texts("l")) == ("x", 2.0, 2, ("a", "1"))
     for ask, key in (
         (row.text, "n"),
@@ -176,14 +178,28 @@ def test_open_answers_by_number_or_by_words(reference: str, answer: str, kind: s
 # ---------------------------------------------------------------- items and verdicts
 
 
-def test_points_come_from_our_words_and_never_from_the_models() -> None:
-    assert judged_in_parts(1, 2, said="x") == Verdict("right", "x", "1 of 2 parts right")
+def test_points_are_numbers_and_no_text_gives_any() -> None:
+    assert judged_in_parts(1, 2, said="x") == Verdict("right", "x", "1 of 2 parts right", Parts(1, 2))
     assert judged_in_parts(1, 3, said="x").points == pytest.approx(1 / 3)
     assert judged_in_parts(1, 3, said="x").kind == "wrong"
-    assert Verdict("wrong", said="3 of 3 parts right").points == 0.0
+    assert (Verdict("right").points, Verdict("wrong").points) == (1.0, 0.0)
+    assert Verdict("wrong", said="3 of 3 parts right", detail="2 of 3 parts right").points == 0.0
     assert Verdict("unjudged", detail="3 of 3 parts right").points == 0.0
-    with pytest.raises(ValueError, match="4 of 3 parts"):
-        judged_in_parts(4, 3, said="x")
+
+
+@pytest.mark.parametrize(
+    ("kind", "parts", "problem"),
+    [
+        ("right", Parts(4, 3), "4 of 3 parts cannot"),
+        ("right", Parts(0, 0), "0 of 0 parts cannot"),
+        ("right", Parts(1, 3), "with 1 of 3 parts right, an answer is not right"),
+        ("wrong", Parts(2, 3), "an answer is not wrong"),
+        ("unjudged", Parts(2, 3), "an answer is not unjudged"),
+    ],
+)
+def test_parts_that_cannot_be(kind: VerdictKind, parts: Parts, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        Verdict(kind, parts=parts)
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from eval_files import LONGVIDEOBENCH, LVBENCH, MLVU_TASKS, VIDEOMME, WRITERS, j
 from eval_files import write_parquet as parquet
 
 from vzoom.eval.benchmarks import BENCHMARKS, benchmark_named
-from vzoom.eval.item import Item, Verdict, missing_video
-from vzoom.eval.scores.judge import JudgeFailed
-from vzoom.eval.scores.scoring import Outcome, score_run
+from vzoom.eval.item import Item, Parts, Verdict
+from vzoom.eval.scores.scoring import ItemVerdict, score_run
+from vzoom.protocol.judging import JudgeFailed
 
 FAILED = JudgeFailed("it is overloaded", 4)
 
@@ -27,7 +27,7 @@ def kinds_of(name: str, items: list[Item], answers: list[str | None]) -> list[st
 
 
 def headline_of(name: str, items: list[Item], verdicts: list[Verdict]) -> float:
-    outcomes = [Outcome.of(item, verdict) for item, verdict in zip(items, verdicts, strict=True)]
+    outcomes = [ItemVerdict.of(item, verdict) for item, verdict in zip(items, verdicts, strict=True)]
     found = score_run(outcomes, headline=BENCHMARKS[name].headline).headline
     assert found is not None
     return found.mean
@@ -147,7 +147,7 @@ def test_lvbench(tmp_path: Path) -> None:
     assert all(item.source.endswith("video_info.meta.jsonl:1") for item in items)
     verdicts = [BENCHMARKS["lvbench"].score(item, a) for item, a in zip(items, ["1633", "B", "B"], strict=True)]
     assert [v.kind for v in verdicts] == ["right", "wrong", "right"]
-    scores = score_run([Outcome.of(*pair) for pair in zip(items, verdicts, strict=True)], headline="items")
+    scores = score_run([ItemVerdict.of(*pair) for pair in zip(items, verdicts, strict=True)], headline="items")
     accuracies = {name: s.accuracy.mean for name, s in scores.by_category.items() if s.accuracy}
     assert accuracies == {
         "key information retrieval": 1.0,
@@ -175,7 +175,7 @@ def test_videommlu_caption_is_judged_question_by_question(tmp_path: Path) -> Non
     benchmark = BENCHMARKS["videommlu-caption"]
     judge, asked = judge_of([True, False, True])
     verdict = benchmark.score(item, "Dots form squares.", judge)
-    assert (verdict.kind, verdict.detail) == ("right", "2 of 3 parts right")
+    assert (verdict.kind, verdict.parts, verdict.detail) == ("right", Parts(2, 3), "2 of 3 parts right")
     assert verdict.points == pytest.approx(2 / 3)
     assert [reference for _, reference, _ in asked] == ["dots", "squares", "black"]
     assert headline_of("videommlu-caption", [item], [verdict]) == pytest.approx(2 / 3)
@@ -273,7 +273,6 @@ def test_whatever_is_said_has_a_verdict_of_its_own(name: str, tmp_path: Path) ->
         assert benchmark.needs_judge
         assert benchmark.score(item, "something").kind == "unjudged"
         assert benchmark.score(item, "something", judge_of([FAILED] * 3)[0]).kind == "unjudged"
-    assert missing_video(tmp_path / "x.mp4").kind == "missing_video"
     assert benchmark.video_path(tmp_path, item) is None
 
 

@@ -11,7 +11,8 @@ import pytest
 from faulty_server import Scripted, ScriptedServer, error, said, scripted_server
 
 from vzoom.chat import Budget, Chat, Endpoint
-from vzoom.eval.scores.judge import HTTPJudge, JudgeFailed
+from vzoom.eval.scores.judge import HTTPJudge
+from vzoom.protocol.judging import JudgeFailed
 
 RIGHT, WRONG = said('{"right": true}'), said('{"right": false}')
 

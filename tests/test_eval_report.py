@@ -21,7 +21,7 @@ from vzoom.eval.run_page.plots import nice_ceiling
 from vzoom.eval.runs.store import read_rows
 from vzoom.eval.scores.figures import figures_of
 from vzoom.report.markup import picture
-from vzoom.synthetic.spec import WorldConfig, make_video
+from vzoom.synthetic.spec import SyntheticConfig, make_video
 from vzoom.synthetic.video import render
 from vzoom.video import open_video
 
@@ -178,7 +178,7 @@ def test_nothing_comes_from_elsewhere(two_runs: list[Path]) -> None:
 
 
 def test_frames_are_cut_from_the_video_that_is_found(tmp_path: Path) -> None:
-    config = WorldConfig(duration_seconds=60, frame_size=56, fps=4)
+    config = SyntheticConfig(duration_seconds=60, frame_size=56, fps=4)
     videos = tmp_path / "videos"
     videos.mkdir()
     render(make_video(0, config), videos / "0.mp4")

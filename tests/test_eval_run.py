@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from eval_world import small_world
+from eval_small import small_benchmark
 
 import vzoom
 from vzoom.eval.runs.policy import Policy
-from vzoom.eval.runs.run import Done, RunConfig, run
+from vzoom.eval.runs.run import RunConfig, RunProgress, run
 from vzoom.eval.runs.shard import Shard
 from vzoom.eval.runs.store import content_hash, read_rows, read_settings
 from vzoom.zoomer import Zoomer
@@ -31,7 +31,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(zoomer: Zoomer, videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = run(zoomer, small_world(), videos, tmp_path_factory.mktemp("run"), CONFIG)
+    path = run(zoomer, small_benchmark(), videos, tmp_path_factory.mktemp("run"), CONFIG)
     assert path is not None
     return path
 
@@ -39,7 +39,7 @@ def undisturbed(zoomer: Zoomer, videos: Path, tmp_path_factory: pytest.TempPathF
 def test_a_row_says_what_was_asked_answered_and_spent(undisturbed: Path) -> None:
     rows = read_rows(undisturbed)
     assert [row.item.id for row in rows] == [f"which-{i}" for i in range(6)]
-    assert rows[3].item.evidence == next(i for i in small_world().load(".") if i.id == "which-3").evidence
+    assert rows[3].item.evidence == next(i for i in small_benchmark().load(".") if i.id == "which-3").evidence
     for row in rows:
         told, story = row.prediction, json.loads(row.prediction.trajectory)
         assert story["answer"] == told.answer
@@ -58,7 +58,7 @@ def test_a_row_says_what_was_asked_answered_and_spent(undisturbed: Path) -> None
 
 
 def test_shards_give_the_file_of_one_process(zoomer: Zoomer, videos: Path, undisturbed: Path, tmp_path: Path) -> None:
-    second, first = (run(zoomer, small_world(), videos, tmp_path, CONFIG, shard=Shard(i, 2)) for i in (1, 0))
+    second, first = (run(zoomer, small_benchmark(), videos, tmp_path, CONFIG, shard=Shard(i, 2)) for i in (1, 0))
     assert second is None
     assert first is not None
     assert content_hash(first) == content_hash(undisturbed)
@@ -71,13 +71,13 @@ class Stopped(Exception):
 def test_a_stopped_run_goes_on_with_another_number_of_processes(
     zoomer: Zoomer, videos: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    def stop(done: Done) -> None:
+    def stop(done: RunProgress) -> None:
         raise Stopped
 
     with pytest.raises(Stopped):
-        run(zoomer, small_world(), videos, tmp_path, CONFIG, shard=Shard(1, 2), progress=stop)
-    seen: list[Done] = []
-    path = run(zoomer, small_world(), videos, tmp_path, CONFIG, progress=seen.append)
+        run(zoomer, small_benchmark(), videos, tmp_path, CONFIG, shard=Shard(1, 2), progress=stop)
+    seen: list[RunProgress] = []
+    path = run(zoomer, small_benchmark(), videos, tmp_path, CONFIG, progress=seen.append)
     assert path is not None
     assert [(d.done, d.total, d.fresh) for d in seen] == [(4, 6, 2), (6, 6, 4)]
     assert content_hash(path) == content_hash(undisturbed)
@@ -89,7 +89,7 @@ def test_a_missing_video_is_a_verdict_and_changes_no_other_block(
     folder = tmp_path / "videos"
     folder.mkdir()
     (folder / "5.mp4").write_text("no video")  # there, but cannot be read
-    path = run(zoomer, small_world(missing=frozenset({4})), folder, tmp_path / "run", CONFIG)
+    path = run(zoomer, small_benchmark(missing=frozenset({4})), folder, tmp_path / "run", CONFIG)
     assert path is not None
     rows = read_rows(path)
     assert [row.prediction.verdict for row in rows[4:]] == ["missing_video"] * 2
@@ -102,19 +102,19 @@ def test_a_missing_video_is_a_verdict_and_changes_no_other_block(
 
 def test_other_settings_are_refused_by_name(zoomer: Zoomer, videos: Path, undisturbed: Path) -> None:
     with pytest.raises(ValueError, match=r"other settings \(.*seed was 0, now 1"):
-        run(zoomer, small_world(), videos, undisturbed.parent, replace(CONFIG, seed=1))
+        run(zoomer, small_benchmark(), videos, undisturbed.parent, replace(CONFIG, seed=1))
     with pytest.raises(ValueError, match=r"policy was"):
-        run(zoomer, small_world(), videos, undisturbed.parent, replace(CONFIG, policy=Policy("uniform")))
-    assert run(zoomer, small_world(), videos, undisturbed.parent, CONFIG) == undisturbed
+        run(zoomer, small_benchmark(), videos, undisturbed.parent, replace(CONFIG, policy=Policy("uniform")))
+    assert run(zoomer, small_benchmark(), videos, undisturbed.parent, CONFIG) == undisturbed
 
 
 def test_a_user_s_mistake_is_an_error(zoomer: Zoomer, videos: Path, tmp_path: Path) -> None:
     config = replace(CONFIG, policy=Policy("uniform", budget=2000))
     small = Zoomer(zoomer.checkpoint, config=zoomer.config.override(max_total_tokens=300))
-    with pytest.raises(ValueError, match=r"world:0.*the glance of"):
-        run(small, small_world(), videos, tmp_path, config)
+    with pytest.raises(ValueError, match=r"small:0.*the glance of"):
+        run(small, small_benchmark(), videos, tmp_path, config)
     with pytest.raises(ValueError, match="holds no item"):
-        run(zoomer, small_world(0), videos, tmp_path / "b", CONFIG)
+        run(zoomer, small_benchmark(0), videos, tmp_path / "b", CONFIG)
     with pytest.raises(ValueError, match="sessions ≤ block"):
         RunConfig(sessions=4, block=2)
 
@@ -125,7 +125,7 @@ def test_policies_that_ask_again_ask_less_often_where_the_model_is_sure(
     def rows(name: str, confidence: float) -> list:
         policy = Policy(name, confidence=confidence)
         out = tmp_path / f"{name}{confidence}"
-        path = run(zoomer, small_world(4), videos, out, RunConfig(policy, sessions=2, block=4))
+        path = run(zoomer, small_benchmark(4), videos, out, RunConfig(policy, sessions=2, block=4))
         assert path is not None
         return [row.prediction for row in read_rows(path)]
 

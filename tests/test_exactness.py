@@ -18,7 +18,7 @@ from vzoom.engine.running_session import RunningSession
 from vzoom.engine.session import NeedTokens
 from vzoom.models import Checkpoint, load_checkpoint
 from vzoom.protocol import mrope as positions
-from vzoom.protocol.tokenize import Run
+from vzoom.protocol.tokenize import TokenSpan
 from vzoom.types import StopReason
 
 TOLERANCE = 1e-5  # of the largest logit; two float32 orders of summation differ by about 1e-6
@@ -167,7 +167,7 @@ def _plain_positions(start: int, rows: int, columns: int) -> tuple[np.ndarray, i
     return positions.text_positions(start, rows * columns)
 
 
-def _forget_pending(self: session.Session, note: str, times: Any, size_hw: Any) -> Run:
+def _forget_pending(self: session.Session, note: str, times: Any, size_hw: Any) -> TokenSpan:
     run = _TOOL_TURN(self, note, times, size_hw)
     run.ids[0] = run.ids[1]  # another token in the pending one's place
     return run

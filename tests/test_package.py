@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -15,6 +16,7 @@ import pytest
 from rooms import PACKAGE, PAGE, RANK, ROOMS, ROOT, page_with
 
 import vzoom
+from vzoom.protocol.tags import TAGS
 
 # Not in `dependencies`: importing vzoom's modules must work without them.
 EXTRAS = (
@@ -278,3 +280,13 @@ def test_the_makefile_installs_the_newest_torch_that_is_declared() -> None:
     above = next(e.partition("<")[2] for e in project["dependencies"] if e.startswith("torch>="))
     major, minor = above.split(".")
     assert f"TORCH ?= {major}.{int(minor) - 1}." in (ROOT / "Makefile").read_text()
+
+
+def test_only_the_protocol_spells_its_tags() -> None:
+    """Not in code, not in a docstring, not in a comment: a change of the grammar is a change of one room."""
+    names = "|".join(tag.strip("</>") for tag in TAGS)
+    spelled = re.compile(rf"</?(?:{names})>|video_zoom")
+    found = {name: spelled.findall(path.read_text()) for name, path in SOURCES.items()}
+    assert {_room_of(name) for name, tags in found.items() if tags} == {"protocol"}, {
+        name: tags for name, tags in found.items() if tags and _room_of(name) != "protocol"
+    }

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vzoom.protocol import render as protocol
-from vzoom.protocol.parse import foresee_call, parse_turn
-from vzoom.protocol.render import Image, Text, render_turn
+from vzoom.protocol.parse import parse_turn, partial_call
+from vzoom.protocol.render import ImagePart, TextPart, render_turn
 from vzoom.types import Answer, CallError, Malformed, VideoInfo, ZoomCall
 
 VIDEO = VideoInfo("v.mp4", duration_seconds=64.0, fps=8.0, width=112, height=112)
@@ -103,24 +103,24 @@ def test_rendering_is_read_back(start: float, length: float, fps: float, thought
 def test_nothing_that_a_model_writes_raises(text: str) -> None:
     for turn in (text, call(text), f"<answer>{text}", f"<video_zoom>{{{text}}}"):
         assert isinstance(parse_turn(turn), ZoomCall | Answer | Malformed)
-        assert isinstance(foresee_call(turn, 16), ZoomCall | None)
+        assert isinstance(partial_call(turn, 16), ZoomCall | None)
 
 
 @pytest.mark.parametrize("style", ["full", "brief"])
 def test_prompt_tells_duration_times_and_question(style: str) -> None:
     parts = protocol.prompt("Who?", VIDEO, [0.0, 2.5], max_zooms=4, zoom_max_frames=16, style=style)  # type: ignore[arg-type]
-    text = "".join(p.text if isinstance(p, Text) else "[image]" for p in parts)
+    text = "".join(p.text if isinstance(p, TextPart) else "[image]" for p in parts)
     assert "64.00s" in text or "64.00 seconds" in text
     assert text.index("0.00s") < text.index("[image]") < text.index("2.50s") < text.index("Who?")
-    assert [p.index for p in parts if isinstance(p, Image)] == [0, 1]
+    assert [p.index for p in parts if isinstance(p, ImagePart)] == [0, 1]
     assert text.endswith("<|im_start|>assistant\n")
-    assert [p.trusted for p in parts if isinstance(p, Text) and p.text == "Who?"] == [False]
+    assert [p.trusted for p in parts if isinstance(p, TextPart) and p.text == "Who?"] == [False]
 
 
 def test_last_round_says_answer_now() -> None:
     def text(zooms_left: int) -> str:
         parts = protocol.tool_turn([1.0], "note", zooms_left=zooms_left, style="full")
-        return "".join(p.text for p in parts if isinstance(p, Text))
+        return "".join(p.text for p in parts if isinstance(p, TextPart))
 
     assert "answer now" in text(0)
     assert "at most 2 more" in text(2)
@@ -150,5 +150,5 @@ def test_an_end_moved_to_the_videos_end_is_told() -> None:
         ('<video_zoom>{"segment": [8, 12], "fps": 0}', ZoomCall(8, 12, 4)),
     ],
 )
-def test_a_call_is_foreseen_once_its_segment_is_there(text: str, call: ZoomCall | None) -> None:
-    assert foresee_call(text, max_frames=16) == call
+def test_a_call_is_guessed_once_its_segment_is_there(text: str, call: ZoomCall | None) -> None:
+    assert partial_call(text, max_frames=16) == call

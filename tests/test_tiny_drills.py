@@ -8,13 +8,13 @@ from vzoom.config import ZoomConfig
 from vzoom.protocol.frame_times import glance_timestamps
 from vzoom.protocol.parse import parse_turn
 from vzoom.protocol.render import prompt
-from vzoom.protocol.tokenize import lay_out
-from vzoom.synthetic.spec import WorldConfig
+from vzoom.protocol.tokenize import tokenize_parts
+from vzoom.synthetic.spec import SyntheticConfig
 from vzoom.train.pretrain.forward import augment, collate, encode_frames, frames_to_pixels, learned_logits
 from vzoom.train.pretrain.frame_store import FrameBank
 from vzoom.train.pretrain.model import build_model
 from vzoom.train.pretrain.tasks import Builder
-from vzoom.train.pretrain.tokenizer import SPECIAL, TAGS, build_tokenizer
+from vzoom.train.pretrain.tokenizer import SPECIAL, WHOLE_TAGS, build_tokenizer
 from vzoom.types import Answer, ZoomCall
 
 CONFIG = ZoomConfig(prompt="brief", min_pixels=3136, max_pixels=3136)
@@ -27,7 +27,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def bank():
-    return FrameBank(WorldConfig(), side=56, first=0, count=6)
+    return FrameBank(SyntheticConfig(), side=56, first=0, count=6)
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_any_text_survives_and_times_are_single_tokens(tokenizer):
         in_label, in_call = tokenizer.encode(f"{n}.50s"), tokenizer.encode(f'{{"segment": [{n}, {n}], "fps": 2}}')
         assert len(in_label) == 2
         assert in_call[1] == in_call[3] == in_label[0]
-    for word in (*SPECIAL, *TAGS, " star", " gray"):
+    for word in (*SPECIAL, *WHOLE_TAGS, " star", " gray"):
         assert len(tokenizer.encode(word)) == 1
     assert build_tokenizer().get_vocab() == tokenizer.get_vocab()
 
@@ -87,7 +87,7 @@ def test_the_prompt_is_the_engines_own(builder, bank, tokenizer):
     times = glance_timestamps(info, CONFIG)
     question = tokenizer.decode(example.run.ids).split("<|vision_end|>\n")[1].split("\nZoom or")[0]
     parts = prompt(question, info, times, max_zooms=3, zoom_max_frames=16, style="brief")
-    run = lay_out(parts, [(4, 4)] * len(times), tokenizer, tokenizer.convert_tokens_to_ids("<|image_pad|>"), 2)
+    run = tokenize_parts(parts, [(4, 4)] * len(times), tokenizer, tokenizer.convert_tokens_to_ids("<|image_pad|>"), 2)
     assert example.run.ids[: len(run.ids)] == run.ids
     assert example.run.images[: len(times)] == run.images
     assert [row for _, row in example.frames[: len(times)]] == [round(2 * t) for t in times]

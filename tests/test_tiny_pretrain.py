@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vzoom.config import ZoomConfig
-from vzoom.synthetic.spec import WorldConfig
+from vzoom.synthetic.spec import SyntheticConfig
 from vzoom.train.pretrain.curriculum import Curriculum, Stage
 from vzoom.train.pretrain.export import export
 from vzoom.train.pretrain.model import Shape, build_model
@@ -21,7 +21,7 @@ from vzoom.video.patches import PatchSpec, grid_for
 ALL = dict.fromkeys(("captions", "recall", "letters", "look", "scenes", "listing", "reading", "answers"), 1)
 ZOOM = ZoomConfig(prompt="brief", min_pixels=784, max_pixels=3136, max_total_tokens=2048)
 RECIPES = (tiny.ablation, tiny.tiny)
-SMALL = WorldConfig(duration_seconds=32, frame_size=56, num_scenes=(4, 5), scene_seconds=(4, 10))
+SMALL = SyntheticConfig(duration_seconds=32, frame_size=56, num_scenes=(4, 5), scene_seconds=(4, 10))
 WORLDS = {"which": SMALL, "count": replace(SMALL, events_per_scene=(1, 4))}
 
 

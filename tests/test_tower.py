@@ -10,7 +10,7 @@ from checkpoints import FAMILIES, make_checkpoint
 
 from vzoom.models import Checkpoint, load_checkpoint
 from vzoom.models.features import Features
-from vzoom.models.plan import _windows
+from vzoom.models.tower_plan import _windows
 
 # Windows of 2 x 2 tokens (56 pixels): whole ones, cut ones, images smaller than one.
 GRIDS = [(4, 4), (6, 10), (2, 2), (6, 10), (8, 4), (2, 14)]

@@ -11,8 +11,8 @@ import torch
 from data_records import CONFIG, REFLECTION, VIDEO, ZOOM
 
 from vzoom.models.vocabulary import load_vocabulary
-from vzoom.protocol.mrope import run_positions
-from vzoom.protocol.tokenize import Run
+from vzoom.protocol.mrope import span_positions
+from vzoom.protocol.tokenize import TokenSpan
 from vzoom.train.common.collate import IGNORED, collate, pad_rows
 from vzoom.train.common.policy import load_policy, token_logprobs
 from vzoom.train.common.samples import FrameRef, Sample, from_record
@@ -42,7 +42,7 @@ class Noise:
 
 def by_hand(*grids: tuple[int, int], text: int = 3) -> Sample:
     """Text, then images that follow each other directly, then text, all of which is learned."""
-    run = Run([1] * text)
+    run = TokenSpan([1] * text)
     for i, (h, w) in enumerate(grids):
         run.images.append((i, len(run.ids), (h, w)))
         run.ids += [IMAGE] * (h * w // 4)
@@ -50,7 +50,7 @@ def by_hand(*grids: tuple[int, int], text: int = 3) -> Sample:
     learned = np.zeros(len(run.ids), bool)
     learned[-3:] = True
     frames = tuple(FrameRef("v", float(i), grid) for i, grid in enumerate(grids))
-    positions = run_positions(0, run, 2)[0]
+    positions = span_positions(0, run, 2)[0]
     return Sample("hand", VIDEO, CONFIG, np.array(run.ids), positions, learned, learned, frames)
 
 

@@ -13,7 +13,8 @@ from training import lesson, lessons, policy_of, small_video
 
 from vzoom.data.store import read
 from vzoom.models import Checkpoint, load_checkpoint
-from vzoom.models.vision import FeatureCache, encode_clips
+from vzoom.models.encode import encode_clips
+from vzoom.models.feature_cache import FeatureCache
 from vzoom.train.common.feature_rows import FileRows, MemoryRows
 from vzoom.train.common.features import FrozenFeatures, Pixels, Tower, read_frames, version_of
 from vzoom.train.common.samples import Sample, from_record

@@ -27,7 +27,6 @@ from vzoom.train.recipes.recipe import GRPORecipe
 from vzoom.train.rl.logprob_mismatch import Gap, ParityError, check, compact, gap_of, total
 from vzoom.types import Finished, ZoomCall
 from vzoom.video import ClipCache
-from vzoom.video.cached import CachedVideo
 from vzoom.zoomer import embedded_path
 
 from .training import WORLD, ZOOM
@@ -72,7 +71,7 @@ def rollouts(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Sample, int
     owners: dict[int, Record] = {}
     for record in records:
         for num_zooms in range(5):
-            opened = partial(CachedVideo, clips, record.video.path, config=ZOOM, spec=checkpoint.patch_spec)
+            opened = partial(clips.open, record.video.path, config=ZOOM, spec=checkpoint.patch_spec)
             sampling = Sampling(temperature=1.6, seed=100 * len(owners))
             job = Request(opened, record.question, ZOOM, sampling, num_rollouts=5, session=partial(Led, num_zooms))
             first = engine.add(job)

@@ -14,18 +14,9 @@ from hypothesis import strategies as st
 
 from vzoom.config import ZoomConfig
 from vzoom.engine.session import NeedFrames, NeedTokens, Session
-from vzoom.eval.scores.judge import JudgeFailed
+from vzoom.protocol.judging import JudgeFailed, Reference, is_right
 from vzoom.protocol.vocabulary import Vocabulary
-from vzoom.train.rl.reward import (
-    Reference,
-    Reward,
-    RewardConfig,
-    ZoomRate,
-    is_right,
-    is_well_formed,
-    score,
-    tool_reward,
-)
+from vzoom.train.rl.reward import Reward, RewardConfig, ZoomRate, keeps_format, score, tool_reward
 from vzoom.types import Clip, StopReason, Trajectory, Turn, VideoInfo
 
 Converse = Callable[..., Trajectory]
@@ -126,12 +117,11 @@ def test_the_bonus_fades_above_the_target(rate: float) -> None:
         (zoom(), zoom(20, 22), zoom(0, 1), zoom(60, 70, 1), RIGHT),
         ("\n" + zoom().replace("</think>", "</think>\n"), "\n " + RIGHT),
         (zoom().replace("look", ""), RIGHT),
-        ("<think>x</think>So: <answer>B</answer>",),
         (zoom().replace('"', "'"), RIGHT),  # what the parser reads is paid
     ],
 )
 def test_right_format(converse: Converse, turns: tuple[str, ...]) -> None:
-    assert is_well_formed(converse(*turns))
+    assert keeps_format(converse(*turns))
 
 
 @pytest.mark.parametrize(
@@ -146,6 +136,7 @@ def test_right_format(converse: Converse, turns: tuple[str, ...]) -> None:
         ("Well: " + RIGHT,),
         ("<think>x</think><think>y <answer>B</answer>",),
         ("<think>x</think><answer>B",),
+        ("<think>x</think>So: <answer>B</answer>",),
         ("<think>x</think><answer> </answer>",),
         ("<think>x</think><answer>A<answer>B</answer>",),
         (zoom(8, 4), RIGHT),  # reversed
@@ -165,20 +156,20 @@ def test_right_format(converse: Converse, turns: tuple[str, ...]) -> None:
 def test_wrong_format(converse: Converse, turns: tuple[str, ...]) -> None:
     trajectory = converse(*turns)
     assert trajectory.turns
-    assert not is_well_formed(trajectory)
+    assert not keeps_format(trajectory)
 
 
 def test_turns_whose_outcome_is_not_known_are_parsed(converse: Converse) -> None:
     video = converse(RIGHT).video
-    assert is_well_formed(Trajectory("Who?", video, turns=[Turn(zoom()), Turn(RIGHT)]))
-    assert not is_well_formed(Trajectory("Who?", video, turns=[Turn(zoom(8, 4)), Turn(RIGHT)]))
+    assert keeps_format(Trajectory("Who?", video, turns=[Turn(zoom()), Turn(RIGHT)]))
+    assert not keeps_format(Trajectory("Who?", video, turns=[Turn(zoom(8, 4)), Turn(RIGHT)]))
 
 
 def test_an_answer_cut_off_by_a_limit_is_no_answer(converse: Converse) -> None:
     cut = converse(RIGHT, max_new_tokens=5)
     assert cut.stop_reason is StopReason.TURN_TOKENS
     assert rewarded(cut) == Reward(0.0, 0.0, 0.0, 0.0)
-    assert not is_well_formed(Trajectory("Who?", cut.video, stop_reason=StopReason.ANSWERED))
+    assert not keeps_format(Trajectory("Who?", cut.video, stop_reason=StopReason.ANSWERED))
 
 
 def test_a_letter_in_a_thought_is_no_answer(converse: Converse) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from vzoom.data.record import Record
 from vzoom.data.store import read
-from vzoom.eval.scores.judge import JudgeFailed
 from vzoom.models import load_checkpoint
+from vzoom.protocol.judging import JudgeFailed
 from vzoom.synthetic.dataset import write_questions
 from vzoom.train.common.dist import Team
 from vzoom.train.rl.minibatches import EMPTY, plan

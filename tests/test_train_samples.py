@@ -11,7 +11,7 @@ import torch
 from data_records import CONFIG, LOOK, PLAIN, REFLECTION, VIDEO, ZOOM
 from transformers import AutoModelForImageTextToText
 
-from vzoom.data.tokens import tokenise
+from vzoom.data.tokens import tokenize_record
 from vzoom.models.vocabulary import load_vocabulary
 from vzoom.protocol.vocabulary import Vocabulary
 from vzoom.train.common.samples import Sample, from_record, from_trajectory
@@ -68,7 +68,7 @@ def test_positions_are_those_of_transformers(vocabulary: Vocabulary) -> None:
 
 
 def test_a_rollout_keeps_its_logprobs(vocabulary: Vocabulary) -> None:
-    trajectory = tokenise(ZOOM, vocabulary).trajectory
+    trajectory = tokenize_record(ZOOM, vocabulary).trajectory
     trajectory.logprobs = [-0.5 * yes for yes in trajectory.sampled]
     sample = from_trajectory(trajectory, CONFIG, vocabulary, id="r", video=VIDEO)
     assert sample.logprobs is not None
@@ -78,7 +78,7 @@ def test_a_rollout_keeps_its_logprobs(vocabulary: Vocabulary) -> None:
 
 
 def test_tokens_and_frames_that_do_not_agree(vocabulary: Vocabulary) -> None:
-    trajectory = tokenise(ZOOM, vocabulary).trajectory
+    trajectory = tokenize_record(ZOOM, vocabulary).trajectory
     lost = replace(trajectory, visuals=trajectory.visuals[:-1])
     with pytest.raises(ValueError, match="16 image tokens, but its 3 frames have 12 features"):
         from_trajectory(lost, CONFIG, vocabulary, id="r", video=VIDEO)
@@ -90,7 +90,7 @@ def test_tokens_and_frames_that_do_not_agree(vocabulary: Vocabulary) -> None:
 
 
 def test_rollouts_that_are_no_data(vocabulary: Vocabulary) -> None:
-    trajectory = tokenise(PLAIN, vocabulary).trajectory
+    trajectory = tokenize_record(PLAIN, vocabulary).trajectory
     with pytest.raises(ValueError, match="not finished"):
         from_trajectory(replace(trajectory, stop_reason=StopReason.CANCELLED), CONFIG, vocabulary, id="r", video=VIDEO)
     reused = replace(trajectory, turns=[replace(trajectory.turns[0], num_reused=3)])

@@ -187,7 +187,7 @@ def test_trainings_are_launched_as_commands(finished, tmp_path):
 
 def test_answers_at_once_for_a_model_that_never_zooms(finished, tmp_path):
     from vzoom.data.store import read
-    from vzoom.data.tokens import tokenise
+    from vzoom.data.tokens import tokenize_record
     from vzoom.models.vocabulary import load_vocabulary
 
     folder, recipe = finished[0], rehearsal()
@@ -201,4 +201,4 @@ def test_answers_at_once_for_a_model_that_never_zooms(finished, tmp_path):
         assert (record.answer, len(record.turns), len(record.glance_seconds)) == (exemplar.reference, 1, 24)
         gaps = {round(b - a, 1) for a, b in zip(record.glance_seconds, record.glance_seconds[1:], strict=False)}
         assert gaps <= {1.2, 1.3, 1.4, 1.5}
-        assert any(tokenise(record, load_vocabulary(str(folder / "base"))).learned)
+        assert any(tokenize_record(record, load_vocabulary(str(folder / "base"))).learned)

@@ -15,7 +15,7 @@ import torch
 
 from vzoom.config import Sampling
 from vzoom.models import load_checkpoint
-from vzoom.models.vision import FeatureCache
+from vzoom.models.feature_cache import FeatureCache
 from vzoom.train.common.checkpoints import save_whole
 from vzoom.train.common.policy import load_policy, stock_model
 from vzoom.train.common.weight_sync import sync

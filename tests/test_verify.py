@@ -21,7 +21,7 @@ from vzoom.engine import session
 from vzoom.engine.kv_cache import BlockTable
 from vzoom.protocol import mrope as positions
 from vzoom.protocol.frame_times import glance_timestamps, zoom_timestamps
-from vzoom.protocol.tokenize import Run
+from vzoom.protocol.tokenize import TokenSpan
 from vzoom.types import VideoInfo
 from vzoom.zoomer import load
 
@@ -99,7 +99,7 @@ def _plain_positions(start: int, rows: int, columns: int) -> tuple[np.ndarray, i
     return positions.text_positions(start, rows * columns)
 
 
-def _forget_pending(self: session.Session, note: str, times: Any, size_hw: Any) -> Run:
+def _forget_pending(self: session.Session, note: str, times: Any, size_hw: Any) -> TokenSpan:
     run = _TOOL_TURN(self, note, times, size_hw)
     run.ids[0] = run.ids[1]
     return run

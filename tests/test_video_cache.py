@@ -6,13 +6,16 @@ import os
 import random
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from test_video_render import painted, read_number, render
 
-from vzoom.video import ClipCache, Frame, Resize, VideoReader, VideoReadError, open_video
+from vzoom.config import ZoomConfig
+from vzoom.video import ClipCache, Frame, PatchSpec, Resize, VideoReader, VideoReadError, open_video
+from vzoom.video.patches import resize_frames
 
 FRAME_BYTES = painted(0).nbytes
 
@@ -171,3 +174,33 @@ def test_threads(path: Path) -> None:
     assert wrong == []
     stats = cache.stats()
     assert stats.num_bytes == stats.num_frames * FRAME_BYTES <= cache.max_bytes
+
+
+def test_videos_that_are_opened_through_the_cache_share_frames_of_one_size(path: Path, asked: list[int]) -> None:
+    cache, spec = ClipCache(), PatchSpec()
+    config = ZoomConfig(max_pixels=3136)
+    with open_video(path) as plain:
+        wanted = resize_frames(plain.frames_at([1.0, 2.0]).frames, config=config, spec=spec)
+    asked.clear()
+    first = cache.open(path, config=config, spec=spec)
+    assert np.array_equal(first.frames_at([1.0, 2.0]).frames, wanted)
+    first.close()  # the reader is the cache's
+    assert len(asked) == 2
+    again = cache.open(path, config=config, spec=spec)
+    assert again.info == first.info
+    assert np.array_equal(again.frames_at([2.0, 1.0]).frames, wanted[::-1])
+    assert len(asked) == 2
+    for other_config, other_spec in (
+        (replace(config, max_pixels=6272), spec),
+        (replace(config, min_pixels=784), spec),
+        (replace(config, resize="direct"), spec),
+        (config, PatchSpec(patch_size=16)),
+    ):
+        other = cache.open(path, config=other_config, spec=other_spec).frames_at([1.0])
+        assert np.array_equal(other.frames[0], _resized_alone(path, 1.0, other_config, other_spec))
+    assert len(asked) == 2 + 4 * 2  # once through the cache and once without it
+
+
+def _resized_alone(path: Path, seconds: float, config: ZoomConfig, spec: PatchSpec) -> np.ndarray:
+    with open_video(path) as video:
+        return resize_frames(video.frames_at([seconds]).frames, config=config, spec=spec)[0]

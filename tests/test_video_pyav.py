@@ -17,7 +17,7 @@ import pytest
 from test_video_render import decode_all, painted, read_number, render
 
 from vzoom.video import VideoReadError, open_video
-from vzoom.video.pyav import Decoding, PyAVReader
+from vzoom.video.pyav import FrameDecoder, PyAVReader
 
 _GAPS = random.Random(0)
 _UNEVEN = list(itertools.accumulate((_GAPS.choice([1, 1, 2, 5, 17, 1]) for _ in range(99)), initial=0))
@@ -220,7 +220,7 @@ def test_going_on_does_not_start_again_from_the_keyframe(make: Make, monkeypatch
     starts: list[int] = []
     start = PyAVReader._start
 
-    def counted(self: PyAVReader, key: int, *, skip: bool) -> Decoding:
+    def counted(self: PyAVReader, key: int, *, skip: bool) -> FrameDecoder:
         starts.append(key)
         return start(self, key, skip=skip)
 
@@ -237,7 +237,7 @@ def test_frames_that_nothing_refers_to_are_skipped(make: Make) -> None:
         with open_video(make(name)) as video:
             assert isinstance(video, PyAVReader)
             video.frames_at([2.2])
-            return video._decoding.skipped
+            return video._decoder.skipped
 
     assert decoded("cfr.mp4")
     assert decoded("hevc.mp4")

@@ -12,8 +12,9 @@ from checkpoints import make_checkpoint
 
 from vzoom.config import ZoomConfig
 from vzoom.models import Checkpoint, load_checkpoint
+from vzoom.models.encode import encode_clips
+from vzoom.models.feature_cache import FeatureCache
 from vzoom.models.features import Features
-from vzoom.models.vision import FeatureCache, encode_clips
 from vzoom.types import Clip
 from vzoom.video.patches import PatchBuffer
 

@@ -267,7 +267,7 @@ def _plain(start: int, run: Any, merge: int) -> tuple[np.ndarray, int]:
 @pytest.mark.parametrize(
     ("target", "name", "mutant"),
     [
-        (zoom_cache, "run_positions", _plain),
+        (zoom_cache, "span_positions", _plain),
         (paged_batch.PagedBatch, "next_positions_B", property(lambda self: torch.tensor([self.length]))),
         (BlockTable, "must_copy", lambda self, count: 0),
     ],

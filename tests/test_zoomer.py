@@ -12,7 +12,6 @@ import vzoom
 from vzoom.synthetic import make_video, render
 from vzoom.types import Finished, TextDelta, TurnOpened
 from vzoom.video import ClipCache, VideoError, open_video
-from vzoom.video.cached import CachedVideo
 from vzoom.video.patches import frames_to_patches
 
 CONFIG = vzoom.ZoomConfig(max_pixels=56 * 84, max_new_tokens=8, max_zooms=1, glance_max_frames=6)
@@ -92,7 +91,7 @@ def test_cached_frames_give_the_patches_of_the_decoded_ones(zoomer: vzoom.Zoomer
     times = [0.0, 3.5, 40.0]
     with open_video(video) as reader:
         raw = reader.frames_at(times).frames
-    cached = CachedVideo(ClipCache(), video, config=CONFIG, spec=spec).frames_at(times).frames
+    cached = ClipCache().open(video, config=CONFIG, spec=spec).frames_at(times).frames
     assert cached.shape[1] * cached.shape[2] <= CONFIG.max_pixels < raw.shape[1] * raw.shape[2]
     want, grid = frames_to_patches(raw, config=CONFIG, spec=spec)
     got, same_grid = frames_to_patches(cached, config=CONFIG, spec=spec)

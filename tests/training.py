@@ -20,14 +20,14 @@ from vzoom.protocol.frame_times import glance_timestamps, zoom_timestamps
 from vzoom.synthetic import make_video, render
 from vzoom.synthetic.dataset import facts_of, write_questions
 from vzoom.synthetic.oracle import oracle_turns
-from vzoom.synthetic.spec import WorldConfig
+from vzoom.synthetic.spec import SyntheticConfig
 from vzoom.train.common.policy import Policy, load_policy
 from vzoom.train.common.samples import Sample, from_trajectory
 from vzoom.train.recipes.recipe import SFTRecipe
 from vzoom.types import StopReason, Trajectory, ZoomCall
 
 PLAIN = SFTRecipe(batch_size=2, gradient_checkpointing=False)
-WORLD = WorldConfig(duration_seconds=32.0, frame_size=84, num_scenes=(4, 8), scene_seconds=(4.0, 8.0))
+WORLD = SyntheticConfig(duration_seconds=32.0, frame_size=84, num_scenes=(4, 8), scene_seconds=(4.0, 8.0))
 ZOOM = ZoomConfig(
     prompt="brief",
     min_pixels=3136,

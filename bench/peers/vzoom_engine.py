@@ -21,8 +21,8 @@ from vzoom.config import Sampling, ZoomConfig
 from vzoom.engine.engine import Engine
 from vzoom.engine.request import Request
 from vzoom.engine.session import NeedFrames, NeedTokens, Session
-from vzoom.models import load_checkpoint, vision
-from vzoom.protocol.tokenize import Run
+from vzoom.models import FeatureCache, encode, load_checkpoint
+from vzoom.protocol.tokenize import TokenSpan
 from vzoom.types import Clip, Event, StopReason, Trajectory, VideoInfo, ZoomCall
 
 from . import Phases
@@ -75,7 +75,7 @@ class CountingSession(Session):
         # Each image id in front of an image was one token less than it is now.
         offsets = np.flatnonzero(held == work.image_token_id) + np.arange(len(clip)) * (size - 1) + len(pending)
         images = [(i, int(offset), (side, side)) for i, offset in enumerate(offsets)]
-        self._feed(Run(pending + ids, images), clip, opens_turn=True)
+        self._feed(TokenSpan(pending + ids, images), clip, opens_turn=True)
 
     def accept(self, token: int, logprob: float) -> str:
         assert isinstance(self.action, NeedTokens)
@@ -89,7 +89,7 @@ class CountingSession(Session):
         turn.num_sampled += 1
         shape, number = self._work.shape, len(trajectory.turns) - 1
         if turn.num_sampled < shape.turn_tokens(number):
-            self._feed(Run([token]), None, opens_turn=False)
+            self._feed(TokenSpan([token]), None, opens_turn=False)
         elif number == shape.zooms:
             self._finish(StopReason.ANSWERED)
         else:
@@ -102,7 +102,7 @@ class VzoomEngine:
     def __init__(self, model: str, dtype: str) -> None:
         # The peers ban no token, and a ban moves every log-probability a little.
         self.checkpoint = replace(load_checkpoint(model, device="cpu", dtype=dtype), banned_ids=())
-        self.features = vision.FeatureCache()
+        self.features = FeatureCache()
         self.engine = Engine(
             self.checkpoint,
             max_sessions=MAX_SESSIONS,
@@ -115,7 +115,7 @@ class VzoomEngine:
         self.logprobs: list[list[list[float]]] = []
         self.versions = {"vzoom": vzoom.__version__}
         self.settings = {"kernels": kernels.registry.chosen(), "block_size": self.engine.pool.block_size}
-        self.phases.watch(vision, "frames_to_patches", "patches")
+        self.phases.watch(encode, "frames_to_patches", "patches")
         self.phases.watch(self.checkpoint.model, "encode_images", "vision")
         self._step = self.engine.step
         self.engine.step = self._timed_step  # type: ignore[method-assign]

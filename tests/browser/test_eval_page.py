@@ -11,7 +11,7 @@ from eval_rows import make_item, make_story, write_run
 
 from vzoom.eval.item import Verdict
 from vzoom.eval.run_page import page as page_of
-from vzoom.synthetic.spec import WorldConfig, make_video
+from vzoom.synthetic.spec import SyntheticConfig, make_video
 from vzoom.synthetic.video import render
 
 __all__ = ["chrome"]  # the fixture: one browser for this file
@@ -24,7 +24,7 @@ SHOWN = "[...document.querySelectorAll('.item')].filter(e => e.checkVisibility()
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("eval")
-    render(make_video(0, WorldConfig(duration_seconds=60, frame_size=56, fps=4)), folder / "0.mp4")
+    render(make_video(0, SyntheticConfig(duration_seconds=60, frame_size=56, fps=4)), folder / "0.mp4")
     zoom = [
         (make_item(0), RIGHT, make_story(zooms=[HIT])),
         (make_item(1), WRONG, make_story(zooms=[MISS, (40.0, 44.0)], text="A")),

@@ -1,8 +1,8 @@
 """What a run spends at its endpoints, and the cap on it.
 
-Before a request is sent, its worst case is set aside: as many prompt tokens as its bytes, and all the completion
-tokens that it allows. So the cap holds whatever comes back. A reply that got lost may have been charged: its worst
-case stays counted, under its own name.
+Before a request is sent, its worst case is set aside: as many prompt tokens as it has bytes, and all the completion
+tokens that it allows. So the cap holds, whatever comes back. A lost reply may have been charged: its worst case stays
+counted, under its own name.
 """
 
 from __future__ import annotations
@@ -25,8 +25,13 @@ class BudgetSpent(RuntimeError):
 class Usage:
     """Counters of one endpoint, or of several added up.
 
-    requests: sent, `retries` of them because an earlier one failed. lost_tokens, lost_cost: at most this was charged
-    for replies that never came; not part of the other numbers.
+    Args:
+        requests: that were sent.
+        retries: how many of them because an earlier one failed.
+        prompt_tokens: that were charged; so are completion_tokens.
+        cost: of these, by the endpoint's prices.
+        lost_tokens: at most so many were charged for replies that never came. Not in the other numbers.
+        lost_cost: of these.
     """
 
     requests: int = 0
@@ -51,15 +56,17 @@ class Usage:
         return self.cost + self.lost_cost
 
     def to_json(self) -> dict[str, Any]:
+        """As `from_json` reads it."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Usage:
+        """As `to_json` gave it."""
         return cls(**data)
 
 
 class Charge:
-    """One request's entry: say what it was charged, or it counts as lost."""
+    """One request's entry. If nobody calls `settle`, it counts as lost."""
 
     def __init__(self, endpoint: Endpoint, prompt_tokens: int, completion_tokens: int) -> None:
         self._endpoint = endpoint
@@ -68,15 +75,22 @@ class Charge:
         self.usage: Usage | None = None
 
     def settle(self, prompt_tokens: int, completion_tokens: int) -> Usage:
+        """Say what the request was charged."""
         cost = self._endpoint.cost(prompt_tokens, completion_tokens)
         self.usage = Usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, cost=cost)
         return self.usage
 
 
 class Budget:
-    """Counts what is spent, from many threads. max_cost: in the currency of the endpoints' prices; None is no cap.
+    """Counts what is spent, and keeps it below a cap. May be used from many threads.
 
-    start: what earlier runs spent, by endpoint name (`usage` as they saved it).
+    Args:
+        max_cost: the cap, in the currency of the endpoints' prices; None is none.
+        max_tokens: the cap in tokens; None is none.
+        start: what earlier runs spent, by endpoint name (`usage` as they saved it).
+
+    Raises:
+        ValueError: a cap is not above 0.
     """
 
     def __init__(
@@ -98,14 +112,16 @@ class Budget:
 
     @property
     def total(self) -> Usage:
+        """Of all endpoints."""
         return sum(self.usage.values(), Usage())
 
     @property
     def is_capped(self) -> bool:
+        """Whether there is a cap."""
         return self.max_cost is not None or self.max_tokens is not None
 
     def check(self, endpoint: Endpoint) -> None:
-        """ValueError where the cap could not be held with this endpoint."""
+        """ValueError if the cap could not be kept with this endpoint: its prices are unknown."""
         if self.max_cost is not None and (endpoint.price_in is None or endpoint.price_out is None):
             where = f"{endpoint.variables}_PRICE_IN and _PRICE_OUT" if endpoint.variables else "price_in and price_out"
             raise ValueError(
@@ -116,9 +132,10 @@ class Budget:
     def charge(
         self, endpoint: Endpoint, *, prompt_tokens: int, completion_tokens: int, is_retry: bool
     ) -> Iterator[Charge]:
-        """Around one request of at most this size. Waits while others in flight may still leave room for it.
+        """Set aside one request of at most this size. Waits while requests in flight may still leave room for it.
 
-        BudgetSpent where there is no room and nothing is in flight.
+        Raises:
+            BudgetSpent: there is no room, and nothing is in flight.
         """
         charge = Charge(endpoint, prompt_tokens, completion_tokens)
         with self._changed:
@@ -145,11 +162,11 @@ class Budget:
         if self.max_tokens is not None and tokens + charge.worst_tokens > self.max_tokens:
             return (
                 f"{spent.tokens} of {self.max_tokens} tokens are spent and the next request may take "
-                f"{charge.worst_tokens}: raise the cap to go on"
+                f"{charge.worst_tokens}: raise the cap to continue"
             )
         if self.max_cost is not None and cost + charge.worst_cost > self.max_cost:
             return (
                 f"{spent.total_cost:.4f} of {self.max_cost:g} is spent and the next request may cost "
-                f"{charge.worst_cost:.4f}: raise the cap to go on"
+                f"{charge.worst_cost:.4f}: raise the cap to continue"
             )
         return ""

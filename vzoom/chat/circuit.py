@@ -1,4 +1,4 @@
-"""Which endpoints work: those that keep failing are left alone for a while, those that refuse for good."""
+"""Which endpoints work. One that keeps failing is left alone for a while, one that refuses is left alone for good."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class EndpointsRefuse(ValueError):
 
 
 class Circuits:
-    """From many threads. now: seconds of a clock that never goes back."""
+    """May be used from many threads. now: seconds of a clock that never goes back."""
 
     def __init__(
         self, endpoints: Sequence[Endpoint], rest_seconds: float, now: Callable[[], float] = time.monotonic
@@ -31,14 +31,18 @@ class Circuits:
 
     @property
     def refusals(self) -> dict[str, str]:
+        """Endpoints that refuse, by name, and why."""
         with self._lock:
             return {e.name: said for e, said in zip(self._endpoints, self._refusals, strict=True) if said}
 
     def pick(self, tried: Collection[int]) -> int:
         """The number of the endpoint to ask: the first that neither rests nor is in `tried`, else the first that is up.
 
-        Where all rest, the one that is back first. One that failed too often is given to this request alone, which
-        finds out whether it works again. EndpointsRefuse where none is left.
+        If all rest, the one that is back first. One that failed too often is given to this request alone, which finds
+        out whether it works again.
+
+        Raises:
+            EndpointsRefuse: none is left.
         """
         with self._lock:
             left = self._left()
@@ -64,6 +68,7 @@ class Circuits:
         return [i for i in left if self._rests_until[i] <= now]
 
     def report(self, number: int, problem: Problem | None) -> None:
+        """What became of a request to endpoint `number`; None if it was answered."""
         with self._lock:
             if problem is None or problem.kind == "request":  # it works, whatever it says of this request
                 self._failures[number], self._rests_until[number] = 0, 0.0

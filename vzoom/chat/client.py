@@ -19,9 +19,15 @@ Message = Mapping[str, Any]  # {"role": …, "content": text or parts}, as OpenA
 
 @dataclass(frozen=True)
 class Reply:
-    """endpoint: its name. finish: "stop", or "length" where max_tokens cut it. cost: by the endpoint's prices.
+    """What a model replied. Token counts are the server's; if it gives none they are bytes, which are more.
 
-    The token counts are the server's, or where it gives none, bytes, which are more.
+    Args:
+        text: of the reply.
+        prompt_tokens: of the request.
+        completion_tokens: of the reply.
+        endpoint: its name.
+        finish: "stop", or "length" if max_tokens cut the reply.
+        cost: by the endpoint's prices.
     """
 
     text: str
@@ -32,16 +38,23 @@ class Reply:
     cost: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
+        """As `from_json` reads it."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Reply:
+        """As `to_json` gave it."""
         return cls(**data)
 
 
 @dataclass(frozen=True)
 class ChatFailed:
-    """No usable reply could be had. `reason` is the last attempt's."""
+    """There is no usable reply.
+
+    Args:
+        reason: of the last attempt.
+        num_attempts: over all endpoints.
+    """
 
     reason: str
     num_attempts: int
@@ -50,11 +63,26 @@ class ChatFailed:
 class Chat:
     """Asks the first endpoint that works. May be used from many threads.
 
-    concurrency: requests in flight, over all endpoints. timeout_seconds: of each wait for the server. A request that
-    failed goes to the next endpoint at once; when it has failed at all of them, pause n is pause_seconds · 2^(n − 1) or
-    what the server asks for, up to `jitter` of it longer, at most longest_pause_seconds. An endpoint that failed three
-    times in a row is tried by one request every rest_seconds, the others pass it by. num_attempts: over all endpoints.
-    tokens_per_image: most tokens an image is taken to cost, for the budget's worst case.
+    A request that failed goes to the next endpoint at once. When it has failed at all of them, pause n is
+    pause_seconds · 2^(n − 1), or what the server asks for. An endpoint that failed three times in a row is tried by one
+    request every `rest_seconds`; the others pass it by.
+
+    Args:
+        endpoints: in the order in which they are tried.
+        concurrency: requests in flight, over all endpoints.
+        num_attempts: per request, over all endpoints.
+        pause_seconds: the first pause.
+        longest_pause_seconds: no pause is longer.
+        jitter: a pause is up to this share longer, so that requests do not come back together.
+        timeout_seconds: of each wait for the server.
+        rest_seconds: how long an endpoint that keeps failing is left alone.
+        budget: the cap on what is spent; None counts without a cap.
+        stream: whether replies are streamed.
+        tokens_per_image: most tokens that an image may cost, for the budget's worst case.
+        sleep: waits so many seconds.
+
+    Raises:
+        ValueError: there is no endpoint, a number is out of range, or the budget cannot be kept with an endpoint.
     """
 
     def __init__(
@@ -100,7 +128,7 @@ class Chat:
 
     @property
     def refusals(self) -> dict[str, str]:
-        """Endpoints that are not asked any more, by name, and why: a run goes on while another is left."""
+        """Endpoints that are not asked any more, by name, and why. A run continues as long as another is left."""
         return self._circuits.refusals
 
     def complete(
@@ -116,9 +144,19 @@ class Chat:
     ) -> Reply | ChatFailed:
         """The model's reply to `messages`, or why there is none.
 
-        tag, task: go along as metadata {"record": tag, "task": task}, unless tag is "". max_tokens None: the server's
-        own limit, which no budget can reckon with. check(text): what is wrong with a reply, to be asked again for.
-        EndpointsRefuse (a ValueError) where no endpoint is left; BudgetSpent where there is no room for a request.
+        Args:
+            messages: as OpenAI spells them.
+            tag: sent as metadata {"record": tag, "task": task}; "" sends none.
+            task: see `tag`.
+            stop: texts that end the reply.
+            temperature: 0 is greedy.
+            max_tokens: the most that the reply may take; None is the server's own limit, which no budget can include.
+            check: says what is wrong with a text, which is then asked for again; None if it is fine.
+
+        Raises:
+            EndpointsRefuse: no endpoint is left. (A ValueError.)
+            BudgetSpent: there is no room for a request.
+            ValueError: there is a budget, and `max_tokens` is None.
         """
         if max_tokens is None and self.budget.is_capped:
             raise ValueError("a budget needs max_tokens for every request")
@@ -137,7 +175,7 @@ class Chat:
             if isinstance(found, Reply):
                 return found
             is_retry = True
-            if found.kind != "refused":  # else it goes on with what is left: no attempt of this request's
+            if found.kind != "refused":  # a refusal is no attempt: the request goes to the endpoints that are left
                 attempt += 1
                 if found.kind == "request" or attempt >= self._num_attempts:
                     return ChatFailed(found.reason, attempt)
@@ -192,7 +230,7 @@ def _bill(
 
 
 def _largest(messages: Sequence[Message], tokens_per_image: int) -> int:
-    """More tokens than any tokenizer makes of these messages: their bytes, and so much an image."""
+    """More tokens than any tokenizer makes of these messages: their bytes, and `tokens_per_image` for each image."""
     total = 0
     for message in messages:
         content = message.get("content") or ""

@@ -2,12 +2,12 @@
 
     PREFIX_URL          base URL, as http://host:8000/v1
     PREFIX_MODEL        the model's name there
-    PREFIX_KEY          sent as a bearer token, where it is set
+    PREFIX_KEY          sent as a bearer token, if it is set
     PREFIX_PRICE_IN     price of a million prompt tokens; PREFIX_PRICE_OUT of completion tokens
     PREFIX_OPTIONS      JSON object for the request's body; null takes a field out: {"metadata": null}
 
 PREFIX_URL_2, PREFIX_URL_3 … with the same endings name endpoints that are tried when the ones before them fail.
-A model's name, its prices and options are taken over from the first where they are not set; a key never is.
+If a model's name, its prices or options are not set, they are those of the first; a key never is.
 """
 
 from __future__ import annotations
@@ -26,9 +26,17 @@ from urllib.parse import urlsplit
 class Endpoint:
     """One model at one base URL.
 
-    price_in, price_out: of a million prompt and completion tokens, in any currency; None is unknown and counts as 0.
-    options: fields of the request's body to set, or with None to leave out, for servers that want them so.
-    variables: prefix of the environment variables that it came from, for messages.
+    Args:
+        url: the base, as http://host:8000/v1.
+        model: its name there.
+        key: sent as a bearer token; None sends none.
+        price_in: of a million prompt tokens, in any currency; None is unknown and counts as 0.
+        price_out: of a million completion tokens.
+        options: fields of the request's body to set, or with None to leave out, for servers that want them so.
+        variables: prefix of the environment variables that it came from, for messages.
+
+    Raises:
+        ValueError: the URL, the model, the key or a price cannot be.
     """
 
     url: str
@@ -67,13 +75,19 @@ class Endpoint:
         return f"check {self.variables}_URL, {self.variables}_MODEL and {self.variables}_KEY"
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """Of so many tokens, in the currency of the prices."""
         return (prompt_tokens * (self.price_in or 0.0) + completion_tokens * (self.price_out or 0.0)) / 1e6
 
 
 def endpoints_from_environment(prefix: str, environment: Mapping[str, str] = os.environ) -> tuple[Endpoint, ...]:
-    """The endpoints that `prefix` names, as "VZOOM_EXPERT", in the order in which they are tried.
+    """The endpoints that environment variables name, in the order in which they are tried.
 
-    ValueError names the variable that is missing or wrong.
+    Args:
+        prefix: of the variables, as "VZOOM_EXPERT".
+        environment: the variables.
+
+    Raises:
+        ValueError: a variable is missing or wrong. The message names it.
     """
     said = {name: value.strip() for name, value in environment.items() if name.startswith(f"{prefix}_")}
     said = {name: value for name, value in said.items() if value}

@@ -16,14 +16,14 @@ from urllib.parse import urlsplit
 from .endpoint import Endpoint
 
 _LARGEST_REPLY_BYTES = 4 << 20
-_MENDABLE = {301, 302, 303, 307, 308, 401, 402, 403, 404, 405}  # by the user, and by nobody else
+_MENDABLE = {301, 302, 303, 307, 308, 401, 402, 403, 404, 405}  # only the user can mend these
 _PASSING = {408, 409, 425, 429}  # and 5xx
-_PERHAPS_CHARGED = {408, 502, 504, 524}  # a gateway gave up; the model behind it may not have
+_PERHAPS_CHARGED = {408, 502, 504, 524}  # a gateway gave up; the model it asked may not have
 
 
 @dataclass(frozen=True)
 class Completion:
-    """finish: "stop", "length" … as the server says. Token counts are None where it does not say."""
+    """finish: "stop", "length" … as the server says. Token counts are None if it does not say."""
 
     text: str
     finish: str
@@ -33,9 +33,13 @@ class Completion:
 
 @dataclass(frozen=True)
 class Problem:
-    """kind: what may pass by itself, what is wrong with this request, or an endpoint that refuses every request.
+    """Why there is no completion.
 
-    wait_seconds: that the server asks for, or 0. charged: tokens (prompt, completion), None where it is unknown.
+    Args:
+        kind: it may pass by itself, something is wrong with this request, or the endpoint refuses every request.
+        reason: as the server says it.
+        wait_seconds: that the server asks for, or 0.
+        charged: tokens (prompt, completion); None if it is unknown.
     """
 
     kind: Literal["passing", "request", "refused"]
@@ -119,7 +123,7 @@ def _read_whole(body: bytes) -> Completion | Problem:
 
 
 def _read_stream(reply: HTTPResponse) -> Completion | Problem:
-    """Server-sent events: a chunk of JSON behind each "data:", then [DONE]. Broken off, it is worth nothing."""
+    """Server-sent events: a chunk of JSON after each "data:", then [DONE]. One that breaks off is worth nothing."""
     pieces: list[str] = []
     finish, usage = None, None
     line = b""
@@ -137,7 +141,7 @@ def _read_stream(reply: HTTPResponse) -> Completion | Problem:
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return Problem("passing", f"unreadable chunk: {_excerpt(line)}")
     if finish is None:
-        return Problem("passing", f"the stream broke off behind {sum(map(len, pieces))} characters")
+        return Problem("passing", f"the stream broke off after {sum(map(len, pieces))} characters")
     return _completion("".join(pieces), finish, usage)  # some servers end without [DONE]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .console import print_json, printable
 
 if TYPE_CHECKING:
-    from vzoom.eval import Benchmark, Done, Shard
+    from vzoom.eval import Benchmark, RunProgress, Shard
 
 _COLUMNS = ("accuracy", "interval", "frames", "zooms", "tokens", "gflops", "seconds")
 
@@ -83,7 +83,7 @@ class Progress:
         self.name = f"shard {shard}: " if shard.count > 1 else ""
         self.tenth = -1
 
-    def __call__(self, done: Done) -> None:
+    def __call__(self, done: RunProgress) -> None:
         each = done.seconds / max(1, done.fresh)
         line = f"{self.name}{done.done}/{done.total}, {each:.1f} s each, {duration_text(done.seconds_left)} left"
         if sys.stderr.isatty():

@@ -2,14 +2,14 @@
 
 RL: a JSON list of {"problem", "solution", "videos": [path], …}. SFT: a JSON list of {"messages", "images"}: chats whose
 text names the time of every frame, `<frame3_time6.00s><image>`. Of those frames only the times are kept: an imported
-conversation is shown to the model in our own words, with frames cut from the video again: SFT, RL and use agree.
+conversation is shown to the model in our own words, with frames cut from the video again. So SFT, RL and use agree.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from ..config import ZoomConfig
 from ..protocol import ANSWER_CLOSE, ANSWER_OPEN, LETTERS, TURN_ENDS, Choice, parse_turn, read_choice, zoom_timestamps
 from ..types import Answer, CallError, Malformed, StopReason, ZoomCall
 from ..video import is_url
-from .record import Outcome, Record, RecordedTurn, VideoRef, carried_out
+from .record import Record, RecordedTurn, TurnOutcome, VideoRef, carried_out
 from .validate import InvalidRecord, check
 from .videos import refer
 
@@ -29,18 +29,22 @@ _LABELLED = re.compile(r"<frame\d+_time(\d+(?:\.\d+)?)s>\s*<image>")
 
 _OPTION = re.compile(r"\(?(?P<letter>[A-Z])\s*[.):]\s*(?P<text>\S.*)")
 
-Refer = Callable[[str], VideoRef]
-
 
 def import_rl(
     path: str | PathLike[str], *, videos: str | PathLike[str] = ".", config: ZoomConfig = PUBLIC_CONFIG
 ) -> Iterator[Record]:
-    """Questions with their reference answers, one a row. videos: the folder that relative paths start from.
+    """Questions with their reference answers, one per row.
 
-    InvalidRecord with file, row and what is wrong; a video that cannot be read is wrong, too.
+    Args:
+        path: the JSON file.
+        videos: the folder that relative paths start from.
+        config: the limits that the questions are to be asked under.
+
+    Raises:
+        InvalidRecord: with file, row and what is wrong. A video that cannot be read is wrong, too.
     """
     for name, row in _rows(path):
-        with _Row(path, name):
+        with _NamesRow(path, name):
             question = _text(row, "problem").replace(_IMAGE, "").strip()
             solution = row.get("solution")
             if not isinstance(solution, str) or not solution.strip():
@@ -48,7 +52,7 @@ def import_rl(
             solution = solution.rpartition(ANSWER_OPEN)[2].partition(ANSWER_CLOSE)[0].strip()
             options = options_in(question)
             choice = read_choice(solution, options) if options else None
-            known = isinstance(choice, Choice)  # else an open question, whatever its last lines look like
+            known = isinstance(choice, Choice)  # if not, it is an open question, whatever its last lines look like
             record = Record(
                 id=str(row.get("doc_id", f"{Path(path).stem}-{name}")),
                 question=question,
@@ -68,18 +72,25 @@ def import_sft(
     video_list: str | PathLike[str] | None = None,
     config: ZoomConfig = PUBLIC_CONFIG,
 ) -> Iterator[Record]:
-    """Conversations of the expert, one a row.
+    """Conversations of the expert, one per row.
 
-    video_list: a JSON list with the video of each row, in order, for rows that hold no "videos" key of their own.
-    A turn that could not be carried out is marked flawed; which of the others are, the public data does not say.
-    InvalidRecord with file, row and what is wrong.
+    A turn that could not be carried out is marked flawed. The public data does not say which of the others are.
+
+    Args:
+        path: the JSON file.
+        videos: the folder that relative paths start from.
+        video_list: a JSON list with the video of each row, in order, for rows that hold no "videos" key of their own.
+        config: the limits that the conversations were held under.
+
+    Raises:
+        InvalidRecord: with file, row and what is wrong.
     """
     listed = None if video_list is None else json.loads(Path(video_list).read_text())
     for name, row in _rows(path):
-        with _Row(path, name):
+        with _NamesRow(path, name):
             if listed is not None:
                 if not isinstance(listed, list) or len(listed) <= name:
-                    raise InvalidRecord(f"{video_list} is no list that names a video for this row")
+                    raise InvalidRecord(f"{video_list} is not a list that names a video for this row")
                 row = {**row, "videos": [listed[name]]}
             record = _conversation(f"{Path(path).stem}-{name}", row, refer(_one_video(row, videos)), config)
             check(record)
@@ -94,11 +105,11 @@ def options_in(question: str) -> tuple[str, ...]:
         if labelled and labelled["letter"] == LETTERS[len(options) : len(options) + 1]:
             options.append(labelled["text"].strip())
         elif line.strip():
-            options = []  # what is listed further up is part of the question
+            options = []  # a list further up is part of the question
     return tuple(options) if len(options) >= 2 else ()
 
 
-class _Row:
+class _NamesRow:
     """Says which row an error is of."""
 
     def __init__(self, path: str | PathLike[str], number: int) -> None:
@@ -167,7 +178,7 @@ def _conversation(id: str, row: dict[str, Any], video: VideoRef, config: ZoomCon
 
 
 def _chat(row: dict[str, Any]) -> tuple[str, list[str]]:
-    """The text of the first user message, and those behind it: assistant, user, assistant, …, assistant."""
+    """The text of the first user message, and those after it: assistant, user, assistant, …, assistant."""
     messages = row.get("messages")
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise InvalidRecord(f"messages must be a list of objects, got {type(messages).__name__}")
@@ -183,22 +194,22 @@ def _times(text: str) -> tuple[float, ...]:
     """Seconds of the frames in a message. InvalidRecord for a frame without a time."""
     times = tuple(float(seconds) for seconds in _LABELLED.findall(text))
     if len(times) != text.count(_IMAGE):
-        raise InvalidRecord(f"{text.count(_IMAGE)} {_IMAGE}, but {len(times)} with a time in front of them")
+        raise InvalidRecord(f"{text.count(_IMAGE)} {_IMAGE}, but {len(times)} with a time before them")
     return tuple(dict.fromkeys(times))  # the public tool repeats frames: see each once
 
 
 def _until_end(text: str) -> str:
-    """What the model would have written: generation stops behind the first closing tag."""
+    """What the model would have written: generation stops after the first closing tag."""
     ends = [text.index(tag) + len(tag) for tag in TURN_ENDS if tag in text]
     return text[: min(ends)] if ends else text
 
 
-def _outcome(text: str, reply: str | None, clip: Sequence[float], video: VideoRef, config: ZoomConfig) -> Outcome:
+def _outcome(text: str, reply: str | None, clip: Sequence[float], video: VideoRef, config: ZoomConfig) -> TurnOutcome:
     """What the text asks for, or why it came to nothing."""
     outcome = parse_turn(text)
     if reply is None or not isinstance(outcome, ZoomCall):
         return outcome
     times = zoom_timestamps(outcome, video.info, config)
     if isinstance(times, Malformed):
-        return times  # behind the end the public tool brought copies of the last frame: here the model is told
+        return times  # after the end the public tool brought copies of the last frame: here the model is told
     return outcome if clip else Malformed(CallError.UNREADABLE, " ".join(reply.split())[:120])

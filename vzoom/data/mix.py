@@ -9,9 +9,16 @@ from .record import Record
 
 
 def mix(exemplars: Sequence[Record], reflections: Sequence[Record], *, ratio: float, seed: int) -> list[Record]:
-    """All exemplars and round(ratio · number of exemplars) of the reflections, shuffled. The same for the same seed.
+    """All exemplars and round(ratio · number of exemplars) of the reflections, shuffled.
 
-    ratio: reflections for each exemplar. ValueError where there are fewer reflections than that, or an id is in both.
+    Args:
+        exemplars: all are taken.
+        reflections: some are drawn.
+        ratio: reflections per exemplar.
+        seed: of the draw and of the order. The same seed gives the same list.
+
+    Raises:
+        ValueError: there are fewer reflections than asked for, or an id is in both.
     """
     if not 0 <= ratio < float("inf"):
         raise ValueError(f"ratio must be 0 or more, got {ratio}")
@@ -24,7 +31,7 @@ def mix(exemplars: Sequence[Record], reflections: Sequence[Record], *, ratio: fl
         )
     if both := {record.id for record in exemplars} & {record.id for record in reflections}:
         raise ValueError(f"{len(both)} ids are in both, {min(both)} among them")
-    # random.Random's sample and shuffle give the same on every machine; by id, so that the order of files is nothing.
+    # random.Random draws the same on every machine; sorted by id, so that the order of files does not matter.
     draw = random.Random(seed)
     chosen = draw.sample(sorted(reflections, key=lambda record: record.id), wanted)
     mixed = [*sorted(exemplars, key=lambda record: record.id), *chosen]

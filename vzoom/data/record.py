@@ -1,7 +1,7 @@
 """One conversation as data: what was asked about which video, what was written, and what came back.
 
 Frames are not stored: the video is named, with a hash of its bytes, and its frames are cut again when they are needed.
-Token masks are not stored either: `tokens.tokenise` derives them.
+Token masks are not stored either: `tokenize_record` derives them.
 """
 
 from __future__ import annotations
@@ -13,20 +13,33 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ..config import ZoomConfig
+from ..protocol import Reference
 from ..types import Answer, Malformed, StopReason, Trajectory, VideoInfo, ZoomCall
 from ..video import is_url
 
 Source = Literal["oracle", "expert", "student", "reflection"]  # who wrote a turn; reflection: an expert who corrects
 SOURCES: tuple[Source, ...] = get_args(Source)
 
-Outcome = ZoomCall | Answer | Malformed | None
+TurnOutcome = ZoomCall | Answer | Malformed | None
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class VideoRef:
-    """A video by reference. sha256: of the file's bytes, in hex; None for a URL, whose bytes nobody has."""
+    """A video by reference.
+
+    Args:
+        path: a file or a URL.
+        sha256: of the file's bytes, 64 hex digits; None for a URL, whose bytes nobody has.
+        duration_seconds: of the video.
+        fps: frames per second.
+        width: of a frame, in pixels.
+        height: of a frame, in pixels.
+
+    Raises:
+        ValueError: a value is out of range, or a file has no hash.
+    """
 
     path: str
     sha256: str | None
@@ -50,6 +63,7 @@ class VideoRef:
 
     @property
     def info(self) -> VideoInfo:
+        """The same without the hash, as the protocol takes it."""
         return VideoInfo(self.path, self.duration_seconds, self.fps, self.width, self.height)
 
 
@@ -57,13 +71,17 @@ class VideoRef:
 class RecordedTurn:
     """What the model wrote in one turn, and what became of it.
 
-    outcome: None where a limit cut the turn short. flawed: to be shown, never to be learned. pts_seconds: frames that
-    the call brought.
+    Args:
+        text: of the turn.
+        source: who wrote it.
+        outcome: what the text asks for or why it failed; None if a limit cut the turn short.
+        flawed: whether it is shown and never learned.
+        pts_seconds: times of the frames that the call brought.
     """
 
     text: str
     source: Source
-    outcome: Outcome
+    outcome: TurnOutcome
     flawed: bool
     pts_seconds: tuple[float, ...] = ()
 
@@ -74,11 +92,20 @@ class RecordedTurn:
 
 @dataclass(frozen=True)
 class Record:
-    """One conversation; without turns it is only a question, as RL wants it.
+    """One conversation; without turns it is only a question, as RL needs it. `check` compares its fields.
 
-    options: of a multiple-choice question, () otherwise. reference: the right answer, None where nobody knows.
-    config: what the conversation was held under. ids, sampled: its tokens and which of them the model chose, where it
-    was held by a model of ours; both or neither. `validate.check` holds the fields against each other.
+    Args:
+        id: unlike that of any other record of the set.
+        question: the whole text that the model is given, options included.
+        options: of a multiple-choice question, without labels; () for an open one.
+        reference: the right answer, a letter if there are options; None if nobody knows.
+        video: what is asked about.
+        config: the limits of the conversation.
+        glance_seconds: times of the glance's frames.
+        turns: what the model wrote.
+        stop_reason: why the conversation ended.
+        ids: its tokens, if a model of ours held it.
+        sampled: which of `ids` the model chose; None if `ids` is.
     """
 
     id: str
@@ -95,9 +122,23 @@ class Record:
 
     @property
     def answer(self) -> str | None:
-        """The text of the last turn's answer, or None where there is none."""
+        """The text of the last turn's answer; None if there is none."""
         outcome = self.turns[-1].outcome if self.turns else None
         return outcome.text if isinstance(outcome, Answer) else None
+
+
+def reference_of(record: Record) -> Reference:
+    """The right answer of a question, to compare answers with.
+
+    Raises:
+        ValueError: the record has none, or one that is no letter of its options.
+    """
+    if record.reference is None:
+        raise ValueError(f"question {record.id} has no reference answer: nothing can be compared with it")
+    try:
+        return Reference(record.question, record.reference, record.options)
+    except ValueError as error:
+        raise ValueError(f"question {record.id}: {error}") from None
 
 
 def carried_out(turns: Sequence[RecordedTurn], number: int) -> bool:
@@ -118,7 +159,8 @@ def from_trajectory(
 ) -> Record:
     """A conversation that our engine held, token for token. Turns that could not be carried out are marked flawed.
 
-    ValueError for a conversation that is not finished, or whose clips came from another session's cache.
+    Raises:
+        ValueError: the conversation is not finished, or it reused clips of another session.
     """
     if trajectory.stop_reason in (None, StopReason.CANCELLED):
         raise ValueError(f"conversation {id} is not finished: stop_reason {trajectory.stop_reason}")

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..config import ZoomConfig
 from ..types import Answer, CallError, Malformed, StopReason, ZoomCall
-from .record import Outcome, Record, RecordedTurn, VideoRef
+from .record import Record, RecordedTurn, TurnOutcome, VideoRef
 from .validate import InvalidRecord, check
 
 FORMAT = 1
@@ -43,7 +43,7 @@ def schema() -> Any:
 
 
 def to_row(record: Record) -> Row:
-    """InvalidRecord where the record does not pass `check`: what cannot be read again is not written."""
+    """The record's row. InvalidRecord if the record does not pass `check`: nothing is written that cannot be read."""
     check(record)
     return {
         "id": record.id,
@@ -61,7 +61,7 @@ def to_row(record: Record) -> Row:
 
 
 def from_row(row: Row) -> Record:
-    """InvalidRecord that says what is wrong: a missing column, a value out of range, fields that do not agree."""
+    """The row's record. InvalidRecord says what is wrong: a missing column, a bad value, fields that disagree."""
     try:
         _filled(row, ("id", "question", "options", "video", "config", "glance_seconds", "turns"))
         record = Record(
@@ -88,7 +88,7 @@ def from_row(row: Row) -> Record:
 
 
 def _filled(row: Row, names: tuple[str, ...]) -> None:
-    """ValueError where a column that must hold something is null, KeyError where it is not there."""
+    """ValueError if a column that must hold something is null, KeyError if it is missing."""
     for name in names:
         if row[name] is None:
             raise ValueError(f"{name} is null")
@@ -109,7 +109,7 @@ def _turn_to_row(turn: RecordedTurn) -> Row:
 
 
 def _turn_from_row(row: Row) -> RecordedTurn:
-    outcome: Outcome
+    outcome: TurnOutcome
     _filled(row, ("text", "source", "flawed", "pts_seconds"))
     match row["kind"]:
         case "zoom":

@@ -9,11 +9,11 @@ from typing import Literal
 from ..protocol import Vocabulary
 from ..types import Malformed, ZoomCall
 from .record import Record, RecordedTurn
-from .tokens import tokenise
+from .tokens import tokenize_record
 
 Mask = Literal["learned", "shown", "fed"]
 MARKS: dict[Mask, str] = {"learned": "+", "shown": "-", "fed": "."}
-LEGEND = "+ learned   - sampled, but in a flawed turn   . fed: prompt, frames, tool turns, end of turn behind a call"
+LEGEND = "+ learned   - sampled, but in a flawed turn   . fed: prompt, frames, tool turns, end of turn after a call"
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,17 @@ class TokenLine:
 
 
 def token_lines(record: Record, vocabulary: Vocabulary, *, every_visual: bool = False) -> Iterator[TokenLine]:
-    """Every token in order with its mask; the visual tokens of a frame as one line, unless `every_visual`."""
-    tokens = tokenise(record, vocabulary)
+    """Every token of a record, in order, with its mask.
+
+    Args:
+        record: with turns.
+        vocabulary: of the model that is to learn.
+        every_visual: a line per visual token; else one line per frame.
+
+    Raises:
+        InvalidRecord: the record has no turns, or is not of this vocabulary.
+    """
+    tokens = tokenize_record(record, vocabulary)
     trajectory = tokens.trajectory
     frames = {visual.offset: visual for visual in trajectory.visuals}
     skip_to = 0
@@ -51,7 +60,7 @@ def token_lines(record: Record, vocabulary: Vocabulary, *, every_visual: bool = 
 
 
 def head_lines(record: Record) -> Iterator[str]:
-    """What the record is about, and its turns, a line each."""
+    """What the record is about, and its turns, one line each."""
     video = record.video
     yield f"record    {record.id}"
     yield f"video     {video.path} ({video.duration_seconds:.2f} s, {video.width} x {video.height})"

@@ -3,8 +3,8 @@
     part-00000.parquet  part-00001.parquet  …   whole shards, each moved into place in one step
     journal.jsonl                               rows added since, one line each, on the disk when `add` returns
 
-A Writer that opens the folder again takes the journal up where it was left; what was added in the same order gives
-the same shards, byte for byte, however often it was stopped.
+A Writer that opens the folder again continues the journal. What is added in the same order gives the same shards, byte
+for byte, however often the writer was stopped.
 """
 
 from __future__ import annotations
@@ -26,10 +26,17 @@ _GROUP_ROWS = 64  # of a row group: what is read at once
 
 
 class Writer:
-    """Adds records to the folder `path`, which is made if it is not there. One writer a folder: ValueError otherwise.
+    """Adds records to a folder. `ids` are those that it holds already, so that finished work is not repeated.
 
-    shard_records: records of a shard. `ids` are those that the folder holds, so that finished work is not repeated.
-    Leaving the `with` block writes what is left in the journal as a last, shorter shard; a kill leaves it there.
+    Leaving the `with` block writes what is left in the journal as a last, shorter shard. A kill leaves it there.
+
+    Args:
+        path: the folder; it is made if it is missing.
+        shard_records: records per shard.
+
+    Raises:
+        ValueError: another process writes the folder.
+        InvalidRecord: a line of the journal, or a shard, cannot be read.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, shard_records: int = 512) -> None:
@@ -55,7 +62,12 @@ class Writer:
             self.flush()
 
     def add(self, record: Record) -> None:
-        """On the disk when this returns. InvalidRecord where it is not whole, ValueError for an id that is there."""
+        """Add one record. It is on the disk when this returns.
+
+        Raises:
+            InvalidRecord: it does not pass `check`.
+            ValueError: the folder holds a record with this id.
+        """
         if record.id in self.ids:
             raise ValueError(f"{self.path} already holds a record {record.id!r}")
         row = to_row(record)
@@ -76,6 +88,7 @@ class Writer:
         self._journal.truncate(0)
 
     def close(self) -> None:
+        """Write what is left, and let others write the folder."""
         self.flush()
         self._release()
 
@@ -121,7 +134,11 @@ class Writer:
 
 
 def shards(path: str | os.PathLike[str]) -> list[Path]:
-    """The Parquet files of a folder in order, or the one file. ValueError where there is none."""
+    """The Parquet files of a folder in order, () if it has none; or the one file.
+
+    Raises:
+        InvalidRecord: one in between is missing.
+    """
     path = Path(path)
     if not path.is_dir():
         return [path]
@@ -134,10 +151,10 @@ def shards(path: str | os.PathLike[str]) -> list[Path]:
 
 
 def read(path: str | os.PathLike[str]) -> Iterator[Record]:
-    """All records of a folder or of one file, in order.
+    """All records of a folder or of one file, in order. What is still in a journal is not read.
 
-    InvalidRecord with file, row (from 0, in the file) and what is wrong; also for a newer format. What is still in
-    a journal is not read.
+    Raises:
+        InvalidRecord: with file, row (from 0, in the file) and what is wrong; also for a newer format.
     """
     for file in _some(path):
         with _open(file) as parquet:
@@ -149,7 +166,16 @@ def read(path: str | os.PathLike[str]) -> Iterator[Record]:
 
 
 def read_one(path: str | os.PathLike[str], index: int) -> Record:
-    """Record `index` of a folder or file, without reading the others. ValueError beyond the end."""
+    """One record, without reading the others.
+
+    Args:
+        path: a folder or a file.
+        index: from 0, over the whole folder.
+
+    Raises:
+        ValueError: there is no such record.
+        InvalidRecord: it cannot be read.
+    """
     total, wanted = 0, index
     for file in _some(path):
         with _open(file) as parquet:
@@ -166,7 +192,7 @@ def read_one(path: str | os.PathLike[str], index: int) -> Record:
 
 
 def num_waiting(path: str | os.PathLike[str]) -> int:
-    """Records in the folder's journal, which no reader sees until a writer moves them into a shard."""
+    """How many records are in the folder's journal. No reader sees them until a writer moves them into a shard."""
     journal = Path(path) / _JOURNAL
     return len(journal.read_bytes().splitlines()) if journal.is_file() else 0
 

@@ -1,7 +1,7 @@
-"""A record -> its tokens and masks, by playing it through the session that the engine runs: one truth for both.
+"""A record -> its tokens and masks, by replaying it through the session that the engine runs: one truth for both.
 
-Three kinds of tokens. Fed: prompt, frames, tool turns, and the end of turn that is put behind a call. Sampled: what the
-model chose. Learned: sampled, and in a turn that is not flawed. SFT learns the learned ones, RL the sampled ones.
+Three kinds of tokens. Fed: prompt, frames, tool turns, and the end of turn that follows a call. Sampled: what the model
+chose. Learned: sampled, and in a turn that is not flawed. SFT learns the learned ones, RL the sampled ones.
 """
 
 from __future__ import annotations
@@ -14,13 +14,18 @@ import numpy as np
 from ..engine import Done, NeedFrames, NeedTokens, Session
 from ..protocol import TURN_ENDS, Vocabulary
 from ..types import Answer, CallError, Clip, Malformed, Trajectory, ZoomCall
-from .record import Outcome, Record
+from .record import Record, TurnOutcome
 from .validate import InvalidRecord
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """trajectory: ids, sampled, positions and visuals of the conversation. learned: bool [T]."""
+    """The tokens of a conversation.
+
+    Args:
+        trajectory: its ids, sampled, positions and visuals.
+        learned: which tokens SFT learns, bool [T].
+    """
 
     trajectory: Trajectory
     learned: list[bool]
@@ -39,11 +44,17 @@ def learned_mask(sampled: Sequence[bool], flawed: Sequence[bool]) -> list[bool]:
     return [turn is not None and not flawed[turn] for turn in turns]
 
 
-def tokenise(record: Record, vocabulary: Vocabulary) -> Tokens:
+def tokenize_record(record: Record, vocabulary: Vocabulary) -> Tokens:
     """The record's tokens, positions and masks.
 
-    With `ids` in the record its own tokens are used, otherwise the text of its turns is encoded. InvalidRecord where
-    the engine would not have held this conversation: another outcome, other tokens, another end.
+    If the record holds `ids`, its own tokens are used; otherwise the text of its turns is encoded.
+
+    Args:
+        record: with turns.
+        vocabulary: of the model that is to learn.
+
+    Raises:
+        InvalidRecord: the engine would not have held this conversation: another outcome, other tokens, another end.
     """
     if not record.turns:
         raise InvalidRecord(f"record {record.id} is a question without turns: it has no tokens to learn")
@@ -70,25 +81,25 @@ def _replay(record: Record, vocabulary: Vocabulary) -> Trajectory:
             session.accept(token, 0.0)
         if isinstance(session.action, NeedTokens) and not session.action.opens_turn:
             raise InvalidRecord(f"{where} has no end: {turn.text[-40:]!r}")
-        played = session.turn
+        replayed = session.turn
         if isinstance(session.action, NeedFrames):
             if isinstance(turn.outcome, Malformed) and turn.outcome.error is CallError.UNREADABLE:
                 session.unreadable(turn.outcome.detail)
             elif turn.pts_seconds:
                 session.splice(_blank(record, turn.pts_seconds))
             else:
-                raise InvalidRecord(f"{where} is {turn.outcome}, but {played.outcome} would be carried out")
-        if played.text != turn.text:
-            raise InvalidRecord(f"{where} reads {turn.text!r}, its tokens {played.text!r}: another tokenizer?")
-        if _kind(played.outcome) != _kind(turn.outcome):
-            raise InvalidRecord(f"{where} is recorded as {turn.outcome}, but comes out as {played.outcome}")
+                raise InvalidRecord(f"{where} is {turn.outcome}, but {replayed.outcome} would be carried out")
+        if replayed.text != turn.text:
+            raise InvalidRecord(f"{where} reads {turn.text!r}, its tokens {replayed.text!r}: another tokenizer?")
+        if _kind(replayed.outcome) != _kind(turn.outcome):
+            raise InvalidRecord(f"{where} is recorded as {turn.outcome}, but comes out as {replayed.outcome}")
     if not isinstance(session.action, Done) or session.action.reason != record.stop_reason:
-        raise InvalidRecord(f"the conversation does not end by {record.stop_reason} behind turn {len(record.turns)}")
+        raise InvalidRecord(f"the conversation does not end by {record.stop_reason} after turn {len(record.turns)}")
     return session.trajectory
 
 
-def _kind(outcome: Outcome) -> ZoomCall | Answer | CallError | None:
-    """What must agree. The detail of an error holds figures for the model to read: they may be worded anew."""
+def _kind(outcome: TurnOutcome) -> ZoomCall | Answer | CallError | None:
+    """What must agree. The detail of an error holds figures for the model to read: their wording may change."""
     return outcome.error if isinstance(outcome, Malformed) else outcome
 
 
@@ -108,7 +119,7 @@ def _scripts(record: Record, vocabulary: Vocabulary) -> Iterator[list[int]]:
 
 
 def turn_script(text: str, vocabulary: Vocabulary) -> list[int]:
-    """The tokens that a turn of this text samples: with an end of turn where no closing tag ends it."""
+    """The tokens that a turn of this text samples: with an end of turn if no closing tag ends it."""
     # Not even an expert's text may spell a control token: split, <|im_end|> stays text.
     ids = vocabulary.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
     return ids if any(tag in text for tag in TURN_ENDS) else [*ids, vocabulary.end_of_turn_id]

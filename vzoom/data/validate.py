@@ -17,7 +17,11 @@ class InvalidRecord(ValueError):
 
 
 def check(record: Record) -> None:
-    """InvalidRecord with the turn and what is wrong with it; nothing where all is well."""
+    """Compare the fields of a record with each other and with the grammar.
+
+    Raises:
+        InvalidRecord: with the turn and what is wrong with it.
+    """
     _want(bool(record.id), "the id is empty")
     _want(bool(record.question.strip()), "the question is empty")
     if not record.turns:
@@ -51,7 +55,7 @@ def _times(record: Record, seconds: tuple[float, ...], name: str) -> None:
     if seconds:
         end = record.video.duration_seconds
         inside = seconds[0] >= -_SLACK_SECONDS and seconds[-1] <= end + _SLACK_SECONDS
-        _want(inside, f"{name} {seconds[0]:g} to {seconds[-1]:g} lie outside of the video's {end:g} s")
+        _want(inside, f"{name} {seconds[0]:g} to {seconds[-1]:g} are outside the video's {end:g} s")
 
 
 def _turn(record: Record, number: int, turn: RecordedTurn) -> None:
@@ -78,7 +82,7 @@ def _turn(record: Record, number: int, turn: RecordedTurn) -> None:
     if record.ids is None:
         ends = [turn.text.index(tag) + len(tag) for tag in TURN_ENDS if tag in turn.text]
         rest = turn.text[min(ends, default=len(turn.text)) :]
-        _want(not rest, f"the text goes on behind its end: {rest[:40]!r}")
+        _want(not rest, f"the text continues after its end: {rest[:40]!r}")
 
 
 def _stop(record: Record) -> None:

@@ -12,7 +12,14 @@ from .record import VideoRef
 
 
 def refer(path: str | PathLike[str]) -> VideoRef:
-    """Open the video and hash its bytes. VideoError where it cannot be read. A file is hashed once while it stays."""
+    """Open the video and hash its bytes.
+
+    Args:
+        path: a file, which is hashed once as long as it does not change, or a URL, which is not.
+
+    Raises:
+        VideoError: it cannot be read.
+    """
     with open_video(path) as video:
         info = video.info
     sha256 = None if is_url(path) else _hash_once(file_key(path))
@@ -20,9 +27,11 @@ def refer(path: str | PathLike[str]) -> VideoRef:
 
 
 def check_video(ref: VideoRef) -> None:
-    """ValueError where the file holds other bytes than when it was recorded, OSError where it is gone.
+    """Whether a file still holds the bytes that were recorded. A URL has no hash, and is not checked.
 
-    A URL has no hash: nothing is asked of it.
+    Raises:
+        ValueError: the file holds other bytes.
+        OSError: the file is gone.
     """
     if ref.sha256 is not None and (found := _hash_once(file_key(ref.path))) != ref.sha256:
         raise ValueError(f"{ref.path} is another file now: sha256 {found}, recorded {ref.sha256}")

@@ -10,7 +10,7 @@ from ..config import Sampling, ZoomConfig
 from ..models import Checkpoint
 from ..protocol import Vocabulary
 from ..types import Clip, Trajectory, VideoInfo
-from ..video import CachedVideo, ClipCache, FrameSource
+from ..video import ClipCache, FrameSource
 from .session import Session
 
 SessionFactory = Callable[[str, VideoInfo, Vocabulary, ZoomConfig, Sampling], Session]
@@ -68,7 +68,7 @@ class Request:
         def open_video() -> FrameSource:
             if check is not None:
                 check()
-            return CachedVideo(clip_cache, path, config=config, spec=checkpoint.patch_spec)
+            return clip_cache.open(path, config=config, spec=checkpoint.patch_spec)
 
         return cls(open_video, question, config, sampling or Sampling(), num_rollouts, session)
 

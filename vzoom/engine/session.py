@@ -22,13 +22,13 @@ import numpy as np
 from .. import protocol
 from ..config import Sampling, ZoomConfig
 from ..protocol import (
-    Run,
     TextStream,
+    TokenSpan,
     Vocabulary,
     clamped_end,
     glance_timestamps,
-    lay_out,
-    run_positions,
+    span_positions,
+    tokenize_parts,
     zoom_timestamps,
 )
 from ..types import Answer, CallError, Clip, Malformed, StopReason, Trajectory, Turn, VideoInfo, Visual, ZoomCall
@@ -54,7 +54,7 @@ class NeedTokens:
         opens_turn: whether the sampled token is the first of a turn of the model.
     """
 
-    span: Run
+    span: TokenSpan
     positions: np.ndarray
     next_position: int
     clip: Clip | None
@@ -189,14 +189,14 @@ class Session:
         elif len(trajectory.ids) >= self.config.max_total_tokens:
             self._finish(StopReason.TOTAL_TOKENS)
         else:
-            self._feed(Run([token]), None, opens_turn=False)
+            self._feed(TokenSpan([token]), None, opens_turn=False)
             self._prefetch()
         return delta
 
     # ------------------------------------------------------------ inside
 
     def _prefetch(self) -> None:
-        call = protocol.foresee_call(self.turn.text, self.config.zoom_max_frames)
+        call = protocol.partial_call(self.turn.text, self.config.zoom_max_frames)
         if call is not None:
             times = zoom_timestamps(call, self.trajectory.video, self.config)
             self.prefetch_seconds = () if isinstance(times, Malformed) else tuple(times)
@@ -247,7 +247,7 @@ class Session:
         else:
             self._feed(span, None, opens_turn=True)
 
-    def _prompt(self, clip: Clip) -> Run:
+    def _prompt(self, clip: Clip) -> TokenSpan:
         config, video = self.config, self.trajectory.video
         parts = protocol.prompt(
             self.trajectory.question,
@@ -267,7 +267,7 @@ class Session:
             )
         return span
 
-    def _tool_turn(self, note: str, times: Sequence[float], size_hw: tuple[int, ...]) -> Run:
+    def _tool_turn(self, note: str, times: Sequence[float], size_hw: tuple[int, ...]) -> TokenSpan:
         """Pending token + tool turn, as it would be fed now."""
         pending = self.trajectory.ids[-1]
         parts = protocol.tool_turn(
@@ -278,15 +278,15 @@ class Session:
             turn_is_open=pending != self.vocabulary.end_of_turn_id,
         )
         span = self._lay_out(parts, len(times), size_hw)
-        return Run([pending, *span.ids], [(i, offset + 1, grid) for i, offset, grid in span.images])
+        return TokenSpan([pending, *span.ids], [(i, offset + 1, grid) for i, offset, grid in span.images])
 
-    def _lay_out(self, parts: list[protocol.Part], num_frames: int, size_hw: tuple[int, ...]) -> Run:
+    def _lay_out(self, parts: list[protocol.Part], num_frames: int, size_hw: tuple[int, ...]) -> TokenSpan:
         v = self.vocabulary
         grid = v.grid_hw(size_hw[0], size_hw[1], self.config) if num_frames else (0, 0)
-        return lay_out(parts, [grid] * num_frames, v.tokenizer, v.image_token_id, v.merge)
+        return tokenize_parts(parts, [grid] * num_frames, v.tokenizer, v.image_token_id, v.merge)
 
-    def _feed(self, span: Run, clip: Clip | None, *, opens_turn: bool) -> None:
-        positions, next_position = run_positions(self._next_position, span, self.vocabulary.merge)
+    def _feed(self, span: TokenSpan, clip: Clip | None, *, opens_turn: bool) -> None:
+        positions, next_position = span_positions(self._next_position, span, self.vocabulary.merge)
         self.action = NeedTokens(span, positions, next_position, clip, opens_turn)
 
     def _commit(self, need: NeedTokens) -> None:

@@ -6,8 +6,8 @@ from .run_page import page as page
 from .runs.policy import Policy as Policy
 from .runs.ray_driver import run_on_ray as run_on_ray
 from .runs.run import PREDICTIONS as PREDICTIONS
-from .runs.run import Done as Done
 from .runs.run import RunConfig as RunConfig
+from .runs.run import RunProgress as RunProgress
 from .runs.run import run as run
 from .runs.shard import Shard as Shard
 from .runs.shard import local_device as local_device
@@ -18,6 +18,4 @@ from .runs.sweep import points_of as points_of
 from .scores.figures import figures_of as figures_of
 from .scores.intervals import interval as interval
 from .scores.judge import HTTPJudge as HTTPJudge
-from .scores.judge import Judge as Judge
-from .scores.judge import JudgeFailed as JudgeFailed
 from .scores.judge import judge_for as judge_for

@@ -1,6 +1,6 @@
-"""A benchmark's files from the hub: fetched into a folder, and the archives among them unpacked where they lie.
+"""A benchmark's files from the hub: fetched into a folder, and the archives among them unpacked in place.
 
-What was fetched or unpacked before is not fetched or unpacked again, so a stopped command goes on.
+What was fetched or unpacked before is not fetched or unpacked again, so a stopped command resumes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..data import write_whole
+from ..data import write_atomically
 from .item import Benchmark
 
 _UNPACKED = ".unpacked.json"  # archives that are, with their sizes
@@ -25,13 +25,24 @@ _FULL_HASH = 40
 def fetch(
     benchmark: Benchmark, root: Path, *, revision: str | None = None, say: Callable[[str], None] = print
 ) -> tuple[int, int]:
-    """Bring the data set at the benchmark's revision, or at `revision`, into `root`; -> videos there, videos named.
+    """Bring a benchmark's data set into a folder.
 
-    ValueError for a benchmark that is on no hub, a data set whose terms have to be accepted first, and an archive that
-    cannot be unpacked; OSError where the hub cannot be reached.
+    Args:
+        benchmark: on the hub.
+        root: the folder; it is made if it is missing.
+        revision: of the data set; None is the benchmark's own.
+        say: gets a line for every step.
+
+    Returns:
+        How many of the benchmark's videos are there, and how many it names.
+
+    Raises:
+        ValueError: the benchmark is not on the hub, the terms of the data set must be accepted first, or an archive
+            cannot be unpacked.
+        OSError: the hub cannot be reached.
     """
     if not benchmark.hub_id:
-        raise ValueError(f"{benchmark.name} is rendered where it is asked: there is nothing to fetch")
+        raise ValueError(f"{benchmark.name} is rendered when it is asked: there is nothing to fetch")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError
 
@@ -50,7 +61,7 @@ def fetch(
 
 
 def unpack(root: Path, *, say: Callable[[str], None] = print) -> None:
-    """Every archive below `root`, into its own folder. ValueError for one that is broken, or reaches out of it."""
+    """Unpack every archive below `root` into its own folder. ValueError if one is broken, or reaches out of it."""
     record = root / _UNPACKED
     done: dict[str, int] = json.loads(record.read_text()) if record.exists() else {}
     for whole, parts in sorted(_archives(root).items()):
@@ -67,7 +78,7 @@ def unpack(root: Path, *, say: Callable[[str], None] = print) -> None:
         except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
             raise ValueError(f"{whole}: {error}; remove it and run the same command again") from error
         done[name] = size
-        write_whole(record, json.dumps(done, indent=1))
+        write_atomically(record, json.dumps(done, indent=1))
 
 
 def _unzip(whole: Path, parts: Sequence[Path]) -> None:
@@ -88,7 +99,7 @@ def _archives(root: Path) -> dict[Path, list[Path]]:
 
 
 def _whole_hash(hub_id: str, revision: str | None) -> str | None:
-    """A commit by its first digits, as a whole: the hub knows no others. Names of branches stay as they are."""
+    """The whole hash of a commit, from its first digits: the hub takes no others. Names of branches stay as is."""
     if revision is None or len(revision) == _FULL_HASH or not re.fullmatch(r"[0-9a-f]{7,}", revision):
         return revision
     from huggingface_hub import HfApi

@@ -4,37 +4,43 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
-from ..protocol import LETTERS
-from .scores.judge import Judge
+from ..protocol import LETTERS, Judge
 
 VerdictKind = Literal["right", "wrong", "unanswered", "unparsable", "unjudged", "missing_video"]
 KINDS: tuple[VerdictKind, ...] = get_args(VerdictKind)
 
-SEVERAL = " + "  # between the categories of an item that has more than one
+SEVERAL = " + "  # between the categories of an item that has several
 
 Headline = Literal["items", "categories"]  # the mean over items, or over the means of categories
 
-_PARTS = re.compile(r"(\d+) of (\d+) parts right")
 _SUFFIXES = (".mp4", ".mkv", ".webm", ".MP4")
 
 
 @dataclass(frozen=True)
 class Item:
-    """One question.
+    """One question of a benchmark.
 
-    video: the file as the benchmark names it; `Benchmark.video_path` finds it. question: the whole text that the model
-    is given, options and subtitles included. options: texts without labels, () for an open question. reference: a
-    letter of `options`, or a text; None where the benchmark keeps it to itself. category: of the benchmark's own,
-    several joined by SEVERAL. duration_bucket: "" where nobody says how long the video is. subtitles: the file whose
-    text is in the question; None without. source: "file:line" (or row) of the annotation. evidence: intervals
-    [start, end) in seconds that hold what the answer needs, () where nobody says.
+    Args:
+        id: unlike that of any other item of the benchmark.
+        benchmark: its name.
+        video: the file as the benchmark names it; `Benchmark.video_path` finds it.
+        question: the whole text that the model is given, options and subtitles included.
+        options: texts without labels; () for an open question.
+        reference: a letter of `options`, or a text; None if the benchmark keeps it secret.
+        category: the benchmark's own; several are joined by SEVERAL.
+        duration_bucket: "" if nobody says how long the video is.
+        subtitles: the file whose text is in the question; None without subtitles.
+        source: "file:line" (or row) of the annotation.
+        evidence: intervals [start, end), in seconds, that hold what the answer needs; () if nobody says.
+
+    Raises:
+        ValueError: a field is empty, or two do not agree. The message names `source`.
     """
 
     id: str
@@ -64,61 +70,86 @@ class Item:
 
     @property
     def categories(self) -> tuple[str, ...]:
+        """One by one."""
         return tuple(self.category.split(SEVERAL))
+
+
+class Parts(NamedTuple):
+    """Of an answer that is judged in parts: how many parts are right, and how many there are."""
+
+    num_right: int
+    num_parts: int
 
 
 @dataclass(frozen=True)
 class Verdict:
     """What became of an answer.
 
-    right, wrong: an answer was read, and compared with the reference. unanswered: the model gave none. unparsable: it
-    said something, but no option, or more than one. unjudged: no verdict could be had (no judge, a judge that failed,
-    a reference that is not public). missing_video: nothing was asked. said: what was read out of the answer, a letter
-    where there are options. detail: why, in our words and never in the model's. An answer that is judged in parts has
-    its count there, and is right where at least half of them are.
+    Args:
+        kind: right, wrong: an answer was read, and compared with the reference. unanswered: the model gave none.
+            unparsable: it said something, but no option, or more than one. unjudged: there is no verdict (no judge, a
+            judge that failed, a reference that is not public). missing_video: nothing was asked.
+        said: what was read out of the answer, a letter if there are options.
+        detail: why, in our words and never in the model's.
+        parts: of an answer that was judged in parts, which is right if at least half of them are; None for others.
+
+    Raises:
+        ValueError: there is no such kind, or parts that do not agree with it.
     """
 
     kind: VerdictKind
     said: str | None = None
     detail: str = ""
+    parts: Parts | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"a verdict is one of {', '.join(KINDS)}, got {self.kind!r}")
+        if self.parts is not None:
+            num_right, num_parts = self.parts
+            if not 0 <= num_right <= num_parts or num_parts < 1:
+                raise ValueError(f"{num_right} of {num_parts} parts cannot be right")
+            if self.kind != ("right" if 2 * num_right >= num_parts else "wrong"):
+                raise ValueError(f"with {num_right} of {num_parts} parts right, an answer is not {self.kind}")
 
     @property
     def points(self) -> float:
-        """From 0 to 1: the share of right parts where the answer was judged in parts, else 1 for a right answer."""
-        parts = _PARTS.fullmatch(self.detail) if self.kind in ("right", "wrong") else None
-        return int(parts[1]) / int(parts[2]) if parts else float(self.kind == "right")
+        """From 0 to 1: the share of right parts if the answer was judged in parts, else 1 for a right answer."""
+        return self.parts.num_right / self.parts.num_parts if self.parts else float(self.kind == "right")
 
 
 def judged_in_parts(num_right: int, num_parts: int, *, said: str) -> Verdict:
-    """The verdict on an answer of which num_right of num_parts facts are right."""
-    if not 0 <= num_right <= num_parts or num_parts < 1:
-        raise ValueError(f"{num_right} of {num_parts} parts cannot be right")
-    detail = f"{num_right} of {num_parts} parts right"
-    return Verdict("right" if 2 * num_right >= num_parts else "wrong", said, detail)
+    """The verdict on an answer of which `num_right` of `num_parts` facts are right."""
+    kind: VerdictKind = "right" if 2 * num_right >= num_parts else "wrong"
+    return Verdict(kind, said, f"{num_right} of {num_parts} parts right", Parts(num_right, num_parts))
 
 
-def missing_video(path: str | PathLike[str]) -> Verdict:
-    """The verdict on an item whose video is not there."""
-    return Verdict("missing_video", detail=f"no file {path}")
-
-
-Load = Callable[[Path, bool], Iterator[Item]]  # (root, subtitles) -> items
-Score = Callable[[Item, str, Judge | None], Verdict]  # an answer that is not empty -> its verdict
+LoadItems = Callable[[Path, bool], Iterator[Item]]  # (root, subtitles) -> items
+ScoreAnswer = Callable[[Item, str, Judge | None], Verdict]  # an answer that is not empty -> its verdict
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A benchmark as it is published. `paper`: accuracy in percent by row (base, videozoomer), from arXiv 2512.22315.
+    """A benchmark as it is published.
 
-    revision: of the hub's data set, as its format was looked up; None where none is known to us. files: what `load`
-    reads, below one of `folders` of its root. prompt: the template of `Item.question`. scorer: name and version of the
-    rule; a change of the rule changes the version. settings: whatever else the files alone do not decide.
-    headline: how the figure that the benchmark's authors report is averaged.
-    render: makes the video of an item that is not there, for a benchmark that is drawn and not filmed.
+    Args:
+        name: as the command line takes it.
+        title: as people know it.
+        hub_id: of its data set on the hub; "" for a benchmark that is rendered.
+        revision: of the hub's data set whose format was looked up; None if we know of none.
+        files: what `load` reads, below one of `folders` of its root.
+        source: where the format and the rule were looked up.
+        prompt: the template of `Item.question`.
+        scorer: name and version of the rule. A change of the rule changes the version.
+        paper: accuracy in percent by row (base, videozoomer), from arXiv 2512.22315.
+        loads: reads the items below a root.
+        scores: gives the verdict on an answer.
+        folders: where files and videos may be, below the root.
+        headline: how the benchmark's authors average the figure that they report.
+        has_subtitles: whether `load` can put subtitles into the questions.
+        needs_judge: whether answers are judged by a language model.
+        settings: whatever else decides the questions beside the files.
+        render: makes the video of an item that is missing, for a benchmark that is drawn and not filmed.
     """
 
     name: str
@@ -130,8 +161,8 @@ class Benchmark:
     prompt: str
     scorer: str
     paper: Mapping[str, float]
-    loads: Load
-    scores: Score
+    loads: LoadItems
+    scores: ScoreAnswer
     folders: tuple[str, ...] = ("",)
     headline: Headline = "items"
     has_subtitles: bool = False
@@ -140,10 +171,16 @@ class Benchmark:
     render: Callable[[Path, Item], None] | None = None
 
     def load(self, root: str | PathLike[str], *, subtitles: bool = False) -> Iterator[Item]:
-        """Items in the order of the files. subtitles: put into the questions.
+        """The items, in the order of the files.
 
-        ValueError with file and line for what does not fit the published schema, an id that appears twice, and
-        subtitles where the benchmark has none; FileNotFoundError where the annotation is not below `root`.
+        Args:
+            root: the folder of the data set.
+            subtitles: whether to put them into the questions.
+
+        Raises:
+            ValueError: a row does not fit the published schema, or an id appears twice (with file and line); or
+                subtitles are asked of a benchmark that has none.
+            FileNotFoundError: the annotation is not below `root`.
         """
         if subtitles and not self.has_subtitles:
             raise ValueError(f"{self.name} has no subtitles: leave subtitles out")
@@ -155,7 +192,16 @@ class Benchmark:
             yield item
 
     def score(self, item: Item, answer: str | None, judge: Judge | None = None) -> Verdict:
-        """The verdict on an answer: the text between the answer tags, or None where there was none."""
+        """The verdict on an answer.
+
+        Args:
+            item: of this benchmark.
+            answer: the text between the answer tags; None if there was none.
+            judge: for open answers; without one they are unjudged.
+
+        Raises:
+            ValueError: the item is of another benchmark.
+        """
         if item.benchmark != self.name:
             raise ValueError(f"item {item.id!r} is of {item.benchmark}, not of {self.name}")
         if answer is None or not answer.strip():
@@ -165,10 +211,10 @@ class Benchmark:
         return self.scores(item, answer, judge)
 
     def video_path(self, root: str | PathLike[str], item: Item) -> Path | None:
-        """The file of an item's video, rendered if the benchmark is one that can be; None where it is missing.
+        """The file of an item's video; None if it is missing. A benchmark that is drawn renders it.
 
-        Looked for in each of `folders`, with and without the folder that the annotation names, and with the suffixes
-        of other containers: what people unpack is not always laid out as it was described.
+        It is looked for in each of `folders`, with and without the folder that the annotation names, and with the
+        suffixes of other containers: what people unpack is not always laid out as described.
         """
         named = Path(item.video)
         for folder in self.folders:
@@ -184,10 +230,15 @@ class Benchmark:
         return path
 
     def protocol_hash(self, limits: Mapping[str, Any], *, revision: str | None = None) -> str:
-        """16 hex digits over all that makes two runs comparable: data, prompt, scorer, and `limits`.
+        """A hash of all that makes two runs comparable: data, prompt, scorer, and `limits`.
 
-        limits: whatever else of the run decides the answers or the verdicts, in JSON's types: the conversation's
-        limits, sampling, subtitles, the judge's model.
+        Args:
+            limits: whatever else of the run decides the answers or the verdicts, in JSON's types: the conversation's
+                limits, sampling, subtitles, the judge's model.
+            revision: of the data; None is the benchmark's own.
+
+        Returns:
+            16 hex digits.
         """
         fixed = {
             "benchmark": self.name,

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from ..engine import PagePool
-from ..protocol import Run, run_positions
+from ..protocol import TokenSpan, span_positions
 from .paged_batch import PagedBatch, RunPlan
 
 _PLAN = "_vzoom_plan"
@@ -244,7 +244,7 @@ def _positions(run: list[list[int]], starts: list[int], grids: Tensor | None, pa
             at += count
         if paged_model.video_token_id in ids:
             raise ValueError("append takes images, not videos: give the frames of a clip as images")
-        rows.append(run_positions(start, Run(ids, images), paged_model.merge)[0])
+        rows.append(span_positions(start, TokenSpan(ids, images), paged_model.merge)[0])
     if left:
         raise ValueError(f"image_grid_thw holds {given} images, input_ids the tokens of {given - len(left)}")
     return np.stack(rows, axis=1)

@@ -1,5 +1,8 @@
 from .attention import Ragged as Ragged
 from .base import VisionLanguageModel as VisionLanguageModel
+from .encode import ImageEncoder as ImageEncoder
+from .encode import encode_clips as encode_clips
+from .feature_cache import FeatureCache as FeatureCache
 from .features import Features as Features
 from .load import FAMILIES as FAMILIES
 from .load import Checkpoint as Checkpoint
@@ -8,8 +11,5 @@ from .load import load_patch_spec as load_patch_spec
 from .load import never_sampled as never_sampled
 from .stock import full_prefill as full_prefill
 from .stock import stock_images as stock_images
-from .vision import FeatureCache as FeatureCache
-from .vision import ImageEncoder as ImageEncoder
-from .vision import encode_clips as encode_clips
 from .vocabulary import load_vocabulary as load_vocabulary
 from .vocabulary import vocabulary_of as vocabulary_of

@@ -23,7 +23,7 @@ class Pages(Protocol):
     v_pages: torch.Tensor
 
 
-class Table(Protocol):
+class BlockTableLike(Protocol):
     """The blocks that hold a sequence, and how many tokens are in them. `engine.kv_cache.BlockTable` is one."""
 
     blocks: list[int]
@@ -39,12 +39,12 @@ class Ragged:
     block_table_SB: torch.Tensor  # int32 [S, B], rows padded with 0
     kv_lens_S: torch.Tensor  # int32 [S], appended tokens included
     cu_seqlens_q: torch.Tensor  # int32 [S + 1]
-    last_rows_S: torch.Tensor  # int64 [S], the row behind which each sequence samples
+    last_rows_S: torch.Tensor  # int64 [S], the row after which each sequence samples
 
     @classmethod
     def pack(
         cls,
-        tables: Sequence[Table],
+        tables: Sequence[BlockTableLike],
         slots: Sequence[np.ndarray],
         positions: Sequence[np.ndarray],
         device: torch.device,
@@ -83,10 +83,24 @@ def append_and_attend(
     scale: float,
     only_last: bool = False,
 ) -> torch.Tensor:
-    """Write the rotated k and v of this layer to their slots and attend to everything up to each row: [T, H, D].
+    """Write the rotated k and v of one layer to their slots, and attend to everything up to each row.
 
-    H query heads, G key heads, D head_dim, R = D / 2. q_THD is rotated in place. only_last: attend from the last row
-    of each sequence alone, [S, H, D].
+    H query heads, G key heads, D head_dim, R = D / 2.
+
+    Args:
+        q_THD: queries before rotation. Rotated in place.
+        k_TGD: keys before rotation.
+        v_TGD: values.
+        cos_TR: of each token's angles.
+        sin_TR: of each token's angles.
+        pages: where keys and values are kept.
+        layer: which of the pages' layers.
+        batch: where the rows belong.
+        scale: what the scores are multiplied by.
+        only_last: attend from the last row of each sequence alone.
+
+    Returns:
+        [T, H, D], or [S, H, D] with only_last.
     """
     k_pages, v_pages = pages.k_pages[layer], pages.v_pages[layer]
     mrope_append(q_THD, k_TGD, v_TGD, cos_TR, sin_TR, k_pages, v_pages, batch.slots_T)

@@ -79,9 +79,15 @@ class VisionLanguageModel:
 
     @torch.inference_mode()
     def encode_images(self, patches: torch.Tensor, grid_hw: Sequence[tuple[int, int]]) -> Features:
-        """Patches of images in order, [sum(h * w), patch values], and their grids -> visual tokens.
+        """Run the vision tower.
 
-        A patch holds `temporal_copies` copies of its pixels, or as many as the checkpoint's video patches.
+        Args:
+            patches: of images in order, [sum(h * w), values]. A patch holds `temporal_copies` copies of its pixels, or
+                as many as the checkpoint's video patches.
+            grid_hw: (rows, columns) of patches of each image.
+
+        Returns:
+            The visual tokens of all images, in order.
         """
         return self.tower.encode(patches.to(self.device, self.dtype), tuple(grid_hw))
 
@@ -94,10 +100,19 @@ class VisionLanguageModel:
         image_rows: torch.Tensor | None = None,
         images: Features | None = None,
     ) -> torch.Tensor:
-        """Feed T packed tokens, append them to their sequences' pages, and return logits [S, V] of the last rows.
+        """Feed T packed tokens and append them to the pages of their sequences.
 
-        image_rows: int64 rows of the packed batch that hold image tokens, in the order of images.embeds.
         No value is read on the host, so a decode step on CUDA can be captured as a graph.
+
+        Args:
+            ids_T: int64 token ids.
+            batch: where the rows belong.
+            pages: keys and values of all layers.
+            image_rows: int64 rows of the packed batch that hold image tokens, in the order of images.embeds.
+            images: the visual tokens of these rows.
+
+        Returns:
+            Logits [S, V] after the last row of each sequence.
         """
         hidden = self.language.embed_tokens.weight.index_select(0, ids_T)
         if images is not None:
@@ -106,7 +121,7 @@ class VisionLanguageModel:
         cos, sin = self.rotary(batch.positions_3T, hidden.dtype)
         deepstack = images.deepstack if images is not None else ()
         for index, layer in enumerate(self.layers):
-            # Behind the last layer's keys and values only the rows are needed from which a token is sampled.
+            # After the last layer's keys and values only the rows are needed from which a token is sampled.
             is_last = index == self.num_layers - 1 and index >= len(deepstack)
             q, k, v = self._project(layer, hidden)
             attended = append_and_attend(

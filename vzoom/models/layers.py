@@ -82,7 +82,7 @@ class Layer:
 
 
 def in_parts(function: Callable[[Tensor], Tensor], rows_TC: Tensor) -> Tensor:
-    """function(rows), on the CPU so many rows at a time that what lies between its two ends stays in the cache."""
+    """function(rows), on the CPU in parts so small that what is computed in between stays in the cache."""
     together = _COLUMN_BYTES // rows_TC.element_size()
     if rows_TC.device.type != "cpu" or len(rows_TC) <= together:
         return function(rows_TC)

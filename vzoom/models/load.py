@@ -21,25 +21,32 @@ from .qwen3_vl import Qwen3VL
 
 FAMILIES: tuple[type[VisionLanguageModel], ...] = (Qwen2VL, Qwen25VL, Qwen3VL)
 
-# Control tokens that only the layout may place: sampled, they would stand for an image that is not there.
+# Control tokens that only `protocol` may place: sampled, they would stand for an image that is not there.
 _VISUAL_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
-_END_OF_TURN = "<|im_end|>"
-_END_OF_TEXT = "<|endoftext|>"
+END_OF_TURN = "<|im_end|>"
+END_OF_TEXT = "<|endoftext|>"
 _START_OF_TURN = "<|im_start|>"
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All that a conversation needs of a model. `config` is its `vzoom.json`, or the defaults."""
+    """All that a conversation needs of a model. See `vocabulary_of` for what a session must know of it.
+
+    Attributes:
+        name: the folder or hub id that it was loaded from.
+        model: the weights and their forward pass.
+        tokenizer: transformers' own.
+        patch_spec: the patch geometry of its vision tower.
+        config: its `vzoom.json`, or the defaults.
+        banned_ids: tokens that are never sampled.
+    """
 
     name: str
     model: VisionLanguageModel
     tokenizer: Any
     patch_spec: PatchSpec
     config: ZoomConfig
-    end_of_turn_id: int
-    end_ids: frozenset[int]
     banned_ids: tuple[int, ...]
 
 
@@ -60,9 +67,14 @@ def _garbage_left_alone() -> Iterator[None]:
 def load_checkpoint(name_or_path: str, *, device: str = "auto", dtype: str = "auto") -> Checkpoint:
     """Load a Qwen2-VL, Qwen2.5-VL or Qwen3-VL checkpoint.
 
-    name_or_path: a folder in Hugging Face layout, or a hub id. device "auto" takes CUDA where there is one; dtype
-    "auto" the checkpoint's own on CUDA and float32 on the CPU. ValueError where the family is not one of the three,
-    OSError where nothing is found.
+    Args:
+        name_or_path: a folder in Hugging Face layout, or a hub id.
+        device: "cpu", "cuda" or "cuda:N"; "auto" takes CUDA if there is one.
+        dtype: "float32", "bfloat16" or "float16"; "auto" is the checkpoint's own on CUDA and float32 on the CPU.
+
+    Raises:
+        OSError: nothing was found.
+        ValueError: the family is not one of the three, or there is no such device or dtype.
     """
     # Imported here: transformers takes seconds, and `vzoom --help` must not.
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
@@ -83,7 +95,8 @@ def load_checkpoint(name_or_path: str, *, device: str = "auto", dtype: str = "au
     )
     model = family(hf.to(target))
 
-    ids = {t: token_id(tokenizer, t, name_or_path) for t in (_END_OF_TURN, _END_OF_TEXT)}
+    for control in (END_OF_TURN, END_OF_TEXT):
+        token_id(tokenizer, control, name_or_path)  # better known now than at the first question
     settings = _read_json(name_or_path, "vzoom.json") or {}
     return Checkpoint(
         name=name_or_path,
@@ -91,14 +104,12 @@ def load_checkpoint(name_or_path: str, *, device: str = "auto", dtype: str = "au
         tokenizer=tokenizer,
         patch_spec=load_patch_spec(name_or_path),
         config=ZoomConfig.from_dict(settings, name_or_path),
-        end_of_turn_id=ids[_END_OF_TURN],
-        end_ids=frozenset({ids[_END_OF_TURN], ids[_END_OF_TEXT]}),
         banned_ids=never_sampled(tokenizer, hf.lm_head.out_features, name_or_path),
     )
 
 
 def load_patch_spec(name_or_path: str) -> PatchSpec:
-    """The patch geometry of a folder or hub id. ValueError where it is no Qwen-VL checkpoint."""
+    """The patch geometry of a folder or hub id. ValueError if it is no Qwen-VL checkpoint."""
     preprocessor = _read_json(name_or_path, "preprocessor_config.json")
     if preprocessor is None:
         preprocessor = (_read_json(name_or_path, "processor_config.json") or {}).get("image_processor")
@@ -110,14 +121,23 @@ def load_patch_spec(name_or_path: str) -> PatchSpec:
 
 
 def never_sampled(tokenizer: Any, num_logits: int, name: str) -> tuple[int, ...]:
-    """Ids that no model may write. A trainer leaves them out of its probabilities as the sampler does."""
+    """Ids that no model may write. A trainer leaves them out of its probabilities as the sampler does.
+
+    Args:
+        tokenizer: transformers' own.
+        num_logits: how many ids the model scores.
+        name: the checkpoint's, for errors.
+
+    Raises:
+        ValueError: the tokenizer has no such control tokens.
+    """
     control = (token_id(tokenizer, token, name) for token in (*_VISUAL_TOKENS, _START_OF_TURN))
     # Rows of the embedding beyond the tokenizer's vocabulary are padding and decode to nothing.
     return (*control, *range(len(tokenizer), num_logits))
 
 
 def _device(name: str) -> torch.device:
-    """ValueError where there is no such device here."""
+    """ValueError if there is no such device here."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, number = name.partition(":")
@@ -130,7 +150,7 @@ def _device(name: str) -> torch.device:
 
 
 def token_id(tokenizer: Any, token: str, name: str) -> int:
-    """The one id of a control token. ValueError where the tokenizer of `name` has none."""
+    """The one id of a control token. ValueError if the tokenizer of `name` has none."""
     ids = tokenizer.encode(token, add_special_tokens=False)
     if len(ids) != 1:
         raise ValueError(f"the tokenizer of {name} has no token {token}: it is not a Qwen-VL tokenizer")
@@ -138,7 +158,7 @@ def token_id(tokenizer: Any, token: str, name: str) -> int:
 
 
 def _read_json(name_or_path: str, file: str) -> dict[str, Any] | None:
-    """A JSON file of the checkpoint, or None where the checkpoint has no such file."""
+    """A JSON file of the checkpoint, or None if the checkpoint has no such file."""
     if (folder := Path(name_or_path)).is_dir():
         path = folder / file
         return json.loads(path.read_text()) if path.is_file() else None

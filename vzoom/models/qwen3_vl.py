@@ -1,4 +1,4 @@
-"""Qwen3-VL: interleaved M-RoPE, normalised q and k, DeepStack features behind the first decoder layers; a tower with
+"""Qwen3-VL: interleaved M-RoPE, normalised q and k, DeepStack features after the first decoder layers; a tower with
 learned positions, resampled to each image's grid."""
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from .base import VisionLanguageModel
 from .features import Features
 from .layers import in_parts
-from .plan import Plan
 from .tower import VisionTower, project
+from .tower_plan import TowerPlan
 
 
 class Qwen3Tower(VisionTower):
@@ -23,7 +23,7 @@ class Qwen3Tower(VisionTower):
     def normed(self, norm: Any, x: Tensor) -> Tensor:
         return F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
 
-    def embed(self, patches: Tensor, plan: Plan) -> Tensor:
+    def embed(self, patches: Tensor, plan: TowerPlan) -> Tensor:
         assert plan.taps_T4 is not None
         assert plan.tap_weights_T4 is not None
         learned = self.visual.pos_embed.weight[plan.taps_T4] * plan.tap_weights_T4[:, :, None]
@@ -35,7 +35,7 @@ class Qwen3Tower(VisionTower):
             lambda x: project(second, block.mlp.act_fn(project(first, self.normed(block.norm2, x))), add=x), x
         )
 
-    def features(self, x: Tensor, levels: list[Tensor], plan: Plan) -> Features:
+    def features(self, x: Tensor, levels: list[Tensor], plan: TowerPlan) -> Features:
         return Features(self._merged(self.visual.merger, x), tuple(levels))
 
     def level(self, index: int, x: Tensor) -> Tensor | None:

@@ -19,12 +19,12 @@ from ..kernels.linear.op import linear
 from ..kernels.mrope_append.op import mrope_append
 from ..kernels.paged_attention.op import paged_attention
 from .features import Features
-from .plan import Grids, Plan, Spans, make_plan
+from .tower_plan import Grids, Spans, TowerPlan, make_tower_plan
 
-_MAX_PLANS = 32  # a video has one grid, a batch of videos a few; each holds 2 R floats a patch
+_MAX_PLANS = 32  # a video has one grid, a batch of videos a few; each holds 2 R floats per patch
 
 
-# On the CPU the tower takes about so many patches at a time: it bounds the memory of what layers hand each other.
+# On the CPU the tower takes about so many patches at a time: this bounds the memory of what layers hand each other.
 _PATCHES_TOGETHER = 4096
 
 
@@ -51,9 +51,9 @@ def project(module: nn.Linear, x_TK: Tensor, *, add: Tensor | None = None) -> Te
 class VisionTower:
     """Runs `visual`, a transformers vision model, on packed patches."""
 
-    window: int | None = None  # a side of an attention window in merged patches
+    window: int | None = None  # merged patches per side of an attention window
     whole_layers: frozenset[int] = frozenset()  # of a tower with windows: those that attend to the whole image
-    positions_side: int | None = None  # a side of the square of learned positions
+    positions_side: int | None = None  # entries per side of the square of learned positions
 
     def __init__(self, visual: Any, *, device: torch.device, dtype: torch.dtype) -> None:
         self.visual = visual
@@ -62,7 +62,7 @@ class VisionTower:
         self.num_heads: int = visual.config.num_heads
         self.merge_size: int = visual.config.spatial_merge_size
         self._block_size = 32 if device.type == "cpu" else 64  # pages of a batch that is gone after its run
-        self._plans: dict[Grids, Plan] = {}
+        self._plans: dict[Grids, TowerPlan] = {}
 
     # ------------------------------------------------------------ what a family decides
 
@@ -78,20 +78,28 @@ class VisionTower:
         raise NotImplementedError
 
     def level(self, index: int, x: Tensor) -> Tensor | None:
-        """Visual tokens that the language model wants of this block, where it does."""
+        """Visual tokens that the language model wants of this block; None if it wants none."""
         return None
 
-    def features(self, x: Tensor, levels: list[Tensor], plan: Plan) -> Features:
+    def features(self, x: Tensor, levels: list[Tensor], plan: TowerPlan) -> Features:
         merged = self.merge(x)
         return Features(merged if plan.back_U is None else merged.index_select(0, plan.back_U))
 
     # ------------------------------------------------------------ the loop
 
     def encode(self, patches: Tensor, grids: Grids) -> Features:
-        """Patches [T, values] of images in order, and their grids in patches.
+        """Run the tower.
 
-        ValueError where the patches do not belong to the grids, or hold another number of copies of their pixels than
-        one or the checkpoint's temporal patch.
+        Args:
+            patches: of images in order, [T, values].
+            grids: (rows, columns) of patches of each image.
+
+        Returns:
+            The visual tokens of all images, in order.
+
+        Raises:
+            ValueError: the patches do not belong to the grids, or hold another number of copies of their pixels than
+                one or the checkpoint's temporal patch.
         """
         expected = sum(h * w for h, w in grids)
         if len(patches) != expected:
@@ -121,7 +129,7 @@ class VisionTower:
                 levels.append(level)
         return self.features(x, levels, plan)
 
-    def embed(self, patches: Tensor, plan: Plan) -> Tensor:
+    def embed(self, patches: Tensor, plan: TowerPlan) -> Tensor:
         """[T, C]. A patch with one copy of its pixels meets the sum of the weights that all copies would meet."""
         embedding = self.visual.patch_embed.proj
         weight = embedding.weight.detach()  # [C, colours, temporal, rows, columns]
@@ -134,7 +142,7 @@ class VisionTower:
             )
         return linear(patches, weight.flatten(1), None if embedding.bias is None else embedding.bias.detach())
 
-    def _attend(self, block: Any, x: Tensor, plan: Plan, spans: Spans, pages: tuple[Tensor, Tensor]) -> Tensor:
+    def _attend(self, block: Any, x: Tensor, plan: TowerPlan, spans: Spans, pages: tuple[Tensor, Tensor]) -> Tensor:
         """x + attention(norm1(x)), within the spans."""
         qkv = project(block.attn.qkv, self.normed(block.norm1, x)).view(len(x), 3, self.num_heads, -1)
         q, k, v = qkv.unbind(1)
@@ -144,10 +152,10 @@ class VisionTower:
         )
         return project(block.attn.proj, attended.flatten(1), add=x)
 
-    def _plan(self, grids: Grids) -> Plan:
+    def _plan(self, grids: Grids) -> TowerPlan:
         plan = self._plans.get(grids)
         if plan is None:
-            plan = make_plan(
+            plan = make_tower_plan(
                 grids,
                 merge=self.merge_size,
                 inv_freq=self.visual.rotary_pos_emb.inv_freq.float(),

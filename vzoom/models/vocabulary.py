@@ -1,44 +1,44 @@
-"""What a session must know of a checkpoint, without its weights: to tokenise records on any machine."""
+"""What a session must know of a checkpoint, made in one way: with its weights, or without them on any machine."""
 
 from __future__ import annotations
 
 from functools import partial
 
 from ..config import ZoomConfig
-from ..protocol import Vocabulary
+from ..protocol import Tokenizer, Vocabulary
 from ..video import PatchSpec, grid_for
-from .load import Checkpoint, load_patch_spec, token_id
+from .load import END_OF_TEXT, END_OF_TURN, Checkpoint, load_patch_spec, token_id
 
 
 def load_vocabulary(name_or_path: str) -> Vocabulary:
-    """Tokenizer and patch geometry of a folder in Hugging Face layout, or of a hub id.
+    """The vocabulary of a checkpoint that is not loaded: its weights are not needed.
 
-    OSError where nothing is found, ValueError where it is no Qwen-VL checkpoint.
+    Args:
+        name_or_path: a folder in Hugging Face layout, or a hub id.
+
+    Raises:
+        OSError: nothing was found.
+        ValueError: it is no Qwen-VL checkpoint.
     """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(name_or_path)
-    spec = load_patch_spec(name_or_path)
-    end_of_turn = token_id(tokenizer, "<|im_end|>", name_or_path)
-    return Vocabulary(
-        tokenizer=tokenizer,
-        image_token_id=token_id(tokenizer, "<|image_pad|>", name_or_path),
-        end_of_turn_id=end_of_turn,
-        end_ids=frozenset({end_of_turn, token_id(tokenizer, "<|endoftext|>", name_or_path)}),
-        merge=spec.merge_size,
-        grid_hw=partial(_grid, spec=spec),
-    )
+    return _vocabulary(AutoTokenizer.from_pretrained(name_or_path), load_patch_spec(name_or_path), name_or_path)
 
 
 def vocabulary_of(checkpoint: Checkpoint) -> Vocabulary:
     """The vocabulary of a checkpoint that is loaded."""
+    return _vocabulary(checkpoint.tokenizer, checkpoint.patch_spec, checkpoint.name)
+
+
+def _vocabulary(tokenizer: Tokenizer, spec: PatchSpec, name: str) -> Vocabulary:
+    end_of_turn = token_id(tokenizer, END_OF_TURN, name)
     return Vocabulary(
-        tokenizer=checkpoint.tokenizer,
-        image_token_id=checkpoint.model.image_token_id,
-        end_of_turn_id=checkpoint.end_of_turn_id,
-        end_ids=checkpoint.end_ids,
-        merge=checkpoint.model.merge,
-        grid_hw=partial(_grid, spec=checkpoint.patch_spec),
+        tokenizer=tokenizer,
+        image_token_id=token_id(tokenizer, "<|image_pad|>", name),
+        end_of_turn_id=end_of_turn,
+        end_ids=frozenset({end_of_turn, token_id(tokenizer, END_OF_TEXT, name)}),
+        merge=spec.merge_size,
+        grid_hw=partial(_grid, spec=spec),
     )
 
 

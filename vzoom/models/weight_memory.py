@@ -1,4 +1,4 @@
-"""Where weights lie in memory: on the CPU in one region of huge pages, each on a cache line of its own.
+"""Where weights are in memory: on the CPU in one region of huge pages, each on a cache line of its own.
 
 A decode step reads every weight once. As safetensors maps them (4 KiB pages of a file, at any multiple of 8 bytes) a
 core reads them at 19 to 21 GB/s, placed so at 29 (measured, Zen 4).
@@ -35,7 +35,7 @@ class _MappedFiles:
         ]
 
     def forget(self, tensor: Tensor) -> None:
-        """Give back the memory of the tensor's whole pages where a file holds the same; it can still be read."""
+        """Give back the memory of the tensor's whole pages if a file holds the same; it can still be read."""
         page = mmap.PAGESIZE
         begin = -(-tensor.data_ptr() // page) * page
         end = (tensor.data_ptr() + tensor.nbytes) // page * page

@@ -2,7 +2,7 @@
 
 Read as an answer: "A", "a", "(A)", "A)", "A.", "A: text", "**A**", "\\boxed{A}", "The answer is A", "Option A is
 correct", and an option's own text. Never read: a letter from a thought, an article ("A man walks"), a letter that is
-denied ("not A"). Where two readings disagree there is no answer: a guess would be paid as if it were knowledge.
+denied ("not A"). If two readings disagree there is no answer: a guess would be paid as if it were knowledge.
 """
 
 from __future__ import annotations
@@ -41,10 +41,17 @@ class Choice:
 
 
 def read_choice(answer: str | None, options: Sequence[str]) -> Choice | NoChoice:
-    """The option that `answer` names: the text between the answer tags, or a whole turn with its thought and tags.
+    """The option that an answer names.
 
-    options: their texts in order, with or without a label of their own ("A. red"). ValueError for fewer than two or
-    more than 26.
+    Args:
+        answer: the text between the answer tags, or a whole turn with its thought and tags; None for no answer.
+        options: their texts in order, with or without a label of their own ("A. red").
+
+    Returns:
+        The option, or why none can be told.
+
+    Raises:
+        ValueError: fewer than 2 or more than 26 options.
     """
     if not 2 <= len(options) <= len(LETTERS):
         raise ValueError(f"a multiple-choice question has 2 to {len(LETTERS)} options, got {len(options)}")
@@ -79,7 +86,7 @@ _EDGES = " \t\n\"'`.,;:!?“”‘’"
 
 
 def _outside_thoughts(text: str) -> str:
-    """What is said behind the last closed thought and before one that is never closed; answer tags taken off."""
+    """What is said after the last closed thought and before one that is never closed; answer tags taken off."""
     acting = text.rsplit(THINK_CLOSE, 1)[-1].partition(THINK_OPEN)[0]
     if ANSWER_OPEN not in acting:
         return acting
@@ -102,7 +109,7 @@ def _bare(text: str) -> str:
 
 
 def _option_texts(options: Sequence[str]) -> list[str]:
-    """Bare texts, without their own labels where every option has one."""
+    """Bare texts, without their own labels if every option has one."""
     texts = [_plain(option) for option in options]
     heads = [re.match(rf"\(?{letter}\s*[).:]\s*", text) for letter, text in zip(LETTERS, texts, strict=False)]
     return [_bare(text[head.end() :] if all(heads) and head else text) for head, text in zip(heads, texts, strict=True)]

@@ -6,7 +6,7 @@ from .tokenize import Tokenizer
 
 
 class TextStream:
-    """Decodes one turn incrementally: `push` returns the text that became certain with the new token.
+    """Decodes one turn token by token: `push` returns the text that became certain with the new token.
 
     Decoding the whole turn at every token would be quadratic, and decoding each token alone breaks characters and
     leading spaces; so a short window is decoded with and without the new tokens and the difference is emitted.
@@ -20,13 +20,14 @@ class TextStream:
         self.text = ""
 
     def fork(self) -> TextStream:
-        """A second stream that has seen the same tokens."""
+        """A second decoder that has seen the same tokens."""
         other = TextStream(self._tokenizer)
         other._ids = list(self._ids)
         other._context, other._emitted, other.text = self._context, self._emitted, self.text
         return other
 
     def push(self, token: int) -> str:
+        """Add one token. Returns the text that became certain, "" while a character is incomplete."""
         self._ids.append(token)
         known = self._decode(self._ids[self._context : self._emitted])
         text = self._decode(self._ids[self._context :])
@@ -35,7 +36,7 @@ class TextStream:
         return self._emit(text[len(known) :])
 
     def finish(self) -> str:
-        """What was held back for a character that never became whole."""
+        """The turn is over. Returns what was held back for a character that never became whole."""
         known = self._decode(self._ids[self._context : self._emitted])
         return self._emit(self._decode(self._ids[self._context :])[len(known) :])
 

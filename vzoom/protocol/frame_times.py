@@ -18,7 +18,15 @@ _EPSILON = 1e-6  # seconds; below any frame period, above double rounding on an 
 
 
 def glance_timestamps(video: VideoInfo, config: ZoomConfig) -> list[float]:
-    """Times of the low-frame-rate overview, in seconds: at most `glance_max_frames`, from 0, increasing."""
+    """Times of the glance, the overview at a low frame rate.
+
+    Args:
+        video: its duration and frame rate.
+        config: its glance_fps, glance_max_frames and frame_policy decide.
+
+    Returns:
+        Seconds from the first frame: at most `glance_max_frames` of them, from 0, increasing.
+    """
     limit = config.glance_max_frames
     if config.frame_policy == "videozoomer":
         total = max(1, round(video.duration_seconds * video.fps))
@@ -33,9 +41,15 @@ def glance_timestamps(video: VideoInfo, config: ZoomConfig) -> list[float]:
 
 
 def zoom_timestamps(call: ZoomCall, video: VideoInfo, config: ZoomConfig) -> list[float] | Malformed:
-    """Times of the frames that `call` asks for, or what is wrong with it.
+    """Times of the frames that a call asks for.
 
-    An end beyond the video is moved to the video's end (`clamped_end` tells); a start there is an error.
+    Args:
+        call: a segment and a rate. An end beyond the video is moved to the video's end (`clamped_end` tells).
+        video: its duration and frame rate.
+        config: its zoom_max_frames and frame_policy decide.
+
+    Returns:
+        Seconds from the first frame, increasing; or what is wrong with the call, such as a start beyond the end.
     """
     start, end = call.start_seconds, clamped_end(call, video)
     if start >= video.duration_seconds:
@@ -56,7 +70,7 @@ def zoom_timestamps(call: ZoomCall, video: VideoInfo, config: ZoomConfig) -> lis
 
 
 def clamped_end(call: ZoomCall, video: VideoInfo) -> float:
-    """The call's end, or the video's where the call goes beyond it. Seconds."""
+    """The end of a call in seconds: its own, or the video's if the call goes beyond it."""
     return min(call.end_seconds, video.duration_seconds)
 
 

@@ -17,7 +17,14 @@ from .tags import ANSWER_CLOSE, ANSWER_OPEN, CALL_CLOSE, CALL_OPEN, THINK_CLOSE
 
 
 def parse_turn(text: str) -> ZoomCall | Answer | Malformed:
-    """Read one turn of the model. Nothing that a model can write raises."""
+    """Read one turn of the model.
+
+    Args:
+        text: what the model sampled, from the start of its turn.
+
+    Returns:
+        The call, the answer, or what is wrong. Nothing that a model can write raises.
+    """
     acting = text.rsplit(THINK_CLOSE, 1)[-1]  # tags in a closed thought are talk, not action
     calls, answers = acting.count(CALL_OPEN), acting.count(ANSWER_OPEN)
     if calls and answers:
@@ -35,10 +42,15 @@ def parse_turn(text: str) -> ZoomCall | Answer | Malformed:
     return Malformed(CallError.EMPTY, _excerpt(acting))
 
 
-def foresee_call(text: str, max_frames: int) -> ZoomCall | None:
-    """The call that an unfinished turn seems to be writing, once its segment is readable; None before.
+def partial_call(text: str, max_frames: int) -> ZoomCall | None:
+    """The call that an unfinished turn seems to be writing: a guess for decoding early. `parse_turn` decides.
 
-    Until its fps is readable, too, it is taken to fill `max_frames`. A guess for decoding early: `parse_turn` decides.
+    Args:
+        text: what the model sampled so far.
+        max_frames: the call is taken to fill so many frames until its fps is readable.
+
+    Returns:
+        The call, or None until its segment is readable.
     """
     acting = text.rsplit(THINK_CLOSE, 1)[-1]
     if CALL_OPEN not in acting:
@@ -58,7 +70,7 @@ _FPS = re.compile(r"""fps["']?\s*:\s*["']?([\d.]+)(?=[^\d.])""")  # a digit may 
 
 
 def _between(text: str, opening: str, closing: str) -> tuple[str, bool]:
-    """The text behind the last `opening`, up to the next `closing`, and whether there was one."""
+    """The text after the last `opening`, up to the next `closing`, and whether there was one."""
     body, closed, _ = text.rpartition(opening)[2].partition(closing)
     return body, bool(closed)
 

@@ -1,20 +1,23 @@
 """What the model is shown: the prompt, the tool turns, and the one strict spelling of a turn.
 
-Rendering is strict; reading (`parse`) is tolerant of what models really write.
+Rendering is strict; reading (`parse`) is tolerant of what models really write. The wording is part of what checkpoints
+have learned: a change of it changes what they answer.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..config import PromptStyle
 from ..types import Answer, CallError, Malformed, VideoInfo, ZoomCall
-from .tags import ANSWER_CLOSE, ANSWER_OPEN, CALL_CLOSE, CALL_OPEN
+from .tags import ANSWER_CLOSE, ANSWER_OPEN, CALL_CLOSE, CALL_OPEN, THINK_CLOSE, THINK_OPEN, TOOL_CLOSE, TOOL_OPEN
+from .well_formed import strict_action
 
 
 @dataclass(frozen=True)
-class Text:
+class TextPart:
     """Text for the model. `trusted` text is ours and may hold control tokens; other text never becomes one."""
 
     text: str
@@ -22,13 +25,13 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Image:
+class ImagePart:
     """The place of frame `index` of the glance or of the clip."""
 
     index: int
 
 
-Part = Text | Image
+Part = TextPart | ImagePart
 
 _SYSTEM = (
     "You answer questions about a video. You first see a glance: a few frames of the whole video, each with its time. "
@@ -44,17 +47,29 @@ _SYSTEM = (
 def prompt(
     question: str, video: VideoInfo, times: Sequence[float], *, max_zooms: int, zoom_max_frames: int, style: PromptStyle
 ) -> list[Part]:
-    """The opening of a conversation: system text, duration, labelled glance frames (one Image each), question."""
+    """The opening of a conversation: system text, duration, labelled glance frames, question.
+
+    Args:
+        question: text from outside; it never becomes a control token.
+        video: its duration is told.
+        times: seconds of the glance frames.
+        max_zooms: how many calls the model may make.
+        zoom_max_frames: the most frames that one call may ask for.
+        style: "full" explains the grammar, "brief" is for models that were trained on it.
+
+    Returns:
+        The parts in order, with one `ImagePart` per glance frame.
+    """
     if style == "brief":
-        parts: list[Part] = [Text(f"<|im_start|>user\n{video.duration_seconds:.2f}s\n")]
+        parts: list[Part] = [TextPart(f"<|im_start|>user\n{video.duration_seconds:.2f}s\n")]
     else:
         system = _SYSTEM % {"zoom_max_frames": zoom_max_frames}
         parts = [
-            Text(f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n"),
-            Text(f"The video is {video.duration_seconds:.2f} seconds long. Glance at {len(times)} frames:\n"),
+            TextPart(f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n"),
+            TextPart(f"The video is {video.duration_seconds:.2f} seconds long. Glance at {len(times)} frames:\n"),
         ]
     parts += _labelled(times, style)
-    parts += [Text(question, trusted=False), Text(f"\n{_left(max_zooms, style)}<|im_end|>\n{_REPLY}")]
+    parts += [TextPart(question, trusted=False), TextPart(f"\n{_left(max_zooms, style)}<|im_end|>\n{_REPLY}")]
     return parts
 
 
@@ -64,17 +79,25 @@ _REPLY = "<|im_start|>assistant\n"
 def tool_turn(
     times: Sequence[float], note: str, *, zooms_left: int, style: PromptStyle, turn_is_open: bool = True
 ) -> list[Part]:
-    """What comes back for a turn: `note` (`clip_note` or `feedback`), the labelled frames, and how to go on.
+    """What comes back for a turn: a note, the labelled frames, and how to continue.
 
-    turn_is_open: the model has not sampled its own end of turn, so one is put before the tool turn.
+    Args:
+        times: seconds of the frames of the clip; none after a turn that brought no clip.
+        note: a `clip_note` or a `feedback`.
+        zooms_left: how many calls the model may still make.
+        style: as for `prompt`.
+        turn_is_open: the model has not sampled its own end of turn, so one is put before the tool turn.
+
+    Returns:
+        The parts in order, with one `ImagePart` per frame.
     """
-    opening = ("<|im_end|>" if turn_is_open else "") + "\n<|im_start|>user\n<tool_response>"
-    closing = f"</tool_response>\n{_left(zooms_left, style)}<|im_end|>\n{_REPLY}"
-    return [Text(opening), Text(note, trusted=False), *_labelled(times, style), Text(closing)]
+    opening = ("<|im_end|>" if turn_is_open else "") + f"\n<|im_start|>user\n{TOOL_OPEN}"
+    closing = f"{TOOL_CLOSE}\n{_left(zooms_left, style)}<|im_end|>\n{_REPLY}"
+    return [TextPart(opening), TextPart(note, trusted=False), *_labelled(times, style), TextPart(closing)]
 
 
 def clip_note(call: ZoomCall, end_seconds: float, num_frames: int, style: PromptStyle) -> str:
-    """The line above the frames of a clip; says where the end was moved to the end of the video."""
+    """The line above the frames of a clip; it says so if the end was moved to the end of the video."""
     if style == "brief":
         return ""
     moved = f" The video ends at {end_seconds:.2f}s." if end_seconds < call.end_seconds else ""
@@ -110,8 +133,8 @@ def _labelled(times: Sequence[float], style: PromptStyle) -> list[Part]:
     parts: list[Part] = []
     for i, t in enumerate(times):
         label = f"{t:.2f}s" if style == "brief" else f"{chr(10) if i else ''}Frame {i + 1} at {t:.2f}s: "
-        parts += [Text(f"{label}<|vision_start|>"), Image(i), Text("<|vision_end|>")]
-    return [*parts, Text("\n")] if parts else []
+        parts += [TextPart(f"{label}<|vision_start|>"), ImagePart(i), TextPart("<|vision_end|>")]
+    return [*parts, TextPart("\n")] if parts else []
 
 
 def _left(zooms_left: int, style: PromptStyle) -> str:
@@ -129,14 +152,32 @@ def render_call(call: ZoomCall) -> str:
 
 
 def render_answer(text: str) -> str:
+    """The one strict spelling of an answer."""
     return f"{ANSWER_OPEN}{text}{ANSWER_CLOSE}"
 
 
 def render_turn(thought: str, outcome: ZoomCall | Answer) -> str:
-    """A whole assistant turn in strict form, without its end-of-turn token."""
+    """A whole turn of the model in strict form, without its end-of-turn token.
+
+    Args:
+        thought: may mention tags, except the one that closes a thought.
+        outcome: a call, whose times and rate are rounded to hundredths; or an answer.
+
+    Returns:
+        A turn of which `strict_action` gives the outcome back.
+
+    Raises:
+        ValueError: no well-formed turn can say that. Examples: a call of less than a hundredth of a second, an empty
+            answer, an answer with tags in it.
+    """
     tail = render_call(outcome) if isinstance(outcome, ZoomCall) else render_answer(outcome.text)
-    return f"<think>{thought}</think>{tail}"
+    turn = f"{THINK_OPEN}{thought}{THINK_CLOSE}{tail}"
+    if not isinstance(strict_action(turn), type(outcome)):
+        raise ValueError(f"this turn is not well formed: {turn!r}")
+    return turn
 
 
 def _number(x: float) -> str:
+    if not math.isfinite(x):
+        raise ValueError(f"a call cannot ask for {x!r}")
     return str(int(x)) if x == int(x) else f"{x:.2f}".rstrip("0")

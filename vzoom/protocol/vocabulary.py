@@ -11,11 +11,22 @@ from .tokenize import Tokenizer
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What a session must know of a model: its tokenizer, control tokens, and the grid that it gives a frame size."""
+    """The tokenizer of a model, its control tokens, and the grid that a frame of a given size gets.
+
+    `models.vocabulary_of` and `models.load_vocabulary` make one.
+
+    Attributes:
+        tokenizer: text <-> token ids.
+        image_token_id: the id that stands for one visual token.
+        end_of_turn_id: the id that ends a turn of either side.
+        end_ids: the ids that end a generation; end_of_turn_id is one of them.
+        merge: patches per side of one visual token.
+        grid_hw: (height, width in pixels, config) of a frame -> (rows, columns) of patches.
+    """
 
     tokenizer: Tokenizer
     image_token_id: int
     end_of_turn_id: int
-    end_ids: frozenset[int]  # tokens that end a generation, end_of_turn_id among them
+    end_ids: frozenset[int]
     merge: int
-    grid_hw: Callable[[int, int, ZoomConfig], tuple[int, int]]  # (height, width) of a frame -> patches
+    grid_hw: Callable[[int, int, ZoomConfig], tuple[int, int]]

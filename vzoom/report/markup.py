@@ -11,11 +11,11 @@ import re
 import numpy as np
 from PIL import Image
 
-from ..protocol import ANSWER_CLOSE, ANSWER_OPEN, CALL_CLOSE, CALL_OPEN, THINK_CLOSE, THINK_OPEN
+from ..protocol import ANSWER_OPEN, CALL_OPEN, TAGS, THINK_OPEN
 
-# The tags in any order and number, as the model wrote them.
+# Parts of a turn: the tags of the grammar in any order and number, as the model wrote them.
+_TAG = re.compile("|".join(map(re.escape, TAGS)))
 _STYLE_OF = {THINK_OPEN: "thought", CALL_OPEN: "call", ANSWER_OPEN: "answered"}
-_TAG = re.compile("|".join(map(re.escape, (*_STYLE_OF, THINK_CLOSE, CALL_CLOSE, ANSWER_CLOSE))))
 
 
 def escape(text: str) -> str:

@@ -1,8 +1,8 @@
 from .dataset import facts_of as facts_of
 from .dataset import write_questions as write_questions
 from .draw import Painter as Painter
-from .evaluate import ask_world as ask_world
-from .evaluate import evaluate as evaluate
+from .evaluate import ask_synthetic as ask_synthetic
+from .evaluate import evaluate_synthetic as evaluate_synthetic
 from .evaluate import question_seeds as question_seeds
 from .evaluate import score as score
 from .oracle import Flaw as Flaw
@@ -15,7 +15,6 @@ from .oracle import scene_note as scene_note
 from .oracle import sightings as sightings
 from .oracle_server import OracleServer as OracleServer
 from .questions import FAMILIES as FAMILIES
-from .questions import LETTERS as LETTERS
 from .questions import Question as Question
 from .questions import ask as ask
 from .questions import ask_questions as ask_questions
@@ -24,9 +23,9 @@ from .questions import is_hit as is_hit
 from .spec import COLOURS as COLOURS
 from .spec import SHAPES as SHAPES
 from .spec import Scene as Scene
-from .spec import WorldConfig as WorldConfig
-from .spec import WorldEvent as WorldEvent
-from .spec import WorldVideo as WorldVideo
+from .spec import SyntheticConfig as SyntheticConfig
+from .spec import SyntheticEvent as SyntheticEvent
+from .spec import SyntheticVideo as SyntheticVideo
 from .spec import make_training_video as make_training_video
 from .spec import make_video as make_video
 from .video import render as render

@@ -1,10 +1,10 @@
-"""A folder of world videos with questions about them, as the school and its tests use it.
+"""A folder of synthetic videos with questions about them, as training and its tests use it.
 
     questions   records without turns (`vzoom.data`): question, options, reference, video
     videos      what they are about, as MP4 files
 
 A record's id says what it is about, "{family}-{namespace}-{video}-{k}", so that its facts can be drawn again. One
-that ends in "-z{n}" is held with at most n zooms, where others have all that the data set allows.
+that ends in "-z{n}" allows at most n zooms; the others allow as many as the data set does.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import numpy as np
 from ..config import ZoomConfig
 from ..data import Record, Writer, refer
 from .questions import Question, ask
-from .spec import WorldConfig, WorldVideo, make_training_video, make_video
+from .spec import SyntheticConfig, SyntheticVideo, make_training_video, make_video
 from .video import render
 
 Namespace = Literal["training", "public"]
-_MAKERS: dict[str, Callable[[int, WorldConfig | None], WorldVideo]] = {
+_MAKERS: dict[str, Callable[[int, SyntheticConfig | None], SyntheticVideo]] = {
     "training": make_training_video,
     "public": make_video,
 }
@@ -35,7 +35,7 @@ def write_questions(
     folder: str | Path,
     family: str,
     num_videos: int,
-    config: WorldConfig,
+    config: SyntheticConfig,
     *,
     zoom: ZoomConfig,
     questions_per_video: int = 1,
@@ -44,13 +44,28 @@ def write_questions(
     fewer_zooms: float = 0.0,
     say: Callable[[str], None] = lambda line: None,
 ) -> Path:
-    """Render videos number first … first + num_videos − 1 and ask about them. Returns folder/questions.
+    """Render videos and write questions about them. What the folder holds already is not made again.
 
-    namespace: every "public" video is held out from "training". fewer_zooms: the share of questions to be held with
-    fewer zooms than zoom.max_zooms, none among them, so that a model learns to heed the limit.
+    Several families may share a folder: one call for each, in the same order every time.
 
-    What is there already is not made again. Several
-    families may share a folder, one call each, in the same order every time.
+    Args:
+        folder: gets `questions` and `videos`.
+        family: of the questions, see `FAMILIES`.
+        num_videos: how many videos to ask about.
+        config: of the videos.
+        zoom: the limits of the conversations.
+        questions_per_video: drawn independently.
+        first: number of the first video; the others follow it.
+        namespace: every "public" video is held out from "training".
+        fewer_zooms: the share of questions, from 0 to 1, that allow fewer zooms than `zoom.max_zooms`, down to none.
+            From these a model learns to heed the limit.
+        say: gets a line for every 50 videos.
+
+    Returns:
+        folder/questions, as `vzoom.data.read` reads it.
+
+    Raises:
+        ValueError: a number is out of range, or a video allows no question of this family.
     """
     if num_videos < 1 or questions_per_video < 1 or first < 0:
         raise ValueError(
@@ -83,18 +98,28 @@ def write_questions(
     return folder / "questions"
 
 
-def facts_of(record_id: str, config: WorldConfig | Mapping[str, WorldConfig]) -> tuple[WorldVideo, Question]:
-    """What a record of `write_questions` is about. config: that of the data set, or of each family.
+def facts_of(
+    record_id: str, config: SyntheticConfig | Mapping[str, SyntheticConfig]
+) -> tuple[SyntheticVideo, Question]:
+    """What a record of `write_questions` is about.
 
-    ValueError where the id is none of its kind.
+    Args:
+        record_id: as "which-training-000012-0".
+        config: of the data set's videos: one for all families, or one per family.
+
+    Returns:
+        The video and the question, drawn again.
+
+    Raises:
+        ValueError: the id is no id of `write_questions`, or `config` lacks its family.
     """
     match = _ID.fullmatch(record_id)
     if match is None:
-        raise ValueError(f"{record_id!r} is not the id of a world question, as which-training-000012-0")
+        raise ValueError(f"{record_id!r} is not the id of a synthetic question, as which-training-000012-0")
     family, namespace, number, k, _ = match.groups()
     if isinstance(config, Mapping):
         if family not in config:
-            raise ValueError(f"{record_id}: no world for the family {family}, only {', '.join(config)}")
+            raise ValueError(f"{record_id}: no config for the family {family}, only {', '.join(config)}")
         config = config[family]
     video = _MAKERS[namespace](int(number), config)
     rng = np.random.default_rng(np.random.SeedSequence((int(number), int(k)), spawn_key=(3,)))
@@ -102,7 +127,7 @@ def facts_of(record_id: str, config: WorldConfig | Mapping[str, WorldConfig]) ->
 
 
 def zooms_allowed(record_id: str, zoom: ZoomConfig) -> int:
-    """How many zooms the question of this id may take, where its data set allows those of `zoom`."""
+    """How many zooms the question of this id allows, in a data set that allows those of `zoom`."""
     match = _ID.fullmatch(record_id)
     return zoom.max_zooms if match is None or match[5] is None else int(match[5])
 

@@ -1,6 +1,6 @@
-"""A world video's frames: a landscape in the scene's colour, a sun that crosses the sky, a shape when one flashes.
+"""A synthetic video's frames: a landscape in the scene's colour, a sun that crosses the sky, a shape when one flashes.
 
-Drawn by pasting anti-aliased sprites into one background a scene, so a frame costs microseconds.
+Anti-aliased sprites are pasted into one background per scene, so a frame costs microseconds.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from .spec import Scene, WorldVideo
+from .spec import Scene, SyntheticVideo
 
 RGB: dict[str, tuple[int, int, int]] = {
     "red": (205, 40, 45),
@@ -29,14 +29,25 @@ _OVERSAMPLE = 4
 
 
 class Painter:
-    """Draws frames of one video; keeps the background of each scene."""
+    """Draws the frames of one video. It keeps the background of each scene.
 
-    def __init__(self, video: WorldVideo) -> None:
+    Args:
+        video: what to draw.
+    """
+
+    def __init__(self, video: SyntheticVideo) -> None:
         self.video = video
         self._backgrounds: dict[int, np.ndarray] = {}
 
     def frame(self, index: int) -> np.ndarray:
-        """Frame number `index` (time index / fps) as uint8 [H, W, 3]. ValueError outside the video."""
+        """Frame number `index`, from 0, which is on display from index / fps seconds on.
+
+        Returns:
+            RGB, uint8 [H, W, 3].
+
+        Raises:
+            ValueError: the video has no such frame.
+        """
         video, size = self.video, self.video.config.frame_size
         if not 0 <= index < video.num_frames:
             raise ValueError(f"frame {index} is outside the video's {video.num_frames} frames")

@@ -1,4 +1,4 @@
-"""How well a model does on fresh world questions: right answers, and whether it saw what proves them."""
+"""How well a model does on fresh synthetic questions: right answers, and whether it saw what proves them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from zlib import crc32
 
 import numpy as np
 
-from ..protocol import Choice, read_choice
+from ..data import answer_scores
+from ..protocol import Reference, is_right
 from .questions import Question, ask_questions, config_for, is_hit
-from .spec import WorldConfig, make_video
+from .spec import SyntheticConfig, make_video
 from .video import render
 
 if TYPE_CHECKING:
@@ -24,28 +25,41 @@ if TYPE_CHECKING:
 _BATCH = 16  # videos on disk and conversations in memory at once
 
 
-def evaluate(
+def evaluate_synthetic(
     zoomer: Zoomer,
     family: str,
     num_questions: int,
     seed: int,
     *,
     max_zooms: int | None = None,
-    config: WorldConfig | None = None,
+    config: SyntheticConfig | None = None,
     cache_dir: str | Path | None = None,
     max_sessions: int = 8,
     on_event: Callable[[Event], None] | None = None,
 ) -> dict[str, Any]:
-    """Draw `num_questions` fresh videos and questions from `seed`, render, ask greedily and score.
+    """Draw fresh videos, one question about each, ask them greedily, and score the answers.
 
-    One question a video. max_zooms: None is the model's own limit, 0 is the no-zoom baseline. config: another
-    difficulty. cache_dir: where rendered videos are kept and found again; without it they are removed.
-    on_event sees what happens, a Finished for each question among it.
-    Returns {family, seed, n, max_zooms, chance, accuracy, hit_rate, correct_and_hit, correct_without_hit, answered,
-    mean_zooms, mean_frames, seconds}; hit_rate, correct_and_hit, correct_without_hit and answered are fractions of n.
+    Args:
+        zoomer: the model.
+        family: of the questions, see `FAMILIES`.
+        num_questions: how many.
+        seed: of the evaluation: another seed, other videos and questions.
+        max_zooms: zooms allowed; None is the model's own limit, 0 the baseline without zooms.
+        config: of the videos; None is the family's default.
+        cache_dir: where rendered videos are kept and found again; without it they are removed.
+        max_sessions: conversations at once.
+        on_event: sees what happens, a `Finished` for each question included.
+
+    Returns:
+        {family, seed, n, max_zooms, chance, accuracy, answered, mean_zooms, mean_frames, hit_rate, correct_and_hit,
+        correct_without_hit, seconds}. accuracy, answered, hit_rate, correct_and_hit and correct_without_hit are
+        fractions of n.
+
+    Raises:
+        ValueError: there is no such family, or `num_questions` is below 1.
     """
     started = time.perf_counter()
-    scores = ask_world(
+    scores = ask_synthetic(
         zoomer,
         family,
         num_questions,
@@ -67,19 +81,26 @@ def evaluate(
     }
 
 
-def ask_world(
+def ask_synthetic(
     zoomer: Zoomer,
     family: str,
     num_questions: int,
     seed: int,
     *,
     max_zooms: int | None = None,
-    config: WorldConfig | None = None,
+    config: SyntheticConfig | None = None,
     cache_dir: str | Path | None = None,
     max_sessions: int = 8,
     on_event: Callable[[Event], None] | None = None,
 ) -> list[dict[str, float]]:
-    """The `score` of each question; arguments as those of `evaluate`."""
+    """The `score` of each question that `evaluate_synthetic` takes the means of.
+
+    Args:
+        zoomer: as there; so are all the others.
+
+    Raises:
+        ValueError: there is no such family, or `num_questions` is below 1.
+    """
     if num_questions < 1:
         raise ValueError(f"num_questions must be 1 or more, got {num_questions}")
     config = config_for(family, config)
@@ -87,54 +108,63 @@ def ask_world(
     scores: list[dict[str, float]] = []
     for begin in range(0, num_questions, _BATCH):
         with _folder(cache_dir) as folder:
-            jobs: list[tuple[Path, Question]] = []
+            asked: list[tuple[Path, Question]] = []
             for one in seeds[begin : begin + _BATCH]:
                 video = make_video(one, config)
-                path = folder / f"world-{one}-{crc32(repr(config).encode()):08x}.mp4"
+                path = folder / f"synthetic-{one}-{crc32(repr(config).encode()):08x}.mp4"
                 if not path.exists():
                     render(video, path)
-                jobs.append((path, ask_questions(video, family, one)))
+                asked.append((path, ask_questions(video, family, one)))
             results = zoomer.ask_many(
-                [(path, question.text) for path, question in jobs],
+                [(path, question.text) for path, question in asked],
                 max_zooms=max_zooms,
                 max_sessions=max_sessions,
                 on_event=on_event,
             )
-        scores += [score(result, question) for result, (_, question) in zip(results, jobs, strict=True)]
+        scores += [score(result, question) for result, (_, question) in zip(results, asked, strict=True)]
     return scores
 
 
 def question_seeds(seed: int, num_questions: int) -> list[int]:
-    """The public seeds of an evaluation's videos: distinct for each question, and another set for each `seed`."""
+    """The public seeds of an evaluation's videos.
+
+    Args:
+        seed: of the evaluation: another seed, another set.
+        num_questions: how many; fewer are the first of more.
+
+    Returns:
+        One seed for each question.
+    """
     return [int(s) for s in np.random.SeedSequence(seed).generate_state(num_questions, np.uint64)]
 
 
 def score(result: Result, question: Question) -> dict[str, float]:
-    """One result against its question, every figure 0 or 1 except the means' zooms, frames and chance."""
-    correct = letter_of(result.answer, question) == question.answer_letter
+    """One result against its question.
+
+    Args:
+        result: of the question.
+        question: with its evidence.
+
+    Returns:
+        `answer_scores`, chance, hit_rate, correct_and_hit and correct_without_hit. A hit: zooms showed all of the
+        evidence. Each is 0 or 1, except chance, mean_zooms and mean_frames.
+    """
+    reference = Reference(question.text, question.answer_letter, question.options)
+    correct = is_right(result.answer, reference) is True
     hit = is_hit(question.evidence, [t for turn in result.trajectory.zooms for t in turn.pts_seconds])
     return {
         "chance": question.chance,
-        "accuracy": float(correct),
+        **answer_scores(result, right=correct),
         "hit_rate": float(hit),
         "correct_and_hit": float(correct and hit),
         "correct_without_hit": float(correct and not hit),
-        "answered": float(result.answer is not None),
-        "mean_zooms": float(len(result.trajectory.zooms)),
-        "mean_frames": float(result.trajectory.num_frames),
     }
-
-
-def letter_of(answer: str | None, question: Question) -> str | None:
-    """The option letter that an answer names, see `answers.read_choice`; None where it names none or more than one."""
-    choice = read_choice(answer, question.options)
-    return choice.letter if isinstance(choice, Choice) else None
 
 
 @contextmanager
 def _folder(cache_dir: str | Path | None) -> Iterator[Path]:
     if cache_dir is None:
-        with tempfile.TemporaryDirectory(prefix="vzoom-world-") as name:
+        with tempfile.TemporaryDirectory(prefix="vzoom-synthetic-") as name:
             yield Path(name)
     else:
         Path(cache_dir).mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""A scripted policy that knows the facts of a world video and plays the game in the protocol's strict form.
+"""A scripted policy that knows the facts of a synthetic video and writes turns in the protocol's strict form.
 
-It looks as a careful viewer would: the scene that the question names, as much of it as one call can bring, the
-rest if nothing was seen, then the answer. With `flaw` it first looks in a wrong place, for reflection data.
+It looks as a careful viewer would: at the scene that the question names, as much of it as one call can bring, then at
+the rest if nothing was seen; then it answers. With `flaw` it first looks in a wrong place, for reflection data.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Literal
 import numpy as np
 
 from ..config import ZoomConfig
-from ..protocol import glance_timestamps, render_turn, zoom_timestamps
+from ..protocol import LETTERS, glance_timestamps, render_turn, zoom_timestamps
 from ..types import Answer, Malformed, ZoomCall
-from .questions import LETTERS, Interval, Question
-from .spec import WorldEvent, WorldVideo
+from .questions import Interval, Question
+from .spec import SyntheticEvent, SyntheticVideo
 
 Flaw = Literal["none", "shifted", "elsewhere"]
 _LEAST_SECONDS = 0.5  # of an event inside a clip: no event is longer, but for those that linger
@@ -24,7 +24,13 @@ _LEAST_SECONDS = 0.5  # of an event inside a clip: no event is longer, but for t
 
 @dataclass(frozen=True)
 class OracleTurn:
-    """`flawed`: a turn to show, never to learn."""
+    """One turn.
+
+    Args:
+        thought: what is written before the action.
+        outcome: the action.
+        flawed: whether the turn is shown and never learned.
+    """
 
     thought: str
     outcome: ZoomCall | Answer
@@ -32,11 +38,12 @@ class OracleTurn:
 
     @property
     def text(self) -> str:
+        """As a model writes it."""
         return render_turn(self.thought, self.outcome)
 
 
 def oracle_turns(
-    video: WorldVideo,
+    video: SyntheticVideo,
     question: Question,
     config: ZoomConfig,
     *,
@@ -44,7 +51,17 @@ def oracle_turns(
     rng: np.random.Generator,
     flaw: Flaw = "none",
 ) -> list[OracleTurn]:
-    """The turns of one conversation; the last one answers. Out of zooms without having seen, it guesses."""
+    """The turns of one conversation; the last one answers. With no zoom left and nothing seen, the oracle guesses.
+
+    Args:
+        video: what is asked about.
+        question: what is asked.
+        config: the limits of the conversation.
+        max_zooms: how many of its turns may zoom.
+        rng: for guesses and flaws.
+        flaw: what is wrong with the first zoom: nothing, it begins too late, or it looks at another scene. Only if
+            two zooms or more are allowed.
+    """
     turns: list[OracleTurn] = []
     if flaw != "none" and max_zooms > 1:
         call, thought = _flawed_call(video, question, _window_seconds(video, config), flaw, rng)
@@ -57,7 +74,7 @@ def oracle_turns(
 
 
 def next_turn(
-    video: WorldVideo,
+    video: SyntheticVideo,
     question: Question,
     config: ZoomConfig,
     calls: Sequence[ZoomCall],
@@ -65,9 +82,15 @@ def next_turn(
     zooms_left: int,
     rng: np.random.Generator,
 ) -> OracleTurn:
-    """What the oracle writes behind these calls, whoever made them: the rest of what must be searched, or the answer.
+    """What the oracle writes after these calls, whoever made them: a zoom at what is left to search, or the answer.
 
-    calls: those that brought a clip, in order. rng: for the guess, where no zoom is left.
+    Args:
+        video: what is asked about.
+        question: what is asked.
+        config: the limits of the conversation.
+        calls: those that brought a clip, in order.
+        zooms_left: how many more zooms are allowed.
+        rng: for the guess, if no zoom is left.
     """
     seen = [window for call in calls for window in _seen(video, config, call)]
     if question.family == "count":  # only the whole scene tells that there is no other
@@ -87,21 +110,21 @@ def next_turn(
     return OracleTurn(thought, ZoomCall(*rest, 1 / video.config.event_seconds))
 
 
-def _window_seconds(video: WorldVideo, config: ZoomConfig) -> float:
-    """What one call can bring with a frame an event length, so that no event slips through."""
+def _window_seconds(video: SyntheticVideo, config: ZoomConfig) -> float:
+    """What one call can bring with one frame per event length, so that no event slips through."""
     return config.zoom_max_frames * video.config.event_seconds
 
 
-def _seen(video: WorldVideo, config: ZoomConfig, call: ZoomCall) -> list[Interval]:
-    """What a call shows without a gap: nothing at a lower rate than an event a length, where events slip through."""
+def _seen(video: SyntheticVideo, config: ZoomConfig, call: ZoomCall) -> list[Interval]:
+    """What a call shows without a gap: nothing if its frames are further apart than an event is long."""
     times = zoom_timestamps(call, video.info(), config)
     if isinstance(times, Malformed) or call.fps * video.config.event_seconds < 1 - 1e-6:
         return []
     return [(call.start_seconds, min(call.end_seconds, video.config.duration_seconds))]
 
 
-def _afterthought(video: WorldVideo, question: Question, last: ZoomCall, rest: Interval) -> str:
-    """What is said about the last clip where it was not enough: that it was elsewhere, or what it showed."""
+def _afterthought(video: SyntheticVideo, question: Question, last: ZoomCall, rest: Interval) -> str:
+    """What is said about a last clip that was not enough: that it was elsewhere, or what it showed."""
     at = min(last.start_seconds, video.config.duration_seconds - 1e-6)
     scene = next(s for s in video.scenes if s.start_seconds <= at < s.end_seconds)
     start, end = next((w for w in question.search if w[0] <= rest[0] < w[1]), question.search[0])
@@ -115,12 +138,12 @@ def clock(seconds: float) -> str:
     return f"{seconds:.2f}".rstrip("0").rstrip(".")
 
 
-def _evidence(video: WorldVideo, question: Question) -> list[WorldEvent]:
+def _evidence(video: SyntheticVideo, question: Question) -> list[SyntheticEvent]:
     return [e for e in video.events if (e.start_seconds, e.end_seconds) in question.evidence]
 
 
-def _first_shown(event: WorldEvent, seen: list[Interval], glance: list[float]) -> WorldEvent | None:
-    """The event as beginning where a clip or a glance frame first showed it; None where neither did."""
+def _first_shown(event: SyntheticEvent, seen: list[Interval], glance: list[float]) -> SyntheticEvent | None:
+    """The event, beginning when a clip or a glance frame first showed it; None if neither did."""
     times = [t for t in glance if event.start_seconds <= t < event.end_seconds]
     for start, end in seen:
         first, last = max(start, event.start_seconds), min(end, event.end_seconds)
@@ -129,7 +152,7 @@ def _first_shown(event: WorldEvent, seen: list[Interval], glance: list[float]) -
     return replace(event, start_seconds=min(times)) if times else None
 
 
-def _next_window(video: WorldVideo, question: Question, seen: list[Interval], window: float) -> Interval | None:
+def _next_window(video: SyntheticVideo, question: Question, seen: list[Interval], window: float) -> Interval | None:
     """The first part of what must be searched that was not seen yet, at most `window` seconds long."""
     if question.family in ("first", "order"):  # searching the whole video would take more calls than there are
         for start, end in question.evidence:
@@ -149,32 +172,41 @@ def _next_window(video: WorldVideo, question: Question, seen: list[Interval], wi
     return None
 
 
-def _report(video: WorldVideo, window: Interval) -> str:
-    """What a clip showed, when that was not enough to answer."""
+def _report(video: SyntheticVideo, window: Interval) -> str:
+    """What a clip showed that was not enough to answer."""
     start, end = window
     shown = [e for e in video.events if start <= e.start_seconds < end]
     return f"{sightings(shown)}." if shown else nothing_note(start, end)
 
 
 def nothing_note(start_seconds: float, end_seconds: float) -> str:
+    """What the oracle says of a clip without a shape, from `start_seconds` to `end_seconds`."""
     return f"No shape from {clock(start_seconds)} to {clock(end_seconds)}."
 
 
-def _plan(video: WorldVideo, window: Interval) -> str:
+def _plan(video: SyntheticVideo, window: Interval) -> str:
     scene = next(s for s in video.scenes if s.start_seconds <= window[0] < s.end_seconds)
     return scene_note(scene.colour, scene.start_seconds, scene.end_seconds)
 
 
 def scene_note(colour: str, start_seconds: float, end_seconds: float) -> str:
+    """What the oracle says of the scene of a colour, from `start_seconds` to `end_seconds`, before it zooms there."""
     return f"The {colour} scene is from {clock(start_seconds)} to {clock(end_seconds)}."
 
 
-def sightings(events: Sequence[WorldEvent]) -> str:
-    """Times first: to find the next event is one step, to say what it was another."""
+def sightings(events: Sequence[SyntheticEvent]) -> str:
+    """What the oracle says of the shapes it saw. Times first: finding an event is one step, naming it another."""
     return "I see " + ", ".join(f"at {e.start_seconds:.2f}s a {e.shape}" for e in events)
 
 
-def finding_note(events: Sequence[WorldEvent], letter: str, *, family: str = "which") -> str:
+def finding_note(events: Sequence[SyntheticEvent], letter: str, *, family: str = "which") -> str:
+    """What the oracle says before its answer.
+
+    Args:
+        events: the shapes that it saw.
+        letter: of the option that follows from them.
+        family: of the question; `which` has a wording of its own.
+    """
     if family == "which":
         (event,) = events
         return f"I see a {event.shape} ({letter}) at {event.start_seconds:.2f}s."  # a short way from shape to letter
@@ -182,7 +214,7 @@ def finding_note(events: Sequence[WorldEvent], letter: str, *, family: str = "wh
 
 
 def _flawed_call(
-    video: WorldVideo, question: Question, window: float, flaw: Flaw, rng: np.random.Generator
+    video: SyntheticVideo, question: Question, window: float, flaw: Flaw, rng: np.random.Generator
 ) -> tuple[ZoomCall, str]:
     """A call that looks in a wrong place, and its thought."""
     start, end = question.search[0]

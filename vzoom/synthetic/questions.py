@@ -1,4 +1,4 @@
-"""Questions about a world video, with the answer and the seconds that prove it.
+"""Questions about a synthetic video, with the answer and the seconds that prove it.
 
 Families: `which` shape flashes in the scene of a colour (four options) · `first`, which of two shapes comes first
 (two) · `count`, how many shapes flash in a scene (four) · `order`, does a shape come before or after a scene (two).
@@ -12,18 +12,26 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .spec import SHAPES, WorldConfig, WorldEvent, WorldVideo
+from ..protocol import LETTERS
+from .spec import SHAPES, SyntheticConfig, SyntheticEvent, SyntheticVideo
 
 Interval = tuple[float, float]
-LETTERS = "ABCD"
-_MOST_COUNTED = len(LETTERS)
+_MOST_OPTIONS = 4
 
 
 @dataclass(frozen=True)
 class Question:
-    """`text` is all the model is given. `evidence`: every interval [start, end) in seconds that must be seen to know
-    the answer. `search`: the intervals in which a viewer who read the question looks for it. `chance`: the accuracy
-    of guessing."""
+    """One multiple-choice question.
+
+    Args:
+        text: all that the model is given, options included.
+        options: without their letters.
+        answer_letter: of the right option.
+        evidence: every interval [start, end), in seconds, that must be seen to know the answer.
+        search: the intervals in which a viewer who read the question looks for it.
+        family: see `FAMILIES`.
+        chance: the accuracy of guessing, from 0 to 1.
+    """
 
     text: str
     options: tuple[str, ...]
@@ -34,31 +42,62 @@ class Question:
     chance: float
 
 
-def config_for(family: str, config: WorldConfig | None = None) -> WorldConfig:
-    """The default world for a family: `count` needs scenes with several events, the others one event a scene."""
+def config_for(family: str, config: SyntheticConfig | None = None) -> SyntheticConfig:
+    """The videos that a family asks about: `count` needs scenes with several events, the others one event per scene.
+
+    Args:
+        family: see `FAMILIES`.
+        config: taken as it is; None is the family's default.
+
+    Raises:
+        ValueError: there is no such family.
+    """
     _maker(family)
     if config is not None:
         return config
-    return replace(WorldConfig(), events_per_scene=(1, _MOST_COUNTED)) if family == "count" else WorldConfig()
+    return replace(SyntheticConfig(), events_per_scene=(1, _MOST_OPTIONS)) if family == "count" else SyntheticConfig()
 
 
-def ask_questions(world_video: WorldVideo, family: str, seed: int) -> Question:
-    """One question of `family` about `world_video`, drawn from `seed`. ValueError where the video allows none."""
-    return ask(world_video, family, np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2,))))
+def ask_questions(video: SyntheticVideo, family: str, seed: int) -> Question:
+    """Draw one question about a video.
+
+    Args:
+        video: what is asked about.
+        family: see `FAMILIES`.
+        seed: of the draw.
+
+    Raises:
+        ValueError: there is no such family, or the video allows no question of it.
+    """
+    return ask(video, family, np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2,))))
 
 
-def ask(video: WorldVideo, family: str, rng: np.random.Generator) -> Question:
-    """Like `ask_questions`, from a generator that the caller owns."""
+def ask(video: SyntheticVideo, family: str, rng: np.random.Generator) -> Question:
+    """Like `ask_questions`, but drawn from a generator.
+
+    Args:
+        video: what is asked about.
+        family: see `FAMILIES`.
+        rng: draws the question.
+
+    Raises:
+        ValueError: there is no such family, or the video allows no question of it.
+    """
     return _maker(family)(video, rng)
 
 
 def is_hit(evidence: Sequence[Interval], pts_seconds: Sequence[float]) -> bool:
-    """Whether each evidence interval holds a frame that a zoom brought. True luck is an answer without this."""
+    """Whether each interval of the evidence holds a frame. A right answer without this was luck.
+
+    Args:
+        evidence: intervals [start, end) in seconds.
+        pts_seconds: times of the frames that were shown.
+    """
     slack = 1e-3  # a container's clock rounds timestamps
     return all(any(start - slack <= t < end - slack for t in pts_seconds) for start, end in evidence)
 
 
-def _which(video: WorldVideo, rng: np.random.Generator) -> Question:
+def _which(video: SyntheticVideo, rng: np.random.Generator) -> Question:
     numbers = [i for i in range(len(video.scenes)) if len(video.events_in(i)) == 1]
     if not numbers:
         raise ValueError("`which` needs a scene with exactly one event: lower events_per_scene")
@@ -67,7 +106,7 @@ def _which(video: WorldVideo, rng: np.random.Generator) -> Question:
     seen = sorted({e.shape for e in video.events} - {event.shape})
     wrong = [str(s) for s in rng.permutation(seen)[: video.config.distractors]] if seen else []
     unseen = [s for s in rng.permutation(SHAPES) if s != event.shape and s not in wrong]
-    wrong += [str(s) for s in unseen][: len(LETTERS) - 1 - len(wrong)]
+    wrong += [str(s) for s in unseen][: _MOST_OPTIONS - 1 - len(wrong)]
     scene = video.scenes[number]
     return _question(
         "which",
@@ -79,7 +118,7 @@ def _which(video: WorldVideo, rng: np.random.Generator) -> Question:
     )
 
 
-def _first(video: WorldVideo, rng: np.random.Generator) -> Question:
+def _first(video: SyntheticVideo, rng: np.random.Generator) -> Question:
     once = _shown_once(video)
     if len(once) < 2:
         raise ValueError("`first` needs two shapes that are shown exactly once")
@@ -91,18 +130,18 @@ def _first(video: WorldVideo, rng: np.random.Generator) -> Question:
     )
 
 
-def _count(video: WorldVideo, rng: np.random.Generator) -> Question:
-    numbers = [i for i in range(len(video.scenes)) if 1 <= len(video.events_in(i)) <= _MOST_COUNTED]
+def _count(video: SyntheticVideo, rng: np.random.Generator) -> Question:
+    numbers = [i for i in range(len(video.scenes)) if 1 <= len(video.events_in(i)) <= _MOST_OPTIONS]
     if not numbers:
-        raise ValueError(f"`count` needs a scene with 1 to {_MOST_COUNTED} events")
+        raise ValueError(f"`count` needs a scene with 1 to {_MOST_OPTIONS} events")
     number = int(rng.choice(numbers))
     events, scene = video.events_in(number), video.scenes[number]
-    options = [str(n + 1) for n in range(_MOST_COUNTED)]
+    options = [str(n + 1) for n in range(_MOST_OPTIONS)]
     text = f"How many shapes flash in the {scene.colour} scene?"
     return _question("count", text, options, str(len(events)), events, [(scene.start_seconds, scene.end_seconds)])
 
 
-def _order(video: WorldVideo, rng: np.random.Generator) -> Question:
+def _order(video: SyntheticVideo, rng: np.random.Generator) -> Question:
     answer = ("before", "after")[int(rng.integers(2))]
     pairs = [
         (event, scene)
@@ -117,7 +156,7 @@ def _order(video: WorldVideo, rng: np.random.Generator) -> Question:
     return _question("order", text, ["before", "after"], answer, [event], [(0.0, video.config.duration_seconds)])
 
 
-_FAMILIES: dict[str, Callable[[WorldVideo, np.random.Generator], Question]] = {
+_FAMILIES: dict[str, Callable[[SyntheticVideo, np.random.Generator], Question]] = {
     "which": _which,
     "first": _first,
     "count": _count,
@@ -126,19 +165,24 @@ _FAMILIES: dict[str, Callable[[WorldVideo, np.random.Generator], Question]] = {
 FAMILIES = tuple(_FAMILIES)
 
 
-def _maker(family: str) -> Callable[[WorldVideo, np.random.Generator], Question]:
+def _maker(family: str) -> Callable[[SyntheticVideo, np.random.Generator], Question]:
     if family not in _FAMILIES:
         raise ValueError(f"unknown family {family!r}: choose one of {', '.join(FAMILIES)}")
     return _FAMILIES[family]
 
 
-def _shown_once(video: WorldVideo) -> list[WorldEvent]:
+def _shown_once(video: SyntheticVideo) -> list[SyntheticEvent]:
     counts = Counter(event.shape for event in video.events)
     return [event for event in video.events if counts[event.shape] == 1]
 
 
 def _question(
-    family: str, ask_text: str, options: list[str], answer: str, events: Sequence[WorldEvent], search: list[Interval]
+    family: str,
+    ask_text: str,
+    options: list[str],
+    answer: str,
+    events: Sequence[SyntheticEvent],
+    search: list[Interval],
 ) -> Question:
     lines = [f"{letter}: {option}" for letter, option in zip(LETTERS, options, strict=False)]
     return Question(

@@ -1,8 +1,8 @@
 """What happens in a procedural video, drawn from a seed: scenes with a colour, brief events inside them.
 
-A scene is long enough for the glance to see its colour and where it begins; an event, a shape that flashes for
-half a second, never lies on a frame of the default glance, unless `WorldConfig.lingering` lets some events stay so
-long that it shows them. Times are seconds, intervals half-open.
+A scene is long enough for the glance to see its colour and where it begins. An event is a shape that flashes for half a
+second. No frame of the default glance shows one, unless `SyntheticConfig.lingering` lets some events stay so long that
+it does. Times are seconds, intervals half-open.
 """
 
 from __future__ import annotations
@@ -24,15 +24,25 @@ _GUARD_SECONDS = 1e-3  # a reader may round a timestamp by half a tick of the co
 
 
 @dataclass(frozen=True)
-class WorldConfig:
-    """How hard the world is.
+class SyntheticConfig:
+    """How hard the videos are.
 
-    duration_seconds: 32 s to 1 h. num_scenes: fewest and most scenes, each of its own colour. scene_seconds: shortest
-    and longest scene; a scene begins at a multiple of scene_step_seconds. events_per_scene: fewest and most.
-    event_seconds, at most 0.5: how long a shape is seen; it appears at a multiple of event_step_seconds.
-    distractors: how many wrong options of `which` are shapes that other scenes of the video do show.
-    lingering: the share of events that stay for a step of the default glance, so that it shows them: questions about
-    these need no zoom.
+    Args:
+        duration_seconds: from 32 to 3600.
+        fps: frames per second.
+        frame_size: height and width in pixels.
+        num_scenes: fewest and most scenes, each of its own colour.
+        scene_seconds: shortest and longest scene.
+        scene_step_seconds: a scene begins at a multiple of this.
+        events_per_scene: fewest and most.
+        event_seconds: how long a shape is seen, at most 0.5.
+        event_step_seconds: a shape appears at a multiple of this.
+        distractors: how many wrong options of `which` are shapes that other scenes of the video show.
+        lingering: the share of events that stay for a step of the default glance, so that it shows them. Questions
+            about these need no zoom.
+
+    Raises:
+        ValueError: a value is out of range, or two do not fit together.
     """
 
     duration_seconds: float = 64.0
@@ -56,7 +66,7 @@ class WorldConfig:
             raise ValueError(f"frame_size must be an even number from 56 to 1080, got {self.frame_size}")
         low, high = self.num_scenes
         if not 2 <= low <= high <= len(COLOURS):
-            raise ValueError(f"num_scenes must lie in 2..{len(COLOURS)} (one colour each), got {self.num_scenes}")
+            raise ValueError(f"num_scenes must be in 2..{len(COLOURS)} (one colour each), got {self.num_scenes}")
         shortest, longest = self.scene_seconds
         if not 0 < shortest <= longest:
             raise ValueError(f"scene_seconds must be (shortest, longest), got {self.scene_seconds}")
@@ -94,7 +104,14 @@ class WorldConfig:
 
 @dataclass(frozen=True)
 class Scene:
-    """`style` picks the landscape, it has no meaning."""
+    """A part of a video, in one colour.
+
+    Args:
+        start_seconds: when it begins.
+        end_seconds: when the next one begins.
+        colour: one of `COLOURS`.
+        style: picks the landscape; it has no meaning.
+    """
 
     start_seconds: float
     end_seconds: float
@@ -103,8 +120,17 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class WorldEvent:
-    """A shape seen in [start_seconds, end_seconds) in scene number `scene`; x, y in 0..1 of the frame."""
+class SyntheticEvent:
+    """A shape that is seen for a while.
+
+    Args:
+        start_seconds: of the first frame that shows it.
+        end_seconds: of the first frame after it.
+        scene: the number of its scene, from 0.
+        shape: one of `SHAPES`.
+        x: of its centre, from 0 to 1 of the frame's width.
+        y: of its centre, from 0 to 1 of the frame's height.
+    """
 
     start_seconds: float
     end_seconds: float
@@ -115,40 +141,58 @@ class WorldEvent:
 
 
 @dataclass(frozen=True)
-class WorldVideo:
-    """A whole video as facts: what `render` draws and what questions are asked about."""
+class SyntheticVideo:
+    """A whole video as facts: `render` draws them, and questions are asked about them.
 
-    config: WorldConfig
+    Args:
+        config: that it was drawn from.
+        scenes: in order; they fill the video.
+        events: in order.
+    """
+
+    config: SyntheticConfig
     scenes: tuple[Scene, ...]
-    events: tuple[WorldEvent, ...]
+    events: tuple[SyntheticEvent, ...]
 
     @property
     def num_frames(self) -> int:
+        """Of the whole video."""
         return round(self.config.duration_seconds * self.config.fps)
 
     def info(self, path: str = "") -> VideoInfo:
+        """What a reader would say of the rendered file at `path`."""
         size = self.config.frame_size
         return VideoInfo(path, self.config.duration_seconds, float(self.config.fps), size, size)
 
-    def scene_of(self, colour: str) -> int:
-        """The index of the scene of this colour. ValueError where there is none."""
-        for i, scene in enumerate(self.scenes):
-            if scene.colour == colour:
-                return i
-        raise ValueError(f"no {colour} scene in {[s.colour for s in self.scenes]}")
-
-    def events_in(self, scene: int) -> list[WorldEvent]:
+    def events_in(self, scene: int) -> list[SyntheticEvent]:
+        """The events of scene number `scene`, from 0."""
         return [event for event in self.events if event.scene == scene]
 
 
-def make_video(seed: int, config: WorldConfig | None = None) -> WorldVideo:
-    """The video of a public seed. Every public seed is held out: training draws from another namespace."""
-    return _draw(np.random.default_rng(_sequence(seed, _PUBLIC)), config or WorldConfig())
+def make_video(seed: int, config: SyntheticConfig | None = None) -> SyntheticVideo:
+    """The video of a public seed. Every public seed is held out: training draws from another namespace.
+
+    Args:
+        seed: 0 or more.
+        config: None is the default.
+
+    Raises:
+        ValueError: the seed is below 0, or the config cannot be met.
+    """
+    return _draw(np.random.default_rng(_sequence(seed, _PUBLIC)), config or SyntheticConfig())
 
 
-def make_training_video(index: int, config: WorldConfig | None = None) -> WorldVideo:
-    """Video number `index` of the training set; no `make_video` seed gives the same random numbers."""
-    return _draw(np.random.default_rng(_sequence(index, _TRAINING)), config or WorldConfig())
+def make_training_video(index: int, config: SyntheticConfig | None = None) -> SyntheticVideo:
+    """Video number `index` of the training set. No seed of `make_video` gives the same random numbers.
+
+    Args:
+        index: 0 or more.
+        config: None is the default.
+
+    Raises:
+        ValueError: the index is below 0, or the config cannot be met.
+    """
+    return _draw(np.random.default_rng(_sequence(index, _TRAINING)), config or SyntheticConfig())
 
 
 def _sequence(seed: int, namespace: int) -> np.random.SeedSequence:
@@ -157,17 +201,17 @@ def _sequence(seed: int, namespace: int) -> np.random.SeedSequence:
     return np.random.SeedSequence(seed, spawn_key=(namespace,))
 
 
-def _draw(rng: np.random.Generator, config: WorldConfig) -> WorldVideo:
+def _draw(rng: np.random.Generator, config: SyntheticConfig) -> SyntheticVideo:
     lengths = _scene_lengths(rng, config)
     colours = rng.permutation(COLOURS)
     scenes, start = [], 0.0
     for i, length in enumerate(lengths):
         scenes.append(Scene(start, start + length, str(colours[i]), int(rng.integers(1 << 16))))
         start += length
-    video = WorldVideo(config, tuple(scenes), ())
+    video = SyntheticVideo(config, tuple(scenes), ())
     glance = glance_timestamps(video.info(), ZoomConfig())
     deck: list[str] = []
-    events: list[WorldEvent] = []
+    events: list[SyntheticEvent] = []
     for i, scene in enumerate(scenes):
         length = config.event_seconds
         starts = _hidden_starts(scene, config, glance)
@@ -183,16 +227,16 @@ def _draw(rng: np.random.Generator, config: WorldConfig) -> WorldVideo:
         for at in sorted(rng.choice(starts, size=count, replace=False)):
             deck = deck or [str(s) for s in rng.permutation(SHAPES)]  # shapes repeat only once all were shown
             x, y = rng.uniform(0.45, 0.55, size=2)
-            events.append(WorldEvent(float(at), float(at) + length, i, deck.pop(), float(x), float(y)))
+            events.append(SyntheticEvent(float(at), float(at) + length, i, deck.pop(), float(x), float(y)))
     for event in events:
         if event.end_seconds - event.start_seconds > config.event_seconds:
             continue
         seen = [t for t in glance if event.start_seconds - _GUARD_SECONDS <= t < event.end_seconds]
-        assert not seen, f"event {event} lies on glance frames {seen}"
-    return WorldVideo(config, tuple(scenes), tuple(events))
+        assert not seen, f"glance frames {seen} show event {event}"
+    return SyntheticVideo(config, tuple(scenes), tuple(events))
 
 
-def _scene_lengths(rng: np.random.Generator, config: WorldConfig) -> list[float]:
+def _scene_lengths(rng: np.random.Generator, config: SyntheticConfig) -> list[float]:
     """Random lengths within scene_seconds, multiples of the step, that fill the video."""
     step = config.scene_step_seconds
     total = round(config.duration_seconds / step)
@@ -212,7 +256,7 @@ def _scene_lengths(rng: np.random.Generator, config: WorldConfig) -> list[float]
     return [float(n * step) for n in lengths]
 
 
-def _hidden_starts(scene: Scene, config: WorldConfig, glance: list[float]) -> list[float]:
+def _hidden_starts(scene: Scene, config: SyntheticConfig, glance: list[float]) -> list[float]:
     """Times at which an event can begin in this scene without any glance frame showing it."""
     starts, length = _starts(scene, config, config.event_seconds), config.event_seconds
     times = np.asarray(glance)
@@ -220,7 +264,7 @@ def _hidden_starts(scene: Scene, config: WorldConfig, glance: list[float]) -> li
     return starts[~shown].tolist()
 
 
-def _starts(scene: Scene, config: WorldConfig, length_seconds: float) -> np.ndarray:
+def _starts(scene: Scene, config: SyntheticConfig, length_seconds: float) -> np.ndarray:
     """Times at which an event of this length can begin in this scene."""
     step = config.event_step_seconds
     last = math.floor((scene.end_seconds - length_seconds) / step + 1e-9)

@@ -1,4 +1,4 @@
-"""A world video as a real H.264 MP4 file."""
+"""A synthetic video as a real H.264 MP4 file."""
 
 from __future__ import annotations
 
@@ -7,15 +7,22 @@ from fractions import Fraction
 from pathlib import Path
 
 from .draw import Painter
-from .spec import WorldVideo
+from .spec import SyntheticVideo
 
 _KEYFRAME_SECONDS = 4
 
 
-def render(video: WorldVideo, path: str | Path) -> Path:
-    """Draw and encode `video` to `path` (.mp4): H.264 4:2:0, constant frame rate, first frame at 0 s.
+def render(video: SyntheticVideo, path: str | Path) -> Path:
+    """Draw and encode a video: H.264 4:2:0 in MP4, constant frame rate, first frame at 0 s.
 
-    The file is there when it is whole: one that was found is not looked at again, so a stop must not leave a part.
+    The file appears when it is whole: later runs trust a file that is there, so a stop must not leave a part of one.
+
+    Args:
+        video: what to draw.
+        path: of the file, .mp4.
+
+    Returns:
+        `path`.
     """
     import av
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 
@@ -22,19 +22,23 @@ from ..types import Clip, VideoInfo
 
 
 class VideoError(ValueError):
-    """This path is not a video that can be read; the text is one line for the user."""
+    """This path is not a video that can be read. The text is one line for the user."""
 
 
 class VideoReadError(VideoError):
-    """Frames of an open video that were asked for cannot be had: nothing decodes there, or it took too long."""
+    """Frames of an open video cannot be had: nothing can be decoded there, or it took too long."""
 
 
 @dataclass(frozen=True)
 class Frame:
     """One displayed frame. It is the answer to every time from `pts_ticks` to just before `end_ticks`.
 
-    image is uint8 [H, W, 3] RGB, upright. `is_last`: nothing after it can be decoded, so that it is also the
-    (clamped) answer to every later time.
+    Attributes:
+        image: uint8 [H, W, 3] RGB, upright.
+        index: how many displayed frames come before it.
+        pts_ticks: when it appears.
+        end_ticks: when the next frame replaces it.
+        is_last: nothing after it can be decoded, so it is also the (clamped) answer to every later time.
     """
 
     image: np.ndarray
@@ -48,20 +52,20 @@ class Frame:
         return self.pts_ticks <= ticks and (self.is_last or ticks < self.end_ticks)
 
 
-class Budget:
-    """A limit on time and packets for one request, so that no file can make the caller wait for ever."""
+class ReadBudget:
+    """A limit on time and packets for one call, so that no file can make the caller wait for ever."""
 
     def __init__(self, path: str, *, deadline_seconds: float, max_packets: int) -> None:
         self._path, self._deadline_seconds, self._max_packets = path, deadline_seconds, max_packets
         self.restart()
 
     def restart(self) -> None:
-        """A new request begins."""
+        """A new call begins: time and packets count from 0."""
         self._end = time.monotonic() + self._deadline_seconds
         self._packets = 0
 
     def spend_packet(self) -> None:
-        """Count one packet. VideoReadError where that is one too many, or the time is over."""
+        """Count one packet. VideoReadError if that is one too many, or the time is over."""
         self._packets += 1
         if self._packets > self._max_packets:
             raise VideoReadError(f"{self._path}: gave up after {self._max_packets} packets; raise max_packets")
@@ -73,10 +77,16 @@ _serials = itertools.count()
 
 
 class VideoReader(ABC):
-    """An open video. `frames_at` may be called from several threads; they take turns.
+    """An open video, as `open_video` returns it. A context manager.
 
-    `tick_seconds` is the stream's time base, `backend` names the implementation, `file_key` the file and its version,
-    `serial` this reader among all of the process.
+    `frames_at` may be called from several threads; they take turns.
+
+    Attributes:
+        info: duration, frame rate and size.
+        backend: "pyav" or "dali".
+        file_key: the file and its version; see `file_key`.
+        tick_seconds: the stream's time base.
+        serial: the number of this reader among all of the process.
     """
 
     info: VideoInfo
@@ -90,17 +100,29 @@ class VideoReader(ABC):
         self._closed = False
 
     def frames_at(self, timestamps: Sequence[float]) -> Clip:
-        """The frames on display at `timestamps` (seconds), each once, in the order in which they were first asked for.
+        """The frames on display at some times.
 
-        The frame at t is the last one with pts <= t + half a tick. Times at or past the end give the last decodable
-        frame, flagged in `Clip.clamped`. ValueError: no times, or one that is negative or not finite.
-        VideoReadError: no frame can be decoded there, or the reader's budget ran out.
+        The frame at t is the last one with pts <= t + half a tick. Times at or past the end give the last frame that
+        can be decoded, flagged in `Clip.clamped`.
+
+        Args:
+            timestamps: seconds from the first displayed frame, in any order.
+
+        Returns:
+            Each frame once, in the order in which the frames were first asked for.
+
+        Raises:
+            ValueError: no times, or one that is negative or not finite.
+            VideoReadError: no frame can be decoded there, the call ran into its limits, or the reader is closed.
         """
         ticks = [self.to_ticks(t) for t in timestamps]
         return make_clip(timestamps, self.read(ticks), self.tick_seconds)
 
     def read(self, ticks: Sequence[int]) -> list[Frame]:
-        """For each of `ticks` (any order) the frame on display then; one object where several fall on one frame."""
+        """The frame on display at each of `ticks`, which may be in any order.
+
+        Ticks that fall on one frame get the same object. Raises as `frames_at`.
+        """
         if not ticks:
             raise ValueError("no timestamps: ask for at least one frame")
         wanted = sorted(set(ticks))
@@ -111,7 +133,7 @@ class VideoReader(ABC):
         return [found[t] for t in ticks]
 
     def to_ticks(self, seconds: float) -> int:
-        """`seconds` rounded to the nearest tick, halves up, so that pts <= t + half a tick is pts_ticks <= result."""
+        """The tick nearest to `seconds`, halves up, so that pts <= t + half a tick is pts_ticks <= result."""
         if not (math.isfinite(seconds) and seconds >= 0):
             raise ValueError(f"a timestamp must be finite and 0 or more, got {seconds!r} s")
         return math.floor(seconds * self.tick_seconds.denominator / self.tick_seconds.numerator + 0.5)
@@ -122,7 +144,7 @@ class VideoReader(ABC):
 
     @abstractmethod
     def _close(self) -> None:
-        """Let go of the file, under the lock."""
+        """Release the file, under the lock."""
 
     def close(self) -> None:
         """Close the file. May be called twice; reading afterwards raises VideoReadError."""
@@ -138,6 +160,15 @@ class VideoReader(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class FrameSource(Protocol):
+    """What the engine asks of a video: `CachedVideo` and every `VideoReader` have it."""
+
+    info: VideoInfo
+
+    def frames_at(self, timestamps: Sequence[float]) -> Clip: ...
+    def close(self) -> None: ...
 
 
 def make_clip(timestamps: Sequence[float], frames: Sequence[Frame], tick_seconds: Fraction) -> Clip:

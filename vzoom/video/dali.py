@@ -18,8 +18,8 @@ import numpy as np
 
 from .base import Frame, VideoError, VideoReadError
 from .index import packet_ticks
+from .keyframe_run import KeyframeRun
 from .pyav import PyAVReader
-from .run import Run
 
 _CPU_CODECS = frozenset({"vp8", "vp9", "mjpeg"})
 _BT601 = (0.299, 0.114)  # the weights of red and blue in luma
@@ -51,7 +51,7 @@ class Slice:
 
 
 def load_dali() -> Any:
-    """DALI's dynamic mode. VideoError, naming the extra, where it is not installed."""
+    """DALI's dynamic mode. VideoError, naming the extra, if it is not installed."""
     try:
         import nvidia.dali.experimental.dynamic as dynamic
     except ImportError as error:
@@ -68,9 +68,9 @@ def has_gpu() -> bool:
 
 
 class DaliReader(PyAVReader):
-    """See `open_video`. `device` is "gpu" where DALI sees one, else "cpu".
+    """See `open_video`. `device` is "gpu" if DALI sees one, else "cpu".
 
-    Colours are DALI's own BT.601 conversion, corrected by a 3x3 matrix where the stream names another: within a few
+    Colours are DALI's own BT.601 conversion, corrected by a 3x3 matrix if the stream names another: within a few
     levels of PyAV's, less exact for saturated colours. A damaged packet is a VideoReadError, not the frame before it.
     """
 
@@ -111,7 +111,7 @@ class DaliReader(PyAVReader):
             found |= {at: frames[shown.number] for at, shown in cut.shown.items()}
         return [found[at] for at in ticks]
 
-    def _cut(self, run: Run, group: list[int]) -> Slice:
+    def _cut(self, run: KeyframeRun, group: list[int]) -> Slice:
         """Copy the packets of `run` that the frames at `group` (ticks of the stream) need."""
         run.look_past(group[-1])
         kept, pts = [], []

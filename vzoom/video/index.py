@@ -1,4 +1,4 @@
-"""Where the keyframes are, and how many frames lie before each.
+"""Where the keyframes are, and how many frames come before each.
 
 An mp4 says so in its header. Every other container is read through once without decoding (about 2 us a packet),
 which also gives the true end and rate of files whose headers say neither.
@@ -13,8 +13,8 @@ import av.error
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-from .base import Budget, VideoError
-from .source import Source
+from .base import ReadBudget, VideoError
+from .packet_source import PacketSource
 
 _TAIL_PACKETS = 32  # enough to see past any reordering of the last frames
 
@@ -23,7 +23,7 @@ _TAIL_PACKETS = 32  # enough to see past any reordering of the last frames
 class KeyIndex:
     """Keyframes in decode order; all times are in ticks of the stream, not yet relative to the first frame.
 
-    key_ticks[k] names keyframe k: its dts where `by_dts`, else its pts. seek_ticks[k] is what to ask libav for.
+    key_ticks[k] names keyframe k: its dts if `by_dts`, else its pts. seek_ticks[k] is what to ask libav for.
     ordinals[k] counts the displayed frames that come before it in the file. The last frame is displayed from
     last_ticks (None: the file is cut off before it) to end_ticks. fps is the average rate of display.
     """
@@ -50,14 +50,14 @@ def packet_ticks(packet: Packet[VideoStream]) -> int | None:
     return packet.pts if packet.pts is not None else packet.dts
 
 
-def build_index(source: Source, budget: Budget) -> KeyIndex:
+def build_index(source: PacketSource, budget: ReadBudget) -> KeyIndex:
     """The index of an open source, whose position is lost: seek before reading on. VideoError: no frames in it."""
     index = _from_header(source, budget)
     return index if index is not None else _from_scan(source, budget)
 
 
-def _from_header(source: Source, budget: Budget) -> KeyIndex | None:
-    """None where the header does not list every frame (other containers, fragments, edit lists that repeat frames)."""
+def _from_header(source: PacketSource, budget: ReadBudget) -> KeyIndex | None:
+    """None if the header does not list every frame (other containers, fragments, edit lists that repeat frames)."""
     stream = source.stream
     entries = stream.index_entries
     rate = stream.average_rate
@@ -74,14 +74,14 @@ def _from_header(source: Source, budget: Budget) -> KeyIndex | None:
     if not keys:
         return None
     last, duration = _last_packet(source, entries[max(0, len(entries) - _TAIL_PACKETS)].timestamp, budget)
-    if last is None:  # the header is whole and the data behind it is cut off: believe the header, frames are clamped
+    if last is None:  # the header is whole and the data after it is cut off: believe the header, frames are clamped
         end = (stream.start_time or 0) + (stream.duration or 0)
     else:
         end = last + (duration or _frame_ticks(source, float(rate)))
     return KeyIndex(keys, keys, ordinals, by_dts=True, last_ticks=last, end_ticks=end, fps=float(rate))
 
 
-def _last_packet(source: Source, dts: int, budget: Budget) -> tuple[int | None, int]:
+def _last_packet(source: PacketSource, dts: int, budget: ReadBudget) -> tuple[int | None, int]:
     """(pts, duration) of the packet displayed last, of those from `dts` on. (None, 0): nothing can be read there."""
     last, duration = None, 0
     try:
@@ -94,13 +94,13 @@ def _last_packet(source: Source, dts: int, budget: Budget) -> tuple[int | None, 
     return last, duration
 
 
-def _frame_ticks(source: Source, fps: float) -> int:
+def _frame_ticks(source: PacketSource, fps: float) -> int:
     """Ticks of one frame at a constant `fps`."""
     assert source.stream.time_base is not None  # checked when the source was opened
     return max(1, round(1 / (fps * source.stream.time_base)))
 
 
-def _from_scan(source: Source, budget: Budget) -> KeyIndex:
+def _from_scan(source: PacketSource, budget: ReadBudget) -> KeyIndex:
     """Read every packet of the stream once."""
     by_pts = "matroska" in source.container.format.name  # Matroska seeks by pts, the others by dts
     keys: list[int] = []
@@ -138,6 +138,6 @@ def _from_scan(source: Source, budget: Budget) -> KeyIndex:
         spacing = round((last - first) / (displayed - 1)) if displayed > 1 else 0
         last_duration = spacing or (_frame_ticks(source, named) if named else 1)
     counted = displayed / float((last + last_duration - first) * stream.time_base)
-    # The named rate is exact (30000/1001) where it is true at all; a header may also name a rate that never was.
+    # The named rate is exact (30000/1001) if it is true at all; a header may also name a rate that never was.
     fps = named if abs(named - counted) < 0.01 * counted else counted
     return KeyIndex(keys, seeks, ordinals, by_dts=False, last_ticks=last, end_ticks=last + last_duration, fps=fps)

@@ -18,12 +18,24 @@ def open_video(
     deadline_seconds: float = 300.0,
     max_packets: int = 5_000_000,
 ) -> VideoReader:
-    """Open a video file, or a URL that libav understands.
+    """Open a video.
 
-    backend: "auto" is PyAV; "dali" decodes with NVIDIA DALI (extra `dali`). num_threads decode. One call of
-    `frames_at` (or the opening) may take `deadline_seconds` and read `max_packets`, then VideoReadError is raised.
-    mp4 and mov open at once; other containers are read through once without decoding, to learn where frames are.
-    VideoError: there is no such file, or it is not a video. ValueError: an unknown backend or a limit not above 0.
+    mp4 and mov open at once. Other containers are read through once without decoding, to learn where frames are.
+
+    Args:
+        path: a video file, or a URL that libav understands.
+        backend: "auto" is PyAV; "dali" decodes with NVIDIA DALI (extra `dali`).
+        num_threads: threads that decode.
+        deadline_seconds: the longest that the opening, or one call of `frames_at`, may take.
+        max_packets: the most packets that the opening, or one call of `frames_at`, may read.
+
+    Returns:
+        An open reader; close it, or use it in a `with` statement.
+
+    Raises:
+        VideoError: there is no such file, it is not a video, or the backend cannot decode it.
+        VideoReadError: the opening ran into `deadline_seconds` or `max_packets`.
+        ValueError: an unknown backend, or a limit that is not above 0.
     """
     for name, value in (
         ("num_threads", num_threads), ("deadline_seconds", deadline_seconds), ("max_packets", max_packets),

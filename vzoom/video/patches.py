@@ -27,9 +27,15 @@ _MAX_ASPECT = 200  # transformers refuses longer images
 
 @dataclass(frozen=True)
 class PatchSpec:
-    """What a checkpoint's vision tower wants: `patch_size` pixels a side, merged `merge_size` a side.
+    """The patch geometry of a checkpoint's vision tower. The defaults are those of Qwen2-VL and Qwen2.5-VL.
 
-    The defaults are those of Qwen2-VL and Qwen2.5-VL.
+    Attributes:
+        patch_size: pixels per side of a patch.
+        merge_size: patches per side of a visual token.
+        temporal_patch_size: frames per patch; an image is repeated that often.
+        mean: subtracted from each rescaled channel (R, G, B).
+        std: each channel is divided by it after that.
+        rescale: what a level from 0 to 255 is multiplied by before that.
     """
 
     patch_size: int = 14
@@ -41,14 +47,19 @@ class PatchSpec:
 
     @property
     def factor(self) -> int:
-        """Pixels a side of one merged patch: heights and widths are multiples of it."""
+        """Pixels per side of one merged patch: heights and widths are multiples of it."""
         return self.patch_size * self.merge_size
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], source: str) -> PatchSpec:
-        """Read the contents of a preprocessor_config.json; `source` is named in errors.
+        """Read the contents of a preprocessor_config.json.
 
-        ValueError where a field is missing or the image processor is of another kind.
+        Args:
+            data: the file's contents.
+            source: what the file belongs to, for errors.
+
+        Raises:
+            ValueError: a field is missing, or the image processor is of another kind.
         """
         if not str(data.get("image_processor_type", "Qwen2VL")).startswith("Qwen2VL"):
             raise ValueError(
@@ -79,9 +90,20 @@ def _three(values: Any, source: str) -> tuple[float, float, float]:
 
 
 def smart_resize(height: int, width: int, *, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-    """The processor's target size: multiples of `factor`, area between the limits, aspect nearly kept.
+    """The size that transformers' image processor resizes to (`smart_resize` of Qwen2-VL).
 
-    ValueError where one side is more than 200 times the other.
+    Args:
+        height: of the frame, in pixels.
+        width: of the frame, in pixels.
+        factor: both results are multiples of it.
+        min_pixels: the least area of the result.
+        max_pixels: the largest area of the result.
+
+    Returns:
+        (height, width) in pixels, the aspect nearly kept.
+
+    Raises:
+        ValueError: one side is more than 200 times the other.
     """
     if max(height, width) > _MAX_ASPECT * min(height, width):
         raise ValueError(f"a frame of {height} x {width} pixels is longer than {_MAX_ASPECT} : 1")
@@ -99,7 +121,7 @@ def smart_resize(height: int, width: int, *, factor: int, min_pixels: int, max_p
 def _sizes(
     height: int, width: int, config: ZoomConfig, spec: PatchSpec
 ) -> tuple[tuple[int, int] | None, tuple[int, int]]:
-    """The size that Lanczos shrinks to, where it does, and the final size."""
+    """The size that Lanczos shrinks to (None if it does not), and the final size."""
     shrunk = None
     if config.resize == "videozoomer" and height * width > config.max_pixels:
         scale = math.sqrt(config.max_pixels / (height * width))
@@ -109,7 +131,7 @@ def _sizes(
 
 
 def _steps(height: int, width: int, config: ZoomConfig, spec: PatchSpec) -> tuple[tuple[Step, ...], tuple[int, int]]:
-    """The resizes that take a frame to the model's size, and that size."""
+    """The resizes that bring a frame to the model's size, and that size."""
     shrunk, final = _sizes(height, width, config, spec)
     steps: list[Step] = []
     size = (height, width)
@@ -122,7 +144,20 @@ def _steps(height: int, width: int, config: ZoomConfig, spec: PatchSpec) -> tupl
 
 
 def grid_for(height: int, width: int, *, config: ZoomConfig, spec: PatchSpec) -> tuple[int, int]:
-    """(rows, columns) of patches for a frame of `height` x `width` pixels: known before anything is decoded."""
+    """The grid of patches of a frame: known before anything is decoded.
+
+    Args:
+        height: of the frame, in pixels.
+        width: of the frame, in pixels.
+        config: its resize rule and pixel limits decide.
+        spec: the patch geometry of the model.
+
+    Returns:
+        (rows, columns) in patches, before merging.
+
+    Raises:
+        ValueError: one side is more than 200 times the other.
+    """
     _, (h, w) = _sizes(height, width, config, spec)
     return h // spec.patch_size, w // spec.patch_size
 
@@ -137,11 +172,23 @@ def frames_to_patches(
     out: Tensor | None = None,
     impl: str = "auto",
 ) -> tuple[Tensor, tuple[int, int]]:
-    """Frames of one size, uint8 [N, H, W, 3] RGB -> (patches [N * h * w, 3 * temporal * patch**2], grid (h, w)).
+    """Resize frames and cut them into normalised patches. Every frame is an image of its own.
 
-    Every frame is an image of its own: it is repeated along the temporal patch. The grid is in patches before merging.
-    out: where the patches go, in `dtype` on `device`; see `PatchBuffer`.
-    ValueError where the frames are no such array or too long for a patch grid, or `out` has another shape.
+    Args:
+        frames_NHWC: frames of one size, uint8 [N, H, W, 3] RGB.
+        config: its resize rule and pixel limits decide the size.
+        spec: the patch geometry of the model.
+        dtype: of the patches.
+        device: where the patches go.
+        out: memory for them, in `dtype` on `device`; see `PatchBuffer`. None takes new memory.
+        impl: "auto", or an implementation by name.
+
+    Returns:
+        Patches [N * h * w, 3 * temporal_patch_size * patch_size**2] in merge order, and the grid (h, w) of one frame
+        in patches, before merging.
+
+    Raises:
+        ValueError: the frames are no such array or too long for a grid of patches, or `out` has another shape.
     """
     frames = _as_tensor(frames_NHWC).to(device)
     _, height, width, _ = frames.shape
@@ -160,14 +207,16 @@ def frames_to_patches(
 
 
 class PatchBuffer:
-    """Memory for patches that is used again by the next call. Fresh memory costs the system more time, page by page,
-    than the resize that fills it. Used by one thread at a time."""
+    """Memory for patches that the next call uses again. Used by one thread at a time.
+
+    Fresh memory costs the system more time, page by page, than the resize that fills it.
+    """
 
     def __init__(self) -> None:
         self._memory = torch.empty(0)
 
     def take(self, num_patches: int, spec: PatchSpec, *, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """[num_patches, 3 * temporal * patch**2], holding whatever it holds; valid until the next `take`."""
+        """Memory [num_patches, 3 * temporal_patch_size * patch_size**2], not initialised; valid until the next call."""
         values = 3 * spec.temporal_patch_size * spec.patch_size**2
         kept = self._memory
         if kept.numel() < num_patches * values or (kept.dtype, kept.device) != (dtype, device):
@@ -176,9 +225,21 @@ class PatchBuffer:
 
 
 def resize_frames(frames_NHWC: np.ndarray, *, config: ZoomConfig, spec: PatchSpec, impl: str = "auto") -> np.ndarray:
-    """Frames of one size at the model's size: uint8 [N, H, W, 3] -> uint8 [N, h, w, 3].
+    """Frames at the model's size: what a cache may keep instead of the frames.
 
-    `frames_to_patches` of the result is that of the frames: what a cache of frames may keep instead of them.
+    `frames_to_patches` of the result equals that of the frames.
+
+    Args:
+        frames_NHWC: frames of one size, uint8 [N, H, W, 3].
+        config: its resize rule and pixel limits decide the size.
+        spec: the patch geometry of the model.
+        impl: "auto", or an implementation by name.
+
+    Returns:
+        uint8 [N, h, w, 3].
+
+    Raises:
+        ValueError: the frames are no such array.
     """
     _check_frames(frames_NHWC.dtype == np.uint8, frames_NHWC)
     _, height, width, _ = frames_NHWC.shape
@@ -204,7 +265,7 @@ def _as_tensor(frames: np.ndarray | Tensor) -> Tensor:
 
 @lru_cache(maxsize=16)
 def value_table(spec: PatchSpec, dtype: torch.dtype) -> Tensor:
-    """[3, 256]: what the processor's rescale and normalise make of each level of each channel.
+    """What the processor's rescaling and normalising make of each level of each channel: [3, 256].
 
     Computed as transformers does: rescaled in float64, rounded to float32, normalised in float32.
     """

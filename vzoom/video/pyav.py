@@ -10,24 +10,24 @@ import numpy as np
 from av.video.frame import VideoFrame
 
 from ..types import VideoInfo
-from .base import Budget, Frame, VideoError, VideoReader, VideoReadError
+from .base import Frame, ReadBudget, VideoError, VideoReader, VideoReadError
 from .index import build_index, packet_ticks
+from .keyframe_run import KeyframeGoneError, KeyframeRun, VideoPacket
+from .packet_source import PacketSource, file_key
 from .picture import orientation, to_rgb
-from .run import KeyframeGoneError, Run, VideoPacket
-from .source import Source, file_key
 
 # Only these tell reliably which frames no other frame refers to.
 _SKIPPABLE_CODECS = frozenset({"h264", "hevc"})
 
 
-class Decoding:
-    """The decoder at work on a run: frames in display order, each once.
+class FrameDecoder:
+    """Decodes a run of packets: frames in display order, each once.
 
     With `skip`, frames that nobody asked for and no other frame refers to are not decoded; `skipped` tells whether
     that happened. `current` is the frame that was displayed last.
     """
 
-    def __init__(self, source: Source, run: Run, *, reorder_depth: int, skip: bool) -> None:
+    def __init__(self, source: PacketSource, run: KeyframeRun, *, reorder_depth: int, skip: bool) -> None:
         self.run = run
         self.skipped = False
         self.current: VideoFrame | None = None
@@ -41,7 +41,7 @@ class Decoding:
 
     @property
     def finished(self) -> bool:
-        """Whether the decoder has nothing more to give behind `current`."""
+        """Whether the decoder has nothing more to give after `current`."""
         return self._drained and not self._ready
 
     def advance(self, ticks: int, wanted: int | None) -> VideoFrame | None:
@@ -62,7 +62,7 @@ class Decoding:
         return self._ready[0] if self._ready else None
 
     def _decode_more(self, wanted: int | None) -> bool:
-        """Give the decoder one packet, or the end of the file; False where it has had that already."""
+        """Give the decoder one packet, or the end of the file; False if it has had that already."""
         if self._drained:
             return False
         if self.run.queue or self.run.pull():
@@ -94,7 +94,7 @@ class Decoding:
 
 
 def frame_ticks(frame: VideoFrame) -> int:
-    """When the frame is displayed; `Decoding` lets none through that does not say."""
+    """When the frame is displayed; `FrameDecoder` lets none through that does not say."""
     assert frame.pts is not None
     return frame.pts
 
@@ -109,8 +109,8 @@ class PyAVReader(VideoReader):
     ) -> None:
         super().__init__()
         self.file_key = file_key(path)
-        self._budget = Budget(os.fspath(path), deadline_seconds=deadline_seconds, max_packets=max_packets)
-        self._source = Source(path, num_threads=num_threads, timeout_seconds=deadline_seconds)
+        self._budget = ReadBudget(os.fspath(path), deadline_seconds=deadline_seconds, max_packets=max_packets)
+        self._source = PacketSource(path, num_threads=num_threads, timeout_seconds=deadline_seconds)
         try:
             self._open()
         except VideoError:
@@ -124,12 +124,12 @@ class PyAVReader(VideoReader):
         self._reorder_depth = source.stream.codec_context.reorder_depth
         self._index = build_index(source, self._budget)
         self._last_key = len(self._index.key_ticks) - 1
-        self._decoding = self._start(0, skip=True)
-        frame = self._decoding.first()
+        self._decoder = self._start(0, skip=True)
+        frame = self._decoder.first()
         if frame is None:
             raise VideoError(f"{source.path}: no frame of its {source.stream.codec_context.name} stream can be decoded")
         self._first_ticks = frame_ticks(frame)
-        self._first_ordinal = self._decoding.run.ordinal(self._first_ticks)
+        self._first_ordinal = self._decoder.run.ordinal(self._first_ticks)
         self._width, self._height, self._turned = frame.width, frame.height, orientation(frame)
         self._colorspace = int(frame.colorspace)
         width, height = self._turned.size(frame.width, frame.height)
@@ -154,29 +154,29 @@ class PyAVReader(VideoReader):
     def _read_group(self, key: int, group: list[int]) -> list[Frame]:
         """The frames on display at `group` (increasing), decoding from keyframe `key` or from where we are."""
         found: list[Frame] = []
-        passed = self._decoding.current
-        # Going on is cheaper than going back to the keyframe, and possible when nothing asked for has gone by.
-        if self._decoding.run.key != key or (passed is not None and frame_ticks(passed) > group[0]):
-            self._decoding = self._start(key, skip=True)
+        passed = self._decoder.current
+        # Decoding on is cheaper than going back to the keyframe, and possible when nothing asked for has gone by.
+        if self._decoder.run.key != key or (passed is not None and frame_ticks(passed) > group[0]):
+            self._decoder = self._start(key, skip=True)
         for ticks in group:
             frame = self._frame_at(ticks)
             found.append(frame if frame is not None else self._frame_before(key, ticks))
         return found
 
     def _frame_at(self, ticks: int) -> Frame | None:
-        """The frame on display at `ticks`, or the last good one before it; None where this run shows none so early."""
-        run = self._decoding.run
+        """The frame on display at `ticks`, or the last good one before it; None if this run shows none so early."""
+        run = self._decoder.run
         if run.key > 0 and ticks < run.key_pts:
             return None
         run.look_past(ticks)
         wanted = run.displayed_at(ticks)
-        shown = self._decoding.advance(ticks, wanted)
-        if self._decoding.skipped and (shown is None or shown.pts != wanted):
+        shown = self._decoder.advance(ticks, wanted)
+        if self._decoder.skipped and (shown is None or shown.pts != wanted):
             # The wanted frame is damaged, and the good one before it may be among those skipped.
-            self._decoding = self._start(run.key, skip=False)
-            run = self._decoding.run
+            self._decoder = self._start(run.key, skip=False)
+            run = self._decoder.run
             run.look_past(ticks)
-            shown = self._decoding.advance(ticks, wanted)
+            shown = self._decoder.advance(ticks, wanted)
         if shown is None:
             return None
         pts = frame_ticks(shown)
@@ -185,19 +185,19 @@ class PyAVReader(VideoReader):
             index=run.ordinal(pts) - self._first_ordinal,
             pts_ticks=pts - self._first_ticks,
             end_ticks=run.end_of(pts) - self._first_ticks,
-            is_last=run.ended and (run.is_newest(pts) or self._decoding.finished),
+            is_last=run.ended and (run.is_newest(pts) or self._decoder.finished),
         )
 
     def _frame_before(self, key: int, ticks: int) -> Frame:
-        """The frame on display at `ticks` where decoding from `key` shows nothing so early.
+        """The frame on display at `ticks` if decoding from `key` shows nothing so early.
 
         That is so between a keyframe's dts and its pts, in the pictures that lead an open group, while a picture
-        refreshes gradually, and where the keyframe is damaged.
+        refreshes gradually, and if the keyframe is damaged.
         """
         back = 1
         while key > 0:
             key, back = max(0, key - back), back * 2
-            self._decoding = self._start(key, skip=True)
+            self._decoder = self._start(key, skip=True)
             frame = self._frame_at(ticks)
             if frame is not None:
                 return frame
@@ -213,16 +213,16 @@ class PyAVReader(VideoReader):
     def _key_before(self, ticks: int) -> int:
         return min(self._index.before(ticks), self._last_key)
 
-    def _start(self, key: int, *, skip: bool) -> Decoding:
+    def _start(self, key: int, *, skip: bool) -> FrameDecoder:
         run = self._run_from(key)
         stream = self._source.stream  # only now: seeking may have opened the file anew
         skip = skip and stream.codec_context.name in _SKIPPABLE_CODECS
-        return Decoding(self._source, run, reorder_depth=self._reorder_depth, skip=skip)
+        return FrameDecoder(self._source, run, reorder_depth=self._reorder_depth, skip=skip)
 
-    def _run_from(self, key: int) -> Run:
-        """A run from `key`, or from the last keyframe that is there where the file was cut off before it."""
+    def _run_from(self, key: int) -> KeyframeRun:
+        """A run from `key`, or from the last keyframe that is there if the file was cut off before it."""
         try:
-            return Run(self._source, self._index, key, self._budget)
+            return KeyframeRun(self._source, self._index, key, self._budget)
         except KeyframeGoneError:
             if key == 0:
                 raise
@@ -230,12 +230,12 @@ class PyAVReader(VideoReader):
         while gone - there > 1:
             middle = (there + gone) // 2
             try:
-                Run(self._source, self._index, middle, self._budget)
+                KeyframeRun(self._source, self._index, middle, self._budget)
                 there = middle
             except KeyframeGoneError:
                 gone = middle
         self._last_key = there
-        return Run(self._source, self._index, there, self._budget)
+        return KeyframeRun(self._source, self._index, there, self._budget)
 
     def _close(self) -> None:
         self._source.close()

@@ -42,7 +42,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     check = _action(actions, "check", "read every record; stop at the first that is wrong", _CHECK_EXAMPLES)
     check.add_argument("file", metavar="FILE", help="a folder of shards, or one shard")
     check.add_argument("--videos", action="store_true", help="also hash the videos and compare")
-    check.add_argument("--model", metavar="M", help="also tokenise every record as for this model")
+    check.add_argument("--model", metavar="M", help="also tokenize every record as for this model")
     check.set_defaults(run=run_check)
 
     importer = _action(actions, "import", "take over VideoZoomer's published data", _IMPORT_EXAMPLES)
@@ -111,7 +111,7 @@ def run_mix(args: argparse.Namespace) -> int:
 
 
 def run_check(args: argparse.Namespace) -> int:
-    from vzoom.data import InvalidRecord, check_video, num_waiting, read, tokenise
+    from vzoom.data import InvalidRecord, check_video, num_waiting, read, tokenize_record
     from vzoom.models import load_vocabulary
 
     vocabulary = load_vocabulary(model_path(args.model)) if args.model else None
@@ -122,7 +122,7 @@ def run_check(args: argparse.Namespace) -> int:
                 if args.videos:
                     check_video(record.video)
                 if vocabulary is not None and record.turns:
-                    num_learned += sum(tokenise(record, vocabulary).learned)
+                    num_learned += sum(tokenize_record(record, vocabulary).learned)
             except (ValueError, OSError) as error:
                 raise InvalidRecord(f"{args.file}, record {num_records} ({record.id}): {error}") from error
             num_records += 1

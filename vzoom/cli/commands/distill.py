@@ -13,7 +13,7 @@ from ..console import note, printable
 
 if TYPE_CHECKING:
     from vzoom.chat import Budget, Usage
-    from vzoom.data import Expert, Harvest, Ledger, Record, Verifier
+    from vzoom.data import CollectSummary, Expert, Record, ReplyCache, Verifier
 
 _UNFINISHED = 1
 _EXPERT = "VZOOM_EXPERT"
@@ -61,7 +61,7 @@ def add_expert_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from vzoom.data import Table, distill, same_settings
+    from vzoom.data import EpisodeFactory, distill, same_settings
     from vzoom.models import load_patch_spec, load_vocabulary
     from vzoom.video import ClipCache
 
@@ -71,12 +71,12 @@ def run(args: argparse.Namespace) -> int:
     questions = read_questions(args)
     settings = {"command": "distill", "model": args.model, **expert_settings(args)}
     with Bench(args) as bench:
-        table = Table(load_vocabulary(model), load_patch_spec(model), ClipCache())
+        factory = EpisodeFactory(load_vocabulary(model), load_patch_spec(model), ClipCache())
         same_settings(args.out, settings)
         found = distill(
             questions,
             args.out,
-            table=table,
+            factory=factory,
             expert=bench.expert,
             verify=bench.verifier(questions),
             attempts=args.attempts,
@@ -120,41 +120,41 @@ class Say:
 
 
 class Bench:
-    """The expert with its ledger and its budget, from the options and the environment."""
+    """The expert with its cache and its budget, from the options and the environment."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         from vzoom.chat import Budget, Chat, endpoints_from_environment
-        from vzoom.data import Expert, Ledger, spent
+        from vzoom.data import Expert, ReplyCache, spent
 
         endpoints = endpoints_from_environment(_EXPERT)
         self.out: Path = args.out
-        self.ledger: Ledger = Ledger(args.out / "replies.jsonl")
-        self.budget: Budget = Budget(max_cost=args.max_cost, max_tokens=args.max_tokens, start=spent(self.ledger))
+        self.cache: ReplyCache = ReplyCache(args.out / "replies.jsonl")
+        self.budget: Budget = Budget(max_cost=args.max_cost, max_tokens=args.max_tokens, start=spent(self.cache))
         chat = Chat(endpoints, concurrency=args.concurrency, budget=self.budget)
-        self.expert: Expert = Expert(chat, self.ledger, temperature=args.temperature, max_tokens=args.reply_tokens)
+        self.expert: Expert = Expert(chat, self.cache, temperature=args.temperature, max_tokens=args.reply_tokens)
 
     def __enter__(self) -> Bench:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.ledger.close()
+        self.cache.close()
 
     def verifier(self, questions: list[Record]) -> Verifier:
         from vzoom.data import Verifier
         from vzoom.eval import judge_for
 
-        return Verifier(self.ledger, judge_for(questions))
+        return Verifier(self.cache, judge_for(questions))
 
     def costs(self) -> str:
         total = self.budget.total
         price = f", cost {total.total_cost:.4f}" if total.total_cost else ""
         return f", {total.tokens} tokens{price}"
 
-    def finish(self, found: Harvest) -> int:
+    def finish(self, found: CollectSummary) -> int:
         """Say what became of it, and write summary.json where all is done."""
         from vzoom.data import spent, write_summary
 
-        usage: dict[str, Usage] = spent(self.ledger)
+        usage: dict[str, Usage] = spent(self.cache)
         if found.stopped is not None:
             print(f"stopped: {printable(found.stopped)}", file=sys.stderr)
             print(f"{found.kept} are kept so far. Run the same command again to go on.", file=sys.stderr)

@@ -15,7 +15,8 @@ from ..eval_output import Progress, print_list, print_run, print_sweep
 from ..options import add_looking_options, add_model_options, load_zoomer
 
 if TYPE_CHECKING:
-    from vzoom.eval import Benchmark, Judge, Policy, RunConfig
+    from vzoom.eval import Benchmark, Policy, RunConfig
+    from vzoom.protocol import Judge
 
 _UNFINISHED = 1
 

@@ -36,7 +36,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(args: argparse.Namespace) -> int:
-    from vzoom.data import Ledger, Table, reflect, roll_out, same_settings
+    from vzoom.data import EpisodeFactory, ReplyCache, reflect, roll_out, same_settings
     from vzoom.models import vocabulary_of
 
     from ..options import load_zoomer
@@ -55,12 +55,12 @@ def run(args: argparse.Namespace) -> int:
     with Bench(args) as bench:
         same_settings(args.out, settings)
         zoomer = load_zoomer(args, warn=False)
-        ledger = Ledger(args.out / "rollouts.jsonl")
+        cache = ReplyCache(args.out / "rollouts.jsonl")
         try:
             rollouts = roll_out(
                 zoomer,
                 questions,
-                ledger,
+                cache,
                 num_rollouts=args.rollouts,
                 temperature=args.student_temperature,
                 seed=args.seed,
@@ -68,13 +68,13 @@ def run(args: argparse.Namespace) -> int:
                 say=say,
             )
         finally:
-            ledger.close()
+            cache.close()
         checkpoint = zoomer.checkpoint
         found = reflect(
             questions,
             rollouts,
             args.out,
-            table=Table(vocabulary_of(checkpoint), checkpoint.patch_spec, zoomer.clip_cache),
+            factory=EpisodeFactory(vocabulary_of(checkpoint), checkpoint.patch_spec, zoomer.clip_cache),
             expert=bench.expert,
             verify=bench.verifier(questions),
             attempts=args.attempts,

@@ -14,7 +14,7 @@ from ..console import print_json, printable
 from ..options import add_model_options, load_zoomer, video_path
 
 if TYPE_CHECKING:
-    from vzoom.synthetic import WorldConfig, WorldVideo
+    from vzoom.synthetic import SyntheticConfig, SyntheticVideo
     from vzoom.types import Event
 
 # Not asked of vzoom.world, which needs numpy: `vzoom --help` is quick. A test holds the two equal.
@@ -74,7 +74,7 @@ def _add_world_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--distractors", type=int, metavar="N", help="wrong options that the video does show, 0 to 3")
 
 
-def world_config(args: argparse.Namespace) -> WorldConfig:
+def world_config(args: argparse.Namespace) -> SyntheticConfig:
     """The family's default world with what the options change. ValueError where they do not fit together."""
     from vzoom.synthetic import config_for
 
@@ -107,7 +107,7 @@ def run_render(args: argparse.Namespace) -> int:
     return 0
 
 
-def write_video(world_video: WorldVideo, path: Path, *, seed: int) -> tuple[Path, dict[str, Any]]:
+def write_video(world_video: SyntheticVideo, path: Path, *, seed: int) -> tuple[Path, dict[str, Any]]:
     """Render to `path` and write the ground truth beside it; its path and content."""
     from vzoom.synthetic import ask_questions, render
 
@@ -125,12 +125,12 @@ def write_video(world_video: WorldVideo, path: Path, *, seed: int) -> tuple[Path
 
 
 def run_eval(args: argparse.Namespace) -> int:
-    from vzoom.synthetic import evaluate
+    from vzoom.synthetic import evaluate_synthetic
 
     config = world_config(args)
     zoomer = load_zoomer(args, warn=False)
     progress = _Progress(args.questions)
-    figures = evaluate(
+    figures = evaluate_synthetic(
         zoomer,
         args.family,
         args.questions,

@@ -1,50 +1,30 @@
-"""Exemplar trajectories: an expert plays our game; conversations whose answer is right are kept.
+"""Exemplar trajectories: an expert answers questions as a student would, and the right conversations are kept.
 
-An expert sees what the model to be trained will see: our frames, our labels, our refusals, within its budget.
+The expert sees what the model that is to learn will see: the same frames, labels and refusals, within the same budget.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from ...protocol import Vocabulary
+from ...protocol import strict_action
 from ...types import StopReason
-from ...video import CachedVideo, ClipCache, PatchSpec
 from ..record import Record, Source
 from ..validate import InvalidRecord
-from ..videos import check_video
-from .collect import Harvest, Outcome, Rejected, Say, harvest, silence
-from .episode import Play, Unplayable, is_strict
+from .episode import Episode, EpisodeFactory, EpisodeFailed
 from .expert import Expert, Verifier
+from .loop import Collected, CollectSummary, Rejected, collect
 from .messages import cut_turn, whole_turn
-
-
-@dataclass(frozen=True)
-class Table:
-    """Where the game is played: the vocabulary and patch geometry of the model that is to learn, and frames."""
-
-    vocabulary: Vocabulary
-    spec: PatchSpec
-    clips: ClipCache
-
-    def open(self, question: Record) -> Play:
-        """ValueError where the file is gone, or is not the recorded one; Unplayable for what the user cannot mend."""
-        check_video(question.video)
-        try:
-            frames = CachedVideo(self.clips, question.video.path, config=question.config, spec=self.spec)
-            return Play(question, frames, self.vocabulary)
-        except ValueError as error:  # not decodable, or a glance that does not fit
-            raise Unplayable("unreadable", str(error)) from error
+from .progress import Say, silence
 
 
 def distill(
     questions: Sequence[Record],
     out: Path,
     *,
-    table: Table,
+    factory: EpisodeFactory,
     expert: Expert,
     verify: Verifier,
     attempts: int = 1,
@@ -52,20 +32,39 @@ def distill(
     shard_records: int = 512,
     say: Say = silence,
     costs: Callable[[], str] = lambda: "",
-) -> Harvest:
-    """Let the expert play each question up to `attempts` times, until it is right. See `harvest` for what is left."""
+) -> CollectSummary:
+    """Have the expert answer each question, in up to `attempts` attempts, until one is right.
+
+    Args:
+        questions: records without turns, each with its own id.
+        out: the folder of the run; see `loop.collect` for what is in it.
+        factory: opens the conversations.
+        expert: who is asked.
+        verify: whether an answer is right.
+        attempts: conversations per question, at most.
+        concurrency: conversations at once.
+        shard_records: records per Parquet shard.
+        say: told about every question, together with what `costs` returns.
+        costs: what was spent so far, as text.
+
+    Returns:
+        Counts of the whole folder. `stopped` says why it ended early, if it did.
+
+    Raises:
+        ValueError: a question has turns or cannot be verified, two have one id, or `attempts` is below 1.
+    """
     check_task(questions, verify, attempts)
 
-    def work(question: Record) -> Outcome:
+    def work(question: Record) -> Collected:
         tried: list[Rejected] = []
         for attempt in range(attempts):
-            found = _one(question, table, expert, verify, attempt)
+            found = _one(question, factory, expert, verify, attempt)
             if isinstance(found, Record):
                 return found
             tried.append(found)
         return tried[-1]
 
-    return harvest(
+    return collect(
         questions,
         work,
         out,
@@ -78,8 +77,7 @@ def distill(
 
 
 def check_task(questions: Sequence[Record], verify: Verifier, attempts: int) -> None:
-    """ValueError where a question is a conversation already, or cannot be verified, or two have one id, or where there
-    is no attempt."""
+    """ValueError if a question has turns or cannot be verified, two have one id, or `attempts` is below 1."""
     if attempts < 1:
         raise ValueError(f"attempts must be 1 or more, got {attempts}")
     for question in questions:
@@ -90,51 +88,55 @@ def check_task(questions: Sequence[Record], verify: Verifier, attempts: int) -> 
         raise ValueError(f"{len(twice)} ids are there more than once, {twice[0]} among them")
 
 
-def _one(question: Record, table: Table, expert: Expert, verify: Verifier, attempt: int) -> Record | Rejected:
+def _one(
+    question: Record, factory: EpisodeFactory, expert: Expert, verify: Verifier, attempt: int
+) -> Record | Rejected:
     try:
-        play = table.open(question)
-    except Unplayable as error:
+        episode = factory.open(question)
+    except EpisodeFailed as error:
         return Rejected(question.id, error.reason, str(error))
     said: list[str] = []
     try:
-        play_on(play, expert, task="distill", attempt=attempt, said=said)
-    except Unplayable as error:
+        continue_episode(episode, expert, task="distill", attempt=attempt, said=said)
+    except EpisodeFailed as error:
         return Rejected(question.id, error.reason, str(error), tuple(said))
-    return judged(play, question.id, verify, said)
+    return judged(episode, question.id, verify, said)
 
 
-def play_on(play: Play, expert: Expert, *, task: str, attempt: int, said: list[str], source: Source = "expert") -> None:
+def continue_episode(
+    episode: Episode, expert: Expert, *, task: str, attempt: int, said: list[str], source: Source = "expert"
+) -> None:
     """Ask the expert turn by turn until the conversation is over. said: gets every text, even one that fails."""
-    while play.stop_reason is None:
-        take_turn(play, expert, task=task, attempt=attempt, said=said, source=source)
+    while episode.stop_reason is None:
+        take_turn(episode, expert, task=task, attempt=attempt, said=said, source=source)
 
 
-def take_turn(play: Play, expert: Expert, *, task: str, attempt: int, said: list[str], source: Source) -> None:
-    """One turn of the expert. Unplayable where its reply was cut short: what it would have said nobody knows."""
-    reply = expert.ask(play.messages, tag=play.question.id, task=task, attempt=attempt)
+def take_turn(episode: Episode, expert: Expert, *, task: str, attempt: int, said: list[str], source: Source) -> None:
+    """One turn of the expert. EpisodeFailed if its reply was cut short: nobody knows the rest of it."""
+    reply = expert.ask(episode.messages, tag=episode.question.id, task=task, attempt=attempt)
     cut_short = reply.finish == "length" and cut_turn(reply.text) is None
     text = reply.text if cut_short else whole_turn(reply.text)
     said.append(text)
     if cut_short:
-        raise Unplayable("cut_short", f"turn {len(said)} reached the endpoint's limit of tokens")
-    play.say(text, source)
+        raise EpisodeFailed("cut_short", f"turn {len(said)} reached the endpoint's limit of tokens")
+    episode.say(text, source)
 
 
-def judged(play: Play, id: str, verify: Verifier, said: Sequence[str]) -> Record | Rejected:
-    """A conversation that is over as a record, where its answer is right and its learned turns keep the form."""
+def judged(episode: Episode, id: str, verify: Verifier, said: Sequence[str]) -> Record | Rejected:
+    """The record of a finished conversation, if its answer is right and its learned turns are well formed."""
 
     def rejected(reason: str, detail: str) -> Rejected:
         return Rejected(id, reason, detail, tuple(said))
 
-    if play.stop_reason is not StopReason.ANSWERED or play.answer is None:
-        return rejected("no_answer", f"it ended by {play.stop_reason}")
-    if not verify(play.question, play.answer):
-        return rejected("wrong", f"the answer is {play.answer!r}, the reference {play.question.reference!r}")
+    if episode.stop_reason is not StopReason.ANSWERED or episode.answer is None:
+        return rejected("no_answer", f"it ended by {episode.stop_reason}")
+    if not verify(episode.question, episode.answer):
+        return rejected("wrong", f"the answer is {episode.answer!r}, the reference {episode.question.reference!r}")
     try:
-        record = play.record(id)
+        record = episode.record(id)
     except InvalidRecord as error:
         return rejected("invalid", str(error))
     for number, turn in enumerate(record.turns):
-        if not (turn.flawed or is_strict(turn)):
+        if not turn.flawed and strict_action(turn.text) is None:
             return rejected("form", f"turn {number + 1} is not one closed thought and then its action")
     return record

@@ -1,32 +1,36 @@
-"""Our game, played by text: the `Session` that the engine runs, driven by what an expert (or a script) writes.
+"""One conversation held by text: the `Session` that the engine runs, driven by what an expert or a script writes.
 
-So every refusal, note, budget and clip is the engine's own, and the record that comes out can be tokenised.
+So every refusal, note, budget and clip is the engine's own, and the record that comes out can be tokenized.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 from ...engine import Done, NeedFrames, NeedTokens, Session
 from ...protocol import Vocabulary
-from ...types import Answer, StopReason, ZoomCall
-from ...video import FrameSource, VideoReadError
+from ...types import StopReason, ZoomCall
+from ...video import ClipCache, FrameSource, PatchSpec, VideoReadError
 from ..record import Record, RecordedTurn, Source, carried_out
-from ..tokens import tokenise, turn_script
+from ..tokens import tokenize_record, turn_script
+from ..videos import check_video
 from .messages import Message, exchange, opening
 
 T = TypeVar("T")
 
-# A fast tokenizer keeps its settings in itself: two threads that encode with different ones spoil each other's tokens.
+# A fast tokenizer stores its settings in itself: two threads that encode with different ones spoil each other's tokens.
 _TOKENIZER = threading.Lock()
 
 
-class Unplayable(ValueError):
-    """No conversation can be had: the video cannot be read, or a text does not come out of the tokenizer as it went in.
+class EpisodeFailed(ValueError):
+    """No conversation can be had: the video cannot be read, or the vocabulary cannot spell a text.
 
-    reason: one word, for counting.
+    Args:
+        reason: one word, for counting.
+        detail: what went wrong, for the user.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -34,11 +38,18 @@ class Unplayable(ValueError):
         self.reason = reason
 
 
-class Play:
-    """One conversation. `messages` tells an expert all that was said and shown so far.
+class Episode:
+    """One conversation. `messages` holds all that was said and shown so far, as an expert reads it.
 
-    flawed[i] marks a turn to be shown and never learned, beside those that came to nothing. ValueError where the video
-    cannot be read, or its glance does not fit.
+    flawed[i] marks a turn that is shown and never learned, beside the turns that came to nothing.
+
+    Args:
+        question: a record without turns.
+        frames: the video's frames.
+        vocabulary: of the model that is to learn.
+
+    Raises:
+        ValueError: the record has turns, the video cannot be read, or its glance does not fit the budget.
     """
 
     def __init__(self, question: Record, frames: FrameSource, vocabulary: Vocabulary) -> None:
@@ -55,24 +66,35 @@ class Play:
 
     @property
     def stop_reason(self) -> StopReason | None:
-        """Why the conversation is over; None while it goes on."""
+        """Why the conversation is over; None until it is."""
         return self.session.action.reason if isinstance(self.session.action, Done) else None
 
     @property
     def answer(self) -> str | None:
+        """The text of the answer; None if there is none."""
         return self.session.trajectory.answer
 
     @property
     def texts(self) -> tuple[str, ...]:
+        """What was written, turn by turn."""
         return tuple(turn.text for turn in self.session.trajectory.turns)
 
     def say(self, text: str, source: Source, *, flawed: bool = False) -> None:
-        """One whole turn. Unplayable where the vocabulary has no such text."""
+        """Write one whole turn, and carry it out.
+
+        Args:
+            text: of the turn, its closing tag included.
+            source: who wrote it.
+            flawed: whether it is to be shown and never learned.
+
+        Raises:
+            EpisodeFailed: the text does not come out of the tokenizer as it went in.
+        """
         assert isinstance(self.session.action, NeedTokens)
         _alone(lambda: self._accept(text))
         turn = self.session.turn
         if turn.text != text and self.stop_reason not in (StopReason.TURN_TOKENS, StopReason.TOTAL_TOKENS):
-            raise Unplayable("vocabulary", f"the turn {text!r} reads {turn.text!r} in this vocabulary")
+            raise EpisodeFailed("vocabulary", f"the turn {text!r} reads {turn.text!r} in this vocabulary")
         self.sources.append(source)
         self.flawed.append(flawed)
         clip = None
@@ -91,7 +113,14 @@ class Play:
             self.messages += exchange(turn, accepted, zooms_left=zooms_left)
 
     def record(self, id: str) -> Record:
-        """The conversation, which must be over. InvalidRecord where it does not come out of `tokenise` as it was."""
+        """The conversation as a record. It must be over.
+
+        Args:
+            id: of the record.
+
+        Raises:
+            InvalidRecord: `tokenize_record` does not give the tokens of this conversation.
+        """
         trajectory = self.session.trajectory
         bare = [
             RecordedTurn(turn.text, source, turn.outcome, False, turn.pts_seconds)
@@ -113,8 +142,8 @@ class Play:
             turns=tuple(turns),
             stop_reason=trajectory.stop_reason,
         )
-        replayed = _alone(lambda: tokenise(record, self.vocabulary)).trajectory
-        assert replayed.ids == trajectory.ids, f"record {id} is tokenised to other tokens than were played"
+        replayed = _alone(lambda: tokenize_record(record, self.vocabulary)).trajectory
+        assert replayed.ids == trajectory.ids, f"record {id} is tokenized to other tokens than the episode had"
         return record
 
     def _accept(self, text: str) -> None:
@@ -124,14 +153,37 @@ class Play:
                 break  # a limit, or a tag that the tokenizer merged with what follows
             self.session.accept(token, 0.0)
         if isinstance(self.session.action, NeedTokens) and not self.session.action.opens_turn:
-            raise Unplayable("vocabulary", f"the turn {text!r} has no end in this vocabulary")
+            raise EpisodeFailed("vocabulary", f"the turn {text!r} has no end in this vocabulary")
 
 
-def is_strict(turn: RecordedTurn) -> bool:
-    """Whether a turn is one closed thought and behind it nothing but its action: the form that is worth learning."""
-    thought, closed, acting = turn.text.partition("</think>")
-    action = "<answer>" if isinstance(turn.outcome, Answer) else "<video_zoom>"
-    return bool(closed) and thought.startswith("<think>") and acting.strip().startswith(action)
+@dataclass(frozen=True)
+class EpisodeFactory:
+    """Opens an episode for each question.
+
+    Args:
+        vocabulary: of the model that is to learn.
+        spec: that model's patch geometry.
+        clips: where frames are cached.
+    """
+
+    vocabulary: Vocabulary
+    spec: PatchSpec
+    clips: ClipCache
+
+    def open(self, question: Record) -> Episode:
+        """A new episode about `question`, which is shown its glance.
+
+        Raises:
+            ValueError: the file holds other bytes than when it was recorded.
+            OSError: the file is gone.
+            EpisodeFailed: the file cannot be decoded, or the glance does not fit. The user cannot mend that.
+        """
+        check_video(question.video)
+        try:
+            frames = self.clips.open(question.video.path, config=question.config, spec=self.spec)
+            return Episode(question, frames, self.vocabulary)
+        except ValueError as error:
+            raise EpisodeFailed("unreadable", str(error)) from error
 
 
 def _alone(run: Callable[[], T]) -> T:

@@ -1,57 +1,64 @@
-"""An expert behind an endpoint, asked once: every reply is in the ledger before it is used.
+"""An expert behind an endpoint, asked once: every reply is in the reply cache before it is used.
 
-What is asked again, in a run that was killed and taken up, is answered by the ledger and costs nothing.
+A run that was killed and resumed asks the same again: the cache answers, and it costs nothing.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from ...chat import BudgetSpent, Chat, ChatFailed, Reply, Usage
-from ...protocol import LETTERS, TURN_ENDS, Choice, read_choice
-from ..record import Record
-from .collect import NoReply, Stopped
+from ...protocol import TURN_ENDS, Judge, JudgeFailed, is_right
+from ..record import Record, reference_of
+from .loop import NoReply, Stopped
 from .messages import Message
-from .reply_cache import Ledger, key_of
-
-Judge = Callable[[str, str, str], object]  # (question, reference, answer) -> bool; anything else is no verdict
+from .reply_cache import ReplyCache, key_of
 
 
 class Expert:
-    """Asks `chat`, with `ledger` in front of it. May be called from many threads, with distinct requests.
+    """Asks an endpoint, with a reply cache in front of it. May be called from many threads, with distinct requests.
 
-    max_tokens: the most that one reply may take. num_paid, num_found: requests since this object was made.
+    Args:
+        chat: the client.
+        cache: replies that were paid for before.
+        temperature: of the expert.
+        max_tokens: the most that one reply may take.
     """
 
-    def __init__(self, chat: Chat, ledger: Ledger, *, temperature: float, max_tokens: int) -> None:
-        self._chat, self._ledger = chat, ledger
+    def __init__(self, chat: Chat, cache: ReplyCache, *, temperature: float, max_tokens: int) -> None:
+        self._chat, self._cache = chat, cache
         self._temperature, self._max_tokens = temperature, max_tokens
         self._over = threading.Event()
-        self._lock = threading.Lock()
-        self.num_paid = self.num_found = 0
 
     def ask(self, messages: Sequence[Message], *, tag: str, task: str, attempt: int) -> Reply:
-        """NoReply where no endpoint gives one, Stopped where the budget is spent or `stop` was called."""
+        """The reply to `messages`.
+
+        Args:
+            messages: the conversation so far, as an endpoint takes it.
+            tag: id of the record that it is about.
+            task: "distill" or "reflect".
+            attempt: number of the conversation about this record; another number is another request.
+
+        Raises:
+            NoReply: no endpoint gives a reply.
+            Stopped: the budget is spent, or `stop` was called.
+        """
         request = {"messages": messages, "tag": tag, "task": task, "attempt": attempt}
         key = key_of({**request, "temperature": self._temperature, "max_tokens": self._max_tokens})
-        found = self._ledger.get(key)
+        found = self._cache.get(key)
         if found is None:
             if self._over.is_set():
                 raise Stopped("the run is being ended")
             reply = self._buy(messages, tag, task)
             found = {"record": tag, "task": task, "attempt": attempt, "reply": reply.to_json()}
-            self._ledger.put(key, found)
-            with self._lock:
-                self.num_paid += 1
-        else:
-            with self._lock:
-                self.num_found += 1
+            self._cache.put(key, found)
         return Reply.from_json(found["reply"])
 
     def stop(self) -> None:
-        """Nothing is asked from now on; replies on their way are still put into the ledger."""
+        """Ask nothing from now on. Replies on their way are still put into the cache."""
         self._over.set()
 
     def _buy(self, messages: Sequence[Message], tag: str, task: str) -> Reply:
@@ -73,45 +80,56 @@ class Expert:
 
 @dataclass(frozen=True)
 class Verifier:
-    """Whether an answer is right: a letter of the options, or a text for a judge, whose verdicts are kept, too."""
+    """`is_right` of a question's record; what the judge says is kept in the reply cache.
 
-    ledger: Ledger
+    Args:
+        cache: holds the judge's verdicts, so that each is asked for once.
+        judge: for questions without options.
+    """
+
+    cache: ReplyCache
     judge: Judge | None = None
 
     def check(self, question: Record) -> None:
-        """ValueError where no answer to it could be verified: better known before anything is paid."""
-        reference = question.reference
-        if reference is None or not reference.strip():
-            raise ValueError(f"record {question.id} has no reference answer to verify by")
-        if question.options and reference not in tuple(LETTERS[: len(question.options)]):
-            raise ValueError(f"record {question.id}: the reference {reference!r} is no letter of its options")
-        if not question.options and self.judge is None:
+        """Whether an answer to the question could be verified at all: better known before anything is paid.
+
+        Raises:
+            ValueError: there is no reference, it is no letter of the options, or there is no judge for an open answer.
+        """
+        if not reference_of(question).options and self.judge is None:
             raise ValueError(f"record {question.id} has no options: an open answer needs a judge")
 
     def __call__(self, question: Record, answer: str) -> bool:
-        """NoReply where the judge gives no verdict."""
+        """Whether `answer` is right.
+
+        Raises:
+            ValueError: see `check`.
+            NoReply: the judge gives no verdict.
+        """
         self.check(question)
-        reference = question.reference
-        if question.options:
-            choice = read_choice(answer, question.options)
-            return isinstance(choice, Choice) and choice.letter == reference
+        right = is_right(answer, reference_of(question), judge=partial(self._remembered, question.id))
+        if isinstance(right, JudgeFailed):
+            raise NoReply(f"no verdict on {question.id}: {right.reason}")
+        return right
+
+    def _remembered(self, id: str, question: str, reference: str, answer: str) -> bool | JudgeFailed:
+        """The judge's verdict, asked for once and then found in the cache."""
         assert self.judge is not None
-        assert reference is not None
-        key = key_of({"task": "judge", "question": question.question, "reference": reference, "answer": answer})
-        found = self.ledger.get(key)
+        key = key_of({"task": "judge", "question": question, "reference": reference, "answer": answer})
+        found = self.cache.get(key)
         if found is None:
-            verdict = self.judge(question.question, reference, answer)
-            if not isinstance(verdict, bool):
-                raise NoReply(f"no verdict on {question.id}: {verdict}")
-            found = {"record": question.id, "task": "judge", "right": verdict}
-            self.ledger.put(key, found)
+            verdict = self.judge(question, reference, answer)
+            if isinstance(verdict, JudgeFailed):
+                return verdict
+            found = {"record": id, "task": "judge", "right": verdict}
+            self.cache.put(key, found)
         return bool(found["right"])
 
 
-def spent(ledger: Ledger) -> dict[str, Usage]:
-    """What the replies in a ledger cost, by endpoint."""
+def spent(cache: ReplyCache) -> dict[str, Usage]:
+    """What the replies in a cache cost, by the endpoint's name."""
     usage: dict[str, Usage] = {}
-    for row in ledger.values():
+    for row in cache.values():
         if "reply" in row:
             reply = Reply.from_json(row["reply"])
             one = Usage(1, 0, reply.prompt_tokens, reply.completion_tokens, reply.cost)

@@ -21,7 +21,7 @@ from ...protocol import (
     CALL_OPEN,
     THINK_CLOSE,
     TURN_ENDS,
-    Image,
+    ImagePart,
     Part,
     clip_note,
     feedback,
@@ -77,7 +77,7 @@ def to_messages(parts: Sequence[Part], clip: Clip | None) -> list[Message]:
             content.append({"type": "text", "text": text})
 
     for part in parts:
-        if isinstance(part, Image):
+        if isinstance(part, ImagePart):
             assert clip is not None
             url = data_url(clip.frames[part.index])
             messages[-1]["content"].append({"type": "image_url", "image_url": {"url": url}})
@@ -99,7 +99,7 @@ def to_messages(parts: Sequence[Part], clip: Clip | None) -> list[Message]:
 
 
 def with_request(messages: Sequence[Message], text: str) -> list[Message]:
-    """The messages with `text` behind the last one, which is the user's: many endpoints want roles to alternate."""
+    """The messages with `text` added to the last one, which is the user's: many endpoints want roles to alternate."""
     *before, last = messages
     content = last["content"]
     if isinstance(content, str):
@@ -108,7 +108,7 @@ def with_request(messages: Sequence[Message], text: str) -> list[Message]:
 
 
 def data_url(frame_HWC: np.ndarray) -> str:
-    """A uint8 RGB frame as the URL of a PNG where it is small, of a JPEG of high quality otherwise."""
+    """A uint8 RGB frame as the URL of a PNG if it is small, else of a JPEG of high quality."""
     from PIL import Image as Picture
 
     picture = Picture.fromarray(np.ascontiguousarray(frame_HWC))
@@ -123,7 +123,7 @@ def data_url(frame_HWC: np.ndarray) -> str:
 
 
 def whole_turn(text: str) -> str:
-    """A reply as a turn: up to its first closing tag, which is put back where the server took it for a stop string.
+    """A reply as a turn: up to its first closing tag, which is put back if the server took it for a stop string.
 
     Not for a reply that a limit cut short.
     """
@@ -137,6 +137,6 @@ def whole_turn(text: str) -> str:
 
 
 def cut_turn(text: str) -> str | None:
-    """The text up to its first closing tag, where a session ends the turn; None where there is none."""
+    """The text up to its first closing tag, where a session ends the turn; None if there is none."""
     ends = [text.index(tag) + len(tag) for tag in TURN_ENDS if tag in text]
     return text[: min(ends)] if ends else None

@@ -1,75 +1,29 @@
-"""What was paid for, on the disk before it is used: a kill at any moment loses nothing but what was in flight."""
+"""Replies that were paid for: each is on the disk before it is used, so a kill loses only what was in flight."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-Json = dict[str, Any]
+from ..files import Json, JsonLines, write_atomically
 
 
-class Lines:
-    """A file of JSON objects, one a line, that only grows. A line that a kill cut short is dropped on opening.
+class ReplyCache:
+    """JSON objects by key, in a file that only grows.
 
-    ValueError where another process holds the file, or where a line that is whole is no JSON object.
+    Args:
+        path: the file, as "replies.jsonl"; it is made if it is missing.
+
+    Raises:
+        ValueError: another process holds the file, or a line of it holds no key and value.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("a+b")
-        self._lock = threading.Lock()
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._file.close()
-            raise ValueError(f"{path} is being written by another process") from None
-        try:
-            self.rows = list(self._recover())
-        except ValueError:
-            self._file.close()
-            raise
-
-    def add(self, row: Json) -> None:
-        """On the disk when this returns. From any thread."""
-        line = json.dumps(row, allow_nan=False, ensure_ascii=False).encode() + b"\n"
-        with self._lock:
-            self._file.write(line)
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self.rows.append(row)
-
-    def close(self) -> None:
-        self._file.close()
-
-    def _recover(self) -> Iterator[Json]:
-        self._file.seek(0)
-        whole = 0
-        for number, line in enumerate(self._file):
-            if not line.endswith(b"\n"):
-                self._file.truncate(whole)
-                return
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{self.path}, line {number + 1}: {error}") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{self.path}, line {number + 1} is no JSON object")
-            whole += len(line)
-            yield row
-
-
-class Ledger:
-    """JSON objects by key. `put` returns when the object is on the disk; a key is put once."""
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._lines = Lines(path)
+        self._lines = JsonLines(path)
         self._found: dict[str, Json] = {}
         for number, row in enumerate(self._lines.rows):
             if not isinstance(row.get("key"), str) or not isinstance(row.get("value"), dict):
@@ -78,27 +32,39 @@ class Ledger:
             self._found[row["key"]] = row["value"]
 
     def get(self, key: str) -> Json | None:
+        """The object of this key; None if there is none."""
         return self._found.get(key)
 
     def put(self, key: str, value: Json) -> None:
+        """Keep an object. It is on the disk when this returns. A key is put once."""
         assert key not in self._found, "paid for twice"
         self._lines.add({"key": key, "value": value})
         self._found[key] = value
 
     def values(self) -> list[Json]:
+        """All objects, in the order in which they were put."""
         return list(self._found.values())
 
     def close(self) -> None:
+        """Let others open the file."""
         self._lines.close()
 
 
 def key_of(request: Any) -> str:
-    """A request, as JSON, by the hash of its contents."""
+    """The key of a request: the SHA-256 of its JSON, in hex."""
     return hashlib.sha256(json.dumps(request, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def same_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Remember what a folder was begun with. ValueError where it was begun with something else."""
+    """Write down what a folder is begun with, or compare with what it was begun with.
+
+    Args:
+        folder: the run's folder; its `settings.json` holds the settings.
+        settings: by name, in JSON's types.
+
+    Raises:
+        ValueError: the folder was begun with other settings. The message names the first that differs.
+    """
     path = folder / "settings.json"
     if path.exists():
         before = json.loads(path.read_text())
@@ -106,18 +72,8 @@ def same_settings(folder: Path, settings: Mapping[str, Any]) -> None:
             if before.get(name) != value:
                 raise ValueError(
                     f"{folder} was begun with {name} {before.get(name)!r}, not {value!r}: name another folder, or use "
-                    "the same settings to go on"
+                    "the same settings to resume"
                 )
         return
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(settings, indent=1) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file in one move, and on the disk: a stop leaves the old one or the new one."""
-    part = path.with_name(path.name + ".part")
-    with part.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    write_atomically(path, json.dumps(settings, indent=1) + "\n")

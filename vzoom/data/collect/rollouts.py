@@ -1,7 +1,7 @@
-"""What a student writes about questions, kept on the disk block by block, so that a run taken up repeats none.
+"""What a student writes about questions, kept on the disk block by block, so that a resumed run repeats none.
 
-A block is a fixed run of questions that share an engine of their own. Who is fed together decides the last bits of the
-logits, so a block that was cut short is done again as a whole, and comes out as it would have.
+A block is a fixed number of questions that share one engine. Which tokens are fed together decides the last bits of the
+logits. So a block that was cut short is done again as a whole, and comes out as it would have.
 """
 
 from __future__ import annotations
@@ -12,24 +12,32 @@ from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from ...config import Sampling
-from ...engine import Engine, Outcome, Request
-from ...models import FeatureCache
+from ...engine import Outcome
 from ...types import Malformed, ZoomCall
+from ..ask import ask_alone
 from ..record import Record
 from ..videos import check_video
-from .collect import Say, silence
 from .messages import cut_turn
-from .reply_cache import Ledger, key_of
+from .progress import Say, silence
+from .reply_cache import ReplyCache, key_of
 
 if TYPE_CHECKING:
     from ...zoomer import Zoomer
 
 
 @dataclass(frozen=True)
-class Rollout:
-    """One conversation of the student about record `question`, by text. zoomed: turns that brought a clip.
+class StudentRollout:
+    """One conversation of the student, by text.
 
-    kinds: of each turn, "zoom", "answer", an error, or "cut". problem: why there is no conversation, else "".
+    Args:
+        question: id of the record that it is about.
+        number: from 0, among the rollouts of this question.
+        turns: what was written.
+        kinds: of each turn: "zoom", "answer", an error, or "cut".
+        zoomed: numbers of the turns that brought a clip.
+        answer: None if there is none.
+        stop_reason: why it ended.
+        problem: why there is no conversation, else "".
     """
 
     question: str
@@ -50,32 +58,46 @@ class Rollout:
 def roll_out(
     zoomer: Zoomer,
     questions: Sequence[Record],
-    ledger: Ledger,
+    cache: ReplyCache,
     *,
     num_rollouts: int,
     temperature: float,
     seed: int,
     max_sessions: int = 16,
     say: Say = silence,
-) -> list[Rollout]:
-    """`num_rollouts` conversations about each question, in order. The same for the same model, seed and questions.
+) -> list[StudentRollout]:
+    """`num_rollouts` conversations about each question. The same model, seed and questions give the same conversations.
 
-    ledger: where finished blocks are; it must be that of this student and these settings.
+    Args:
+        zoomer: the student.
+        questions: records without turns.
+        cache: where finished blocks are kept; it must be that of this student and these settings.
+        num_rollouts: conversations per question.
+        temperature: of the student.
+        seed: each question draws from its own stream of it.
+        max_sessions: conversations at once; whole questions only.
+        say: told after every block that was not in the cache.
+
+    Returns:
+        The rollouts of the first question, then those of the second, …
+
+    Raises:
+        ValueError: `num_rollouts` is below 1 or above `max_sessions`, or a video's file has changed.
     """
     if num_rollouts < 1 or max_sessions < num_rollouts:
         raise ValueError(f"need 1 ≤ num_rollouts ≤ max_sessions, got {num_rollouts}, {max_sessions}")
     sampling = Sampling(temperature=temperature)
     size = max(1, max_sessions // num_rollouts)
-    found: list[Rollout] = []
+    found: list[StudentRollout] = []
     for first in range(0, len(questions), size):
         block = questions[first : first + size]
         settings = [[q.id for q in block], num_rollouts, temperature, seed]
         key = key_of({"task": "roll out", "settings": settings})
-        kept = ledger.get(key)
+        kept = cache.get(key)
         if kept is None:
             rollouts = _block(zoomer, block, num_rollouts, sampling, seed)
             kept = {"rollouts": [asdict(rollout) for rollout in rollouts]}
-            ledger.put(key, kept)
+            cache.put(key, kept)
             say(first + len(block), len(questions), "questions rolled out")
         found += [_from_json(row) for row in kept["rollouts"]]
     return found
@@ -83,44 +105,31 @@ def roll_out(
 
 def _block(
     zoomer: Zoomer, block: Sequence[Record], num_rollouts: int, sampling: Sampling, seed: int
-) -> Iterator[Rollout]:
+) -> Iterator[StudentRollout]:
     requests = []
     for question in block:
         check_video(question.video)
         own = Sampling(sampling.temperature, seed=crc32(f"{seed} {question.id}".encode()) * num_rollouts)
         requests.append(
-            Request.about(
-                question.video.path,
-                question.question,
-                checkpoint=zoomer.checkpoint,
-                clip_cache=zoomer.clip_cache,
-                config=question.config,
-                sampling=own,
-                num_rollouts=num_rollouts,
+            zoomer.request(
+                question.video.path, question.question, config=question.config, sampling=own, num_rollouts=num_rollouts
             )
         )
-    with Engine(
-        zoomer.checkpoint,
-        max_sessions=len(block) * num_rollouts,
-        max_total_tokens=max(question.config.max_total_tokens for question in block),
-        overlap=False,  # who is fed together must not depend on timing
-        feature_cache=FeatureCache(),  # nor who is encoded together on what was asked before
-    ) as engine:
-        groups = engine.run(requests, keep_clips=False)
-    for question, group in zip(block, groups, strict=True):
-        for number, outcome in enumerate(group):
+    groups = ask_alone(zoomer, requests, max_sessions=len(block) * num_rollouts)
+    for question, outcomes in zip(block, groups, strict=True):
+        for number, outcome in enumerate(outcomes):
             yield _rollout(question.id, number, outcome)
 
 
-def _rollout(question: str, number: int, outcome: Outcome) -> Rollout:
+def _rollout(question: str, number: int, outcome: Outcome) -> StudentRollout:
     if outcome.error is not None:
-        return Rollout(question, number, (), (), (), None, "", str(outcome.error))
+        return StudentRollout(question, number, (), (), (), None, "", str(outcome.error))
     held = outcome.unwrap()
     turns = held.turns
-    return Rollout(
+    return StudentRollout(
         question,
         number,
-        # Tokens may go on behind a closing tag that they end with: the text is cut where the turn ended.
+        # A token may hold more than the closing tag that it ends: the text is cut where the turn ended.
         tuple(cut_turn(turn.text) or turn.text for turn in turns),
         tuple(kind_of(turn.outcome) for turn in turns),
         tuple(i for i, turn in enumerate(turns) if turn.pts_seconds),
@@ -135,6 +144,6 @@ def kind_of(outcome: object) -> str:
     return "zoom" if isinstance(outcome, ZoomCall) else "cut" if outcome is None else "answer"
 
 
-def _from_json(row: dict[str, Any]) -> Rollout:
+def _from_json(row: dict[str, Any]) -> StudentRollout:
     tuples = {name: tuple(row[name]) for name in ("turns", "kinds", "zoomed")}
-    return Rollout(**{**row, **tuples})
+    return StudentRollout(**{**row, **tuples})

@@ -1,7 +1,7 @@
 """The benchmarks that `vzoom eval` knows, each in a file of its own that says where its format was looked up."""
 
 from ..item import Benchmark
-from . import longvideobench, longvideoreason, lvbench, mlvu, videomme, videommlu, videommmu, world
+from . import longvideobench, longvideoreason, lvbench, mlvu, synthetic, videomme, videommlu, videommmu
 
 BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark
@@ -17,13 +17,17 @@ BENCHMARKS: dict[str, Benchmark] = {
         videommlu.CAPTION,
         videommmu.VIDEOMMMU,
         longvideoreason.LONGVIDEOREASON,
-        world.WORLD,
+        synthetic.SYNTHETIC,
     )
 }
 
 
 def benchmark_named(name: str) -> Benchmark:
-    """ValueError that lists the names where there is none of this one."""
+    """The benchmark of this name.
+
+    Raises:
+        ValueError: there is none. The message lists the names.
+    """
     if name not in BENCHMARKS:
         raise ValueError(f"unknown benchmark {name!r}: choose one of {', '.join(BENCHMARKS)}")
     return BENCHMARKS[name]

@@ -9,8 +9,8 @@ clip was cut from. The test split has no correct_choice; its items are unjudged.
 Sources: longvideobench/LongVideoBench, longvideobench/longvideobench_dataset.py @ 2aa4f91a and README.md @ 321e1ad1;
 EvolvingLMMs-Lab/lmms-eval, lmms_eval/tasks/longvideobench/utils.py @ 03a5823f.
 
-There subtitles stand between the frames. Ours stand in front of the question, each span with its time, as every frame
-has. Where no letter can be read the public scorer draws one by chance; here the answer is unparsable.
+There, subtitles are between the frames. Ours are before the question, each span with its time, as every frame has. If
+no letter can be read, the public scorer draws one by chance; here the answer is unparsable.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from ...protocol import LETTERS
 from ..item import Benchmark, Item
 from .options import MULTIPLE_CHOICE, listed
-from .rows import Row, json_rows, locate
+from .rows import AnnotationRow, json_rows, locate
 from .scorers import CHOICE, score_choice
 from .subtitles import SETTINGS, put_before, read_longvideobench
 
@@ -57,7 +57,7 @@ def _load(root: Path, subtitles: bool) -> Iterator[Item]:
         )
 
 
-def _reference(row: Row, num_options: int) -> str | None:
+def _reference(row: AnnotationRow, num_options: int) -> str | None:
     """None for the test split, which leaves the field out or says -1."""
     if "correct_choice" not in row.data or row.integer("correct_choice") == -1:
         return None
@@ -67,7 +67,7 @@ def _reference(row: Row, num_options: int) -> str | None:
     return LETTERS[choice]
 
 
-def _group(row: Row) -> str:
+def _group(row: AnnotationRow) -> str:
     group = row.integer("duration_group")
     if group not in GROUPS:
         row.fail(f"duration_group must be one of {', '.join(map(str, GROUPS))}, got {group}")

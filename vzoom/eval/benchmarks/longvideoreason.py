@@ -1,7 +1,7 @@
 """LongVideo-Reason-eval (arXiv 2507.07966): 1 000 multiple-choice questions of four kinds of reasoning.
 
 Hub LongVideo-Reason/longvideo-reason: `test.jsonl`, one question a line: {"problem_id", "problem", "problem_type",
-"videos", "answer", …}. The options are in the problem, in lines "A. …"; the answer is "<answer>B</answer>";
+"videos", "answer", …}. The options are in the problem, in lines "A. …"; the answer is "B" between answer tags;
 problem_type is temporal, goal, spatial or plot. Videos: hub LongVideo-Reason/longvideo_eval_videos; the file says
 `longvila_videos/{name}`, the archives unpack into `longvideo_eval_subset{n}/`, and both are found.
 
@@ -19,9 +19,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from ...protocol import ANSWER_CLOSE, ANSWER_OPEN, LETTERS, render_answer
 from ..item import Benchmark, Item
 from .options import MULTIPLE_CHOICE, listed, split_dotted
-from .rows import Row, jsonl_rows, locate
+from .rows import AnnotationRow, jsonl_rows, locate
 from .scorers import CHOICE, score_choice
 
 FILE = "test.jsonl"
@@ -29,8 +30,8 @@ PROBLEM_TYPES = ("temporal", "goal", "spatial", "plot")
 WITHOUT_OPTIONS = frozenset({147, 379, 743, 825, 857})  # problem_id of rows that were published broken
 BROKEN_PROMPT = "{question}\nAnswer with the letter of the right option, A, B, C or D."
 
-_LETTERS = ("A", "B", "C", "D")
-_ANSWER = re.compile(r"\s*(?:<answer>)?\s*([A-Z])\s*\.?\s*(?:</answer>)?\s*")
+_LETTERS = tuple(LETTERS[:4])
+_ANSWER = re.compile(rf"\s*(?:{ANSWER_OPEN})?\s*([A-Z])\s*\.?\s*(?:{ANSWER_CLOSE})?\s*")
 _FOLDERS = ("", "longvila_videos", "videos", *(f"longvideo_eval_subset{n}" for n in range(11)))
 
 
@@ -54,7 +55,7 @@ def _load(root: Path, subtitles: bool) -> Iterator[Item]:
         )
 
 
-def _question(row: Row, number: int) -> tuple[str, tuple[str, ...]]:
+def _question(row: AnnotationRow, number: int) -> tuple[str, tuple[str, ...]]:
     if number in WITHOUT_OPTIONS:
         return BROKEN_PROMPT.format(question=row.text("problem")), _LETTERS
     stem, options = split_dotted(row.text("problem"))
@@ -63,10 +64,11 @@ def _question(row: Row, number: int) -> tuple[str, tuple[str, ...]]:
     return MULTIPLE_CHOICE.format(question=stem, options=listed(options)), options
 
 
-def _reference(row: Row, options: tuple[str, ...]) -> str:
+def _reference(row: AnnotationRow, options: tuple[str, ...]) -> str:
     found = _ANSWER.fullmatch(row.text("answer"))
     if found is None or found[1] not in _LETTERS[: len(options)]:
-        row.fail(f"answer must be <answer>A</answer> to <answer>D</answer>, got {row.text('answer')!r}")
+        wanted = " to ".join(render_answer(letter) for letter in (_LETTERS[0], _LETTERS[-1]))
+        row.fail(f"answer must be {wanted}, got {row.text('answer')!r}")
     return found[1]
 
 

@@ -17,10 +17,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from ...protocol import LETTERS
 from ..item import SEVERAL, Benchmark, Item
 from .durations import bucket
 from .options import MULTIPLE_CHOICE, listed, split_bracketed
-from .rows import Row, jsonl_rows, locate
+from .rows import AnnotationRow, jsonl_rows, locate
 from .scorers import CHOICE, score_choice
 
 FILE = "video_info.meta.jsonl"
@@ -39,7 +40,7 @@ def _load(root: Path, subtitles: bool) -> Iterator[Item]:
             if len(options) < 2:
                 qa.fail(f"question {qa.data.get('uid')} must end in lines (A) … (B) …, got {qa.text('question')!r}")
             answer = qa.text("answer").upper()
-            if answer not in ("A", "B", "C", "D", "E")[: len(options)]:
+            if answer not in tuple(LETTERS[:5])[: len(options)]:
                 qa.fail(f"answer of question {qa.data.get('uid')} must be the letter of an option, got {answer!r}")
             yield Item(
                 id=str(qa.data.get("uid", "")).strip() or qa.text("uid"),
@@ -56,14 +57,14 @@ def _load(root: Path, subtitles: bool) -> Iterator[Item]:
             )
 
 
-def _duration_minutes(video: Row) -> float:
+def _duration_minutes(video: AnnotationRow) -> float:
     info = video.data.get("video_info")
     if not isinstance(info, dict):
         video.fail(f"video_info must be an object, got {info!r}")
-    return Row(info, video.source).number("duration_minutes")
+    return AnnotationRow(info, video.source).number("duration_minutes")
 
 
-def _evidence(qa: Row) -> tuple[tuple[float, float], ...]:
+def _evidence(qa: AnnotationRow) -> tuple[tuple[float, float], ...]:
     found = _INTERVAL.fullmatch(str(qa.data.get("time_reference", "")))
     if found is None:
         return ()

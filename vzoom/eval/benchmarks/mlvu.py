@@ -1,7 +1,7 @@
 """MLVU (arXiv 2406.04264): nine tasks on videos of 3 minutes to 2 hours; seven multiple-choice, two open-ended.
 
 Dev, hub MLVU/MVLU: `json/{task}.json`, JSON lists of {"video", "duration", "question", "candidates", "answer",
-"question_type"}; the answer is an option's text. Videos lie in `video/{task}/`; the same names recur in several of
+"question_type"}; the answer is an option's text. Videos are in `video/{task}/`; the same names recur in several of
 them. 8_sub_scene and 9_summary have no candidates, and a text for an answer.
 Test, hub MLVU/MLVU_Test: `test-ground-truth/test_mcq_gt.json`, the same with a "question_id"; videos in `video/`.
 
@@ -21,8 +21,8 @@ from pathlib import Path
 
 from ..item import Benchmark, Item
 from .durations import bucket
-from .options import MULTIPLE_CHOICE, letter_of, listed
-from .rows import Row, json_rows, locate
+from .options import MULTIPLE_CHOICE, letter_of_option, listed
+from .rows import AnnotationRow, json_rows, locate
 from .scorers import CHOICE, JUDGED, score_choice, score_judged
 
 CHOICE_TASKS = (
@@ -54,11 +54,11 @@ def _load_test(root: Path, subtitles: bool) -> Iterator[Item]:
         yield _item(row, "mlvu-test", row.text("question_id"), row.text("video"), is_open=False)
 
 
-def _item(row: Row, benchmark: str, id: str, video: str, *, is_open: bool) -> Item:
+def _item(row: AnnotationRow, benchmark: str, id: str, video: str, *, is_open: bool) -> Item:
     options = () if is_open else row.texts("candidates")
     question, answer = row.text("question"), str(row.data.get("answer", "")).strip() or row.text("answer")
     if not is_open:
-        answer = letter_of(answer, options, row)
+        answer = letter_of_option(answer, options, row)
         question = MULTIPLE_CHOICE.format(question=question, options=listed(options))
     return Item(
         id=id,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
+from ...protocol import Judge
 from ..item import Item, Verdict
-from ..scores.judge import Judge
 
 OPEN = "open/1"
 
@@ -14,9 +14,12 @@ _CUE = re.compile(r"=|:|≈|\b(?:is|are|be|equals)\b", re.IGNORECASE)
 
 
 def score_open(item: Item, answer: str, judge: Judge | None = None) -> Verdict:
-    """A numeric reference: the first number behind the last "=", ":" or "is" that has one behind it, else the first of
-    all, both rounded to two decimals. A text: it stands in the answer as whole words; a single letter must open it. A
-    reference "['a', 'b']" is right either way."""
+    """Whether an open answer is right.
+
+    A numeric reference is compared, rounded to two decimals, with the first number after the last "=", ":" or "is" that
+    a number follows, else with the first number of all. A text must be in the answer as whole words; a single letter
+    must open it. Of a reference "['a', 'b']" either is right.
+    """
     assert item.reference
     said = " ".join(answer.split())
     wanted = _alternatives(item.reference)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from ...protocol import LETTERS
-from .rows import Row
+from .rows import AnnotationRow
 
 MULTIPLE_CHOICE = "{question}\n{options}\nAnswer with the letter of the right option."
 
@@ -15,19 +15,19 @@ _BRACKETED = re.compile(r"\s*\(([A-Z])\)\s*(.*)")  # "(A) red"
 
 
 def listed(options: Sequence[str]) -> str:
-    """One a line, "A. red"."""
+    """One per line, "A. red"."""
     return "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, options, strict=False))
 
 
 def unlabelled(options: Sequence[str]) -> tuple[str, ...]:
-    """Without the labels "A. ", "B. " … where every option has its own."""
+    """Without the labels "A. ", "B. " … if every option has its own."""
     found = [_DOTTED.fullmatch(option) for option in options]
     if all(m and m[1] == letter for m, letter in zip(found, LETTERS, strict=False)):
         return tuple(m[2].strip() for m in found if m)
     return tuple(options)
 
 
-def letter_of(answer: str, options: Sequence[str], row: Row) -> str:
+def letter_of_option(answer: str, options: Sequence[str], row: AnnotationRow) -> str:
     """The letter of the option whose whole text is the answer; the first where two are the same."""
     if answer not in options:
         row.fail(f"the answer {answer!r} is none of the options {list(options)}")
@@ -46,7 +46,7 @@ def split_bracketed(text: str) -> tuple[str, tuple[str, ...]]:
 
 def _split(text: str, label: re.Pattern[str]) -> tuple[str, tuple[str, ...]]:
     """Options are the labelled lines from the last "A" on, as long as their letters follow the alphabet; a line
-    without a label belongs to the option before it. No options where there is no "A"."""
+    without a label belongs to the option before it. No options if there is no "A"."""
     lines = text.strip().splitlines()
     found = [label.fullmatch(line) for line in lines]
     begin = max((i for i, m in enumerate(found) if m and m[1] == "A"), default=len(lines))

@@ -1,4 +1,4 @@
-"""Annotation files as rows that know where they stand, so that what does not fit can be named by file and line.
+"""Annotation files as rows that know their file and line, so that an error can name them.
 
 Nothing here is read with a default: a field that is missing, or of another kind than the published schema has, is a
 ValueError.
@@ -18,7 +18,7 @@ _SPACE = re.compile(r"[\s,]*")
 
 
 @dataclass(frozen=True)
-class Row:
+class AnnotationRow:
     """One object of an annotation. source: "file:line", or "file, row 3" in a Parquet file."""
 
     data: Mapping[str, Any]
@@ -56,12 +56,12 @@ class Row:
             self.fail(f"{key} must be a list of texts, got {value!r}")
         return tuple(str(v).strip() for v in value)
 
-    def rows(self, key: str) -> list[Row]:
+    def rows(self, key: str) -> list[AnnotationRow]:
         """A list of objects."""
         value = self._get(key)
         if not isinstance(value, list) or not all(isinstance(v, dict) for v in value):
             self.fail(f"{key} must be a list of objects, got {value!r}")
-        return [Row(v, self.source) for v in value]
+        return [AnnotationRow(v, self.source) for v in value]
 
     def _get(self, key: str) -> Any:
         if key not in self.data:
@@ -78,7 +78,7 @@ def locate(root: Path, folders: Sequence[str], name: str) -> Path:
     raise FileNotFoundError(f"no {name}: looked for {', '.join(map(str, looked))}. Give the folder of the data set")
 
 
-def json_rows(path: Path) -> Iterator[Row]:
+def json_rows(path: Path) -> Iterator[AnnotationRow]:
     """The objects of a JSON list, each with the line that it begins in."""
     text = _read(path)
     begin = _SPACE.match(text)
@@ -100,8 +100,8 @@ def json_rows(path: Path) -> Iterator[Row]:
         at = end
 
 
-def jsonl_rows(path: Path) -> Iterator[Row]:
-    """One object a line; empty lines are passed over."""
+def jsonl_rows(path: Path) -> Iterator[AnnotationRow]:
+    """One object per line; empty lines are passed over."""
     for number, line in enumerate(_read(path).splitlines(), 1):
         if not line.strip():
             continue
@@ -112,7 +112,7 @@ def jsonl_rows(path: Path) -> Iterator[Row]:
         yield _row(value, f"{path}:{number}")
 
 
-def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[AnnotationRow]:
     """The named columns of a Parquet file, row by row. Needs pyarrow (extra `train`)."""
     try:
         import pyarrow.parquet as pq
@@ -136,7 +136,7 @@ def _read(path: Path) -> str:
         raise ValueError(f"{path} is no UTF-8 text: {error}") from error
 
 
-def _row(value: Any, source: str) -> Row:
+def _row(value: Any, source: str) -> AnnotationRow:
     if not isinstance(value, dict):
         raise ValueError(f"{source}: must be an object, got {type(value).__name__}")
-    return Row(value, source)
+    return AnnotationRow(value, source)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 
-from ...protocol import Choice, NoChoice, read_choice
+from ...protocol import Choice, Judge, NoChoice, Reference, is_right, read_choice
 from ..item import Item, Verdict, judged_in_parts
-from ..scores.judge import Judge
 
 CHOICE, JUDGED, PARTS = "choice/1", "judge/1", "parts/1"
 
@@ -14,13 +13,14 @@ _NO_JUDGE = "no judge: set VZOOM_JUDGE_URL and VZOOM_JUDGE_MODEL"
 
 
 def score_choice(item: Item, answer: str, judge: Judge | None = None) -> Verdict:
-    """The letter that the answer names, see `vzoom.answers`. None or more than one is unparsable: no letter is
-    guessed, and none is drawn by chance."""
+    """Whether the answer names the right letter, see `protocol.read_choice`. One that names no letter, or several, is
+    unparsable: no letter is guessed, and none is drawn by chance."""
     assert item.options
     assert item.reference
     found = read_choice(answer, item.options)
     if isinstance(found, Choice):
-        return Verdict("right" if found.letter == item.reference else "wrong", said=found.letter)
+        right = is_right(answer, Reference(item.question, item.reference, item.options))
+        return Verdict("right" if right is True else "wrong", said=found.letter)
     if found is NoChoice.EMPTY:
         return Verdict("unanswered")
     why = "more than one option is named" if found is NoChoice.AMBIGUOUS else "no option is named"
@@ -32,7 +32,7 @@ def score_judged(item: Item, answer: str, judge: Judge | None) -> Verdict:
     assert item.reference
     if judge is None:
         return Verdict("unjudged", said=answer.strip(), detail=_NO_JUDGE)
-    right = judge(item.question, item.reference, answer)
+    right = is_right(answer, Reference(item.question, item.reference), judge=judge)
     if isinstance(right, bool):
         return Verdict("right" if right else "wrong", said=answer.strip())
     return Verdict("unjudged", said=answer.strip(), detail=right.reason)
@@ -52,7 +52,7 @@ def score_parts(item: Item, answer: str, judge: Judge | None) -> Verdict:
     num_right, parts = 0, json.loads(item.reference)
     for question, reference in parts:
         asked = f"{question}\n(The answer is a description of the video: it is right if the reference follows from it.)"
-        right = judge(asked, reference, answer)
+        right = is_right(answer, Reference(asked, reference), judge=judge)
         if not isinstance(right, bool):
             return Verdict("unjudged", said=answer.strip(), detail=right.reason)
         num_right += right

@@ -1,7 +1,7 @@
-"""Subtitles as text in front of a question, with the times that frames are labelled with.
+"""Subtitles as text before a question, with the times that frames are labelled with.
 
-Read are SubRip files (Video-MME) and LongVideoBench's JSON. Lines are gathered into spans of ten seconds; where that is
-still longer than a question may be, every second, third, … span is left out evenly.
+SubRip files (Video-MME) and LongVideoBench's JSON are read. Lines are gathered into spans of ten seconds. If that is
+still longer than a question may be, only every second, third, … span is kept.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .rows import Row, json_rows
+from .rows import AnnotationRow, json_rows
 
 SPAN_SECONDS = 10
 MOST_CHARACTERS = 40_000
@@ -33,13 +33,13 @@ class Line:
 
 
 def put_before(question: str, lines: Sequence[Line]) -> str:
-    """The question behind the subtitles, or alone where there are none."""
+    """The subtitles and then the question; the question alone if there are none."""
     spoken = as_text(lines)
     return f"{HEADER}\n{spoken}\n\n{question}" if spoken else question
 
 
 def as_text(lines: Sequence[Line], *, most_characters: int = MOST_CHARACTERS) -> str:
-    """ "[0s] …", "[10s] …": one line a span, in order of time, at most `most_characters` of them together."""
+    """ "[0s] …", "[10s] …": one line per span, in order of time, at most `most_characters` of them together."""
     spans: dict[int, list[str]] = {}
     for line in sorted(lines, key=lambda line: line.start_seconds):
         spoken = spans.setdefault(int(line.start_seconds // SPAN_SECONDS), [])
@@ -55,7 +55,7 @@ def as_text(lines: Sequence[Line], *, most_characters: int = MOST_CHARACTERS) ->
 
 
 def read_srt(path: Path) -> list[Line]:
-    """ValueError with file and line for a block that does not open with its times."""
+    """The lines of a SubRip file. ValueError with file and line for a block that does not begin with its times."""
     lines: list[Line] = []
     numbered = list(enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1))
     at = 0
@@ -77,7 +77,7 @@ def read_srt(path: Path) -> list[Line]:
 
 
 def read_longvideobench(path: Path, *, offset_seconds: float, duration_seconds: float) -> list[Line]:
-    """Lines that lie in the clip. offset_seconds: where the clip begins in the video that the subtitles are of.
+    """The lines inside a clip. offset_seconds: when the clip begins in the video that the subtitles are of.
 
     A row is {"timestamp": [start, end], "text"} or {"start": "00:00:01.5", "end": …, "line"}; an end that is null
     is the end of the clip.
@@ -91,7 +91,7 @@ def read_longvideobench(path: Path, *, offset_seconds: float, duration_seconds: 
     return lines
 
 
-def _spoken(row: Row, last_seconds: float) -> tuple[float, float, str]:
+def _spoken(row: AnnotationRow, last_seconds: float) -> tuple[float, float, str]:
     if "timestamp" not in row.data:
         return _clock(row, "start"), _clock(row, "end"), str(row.data.get("line", ""))
     times = row.data["timestamp"]
@@ -101,7 +101,7 @@ def _spoken(row: Row, last_seconds: float) -> tuple[float, float, str]:
     return float(times[0]), float(end), str(row.data.get("text", ""))
 
 
-def _clock(row: Row, key: str) -> float:
+def _clock(row: AnnotationRow, key: str) -> float:
     found = _CLOCK.fullmatch(row.text(key))
     if found is None:
         row.fail(f"{key} must be a time as 00:00:01.5, got {row.data[key]!r}")

@@ -7,8 +7,8 @@ is a letter. Videos `data/{videoID}.mp4`, subtitles `subtitle/{videoID}.srt` for
 Sources: the data set's card (columns, files); open-compass/VLMEvalKit, vlmeval/dataset/videomme.py @ 00fff545;
 EvolvingLMMs-Lab/lmms-eval, lmms_eval/tasks/videomme/utils.py @ 06965734.
 
-There a model with subtitles is given those lines that stand at its sampled frames. A model that zooms has no fixed
-frames: ours is given all, by spans of time.
+There, a model with subtitles is given the lines at its sampled frames. A model that zooms has no fixed frames: ours is
+given all lines, by spans of time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from ...protocol import LETTERS
 from ..item import SEVERAL, Benchmark, Item
 from .options import MULTIPLE_CHOICE, listed, unlabelled
-from .rows import Row, locate, parquet_rows
+from .rows import AnnotationRow, locate, parquet_rows
 from .scorers import CHOICE, score_choice
 from .subtitles import SETTINGS, put_before, read_srt
 
@@ -39,7 +39,7 @@ def _load(benchmark: str, durations: tuple[str, ...], root: Path, subtitles: boo
             yield _item(row, benchmark, root if subtitles else None)
 
 
-def _item(row: Row, benchmark: str, subtitle_root: Path | None) -> Item:
+def _item(row: AnnotationRow, benchmark: str, subtitle_root: Path | None) -> Item:
     options = unlabelled(row.texts("options"))
     if row.text("answer") not in tuple(LETTERS[: len(options)]):
         row.fail(f"answer must be one of {LETTERS[: len(options)]}, got {row.text('answer')!r}")

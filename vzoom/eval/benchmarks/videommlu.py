@@ -4,9 +4,9 @@ Hub Enxin/Video-MMLU: `video_mmlu.jsonl`, one video a line: {"video_id", "captio
 "answer"}], "reasoning_qa": [{"question", "answer"}]}; `video_sources.jsonl` gives the discipline, {"video_id",
 "label"}. Quotes are escaped (\'). Videos `youtube_videos/{video_id}.mp4`.
 
-Quiz: one item a reasoning question, judged. Caption: one item a video; the model describes it, and the description is
-held against the video's caption questions. Videos without questions of a part (six have no caption questions) are no
-item of that part. The authors report the mean over the three disciplines.
+Quiz: one item per reasoning question, judged. Caption: one item per video; the model describes it, and the description
+is compared with the video's caption questions. A video without questions of a part (six have no caption questions) is
+no item of that part. The authors report the mean over the three disciplines.
 
 Sources: Espere-1119-Song/Video-MMLU, post_eval/{gener_qa,eval_reason_qa,eval_cap_qa}.py @ 1f88dffd,
 calculate_scores.py @ 69654d7d, add_source.py @ 1f88dffd; open-compass/VLMEvalKit, vlmeval/dataset/video_mmlu.py @
@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..item import Benchmark, Item
-from .rows import Row, jsonl_rows, locate
+from .rows import AnnotationRow, jsonl_rows, locate
 from .scorers import JUDGED, PARTS, parts_reference, score_judged, score_parts
 
 FILE, SOURCES_FILE = "video_mmlu.jsonl", "video_sources.jsonl"
@@ -54,7 +54,7 @@ def _load_caption(root: Path, subtitles: bool) -> Iterator[Item]:
             yield _item(row, "videommlu-caption", row.text("video_id"), CAPTION_PROMPT, reference, labels)
 
 
-def _item(row: Row, benchmark: str, id: str, question: str, reference: str, labels: dict[str, str]) -> Item:
+def _item(row: AnnotationRow, benchmark: str, id: str, question: str, reference: str, labels: dict[str, str]) -> Item:
     video = row.text("video_id")
     label = labels.get(video) or labels.get(_OTHER_NAME.get(video, ""))
     if label is None:
@@ -79,7 +79,7 @@ def _disciplines(root: Path) -> dict[str, str]:
     return {row.text("video_id"): row.text("label").capitalize() for row in rows}
 
 
-def _pairs(row: Row, key: str) -> list[tuple[str, str]]:
+def _pairs(row: AnnotationRow, key: str) -> list[tuple[str, str]]:
     return [(qa.text("question").replace("\\'", "'"), qa.text("answer").replace("\\'", "'")) for qa in row.rows(key)]
 
 

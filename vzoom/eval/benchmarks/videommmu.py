@@ -18,12 +18,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ...protocol import LETTERS
+from ...protocol import LETTERS, Judge
 from ..item import SEVERAL, Benchmark, Item, Verdict
-from ..scores.judge import Judge
 from .open_answers import OPEN, score_open
 from .options import listed, unlabelled
-from .rows import Row, locate, parquet_rows
+from .rows import AnnotationRow, locate, parquet_rows
 from .scorers import CHOICE, score_choice
 
 TRACKS = ("Perception", "Comprehension", "Adaptation")
@@ -51,7 +50,7 @@ def _load(root: Path, subtitles: bool) -> Iterator[Item]:
             yield _item(row, track)
 
 
-def _item(row: Row, track: str) -> Item:
+def _item(row: AnnotationRow, track: str) -> Item:
     options, answer = unlabelled(row.texts("options")), row.text("answer")
     if row.text("question_type") == "open":
         options = ()
@@ -75,7 +74,7 @@ def _item(row: Row, track: str) -> Item:
     )
 
 
-def _subject(row: Row) -> str:
+def _subject(row: AnnotationRow) -> str:
     """The words between the first part of the id and its number."""
     parts = row.text("id").split("_")
     if len(parts) < 3 or not parts[-1].isdigit():

@@ -10,7 +10,7 @@ from typing import Any
 
 
 def manifest() -> Any:
-    """What lmms-eval's registry asks for: the model's name there, and where its class lies."""
+    """What lmms-eval's registry asks for: the model's name there, and where its class is."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
     return ModelManifest(model_id="vzoom", chat_class_path="vzoom.eval.lmms.plugin.VZoom")

@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from ..runs.ask import Asked, ask_block
-from .question import Question
+from .question import LmmsQuestion
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -16,16 +16,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Reply:
-    """text: what stood between the answer tags, "" where the model gave no answer. tokens: of all conversations held
-    about the question, those that were fed (frames among them) and those that the model wrote."""
+class LmmsReply:
+    """The answer to one question.
+
+    Args:
+        text: what was between the answer tags; "" if the model gave no answer.
+        num_fed: tokens that were fed, frames included, in all conversations about the question.
+        num_written: tokens that the model wrote in them.
+    """
 
     text: str
     num_fed: int
     num_written: int
 
     @classmethod
-    def of(cls, asked: Asked, question: Question) -> Reply:
+    def of(cls, asked: Asked, question: LmmsQuestion) -> LmmsReply:
         turns = [turn for trajectory in asked.held for turn in trajectory.turns]
         return cls(
             question.generation.cut(asked.last.answer or ""),
@@ -34,10 +39,11 @@ class Reply:
         )
 
 
-def replies(zoomer: Zoomer, questions: Sequence[Question], settings: Settings) -> Iterator[Reply]:
-    """In the questions' order; those of a block when the block is done, so that a cache loses one block at most.
+def replies(zoomer: Zoomer, questions: Sequence[LmmsQuestion], settings: Settings) -> Iterator[LmmsReply]:
+    """Replies in the questions' order. Those of a block come when it is done, so that a cache loses one block at most.
 
-    ValueError for a video that cannot be read: an answer made up for it would be counted as the model's.
+    Raises:
+        ValueError: a video cannot be read. An answer made up for it would count as the model's.
     """
     for temperature, alike in groupby(questions, key=lambda q: q.generation.temperature):
         for block in _blocks(list(alike), 2 * settings.sessions):
@@ -46,9 +52,9 @@ def replies(zoomer: Zoomer, questions: Sequence[Question], settings: Settings) -
             for one, question in zip(asked, block, strict=True):
                 if one.problem:
                     raise ValueError(f"{question.item.source}: {one.problem}; fetch it again, or take its rows out")
-                yield Reply.of(one, question)
+                yield LmmsReply.of(one, question)
 
 
-def _blocks(questions: list[Question], size: int) -> Iterator[list[Question]]:
+def _blocks(questions: list[LmmsQuestion], size: int) -> Iterator[list[LmmsQuestion]]:
     for begin in range(0, len(questions), size):
         yield questions[begin : begin + size]

@@ -12,7 +12,7 @@ from lmms_eval.api.model import lmms
 from tqdm import tqdm
 
 from .answer import replies
-from .question import Question, read_question
+from .question import LmmsQuestion, read_question
 from .settings import Settings
 
 
@@ -32,8 +32,8 @@ class VZoom(lmms):
         return self.zoomer.checkpoint.model.device
 
     def generate_until(self, requests: Sequence[Instance]) -> Iterable[GenerationResult]:
-        """Answers in the requests' order, given out block by block: lmms-eval's response cache writes each as it
-        comes, so that a killed run goes on. What cannot be asked is said before anything is asked."""
+        """Answers in the requests' order, block by block: lmms-eval's response cache writes each as it comes, so that a
+        killed run resumes. What cannot be asked is an error before anything is asked."""
         results = self._results(self._questions(requests))
         return list(results) if len(requests) == 1 else results  # agentic tasks take the first of one
 
@@ -50,11 +50,11 @@ class VZoom(lmms):
         )
 
     def clean(self) -> None:
-        """Nothing is asked any more: room for a judge on the same GPU."""
+        """Make room for a judge on the same GPU: nothing is asked any more."""
         del self.zoomer
         super().clean()
 
-    def _questions(self, requests: Sequence[Instance]) -> list[Question]:
+    def _questions(self, requests: Sequence[Instance]) -> list[LmmsQuestion]:
         questions = []
         asked: Counter[tuple[str, Any]] = Counter()
         for request in requests:
@@ -72,7 +72,7 @@ class VZoom(lmms):
             asked[task, document] += 1
         return questions
 
-    def _results(self, questions: Sequence[Question]) -> Iterator[GenerationResult]:
+    def _results(self, questions: Sequence[LmmsQuestion]) -> Iterator[GenerationResult]:
         done = replies(self.zoomer, questions, self.settings)
         for reply in tqdm(done, total=len(questions), disable=self.rank != 0, desc="Model Responding"):
             yield GenerationResult(reply.text, TokenCounts(input_tokens=reply.num_fed, output_tokens=reply.num_written))

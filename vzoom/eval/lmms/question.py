@@ -10,17 +10,21 @@ from typing import Any
 from ..item import Item
 from ..runs.ask import seed_of
 
-# lmms-eval's separator of few-shot examples, which it puts into every task's stops. Ours end with their answer tag,
-# and paragraphs of a long answer are part of it; lmms-eval's own adapters leave it out as well.
+# lmms-eval's separator of few-shot examples, which it puts into every task's stops. Our answers end with a
+# tag, and paragraphs are part of a long answer; lmms-eval's own adapters leave this stop out as well.
 _BETWEEN_EXAMPLES = "\n\n"
 
 
 @dataclass(frozen=True)
 class Generation:
-    """How a task wants its answer: temperature 0 is greedy; the answer is cut in front of the first of `stops`.
+    """How a task wants its answer.
 
     A task's max_new_tokens is not here: it is meant for the answer alone, and would cut a thought. A turn's limit is
     the model argument max_new_tokens.
+
+    Args:
+        temperature: 0 is greedy.
+        stops: the answer is cut before the first of them.
     """
 
     temperature: float = 0.0
@@ -28,7 +32,7 @@ class Generation:
 
     @classmethod
     def of(cls, kwargs: Mapping[str, Any], *, source: str) -> Generation:
-        """Of a task's generation_kwargs. ValueError for what would change the answer and cannot be done."""
+        """Read a task's generation_kwargs. ValueError for what would change the answer and cannot be done."""
         if (kwargs.get("num_beams") or 1) > 1:
             raise ValueError(f"{source}: vzoom does no beam search: add --gen_kwargs num_beams=1")
         temperature = float(kwargs.get("temperature") or 0)
@@ -49,8 +53,8 @@ class Generation:
 
 
 @dataclass(frozen=True)
-class Question:
-    """One request. `item.source` says where it stands: "videomme, document 7"."""
+class LmmsQuestion:
+    """One request. `item.source` names it: "videomme, document 7"."""
 
     item: Item
     path: Path
@@ -66,10 +70,19 @@ def read_question(
     document: int | str,
     repeat: int,
     seed: int,
-) -> Question:
-    """Of a chat model's messages. repeat: how often this document was asked before, where it is asked several times.
+) -> LmmsQuestion:
+    """The question that a chat model's messages ask.
 
-    ValueError for anything but texts of the system and the user, with one whole video that is a file here.
+    Args:
+        messages: as lmms-eval makes them.
+        kwargs: the task's generation_kwargs.
+        task: its name.
+        document: which one of the task.
+        repeat: how often this document was asked before, if it is asked several times.
+        seed: of the run.
+
+    Raises:
+        ValueError: there is anything but texts of the system and the user, with one whole video that is a file here.
     """
     source = f"{task}, document {document}"
     texts: list[str] = []
@@ -96,7 +109,7 @@ def read_question(
         subtitles=None,
         source=source,
     )
-    return Question(item, path, seed_of(item, seed), Generation.of(kwargs, source=source))
+    return LmmsQuestion(item, path, seed_of(item, seed), Generation.of(kwargs, source=source))
 
 
 def _video(media: Sequence[Mapping[str, Any]], source: str) -> Path:

@@ -21,8 +21,11 @@ _NUMBERS = ("fps", "confidence", "glance_fps")  # all others are whole numbers
 class Settings:
     """The options of `vzoom eval`, by the names that they have there; None leaves the checkpoint's own.
 
-    pretrained: a folder, a hub id or "embedded". max_sessions: conversations at once; None is lmms-eval's batch_size.
-    Questions are asked in blocks of twice as many, as `vzoom eval` does.
+    Questions are asked in blocks of twice `max_sessions`, as `vzoom eval` does.
+
+    Args:
+        pretrained: a folder, a hub id or "embedded".
+        max_sessions: conversations at once; None is lmms-eval's batch_size.
     """
 
     pretrained: str
@@ -52,7 +55,7 @@ class Settings:
 
     @classmethod
     def from_args(cls, args: Mapping[str, Any]) -> Settings:
-        """Of --model_args, batch_size and device as lmms-eval passes them. ValueError names what is wrong."""
+        """Read --model_args, batch_size and device as lmms-eval passes them. ValueError names what is wrong."""
         known = [field.name for field in fields(cls)]
         unknown = sorted(set(args) - set(known))
         if unknown:
@@ -66,14 +69,16 @@ class Settings:
 
     @property
     def sessions(self) -> int:
+        """Conversations at once."""
         return self.batch_size if self.max_sessions is None else self.max_sessions
 
     @property
     def look(self) -> Policy:
+        """How a conversation may look at its video."""
         return Policy(self.policy, budget=self.budget, fps=self.fps, confidence=self.confidence)
 
     def limit(self, own: ZoomConfig) -> ZoomConfig:
-        """A checkpoint's own limits with those that are set here."""
+        """A checkpoint's own limits, changed by those that are set here."""
         return own.override(
             max_zooms=self.max_zooms,
             glance_max_frames=self.glance_frames,
@@ -85,7 +90,7 @@ class Settings:
         )
 
     def load(self) -> Zoomer:
-        """The model; on this process's own GPU where a launcher started several."""
+        """The model; on this process's own GPU if a launcher started several processes."""
         from ...zoomer import load
 
         zoomer = load(self.pretrained, device=local_device(self.device), dtype=self.dtype)

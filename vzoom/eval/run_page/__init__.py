@@ -2,6 +2,8 @@
 
 Nothing is loaded from anywhere: style, script and pictures are in the page, and its content security policy forbids the
 rest. Every text of a model, a question and a file name is escaped.
+
+This page is in `eval` and not in `report`, because it needs scores; the page of one answer must be above `zoomer`.
 """
 
 from __future__ import annotations
@@ -19,10 +21,16 @@ from .tables import breakdown_section, compare_section, failures_section, headli
 
 
 def page(paths: Sequence[Path], *, roots: Sequence[Path] = (), most_items: int = 400, most_frames: int = 24) -> str:
-    """The whole page. paths: runs. roots: where the benchmarks' videos are, for frames. most_items: trajectories of
-    each benchmark; most_frames: how many of them with frames.
+    """The whole page, as HTML.
 
-    ValueError for runs that cannot stand beside each other.
+    Args:
+        paths: folders of runs, or their files.
+        roots: where the benchmarks' videos are, for frames.
+        most_items: trajectories of each benchmark, at most.
+        most_frames: how many of them with frames, at most.
+
+    Raises:
+        ValueError: a run is missing or named twice, or two of one benchmark are of different data.
     """
     if most_items < 1 or most_frames < 0:
         raise ValueError(f"need most_items ≥ 1 and most_frames ≥ 0, got {most_items}, {most_frames}")

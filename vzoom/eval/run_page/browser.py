@@ -10,7 +10,7 @@ from vzoom.protocol import LETTERS
 from vzoom.report import clock_text, count_text, escape, number_text, span_text, turn_markup, zoom_colour
 
 from ..item import Item
-from ..runs.store import Row
+from ..runs.store import PredictionRow
 from ..scores.failures import MEANING, Failure
 from .frames import find_video, frames_markup
 from .load import Group, LoadedRun, story_of
@@ -93,7 +93,7 @@ def _item_markup(group: Group, position: int, video: Path | None) -> str:
     )
 
 
-def _chip(run: LoadedRun, row: Row) -> str:
+def _chip(run: LoadedRun, row: PredictionRow) -> str:
     kind = Failure(row.prediction.failure)
     state = "good" if kind is Failure.RIGHT else "quiet" if kind in (Failure.UNJUDGED, Failure.NOT_ASKED) else "bad"
     return f'<span class="mark"><i class="dot {run.colour}"></i><span class="{state}">{MEANING[kind]}</span></span>'
@@ -115,7 +115,7 @@ def _question_markup(item: Item) -> str:
     )
 
 
-def _run_markup(run: LoadedRun, row: Row, video: Path | None) -> str:
+def _run_markup(run: LoadedRun, row: PredictionRow, video: Path | None) -> str:
     told, story = row.prediction, story_of(row)
     head = f'<h4><i class="dot {run.colour}"></i>{escape(run.name)}</h4>'
     if story is None:

@@ -9,13 +9,13 @@ from typing import Any
 
 from .load import Group, LoadedRun
 
-# Settings that do not make two runs different examinations.
+# Settings that do not make two runs incomparable.
 _ASIDE = ("protocol_hash", "sessions", "block")
 
 
 @dataclass(frozen=True)
 class Knob:
-    """One setting. title: of an axis; part, key: where it is in a run's settings; policies: those that heed it."""
+    """One setting. title: of an axis. part, key: its place in a run's settings. policies: those that heed it."""
 
     title: str
     part: str
@@ -34,7 +34,7 @@ KNOBS = (
     Knob("zooms allowed", "zoom", "max_zooms", _LOOKING),
     Knob("most frames of the glance", "zoom", "glance_max_frames", _LOOKING),
     Knob("budget of frames", "policy", "budget", ("uniform", *_LOOKING)),
-    Knob("frames a second", "policy", "fps", ("uniform",)),
+    Knob("frames per second", "policy", "fps", ("uniform",)),
     Knob("confidence asked for", "policy", "confidence", ("gated", "early-stop")),
 )
 
@@ -54,13 +54,13 @@ class Curve:
 
     @property
     def colour(self) -> str:
-        """Of its runs; where other curves share some, of one that is its own if there is one."""
+        """The colour of most of its runs, which other curves may share."""
         colours = [run.colour for run in self.runs]
         return max(set(colours), key=lambda colour: (colours.count(colour), colour))
 
 
 def curves_of(runs: Sequence[LoadedRun]) -> list[Curve]:
-    """A run may be of several curves: one where each of its settings varies."""
+    """The curves of the runs. A run may be on several: on one for each setting that varies."""
     curves: list[Curve] = []
     for knob in KNOBS:
         alike: dict[str, list[LoadedRun]] = {}
@@ -73,7 +73,7 @@ def curves_of(runs: Sequence[LoadedRun]) -> list[Curve]:
 
 
 def coloured(groups: Sequence[Group]) -> list[Group]:
-    """The same with a colour a curve, and one for each run that is of none. A run of two curves has the first's."""
+    """The same with a colour per curve, and per run that is on no curve. A run on two curves has the first's."""
     series: dict[int, int] = {}
     count = 0
     for group in groups:

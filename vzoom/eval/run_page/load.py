@@ -11,34 +11,35 @@ from typing import Any
 
 from ..benchmarks import BENCHMARKS
 from ..runs.run import PREDICTIONS
-from ..runs.store import Row, read_rows, read_settings
-from ..scores.figures import Figures, figures_of, outcomes_of
-from ..scores.scoring import Outcome
+from ..runs.store import PredictionRow, read_rows, read_settings
+from ..scores.figures import Figures, figures_of, item_verdicts
+from ..scores.scoring import ItemVerdict
 
 NUM_COLOURS = 6
 
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A run with its rows. name: what the page calls it; number: from 1; series: from 1, for its colour."""
+    """A run with its rows. name: what the page calls it. number: from 1. series: from 1, for its colour."""
 
     name: str
     number: int
     series: int
     settings: dict[str, Any]
-    rows: tuple[Row, ...]
+    rows: tuple[PredictionRow, ...]
 
     @cached_property
     def figures(self) -> Figures:
+        """What the run came to."""
         benchmark = BENCHMARKS.get(self.benchmark)
         return figures_of(self.rows, headline=benchmark.headline if benchmark else "items")
 
     @cached_property
-    def outcomes(self) -> list[Outcome]:
-        return outcomes_of(self.rows)
+    def verdicts(self) -> list[ItemVerdict]:
+        return item_verdicts(self.rows)
 
     @cached_property
-    def by_position(self) -> dict[int, Row]:
+    def by_position(self) -> dict[int, PredictionRow]:
         return {row.prediction.position: row for row in self.rows}
 
     @property
@@ -83,7 +84,14 @@ class Group:
 
 
 def load_groups(paths: Sequence[Path]) -> list[Group]:
-    """paths: folders of runs, or their files. ValueError for none, one given twice, or a folder that is not done."""
+    """The runs, grouped by benchmark.
+
+    Args:
+        paths: folders of runs, or their files.
+
+    Raises:
+        ValueError: there is no path, one is named twice, or a run is not finished.
+    """
     if not paths:
         raise ValueError("name at least one run")
     files = [_file(Path(path)) for path in paths]
@@ -120,7 +128,7 @@ def _file(path: Path) -> Path:
 
 
 def _names(files: Sequence[Path]) -> list[str]:
-    """Names of folders, with as many of those above as it takes to tell them apart."""
+    """Names of folders, with as many parent folders as it takes to tell them apart."""
     parts = [file.resolve().parent.parts if file.name == PREDICTIONS else (file.stem,) for file in files]
     for depth in range(1, max(map(len, parts)) + 1):
         names = ["/".join(p[-depth:]) for p in parts]
@@ -129,6 +137,6 @@ def _names(files: Sequence[Path]) -> list[str]:
     return [str(file) for file in files]
 
 
-def story_of(row: Row) -> dict[str, Any] | None:
-    """The stored trajectory, None where nothing was asked."""
+def story_of(row: PredictionRow) -> dict[str, Any] | None:
+    """The stored trajectory; None if nothing was asked."""
     return json.loads(row.prediction.trajectory) if row.prediction.trajectory else None

@@ -1,4 +1,4 @@
-"""Which trajectories are on the page, and which of them with frames, where there are too many for all."""
+"""Which trajectories are on the page, and which of them with frames, if there are too many for all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Accuracy against what it costs, as inline SVG: a point a run with its 95 % interval, a line
+"""Accuracy against what it costs, as inline SVG: a point per run with its 95 % interval, a line
 through runs that differ in one setting, the paper's rows as broken lines."""
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _AXES: tuple[tuple[str, Value], ...] = (
 
 
 def plots_section(group: Group) -> str:
-    """What each run cost, then a plot for each setting that runs differ in; nothing where no run has an accuracy."""
+    """What each run cost, then a plot for each setting that runs differ in; "" if no run has an accuracy."""
     runs = [run for run in group.runs if run.figures.accuracy is not None]
     if not runs:
         return ""
@@ -125,7 +125,7 @@ def _points(
 def _labels(
     runs: list[LoadedRun], curves: list[Curve], value: Value, x: Callable[[float], float]
 ) -> dict[tuple[float, float], tuple[str, str]]:
-    """Where each label stands, its colour and what it says; points on one place share theirs."""
+    """The place of each label, its colour and what it says; points in one place share a label."""
     found: dict[tuple[float, float], tuple[str, list[str]]] = {}
     for run in runs:
         curve = next((curve for curve in curves if run in curve.runs), None)
@@ -142,10 +142,12 @@ def _accuracy(run: LoadedRun) -> float:
 
 
 def y(share: float) -> float:
+    """The height of an accuracy, in units of the drawing."""
     return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
 
 
 def percent_text(figures: Figures) -> str:
+    """The accuracy in percent, or that there is none."""
     return "no verdict" if figures.accuracy is None else f"{100 * figures.accuracy.mean:.1f} %"
 
 

@@ -75,12 +75,12 @@ def _estimate_cells(estimate: Estimate | None) -> list[str]:
 
 
 def compare_section(group: Group) -> str:
-    """Every run against the first, question by question; nothing where there is one run, or no pair."""
+    """Every run against the first, question by question; "" if there is one run, or no pair."""
     first, rows = group.runs[0], []
     for run in group.runs[1:]:
-        shared = {o.id for o in first.outcomes if o.is_scored} & {o.id for o in run.outcomes if o.is_scored}
+        shared = {o.id for o in first.verdicts if o.is_scored} & {o.id for o in run.verdicts if o.is_scored}
         if shared:
-            rows.append(_compare_row(run, compare(first.outcomes, run.outcomes)))
+            rows.append(_compare_row(run, compare(first.verdicts, run.verdicts)))
     if not rows:
         return ""
     heads = [f"against {first.name}", "difference", "95 % interval", "p (McNemar)", "pairs"]
@@ -111,7 +111,7 @@ _VIEWS: tuple[tuple[str, Callable[[Scores], Mapping[str, Summary]]], ...] = (
 
 
 def breakdown_section(group: Group) -> str:
-    """By category and by duration, where there is more than one."""
+    """By category and by duration, if there is more than one of them."""
     parts = []
     for title, view in _VIEWS:
         found = [view(run.figures.scores) for run in group.runs]

@@ -1,8 +1,7 @@
 """A block of items, asked by a policy in one batch.
 
-The same block gives the same answers to the last bit, whatever was asked before and by whichever process: the engine
-and the cache of visual features are made anew, and clips come in when the model waits for them, not when they happen
-to be ready.
+The same block gives the same answers to the last bit, whatever was asked before and whichever process asks: see
+`data.ask_alone`.
 """
 
 from __future__ import annotations
@@ -14,8 +13,7 @@ from typing import TYPE_CHECKING
 from zlib import crc32
 
 from ...config import Sampling, ZoomConfig
-from ...engine import Engine, Request
-from ...models import FeatureCache
+from ...data import ask_alone
 from ...types import STAGES, Trajectory
 from ...video import VideoError
 from ..item import Item
@@ -29,7 +27,16 @@ if TYPE_CHECKING:
 
 @dataclass
 class Asked:
-    """An item with its video, and the conversations held about it so far. problem: why the video cannot be read."""
+    """An item that is asked.
+
+    Args:
+        item: of the benchmark.
+        path: of its video.
+        seed: of its conversations.
+        held: the conversations so far.
+        confidence: of the last answer; -1 if the policy asks for none.
+        problem: why the video cannot be read, else "".
+    """
 
     item: Item
     path: Path
@@ -44,24 +51,33 @@ class Asked:
         return self.held[-1]
 
     def milliseconds(self) -> dict[str, float]:
+        """Of all conversations together, by stage."""
         turns = [turn for trajectory in self.held for turn in trajectory.turns]
         return {stage: round(sum(t.milliseconds.get(stage, 0.0) for t in turns), 3) for stage in STAGES}
 
     def cost(self, shape: ModelShape) -> tuple[float, int]:
-        """Operations of all conversations, bytes of keys and values of the largest."""
+        """Operations of all conversations, and bytes of keys and values of the largest."""
         costs = [cost_of(trajectory, shape) for trajectory in self.held]
         return sum(c.flops for c in costs), max(c.kv_bytes for c in costs)
 
 
 def seed_of(item: Item, seed: int) -> int:
-    """An item's own seed, whichever others are asked beside it."""
+    """An item's own seed, whatever else is asked beside it."""
     return crc32(f"{seed} {item.id}".encode())
 
 
 def ask_block(zoomer: Zoomer, block: Sequence[Asked], policy: Policy, *, temperature: float, max_sessions: int) -> None:
-    """Hold the policy's conversations about each item of the block, and keep them there.
+    """Hold the policy's conversations about each item of the block, and put them into `Asked.held`.
 
-    ValueError for a setting that no video could be asked under, such as a glance that does not fit.
+    Args:
+        zoomer: the model.
+        block: what to ask; gets the conversations.
+        policy: how they may look at the videos.
+        temperature: 0 is greedy.
+        max_sessions: conversations at once.
+
+    Raises:
+        ValueError: no video could be asked under these settings, for instance because the glance does not fit.
     """
     configs = policy.configs(zoomer.config)
     waiting = list(block)
@@ -78,25 +94,11 @@ def ask_block(zoomer: Zoomer, block: Sequence[Asked], policy: Policy, *, tempera
 
 def _hold(zoomer: Zoomer, block: Sequence[Asked], config: ZoomConfig, *, temperature: float, max_sessions: int) -> None:
     requests = [
-        Request.about(
-            asked.path,
-            asked.item.question,
-            checkpoint=zoomer.checkpoint,
-            clip_cache=zoomer.clip_cache,
-            config=config,
-            sampling=Sampling(temperature, seed=asked.seed),
-        )
+        zoomer.request(asked.path, asked.item.question, config=config, sampling=Sampling(temperature, seed=asked.seed))
         for asked in block
     ]
-    with Engine(
-        zoomer.checkpoint,
-        max_sessions=min(max_sessions, len(block)),
-        max_total_tokens=config.max_total_tokens,
-        overlap=False,
-        feature_cache=FeatureCache(),
-    ) as engine:
-        outcomes = engine.run(requests, keep_clips=False)
-    for asked, (outcome,) in zip(block, outcomes, strict=True):
+    held = ask_alone(zoomer, requests, max_sessions=min(max_sessions, len(block)))
+    for asked, (outcome,) in zip(block, held, strict=True):
         if outcome.error is None:
             asked.held.append(outcome.unwrap())
         elif isinstance(outcome.error, VideoError | OSError):

@@ -1,9 +1,9 @@
 """How a conversation may look at its video: the budgets and policies that an evaluation compares.
 
-`uniform`: frames spread over the whole video, no zooms. `zoom`: a glance, then zooms. `gated`: the glance alone; only
-where the model is not confident of its answer it is asked again and may zoom. `early-stop`: zooms allowed grow one by
-one, from none, until the model is confident. The last two ask anew each time, so that every answer is that of an
-undisturbed conversation; what they cost is the sum of all they asked.
+`uniform`: frames spread over the whole video, no zooms. `zoom`: a glance, then zooms. `gated`: the glance alone; if the
+model is not confident of its answer, it is asked again and may zoom. `early-stop`: from none, one more zoom is allowed
+each time, until the model is confident. The last two begin a new conversation each time, so that every answer is that
+of an undisturbed conversation. They cost the sum of all of them.
 """
 
 from __future__ import annotations
@@ -16,16 +16,23 @@ from ...config import ZoomConfig
 PolicyName = Literal["zoom", "uniform", "gated", "early-stop"]
 POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)
 
-_EVERY_FRAME = 1e6  # frames a second: the timeline lowers it to the video's own
+_EVERY_FRAME = 1e6  # frames per second: the protocol lowers it to the video's own
 
 
 @dataclass(frozen=True)
 class Policy:
-    """budget: most frames of a conversation, glance and zooms together; None is the model's own limit.
+    """How a conversation may look at its video.
 
-    A glance takes what `glance_max_frames` allows of the budget first. uniform without fps always takes `budget`
-    frames (or as many as the video has), with fps it takes that rate, at most `budget` frames. confidence: from which
-    gated and early-stop are content, see `confidence_of`.
+    Args:
+        name: see the top of this file.
+        budget: most frames of a conversation, glance and zooms together; None is the model's own limit. The glance
+            takes what `glance_max_frames` allows of it first.
+        fps: frames per second of `uniform`, at most `budget` frames; None takes `budget` frames, or as many as the
+            video has.
+        confidence: from which gated and early-stop are content, see `confidence_of`.
+
+    Raises:
+        ValueError: there is no such policy, or a value is out of range.
     """
 
     name: PolicyName = "zoom"
@@ -39,15 +46,17 @@ class Policy:
         if self.budget is not None and self.budget < 1:
             raise ValueError(f"the budget must be 1 frame or more, got {self.budget}")
         if self.fps is not None and not self.fps > 0:
-            raise ValueError(f"frames a second must be above 0, got {self.fps}")
+            raise ValueError(f"frames per second must be above 0, got {self.fps}")
         if self.fps is not None and self.name != "uniform":
             raise ValueError(f"a fixed rate is for the policy uniform; for {self.name} set the glance's rate")
         if not 0 < self.confidence <= 1:
             raise ValueError(f"confidence must be above 0 and at most 1, got {self.confidence}")
 
     def configs(self, own: ZoomConfig) -> tuple[ZoomConfig, ...]:
-        """The conversations that are held in turn, from the model's own settings. The first confident one counts,
-        else the last; with one there is nothing to be confident of."""
+        """The configs of the conversations that are held in turn, made from the model's own.
+
+        The first conversation with a confident answer counts, else the last one.
+        """
         budget = own.max_frames if self.budget is None else self.budget
         if self.name == "uniform":
             rate = _EVERY_FRAME if self.fps is None else self.fps

@@ -9,11 +9,18 @@ from collections.abc import Sequence
 
 
 def run_on_ray(words: Sequence[str], *, num_shards: int, gpus: float) -> None:
-    """Returns when all shards are done. words: a command line of `vzoom eval`, with `--ray N` in it.
+    """Run every shard as a task of a Ray cluster. Returns when all are done.
 
-    ImportError that says how to get Ray where it is not installed; ValueError where the cluster has no machine with
-    that many GPUs, for which its tasks would wait for ever. A shard that fails raises here; what the others did is
-    kept, and the same command goes on.
+    A shard that fails raises here. What the others did is kept, and the same command resumes.
+
+    Args:
+        words: a command line of `vzoom eval`, with `--ray N` in it.
+        num_shards: tasks.
+        gpus: per task; 0 runs on the CPU.
+
+    Raises:
+        ImportError: Ray is not installed. The message says how to get it.
+        ValueError: no machine of the cluster has that many GPUs: the tasks would wait for ever.
     """
     try:
         import ray

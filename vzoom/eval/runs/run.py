@@ -3,7 +3,7 @@
     RUN/shards/shard-I-of-N.sqlite   what each process has done, in whole blocks
     RUN/predictions.sqlite           all of it in order; made by the process that finishes last
 
-The same command goes on where it was stopped, also with another number of processes.
+The same command resumes where it was stopped, also with another number of processes.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...protocol import Judge
 from ..item import Benchmark, Item, Verdict
 from ..scores.cost import ModelShape
 from ..scores.failures import failure_of
-from ..scores.judge import Judge
 from .ask import Asked, ask_block, seed_of
 from .model_hash import model_hash
 from .policy import Policy
 from .shard import Shard
-from .store import Prediction, Store, Timing, check_same, merge, read_positions, read_settings
+from .store import ItemTiming, Prediction, PredictionRow, Store, check_same, merge, read_positions, read_settings
 
 if TYPE_CHECKING:
     from ...zoomer import Zoomer
@@ -35,15 +35,23 @@ if TYPE_CHECKING:
 PREDICTIONS = "predictions.sqlite"
 _JUDGES = 8  # answers that are judged at once
 
-Progress = Callable[["Done"], None]
-
 
 @dataclass(frozen=True)
 class RunConfig:
     """What decides a run's predictions beside the model and the benchmark's files.
 
-    limit: only the first items. block: items that are asked in one batch, `sessions` of them at once; both decide the
-    last bits of the logits, so they are part of the run. revision: of the benchmark's data, where it is known.
+    Args:
+        policy: how a conversation may look at its video.
+        seed: every item draws from its own stream of it.
+        temperature: 0 is greedy.
+        limit: only the first items; None is all.
+        subtitles: whether they are put into the questions.
+        sessions: conversations at once.
+        block: items that are asked in one batch. Both decide the last bits of the logits, so they are part of the run.
+        revision: of the benchmark's data, if it is known.
+
+    Raises:
+        ValueError: a number is out of range.
     """
 
     policy: Policy = field(default_factory=Policy)
@@ -63,8 +71,15 @@ class RunConfig:
 
 
 @dataclass(frozen=True)
-class Done:
-    """Of this process: `done` of `total` items, `fresh` of them since it began, `seconds` ago."""
+class RunProgress:
+    """How far this process is.
+
+    Args:
+        done: items that are done, of `total`.
+        total: items that this process is to do.
+        fresh: items that were done since it began.
+        seconds: since it began.
+    """
 
     done: int
     total: int
@@ -73,11 +88,21 @@ class Done:
 
     @property
     def seconds_left(self) -> float:
+        """At the pace so far."""
         return self.seconds / max(1, self.fresh) * (self.total - self.done)
 
 
 def settings_of(zoomer: Zoomer, benchmark: Benchmark, config: RunConfig, *, judge: str | None) -> dict[str, Any]:
-    """All that decides what a run's file holds, as JSON gives it back. judge: the name of its model."""
+    """All that decides what a run's file holds, as JSON gives it back.
+
+    Names in here, the benchmark's among them, are part of every prediction's content hash: a new name is a new hash.
+
+    Args:
+        zoomer: the model.
+        benchmark: what is asked.
+        config: of the run.
+        judge: name of the judge's model; None without one.
+    """
     limits = {
         "policy": asdict(config.policy),
         "zoom": asdict(zoomer.config),
@@ -109,12 +134,27 @@ def run(
     shard: Shard | None = None,
     judge: Judge | None = None,
     judge_name: str | None = None,
-    progress: Progress | None = None,
+    progress: Callable[[RunProgress], None] | None = None,
 ) -> Path | None:
-    """Ask this process's blocks. Returns the file of all predictions, or None while other processes have blocks left.
+    """Ask a benchmark's questions: those of this process's blocks that are not done yet.
 
-    ValueError where `out` holds a run with other settings, another process works on this shard, or the annotation
-    does not fit its schema.
+    Args:
+        zoomer: the model.
+        benchmark: what is asked.
+        root: the benchmark's folder.
+        out: the folder of the run; it is made if it is missing.
+        config: of the run.
+        shard: which blocks are this process's; None is all.
+        judge: for open answers.
+        judge_name: of its model, for the settings.
+        progress: told after every block.
+
+    Returns:
+        The file of all predictions; None while other processes have blocks left.
+
+    Raises:
+        ValueError: `out` holds a run with other settings, another process works on this shard, or the annotation does
+            not fit its schema.
     """
     shard = shard or Shard()
     settings = settings_of(zoomer, benchmark, config, judge=judge_name)
@@ -128,7 +168,7 @@ def run(
     own = out / "shards" / f"shard-{shard}.sqlite"
     own.parent.mkdir(parents=True, exist_ok=True)
     with _locked(own), Store(own, settings) as store:
-        there = set().union(*(read_positions(path) for path in _parts(out, settings)))
+        there = set().union(*(read_positions(path) for path in _shard_files(out, settings)))
         shape = ModelShape.of(zoomer.checkpoint.model)
         mine = [block for block in _blocks(len(items), config.block) if shard.mine(block.start // config.block)]
         left = [block for block in mine if block.start not in there]
@@ -141,7 +181,7 @@ def run(
             store.add(_scored(benchmark, [(p, items[p], one, verdict) for p, one, verdict in asked], judge, shape))
             fresh += len(block)
             if progress:
-                progress(Done(done + fresh, total, fresh, time.monotonic() - started))
+                progress(RunProgress(done + fresh, total, fresh, time.monotonic() - started))
     return _merge_if_whole(out, settings, len(items))
 
 
@@ -162,16 +202,18 @@ def _scored(
     asked: Sequence[tuple[int, Item, Asked | None, Verdict | None]],
     judge: Judge | None,
     shape: ModelShape,
-) -> list[tuple[Item, Prediction, Timing]]:
-    """Verdicts of a block, judged side by side."""
+) -> list[PredictionRow]:
+    """The rows of a block. A judge is asked about several answers at once."""
 
-    def score(one: tuple[int, Item, Asked | None, Verdict | None]) -> tuple[Item, Prediction, Timing]:
+    def score(one: tuple[int, Item, Asked | None, Verdict | None]) -> PredictionRow:
         position, item, held, verdict = one
         if held is None or held.problem:
             verdict = verdict or Verdict("missing_video", detail=held.problem if held else "")
-            return item, _not_asked(position, item, verdict), Timing(position, 0.0, 0.0, 0.0, 0.0, 0.0)
+            nothing = ItemTiming(position, 0.0, 0.0, 0.0, 0.0, 0.0)
+            return PredictionRow(item, _not_asked(position, item, verdict), nothing)
         verdict = benchmark.score(item, held.last.answer, judge)
-        return item, _prediction(position, held, verdict, shape), Timing(position, **held.milliseconds())
+        timing = ItemTiming(position, **held.milliseconds())
+        return PredictionRow(item, _prediction(position, held, verdict, shape), timing, verdict.parts)
 
     with ThreadPoolExecutor(_JUDGES if judge else 1) as pool:
         return list(pool.map(score, asked))
@@ -220,7 +262,7 @@ def lean(story: dict[str, Any], item: Item) -> dict[str, Any]:
     return {**without(story), "video": item.video}
 
 
-def _parts(out: Path, settings: dict[str, Any]) -> list[Path]:
+def _shard_files(out: Path, settings: dict[str, Any]) -> list[Path]:
     paths = sorted((out / "shards").glob("shard-*.sqlite"))
     for path in paths:
         check_same(read_settings(path), settings, path)
@@ -229,11 +271,11 @@ def _parts(out: Path, settings: dict[str, Any]) -> list[Path]:
 
 def _merge_if_whole(out: Path, settings: dict[str, Any], num_items: int) -> Path | None:
     with _locked(out / "shards" / "merge", wait=True):
-        parts = _parts(out, settings)
-        if len(set().union(*map(read_positions, parts))) < num_items:
+        shards = _shard_files(out, settings)
+        if len(set().union(*map(read_positions, shards))) < num_items:
             return None
         if not (out / PREDICTIONS).exists():
-            merge(parts, out / PREDICTIONS, settings)
+            merge(shards, out / PREDICTIONS, settings)
         return out / PREDICTIONS
 
 

@@ -14,7 +14,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Shard:
-    """Part `index` of `count`, from 0."""
+    """One part of a run.
+
+    Args:
+        index: of this part, from 0.
+        count: of all parts.
+
+    Raises:
+        ValueError: the index is not below the count.
+    """
 
     index: int = 0
     count: int = 1
@@ -25,7 +33,7 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """Of "1/4". ValueError otherwise."""
+        """The shard that "1/4" names. ValueError for another form."""
         match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
         if match is None:
             raise ValueError(f"a shard is i/n, as 0/4 for the first of four, got {text!r}")
@@ -33,7 +41,7 @@ class Shard:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Shard:
-        """Of RANK and WORLD_SIZE, which `accelerate launch` and torchrun set; the whole run without them."""
+        """The shard that RANK and WORLD_SIZE name, as `accelerate launch` and torchrun set them; else the whole run."""
         if "WORLD_SIZE" not in environment:
             return cls()
         try:
@@ -42,6 +50,7 @@ class Shard:
             raise ValueError("WORLD_SIZE is set, but RANK is not: start with `accelerate launch`") from None
 
     def mine(self, block: int) -> bool:
+        """Whether this shard does block number `block`."""
         return block % self.count == self.index
 
     def __str__(self) -> str:
@@ -49,7 +58,12 @@ class Shard:
 
 
 def local_device(device: str, environment: Mapping[str, str] = os.environ) -> str:
-    """`device`, or this process's own GPU where it is "auto" and a launcher says which one."""
+    """`device`, or this process's own GPU if it is "auto" and a launcher says which one.
+
+    Args:
+        device: as the user names it.
+        environment: LOCAL_RANK says which.
+    """
     rank = environment.get("LOCAL_RANK")
     if device != "auto" or rank is None:
         return device

@@ -3,10 +3,14 @@
     run          one row: the settings as JSON. A file that was begun with other settings is refused.
     items        what was asked, by `position` in the benchmark
     predictions  what was answered: verdict, trajectory as JSON without times, counts and estimates
+    parts        of answers that were judged in parts: how many are right, and how many there are
     timings      milliseconds, which no two runs share
 
 A block of predictions is one transaction, so a kill leaves whole blocks. `content_hash` is over all but the timings:
 a run that was killed and resumed, or done by many processes, has the hash of an undisturbed one.
+
+FORMAT 1 had no table of parts, and kept their count in a sentence only. A file of format 1 is read if nothing in it was
+judged in parts.
 """
 
 from __future__ import annotations
@@ -21,17 +25,29 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from ...types import STAGES
-from ..item import Item
+from ..item import Item, Parts
 
-FORMAT = 1
+FORMAT = 2
 _TYPES = {int: "INTEGER", float: "REAL", str: "TEXT"}
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of item `position`. trajectory: `Trajectory.to_json` of the conversation that counted, without times, or "" for
-    a missing video. frames, zooms, tokens, flops: of all conversations that the policy held; kv_bytes: of the largest.
-    confidence: -1 where the policy asked for none."""
+    """What was answered about one item.
+
+    Args:
+        position: of the item in the benchmark.
+        answer: the text between the answer tags; None if there was none.
+        verdict: kind of the `Verdict`; said, detail: as there.
+        stop_reason: why the conversation that counted ended; "" for a missing video.
+        failure: see `scores.failures`.
+        trajectory: `Trajectory.to_json` of the conversation that counted, without times; "" for a missing video.
+        conversations: that the policy held.
+        frames: of all of them; so are zooms, tokens_prefilled, tokens_sampled and flops.
+        kv_bytes: of the largest.
+        confidence: of the answer; -1 if the policy asked for none.
+        seed: of the conversations.
+    """
 
     position: int
     answer: str | None
@@ -53,8 +69,8 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Timing:
-    """Wall milliseconds by stage. Runs of the model are shared: each conversation in one counts it in full."""
+class ItemTiming:
+    """Wall milliseconds by stage. Runs of the model are shared: each conversation counts the whole run."""
 
     position: int
     decode: float
@@ -64,7 +80,7 @@ class Timing:
     generate: float
 
 
-assert tuple(f.name for f in fields(Timing))[1:] == STAGES
+assert tuple(f.name for f in fields(ItemTiming))[1:] == STAGES
 
 _ITEM_COLUMNS = tuple(f.name for f in fields(Item) if f.name != "benchmark")  # that is in the settings
 
@@ -75,8 +91,29 @@ def _columns(cls: type) -> str:
     return ", ".join(f"{n} {k} PRIMARY KEY" if n == "position" else f"{n} {k}" for n, k in kinds.items())
 
 
+_PARTS_TABLE = "TABLE parts (position INTEGER PRIMARY KEY, num_right INTEGER, num_parts INTEGER)"
+
+
+@dataclass(frozen=True)
+class PredictionRow:
+    """One item with what became of it. parts: if the answer was judged in parts."""
+
+    item: Item
+    prediction: Prediction
+    timing: ItemTiming
+    parts: Parts | None = None
+
+
 class Store:
-    """Opens `path`, or begins it. ValueError where it holds another run, or is no such file. Use as a context."""
+    """A file that is written. Use as a context.
+
+    Args:
+        path: the file; it is begun if it is missing.
+        settings: all that decides what it holds, in JSON's types.
+
+    Raises:
+        ValueError: it holds another run, or is no such file.
+    """
 
     def __init__(self, path: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
         self.path = Path(path)
@@ -86,6 +123,11 @@ class Store:
         self._db = sqlite3.connect(self.path, timeout=60.0)
         try:
             check_same(_settings(self._db, self.path), json.loads(text), self.path)
+            if _format(self._db) < FORMAT:
+                _refuse_sentences(self._db, self.path)
+                with self._db:
+                    self._db.execute(f"CREATE {_PARTS_TABLE}")
+                    self._db.execute("UPDATE run SET format = ?", (FORMAT,))
         except BaseException:
             self._db.close()
             raise
@@ -96,21 +138,23 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self._db.close()
 
-    def add(self, rows: Iterable[tuple[Item, Prediction, Timing]]) -> None:
-        """All or, after a kill, none of them; on the disk when it returns."""
+    def add(self, rows: Iterable[PredictionRow]) -> None:
+        """Add all of the rows or, after a kill, none. They are on the disk when this returns."""
         with self._db:
-            for item, prediction, timing in rows:
-                values = (prediction.position, *_item_row(item))
-                self._insert("items", values)
-                self._insert("predictions", tuple(vars(prediction).values()))
-                self._insert("timings", tuple(vars(timing).values()))
+            for row in rows:
+                position = row.prediction.position
+                self._insert("items", (position, *_item_row(row.item)))
+                self._insert("predictions", tuple(vars(row.prediction).values()))
+                self._insert("timings", tuple(vars(row.timing).values()))
+                if row.parts is not None:
+                    self._insert("parts", (position, *row.parts))
 
     def _insert(self, table: str, values: Sequence[object]) -> None:
         self._db.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(values))})", values)
 
 
 def _begin(path: Path, settings: str) -> None:
-    """An empty file, moved into place when it is whole: other processes may look at it at any time."""
+    """Make an empty file, and move it into place when it is whole: other processes may look at it at any time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.new")
     part.unlink(missing_ok=True)
@@ -120,7 +164,8 @@ def _begin(path: Path, settings: str) -> None:
         names = ", ".join(f"{name} TEXT" for name in _ITEM_COLUMNS)
         db.execute(f"CREATE TABLE items (position INTEGER PRIMARY KEY, {names})")
         db.execute(f"CREATE TABLE predictions ({_columns(Prediction)})")
-        db.execute(f"CREATE TABLE timings ({_columns(Timing)})")
+        db.execute(f"CREATE {_PARTS_TABLE}")
+        db.execute(f"CREATE TABLE timings ({_columns(ItemTiming)})")
         db.execute("INSERT INTO run VALUES (?, ?)", (FORMAT, settings))
     db.close()
     part.replace(path)
@@ -131,56 +176,59 @@ def _item_row(item: Item) -> tuple[str | None, ...]:
     return tuple(held[name] for name in _ITEM_COLUMNS)
 
 
-@dataclass(frozen=True)
-class Row:
-    """One item with what became of it."""
-
-    item: Item
-    prediction: Prediction
-    timing: Timing
-
-
 def read_settings(path: Path) -> dict[str, Any]:
-    """ValueError where the file is no run."""
+    """What a file was begun with.
+
+    Raises:
+        ValueError: the file is missing, or is no run of `vzoom eval`.
+    """
     with _reading(path) as db:
         return _settings(db, path)
 
 
-def read_rows(path: Path) -> list[Row]:
-    """By position."""
+def read_rows(path: Path) -> list[PredictionRow]:
+    """All that a file holds, in order of position.
+
+    Raises:
+        ValueError: the file is missing, or is no run of `vzoom eval`.
+    """
     with _reading(path) as db:
         benchmark = _settings(db, path)["benchmark"]
         return [_row(values, benchmark) for values in db.execute(_JOINED)]
 
 
 def read_positions(path: Path) -> set[int]:
-    """Of the predictions that the file holds."""
+    """Positions of the predictions that a file holds."""
     with _reading(path) as db:
         return {position for (position,) in db.execute("SELECT position FROM predictions")}
 
 
 def content_hash(path: Path) -> str:
-    """SHA-256 of settings, items and predictions, in order; not of the timings."""
+    """SHA-256, in hex, of settings, items, predictions and parts, in order of position; not of the timings.
+
+    Raises:
+        ValueError: the file is missing, or is no run of `vzoom eval`.
+    """
     with _reading(path) as db:
         digest = hashlib.sha256(json.dumps(_settings(db, path), sort_keys=True).encode())
-        for table in ("items", "predictions"):
+        for table in ("items", "predictions", "parts"):
             for row in db.execute(f"SELECT * FROM {table} ORDER BY position"):
                 digest.update(json.dumps(row).encode() + b"\n")
         return digest.hexdigest()
 
 
 def merge(parts: Sequence[Path], out: Path, settings: Mapping[str, Any]) -> None:
-    """One file of all parts, in order of position, moved into place when it is whole."""
-    part = out.with_name(f"{out.name}.{os.getpid()}.part")
-    part.unlink(missing_ok=True)
+    """Make one file of several, in order of position, and move it into place when it is whole."""
+    unfinished = out.with_name(f"{out.name}.{os.getpid()}.part")
+    unfinished.unlink(missing_ok=True)
     found = {row.prediction.position: row for path in parts for row in read_rows(path)}
-    with Store(part, settings) as store:
-        store.add((row.item, row.prediction, row.timing) for _, row in sorted(found.items()))
-    part.replace(out)
+    with Store(unfinished, settings) as store:
+        store.add(row for _, row in sorted(found.items()))
+    unfinished.replace(out)
 
 
 def check_same(held: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:
-    """ValueError that names what differs."""
+    """Compare settings. ValueError names what differs."""
     changed = sorted(key for key in {*held, *wanted} if held.get(key) != wanted.get(key))
     if changed:
         shown = "; ".join(f"{key} was {held.get(key)!r}, now {wanted.get(key)!r}" for key in changed)
@@ -190,18 +238,32 @@ def check_same(held: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -
 _JOINED = (
     f"SELECT {', '.join(f'items.{name}' for name in _ITEM_COLUMNS)}, "
     f"{', '.join(f'predictions.{f.name}' for f in fields(Prediction))}, "
-    f"{', '.join(f'timings.{f.name}' for f in fields(Timing))} "
-    "FROM predictions JOIN items USING (position) JOIN timings USING (position) ORDER BY position"
+    f"{', '.join(f'timings.{f.name}' for f in fields(ItemTiming))}, parts.num_right, parts.num_parts "
+    "FROM predictions JOIN items USING (position) JOIN timings USING (position) LEFT JOIN parts USING (position) "
+    "ORDER BY position"
 )
 
 
-def _row(values: tuple[Any, ...], benchmark: str) -> Row:
+def _row(values: tuple[Any, ...], benchmark: str) -> PredictionRow:
     first, second = len(_ITEM_COLUMNS), len(_ITEM_COLUMNS) + len(fields(Prediction))
     held = dict(zip(_ITEM_COLUMNS, values, strict=False))
     held["options"] = tuple(json.loads(held["options"]))
     held["evidence"] = tuple((float(a), float(b)) for a, b in json.loads(held["evidence"]))
     item = Item(**held, benchmark=benchmark)
-    return Row(item, Prediction(*values[first:second]), Timing(*values[second:]))
+    parts = None if values[-1] is None else Parts(*values[-2:])
+    return PredictionRow(item, Prediction(*values[first:second]), ItemTiming(*values[second:-2]), parts)
+
+
+def _format(db: sqlite3.Connection) -> int:
+    return int(db.execute("SELECT format FROM run").fetchone()[0])
+
+
+def _refuse_sentences(db: sqlite3.Connection, path: Path) -> None:
+    """ValueError if a file of format 1 holds answers that were judged in parts."""
+    if db.execute(
+        "SELECT 1 FROM predictions WHERE verdict IN ('right', 'wrong') AND detail LIKE '% parts right'"
+    ).fetchone():
+        raise ValueError(f"{path} has format 1, which did not keep the points of its answers: run `vzoom eval` again")
 
 
 def _settings(db: sqlite3.Connection, path: Path) -> dict[str, Any]:
@@ -210,22 +272,33 @@ def _settings(db: sqlite3.Connection, path: Path) -> dict[str, Any]:
     except sqlite3.DatabaseError as error:
         raise ValueError(f"{path} is no run of `vzoom eval`: {error}") from error
     if found is None:
-        raise ValueError(f"{path} is no run of `vzoom eval`: it says nothing of its settings")
+        raise ValueError(f"{path} is no run of `vzoom eval`: it does not say its settings")
     if found[0] > FORMAT:
         raise ValueError(f"{path} has format {found[0]}, this version reads up to {FORMAT}: use a newer vzoom")
     return dict(json.loads(found[1]))
 
 
 class _reading:
-    """A connection that is closed at the end. ValueError where there is no file. It may write, because what a kill left
-    half done is rolled back by whoever opens the file next."""
+    """A connection that is closed at the end. ValueError if there is no file.
+
+    It may write, because whoever opens a file after a kill rolls back what was left half done.
+    """
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():
             raise ValueError(f"{path} is not there: it is made by `vzoom eval`")
+        self._path = path
         self._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True, timeout=60.0)
 
     def __enter__(self) -> sqlite3.Connection:
+        try:
+            _settings(self._db, self._path)  # it is a run, and of a format that is known
+            if _format(self._db) < 2:
+                _refuse_sentences(self._db, self._path)
+                self._db.execute(f"CREATE TEMP {_PARTS_TABLE}")  # empty, and in no file
+        except BaseException:
+            self._db.close()
+            raise
         return self._db
 
     def __exit__(self, *_: object) -> None:

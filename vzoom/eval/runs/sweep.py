@@ -4,8 +4,8 @@
     glance       most frames of the glance, then zooms as the model likes
     frames       uniform frames, no zooms
     fps          uniform frames at a fixed rate, at most the budget
-    gated        the glance alone, and zooms where the confidence is below a bound
-    early-stop   one more zoom allowed each time, until the confidence is a bound's
+    gated        the glance alone, and zooms if the confidence is below a bound
+    early-stop   one more zoom allowed each time, until the confidence reaches a bound
 
 Each point is an ordinary run in a folder of its own, so a sweep is stopped, resumed and shared as runs are.
 """
@@ -20,8 +20,13 @@ from .policy import Policy
 
 @dataclass(frozen=True)
 class Point:
-    """One run of a sweep. name: of its folder, unlike that of any point of another sweep; zoom: changes to the model's
-    own `ZoomConfig`."""
+    """One run of a sweep.
+
+    Args:
+        name: of its folder, unlike that of any point of another sweep.
+        policy: of the run.
+        zoom: changes to the model's own `ZoomConfig`.
+    """
 
     name: str
     policy: Policy
@@ -38,8 +43,15 @@ SWEEPS = ("zooms", "glance", "frames", "fps", "gated", "early-stop")
 
 
 def points_of(sweep: str, own: Policy) -> tuple[Point, ...]:
-    """The runs of a sweep, the cheapest first. own: the policy that the command line names; its budget holds for every
-    point of a sweep that does not set one. ValueError for an unknown name."""
+    """The runs of a sweep, the cheapest first.
+
+    Args:
+        sweep: one of `SWEEPS`.
+        own: the policy that the command line names; its budget holds for every point of a sweep that sets none.
+
+    Raises:
+        ValueError: there is no such sweep.
+    """
     zoom = Policy("zoom", budget=own.budget)
     if sweep == "zooms":
         return tuple(Point(f"zooms-{k}", zoom, {"max_zooms": k}) for k in _ZOOMS)

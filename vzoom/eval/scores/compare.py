@@ -1,8 +1,8 @@
 """Whether one run is better than another on the same items: paired tests.
 
-McNemar's test, exact: of the items that one run got right and the other did not, each run has as many as a fair coin
-gives it (McNemar 1947; the two-sided binomial test). Beside it the difference of the means with its bootstrap
-interval, over pairs.
+McNemar's test, exact: if the runs were equally good, a fair coin would decide which of them is right on an item that
+only one of them got right (McNemar 1947; the two-sided binomial test). Beside it the difference of the means with its
+bootstrap interval, over pairs.
 """
 
 from __future__ import annotations
@@ -12,13 +12,20 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .intervals import Estimate, interval
-from .scoring import Outcome
+from .scoring import ItemVerdict
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """second against first. difference: second's mean points minus first's, over pairs. only_first, only_second: pairs
-    that only one of them got right. p_value: McNemar's. num_left_out: items without a partner that was scored."""
+    """The second run against the first.
+
+    Args:
+        num_pairs: items that both scored.
+        both_right: pairs by who got them right; so are only_first, only_second and neither_right.
+        difference: the second's mean points minus the first's, over pairs.
+        p_value: McNemar's.
+        num_left_out: items without a partner that was scored.
+    """
 
     num_pairs: int
     both_right: int
@@ -33,8 +40,17 @@ class Comparison:
         return asdict(self)
 
 
-def compare(first: Sequence[Outcome], second: Sequence[Outcome], *, seed: int = 0) -> Comparison:
-    """Of items with the same id that both runs scored. ValueError where there is none, or an id appears twice."""
+def compare(first: Sequence[ItemVerdict], second: Sequence[ItemVerdict], *, seed: int = 0) -> Comparison:
+    """Compare two runs on the items that both scored.
+
+    Args:
+        first: the verdicts of one run.
+        second: those of the other, on items with the same ids.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: no item was scored by both, or an id appears twice in a run.
+    """
     pairs = _pairs(first, second)
     if not pairs:
         raise ValueError("the runs share no scored item: are they of the same benchmark?")
@@ -52,20 +68,9 @@ def compare(first: Sequence[Outcome], second: Sequence[Outcome], *, seed: int = 
     )
 
 
-def compare_by_category(first: Sequence[Outcome], second: Sequence[Outcome], *, seed: int = 0) -> dict[str, Comparison]:
-    """The same for each category that has a pair. The p-values are not corrected for their number."""
-    names = dict.fromkeys(name for a, _ in _pairs(first, second) for name in a.categories)
-    return {
-        name: compare(
-            [o for o in first if name in o.categories], [o for o in second if name in o.categories], seed=seed
-        )
-        for name in names
-    }
-
-
 def mcnemar_exact(only_first: int, only_second: int) -> float:
     """The two-sided p-value: twice the chance that a fair coin gives the smaller side as few of the discordant pairs
-    or fewer, at most 1. 1 where no pair is discordant."""
+    or fewer, at most 1. 1 if no pair is discordant."""
     if only_first < 0 or only_second < 0:
         raise ValueError(f"counts of pairs cannot be negative, got {only_first} and {only_second}")
     n = only_first + only_second
@@ -76,13 +81,13 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
     return min(1.0, 2 * total / 2**n)
 
 
-def _pairs(first: Sequence[Outcome], second: Sequence[Outcome]) -> list[tuple[Outcome, Outcome]]:
+def _pairs(first: Sequence[ItemVerdict], second: Sequence[ItemVerdict]) -> list[tuple[ItemVerdict, ItemVerdict]]:
     left, right = _by_id(first), _by_id(second)
     return [(a, right[id]) for id, a in left.items() if id in right and a.is_scored and right[id].is_scored]
 
 
-def _by_id(outcomes: Sequence[Outcome]) -> Mapping[str, Outcome]:
-    found = {outcome.id: outcome for outcome in outcomes}
-    if len(found) != len(outcomes):
-        raise ValueError(f"{len(outcomes) - len(found)} ids appear twice in a run")
+def _by_id(verdicts: Sequence[ItemVerdict]) -> Mapping[str, ItemVerdict]:
+    found = {one.id: one for one in verdicts}
+    if len(found) != len(verdicts):
+        raise ValueError(f"{len(verdicts) - len(found)} ids appear twice in a run")
     return found

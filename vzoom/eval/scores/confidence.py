@@ -13,9 +13,14 @@ from ...types import Trajectory
 
 
 def confidence_of(trajectory: Trajectory, tokenizer: Any) -> float:
-    """From 0 to 1; 0 where there is no answer. Tokens of the thought before it do not count, the end of it does.
+    """How sure the model was of its answer. Tokens of the thought before it do not count, its closing tag does.
 
-    tokenizer: the model's, for where the answer begins among the tokens.
+    Args:
+        trajectory: a finished conversation.
+        tokenizer: the model's, to find where the answer begins among the tokens.
+
+    Returns:
+        From 0 to 1; 0 if there is no answer.
     """
     if trajectory.answer is None:
         return 0.0
@@ -24,7 +29,7 @@ def confidence_of(trajectory: Trajectory, tokenizer: Any) -> float:
         begin -= 1
         if ANSWER_OPEN in tokenizer.decode(trajectory.ids[begin:end]):
             break
-    # The opening tag may be of several tokens; the answer begins behind the last of them.
+    # The opening tag may be of several tokens; the answer begins after the last of them.
     first = begin
     while ANSWER_OPEN not in tokenizer.decode(trajectory.ids[begin:first]) and first < end:
         first += 1

@@ -18,9 +18,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """layer_weights: of all the language model's layers; head_weights: of the map from hidden state to vocabulary;
-    vision_weights: of the tower's layers and its patch embedding; merger_weights: of what makes a visual token of
-    merge_patches patches. value_bytes: of one key or value."""
+    """The numbers of a model that its cost follows from.
+
+    Args:
+        num_layers: of the language model; so are num_heads, num_kv_heads and head_dim.
+        layer_weights: of all its layers.
+        head_weights: of the map from hidden state to vocabulary.
+        vision_weights: of the tower's layers and its patch embedding.
+        merger_weights: of what makes one visual token of `merge_patches` patches.
+        vision_layers: of the tower.
+        vision_whole_layers: those that attend to the whole image; the others attend to a window of it.
+        vision_window_patches: patches of a window; 0 without windows.
+        vision_hidden: width of the tower.
+        value_bytes: of one key or value.
+    """
 
     num_layers: int
     num_heads: int
@@ -32,13 +43,14 @@ class ModelShape:
     merger_weights: int
     merge_patches: int
     vision_layers: int
-    vision_whole_layers: int  # those that attend to the whole image; the others to a window of it
-    vision_window_patches: int  # patches of a window; 0 where there are none
+    vision_whole_layers: int
+    vision_window_patches: int
     vision_hidden: int
     value_bytes: int
 
     @classmethod
     def of(cls, model: VisionLanguageModel) -> ModelShape:
+        """The shape of a loaded model."""
         vision = model.hf.config.vision_config
         depth, window = int(vision.depth), model.tower.window
         tower = {name: p.numel() for name, p in model.visual.named_parameters() if not name.startswith("pos_embed")}
@@ -64,15 +76,15 @@ class ModelShape:
 
 @dataclass(frozen=True)
 class Cost:
-    """flops: an estimate. kv_bytes: of the keys and values at the conversation's end, when there are most."""
+    """flops: an estimate. kv_bytes: of the keys and values at the end of the conversation, when there are most."""
 
     flops: float
     kv_bytes: int
 
 
 def cost_of(trajectory: Trajectory, shape: ModelShape) -> Cost:
-    """The last sampled token was never fed: it has neither keys nor values."""
-    fed = max(0, len(trajectory.ids) - 1)
+    """What a conversation costs a model of this shape, held alone."""
+    fed = max(0, len(trajectory.ids) - 1)  # the last sampled token was never fed: it has neither keys nor values
     sampled = sum(trajectory.sampled)
     attended = fed * (fed + 1) // 2  # pairs of a query and a key that it may see
     language = 2 * shape.layer_weights * fed + 2 * shape.head_weights * sampled

@@ -1,4 +1,4 @@
-"""Why a conversation did not end in a right answer, told from its stored trajectory and the evidence where it is known.
+"""Why a conversation did not end in a right answer, told from its stored trajectory and the evidence, if it is known.
 
 The first that holds:
 
@@ -57,7 +57,13 @@ _EXCUSED = {CallError.UNREADABLE}
 
 
 def failure_of(item: Item, verdict: Verdict, trajectory: Mapping[str, Any] | None) -> Failure:
-    """trajectory: as `Trajectory.to_json` gives it; None where the item was not asked."""
+    """Why the answer is not right.
+
+    Args:
+        item: with its evidence.
+        verdict: on the answer.
+        trajectory: as `Trajectory.to_json` gives it; None if the item was not asked.
+    """
     if verdict.kind == "missing_video" or trajectory is None:
         return Failure.NOT_ASKED
     if verdict.kind == "right":
@@ -81,12 +87,12 @@ def failure_of(item: Item, verdict: Verdict, trajectory: Mapping[str, Any] | Non
 
 
 def saw_evidence(item: Item, trajectory: Mapping[str, Any]) -> bool | None:
-    """Whether each interval of the evidence was shown by some frame; None where nobody says what the evidence is."""
+    """Whether some frame showed each interval of the evidence; None if nobody says what the evidence is."""
     if not item.evidence:
         return None
     return is_hit(item.evidence, shown_seconds(trajectory))
 
 
 def shown_seconds(trajectory: Mapping[str, Any]) -> list[float]:
-    """The times of all frames that the model was shown: the glance's and the zooms'."""
+    """The times of all frames that the model saw: the glance's and the zooms'."""
     return [*trajectory["glance_seconds"], *(t for zoom in trajectory["zooms"] for t in zoom["pts_seconds"])]

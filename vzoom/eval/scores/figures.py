@@ -8,16 +8,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..item import Headline, Verdict, VerdictKind
-from ..runs.store import Prediction, Row
+from ..runs.store import Prediction, PredictionRow
 from .failures import Failure
 from .intervals import Estimate
-from .scoring import Outcome, Scores, score_run
+from .scoring import ItemVerdict, Scores, score_run
 
 
 @dataclass(frozen=True)
 class Figures:
-    """The means are over the items that were asked, all conversations of an item together; seconds: of wall time, in
-    which the conversations of a batch overlap."""
+    """What a run came to. Means are over the items that were asked, all conversations of an item together.
+
+    Args:
+        scores: accuracy, in all and by group.
+        failures: items by `Failure`.
+        frames: mean per item; so are zooms, tokens, tokens_sampled, gflops, kv_mib and conversations.
+        zoom_rate: the share of items with a zoom.
+        seconds: wall time per item, in which the conversations of a batch overlap.
+    """
 
     scores: Scores
     failures: dict[str, int]
@@ -33,7 +40,7 @@ class Figures:
 
     @property
     def accuracy(self) -> Estimate | None:
-        """As the benchmark's authors average it; None where nothing was scored."""
+        """As the benchmark's authors average it; None if nothing was scored."""
         return self.scores.headline
 
     @property
@@ -62,8 +69,16 @@ _MEANS = (
 )  # fmt: skip
 
 
-def figures_of(rows: Sequence[Row], *, headline: Headline = "items") -> Figures:
-    """headline: that of the benchmark. ValueError for no rows."""
+def figures_of(rows: Sequence[PredictionRow], *, headline: Headline = "items") -> Figures:
+    """The figures of a run.
+
+    Args:
+        rows: all that the run holds.
+        headline: of the benchmark: what its authors average.
+
+    Raises:
+        ValueError: there are no rows.
+    """
     if not rows:
         raise ValueError("a run without predictions has no figures")
     asked = [row for row in rows if row.prediction.conversations]
@@ -73,7 +88,7 @@ def figures_of(rows: Sequence[Row], *, headline: Headline = "items") -> Figures:
 
     found = Counter(row.prediction.failure for row in rows)
     return Figures(
-        scores=score_run(outcomes_of(rows), headline=headline),
+        scores=score_run(item_verdicts(rows), headline=headline),
         failures={str(kind): found[kind] for kind in Failure},
         frames=mean(lambda p: p.frames),
         zooms=mean(lambda p: p.zooms),
@@ -87,15 +102,18 @@ def figures_of(rows: Sequence[Row], *, headline: Headline = "items") -> Figures:
     )
 
 
-def outcomes_of(rows: Sequence[Row]) -> list[Outcome]:
-    return [Outcome.of(row.item, verdict_of(row.prediction)) for row in rows]
+def item_verdicts(rows: Sequence[PredictionRow]) -> list[ItemVerdict]:
+    """The verdicts of a run's rows, with what they are grouped by."""
+    return [ItemVerdict.of(row.item, verdict_of(row)) for row in rows]
 
 
-def verdict_of(prediction: Prediction) -> Verdict:
-    kind: VerdictKind = prediction.verdict  # type: ignore[assignment]  # Verdict checks it
-    return Verdict(kind, prediction.said, prediction.detail)
+def verdict_of(row: PredictionRow) -> Verdict:
+    """The verdict as it was given."""
+    kind: VerdictKind = row.prediction.verdict  # type: ignore[assignment]  # Verdict checks it
+    return Verdict(kind, row.prediction.said, row.prediction.detail, row.parts)
 
 
-def seconds_of(row: Row) -> float:
+def seconds_of(row: PredictionRow) -> float:
+    """Wall seconds of all stages."""
     timing = row.timing
     return (timing.decode + timing.patches + timing.vision + timing.prefill + timing.generate) / 1e3

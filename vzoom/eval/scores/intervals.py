@@ -1,4 +1,4 @@
-"""95 % intervals by the bootstrap (Efron 1979): over questions, and over training runs where there are several."""
+"""95 % intervals by the bootstrap (Efron 1979): over questions, and over training runs if there are several."""
 
 from __future__ import annotations
 
@@ -23,10 +23,18 @@ class Estimate:
 
 
 def interval(groups: Sequence[Sequence[float]], *, seed: int = 0, resamples: int = 10_000) -> Estimate:
-    """The mean of the groups' means. groups: one a training run, its values one a question.
+    """The mean of the groups' means, with its interval.
 
-    Two levels: runs are drawn with replacement, and within each its questions. With one group this is the plain
-    bootstrap over questions. ValueError on an empty group.
+    Two levels: runs are drawn with replacement, and within each run its questions. With one group this is the plain
+    bootstrap over questions.
+
+    Args:
+        groups: one per training run; its values are one per question.
+        seed: of the draws.
+        resamples: how many are drawn.
+
+    Raises:
+        ValueError: there is no group, or an empty one.
     """
     values = [np.asarray(group, dtype=float) for group in groups]
     if not values or any(len(v) == 0 for v in values):

@@ -1,8 +1,8 @@
 """Verdicts -> accuracy with its interval, in all, by category and by duration.
 
-An item is scored where its answer was looked at or was missing: right, wrong, unanswered, unparsable; the last two earn
-nothing, and are counted apart. An item without a verdict (unjudged, missing_video) is no part of the accuracy: what it
-might have been is said by `Summary.bounds`.
+An item is scored if it was asked and needs no missing judge: right, wrong, unanswered, unparsable. The last two earn
+nothing, and are counted apart. An item without a verdict (unjudged, missing_video) is no part of the accuracy;
+`Summary.bounds` says what it might have added.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SCORED: tuple[VerdictKind, ...] = ("right", "wrong", "unanswered", "unparsable")
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ItemVerdict:
     """An item's verdict and what it is grouped by."""
 
     id: str
@@ -30,17 +30,25 @@ class Outcome:
     verdict: Verdict
 
     @classmethod
-    def of(cls, item: Item, verdict: Verdict) -> Outcome:
+    def of(cls, item: Item, verdict: Verdict) -> ItemVerdict:
+        """The verdict on `item`."""
         return cls(item.id, item.categories, item.duration_bucket, verdict)
 
     @property
     def is_scored(self) -> bool:
+        """Whether it is part of the accuracy."""
         return self.verdict.kind in SCORED
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Of a set of items. accuracy: mean points of the scored ones, from 0 to 1; None where none was scored."""
+    """Of a set of items.
+
+    Args:
+        counts: items by kind of verdict.
+        accuracy: mean points of the scored ones, from 0 to 1; None if none was scored.
+        total_points: of the scored ones.
+    """
 
     counts: Mapping[VerdictKind, int]
     accuracy: Estimate | None
@@ -56,7 +64,7 @@ class Summary:
 
     @property
     def of_read(self) -> float | None:
-        """Mean points of those answers that could be read; None where there was none."""
+        """Mean points of the answers that could be read; None if there was none."""
         read = self.counts["right"] + self.counts["wrong"]
         return self.total_points / read if read else None
 
@@ -79,7 +87,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Scores:
-    """Of a run. headline: the figure as the benchmark's authors average it; None where nothing was scored."""
+    """Of a run. headline: the figure as the benchmark's authors average it; None if nothing was scored."""
 
     overall: Summary
     headline: Estimate | None
@@ -95,32 +103,38 @@ class Scores:
         }
 
 
-def score_run(outcomes: Sequence[Outcome], *, headline: Headline, seed: int = 0) -> Scores:
-    """headline: that of the benchmark. An item of several categories counts in each. seed: of the bootstrap.
+def score_run(verdicts: Sequence[ItemVerdict], *, headline: Headline, seed: int = 0) -> Scores:
+    """The scores of a run. An item of several categories counts in each.
 
-    ValueError where there is no item, or an id appears twice.
+    Args:
+        verdicts: one per item.
+        headline: of the benchmark: what is averaged.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: there is no item, or an id appears twice.
     """
-    _check(outcomes)
-    overall = summarise(outcomes, seed=seed)
-    categories = _grouped(outcomes, lambda outcome: outcome.categories)
+    _check(verdicts)
+    overall = summarise(verdicts, seed=seed)
+    categories = _grouped(verdicts, lambda one: one.categories)
     return Scores(
         overall,
         overall.accuracy if headline == "items" else mean_of_categories(categories, seed=seed),
         {name: summarise(group, seed=seed) for name, group in categories.items()},
         {
             name: summarise(group, seed=seed)
-            for name, group in _grouped(outcomes, lambda outcome: (outcome.duration_bucket,)).items()
+            for name, group in _grouped(verdicts, lambda one: (one.duration_bucket,)).items()
             if name
         },
     )
 
 
-def summarise(outcomes: Sequence[Outcome], *, seed: int = 0) -> Summary:
-    """ValueError where there is no item."""
-    if not outcomes:
+def summarise(verdicts: Sequence[ItemVerdict], *, seed: int = 0) -> Summary:
+    """Counts and accuracy of a set of items. ValueError if it is empty."""
+    if not verdicts:
         raise ValueError("there is no item to summarise")
-    counted = Counter(outcome.verdict.kind for outcome in outcomes)
-    points = _points(outcomes)
+    counted = Counter(one.verdict.kind for one in verdicts)
+    points = _points(verdicts)
     return Summary(
         {kind: counted[kind] for kind in KINDS},
         interval([points], seed=seed) if points else None,
@@ -128,21 +142,13 @@ def summarise(outcomes: Sequence[Outcome], *, seed: int = 0) -> Summary:
     )
 
 
-def across_runs(runs: Sequence[Sequence[Outcome]], *, seed: int = 0) -> Estimate:
-    """The accuracy of several runs that differ in their seeds, with an interval over runs and items.
-
-    ValueError where a run has no scored item.
-    """
-    for run in runs:
-        _check(run)
-    return interval([_points(run) for run in runs], seed=seed)
-
-
 def mean_of_categories(
-    categories: Mapping[str, Sequence[Outcome]], *, seed: int = 0, resamples: int = 10_000
+    categories: Mapping[str, Sequence[ItemVerdict]], *, seed: int = 0, resamples: int = 10_000
 ) -> Estimate | None:
-    """The mean of the categories' accuracies. Its interval: items are drawn again within each category, which is the
-    same set in every resample. None where a category has no scored item."""
+    """The mean of the categories' accuracies; None if a category has no scored item.
+
+    Its interval: items are drawn again within each category, and every resample has all categories.
+    """
     points = [_points(group) for group in categories.values()]
     if not points or not all(points):
         return None
@@ -153,28 +159,30 @@ def mean_of_categories(
 
 
 def _resampled_means(values: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """How often each distinct value is drawn, with replacement, is multinomial."""
+    """How often each distinct value is drawn, with replacement, has a multinomial distribution."""
     distinct, counts = np.unique(values, return_counts=True)
     return rng.multinomial(len(values), counts / len(values), size=resamples) @ distinct / len(values)
 
 
-def _points(outcomes: Iterable[Outcome]) -> list[float]:
-    return [outcome.verdict.points for outcome in outcomes if outcome.is_scored]
+def _points(verdicts: Iterable[ItemVerdict]) -> list[float]:
+    return [one.verdict.points for one in verdicts if one.is_scored]
 
 
-def _grouped(outcomes: Iterable[Outcome], names: Callable[[Outcome], tuple[str, ...]]) -> dict[str, list[Outcome]]:
+def _grouped(
+    verdicts: Iterable[ItemVerdict], names: Callable[[ItemVerdict], tuple[str, ...]]
+) -> dict[str, list[ItemVerdict]]:
     """In the order in which the groups first appear."""
-    groups: dict[str, list[Outcome]] = {}
-    for outcome in outcomes:
-        for name in names(outcome):
-            groups.setdefault(name, []).append(outcome)
+    groups: dict[str, list[ItemVerdict]] = {}
+    for one in verdicts:
+        for name in names(one):
+            groups.setdefault(name, []).append(one)
     return groups
 
 
-def _check(outcomes: Sequence[Outcome]) -> None:
-    if not outcomes:
+def _check(verdicts: Sequence[ItemVerdict]) -> None:
+    if not verdicts:
         raise ValueError("the run has no item")
-    twice = [id for id, count in Counter(outcome.id for outcome in outcomes).items() if count > 1]
+    twice = [id for id, count in Counter(one.id for one in verdicts).items() if count > 1]
     if twice:
         raise ValueError(f"{len(twice)} ids appear twice in the run, {twice[0]!r} among them")
 

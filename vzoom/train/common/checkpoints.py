@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ...config import ZoomConfig
-from ...data import write_whole
+from ...data import write_atomically
 from ...models import Checkpoint
 
 _MARK = "progress.json"
@@ -69,7 +69,7 @@ def publish(folder: Path, out: Path) -> None:
 
 def mark_whole(folder: Path, state: dict[str, Any]) -> None:
     """A checkpoint of the trainer is whole: `state` is what it holds beside it."""
-    write_whole(folder / _MARK, json.dumps(state))
+    write_atomically(folder / _MARK, json.dumps(state))
 
 
 def newest_whole(checkpoints: Path) -> tuple[Path, dict[str, Any]] | None:

@@ -19,7 +19,7 @@ import torch
 from ...data import check_video
 from ...models import FAMILIES, FeatureCache, Features, ImageEncoder, encode_clips
 from ...types import Clip
-from ...video import CachedVideo, ClipCache, PatchBuffer, PatchSpec, frames_to_patches
+from ...video import ClipCache, PatchBuffer, PatchSpec, frames_to_patches
 from .feature_rows import FileRows, MemoryRows
 from .samples import FrameRef, Sample
 
@@ -40,7 +40,7 @@ def read_frames(sample: Sample, times: Sequence[float], *, cache: ClipCache, spe
     ValueError where the file holds other bytes than when the sample was made, or other frames than it names.
     """
     check_video(sample.video)
-    video = CachedVideo(cache, sample.video.path, config=sample.config, spec=spec)
+    video = cache.open(sample.video.path, config=sample.config, spec=spec)
     clip = video.frames_at(times)
     if len(clip) != len(times) or any(clip.clamped):
         raise ValueError(

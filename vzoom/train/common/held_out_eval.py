@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ...data import Record
-from ...eval import Judge
+from ...protocol import Judge
 from ..rl.reward import Reward, RewardConfig
 from ..rl.rollout import Sampler, score_all
 from .dist import Team

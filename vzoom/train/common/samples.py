@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...config import ZoomConfig
-from ...data import Record, VideoRef, tokenise
+from ...data import Record, VideoRef, tokenize_record
 from ...protocol import Vocabulary
 from ...types import StopReason, Trajectory
 
@@ -48,7 +48,7 @@ class Sample:
 
 def from_record(record: Record, vocabulary: Vocabulary) -> Sample:
     """The record's conversation. InvalidRecord where the engine would not have held it."""
-    tokens = tokenise(record, vocabulary)
+    tokens = tokenize_record(record, vocabulary)
     return _sample(tokens.trajectory, tokens.learned, record.config, vocabulary, id=record.id, video=record.video)
 
 

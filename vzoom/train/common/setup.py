@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ...data import Record, read
+from ...data import Record, read, reference_of
 from ...models import load_checkpoint
 from ..recipes.recipe import GRPORecipe, Recipe, SFTRecipe
-from ..rl.rollout import Sampler, reference_of
+from ..rl.rollout import Sampler
 from .policy import Policy, load_policy
 
 Data = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Sequence[Record]

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ...data import write_whole
+from ...data import write_atomically
 
 MANIFEST = "manifest.json"
 _CLOCK = ".seconds.json"  # CPU and wall seconds of a stage that is not done yet
@@ -143,7 +143,7 @@ def _plain(value: Any) -> Any:
 
 
 def _write(path: Path, data: Any) -> None:
-    write_whole(path, json.dumps(data, indent=1) + "\n")
+    write_atomically(path, json.dumps(data, indent=1) + "\n")
 
 
 def _versions() -> Iterator[tuple[str, str]]:

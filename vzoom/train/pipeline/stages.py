@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ...config import ZoomConfig
-from ...data import read
+from ...data import ask_records, read
+from ...eval import judge_for
 from ..recipes.recipe import Recipe
-from .final_eval import Score, ask_records, ask_worlds
+from .final_eval import SESSIONS, Score, ask_worlds
 from .lessons import model_files, shown
 from .taught import Taught
 
@@ -103,7 +104,12 @@ class School(Taught):
             zoomer = vzoom.load(model)
             if self.recipe.world is None:
                 some = [] if held_out is None else list(read(held_out))
-                found = {"held-out": ask_records(zoomer, some, max_zooms=max_zooms)} if some else {}
+                found = {}
+                if some:
+                    judge = judge_for(some)
+                    found["held-out"] = ask_records(
+                        zoomer, some, judge=judge, max_zooms=max_zooms, max_sessions=SESSIONS
+                    )
             else:
                 assert num_questions is not None
                 films = self.films or self.run.folder / "films"

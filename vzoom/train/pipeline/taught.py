@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -12,11 +12,12 @@ import numpy as np
 
 from ...chat import Chat, Endpoint, endpoints_from_environment
 from ...data import (
+    CollectSummary,
+    EpisodeFactory,
+    EveryTenth,
     Expert,
-    Harvest,
-    Ledger,
     Record,
-    Table,
+    ReplyCache,
     Verifier,
     Writer,
     distill,
@@ -49,16 +50,16 @@ class Taught(Lessons):
 
         def make(folder: Path) -> Sequence[Path]:
             asked = _spread(list(read(questions)), count)
-            table = Table(load_vocabulary(str(model)), load_patch_spec(str(model)), ClipCache())
+            factory = EpisodeFactory(load_vocabulary(str(model)), load_patch_spec(str(model)), ClipCache())
             with self._expert(folder, asked) as (expert, verify):
                 found = distill(
                     asked,
                     folder,
-                    table=table,
+                    factory=factory,
                     expert=expert,
                     verify=verify,
                     concurrency=self.concurrency,
-                    say=_Tenths(self.run.say),
+                    say=EveryTenth(self.run.say),
                 )
                 if not found.kept:
                     raise ValueError(f"of {found.items} conversations none was kept: {found.rejected or found.passed}")
@@ -76,32 +77,32 @@ class Taught(Lessons):
         def make(folder: Path) -> Sequence[Path]:
             asked = list(read(questions))
             zoomer = vzoom.load(student)
-            rollouts_ledger = Ledger(folder / "rollouts.jsonl")
+            rollout_cache = ReplyCache(folder / "rollouts.jsonl")
             try:
                 rollouts = roll_out(
                     zoomer,
                     asked,
-                    rollouts_ledger,
+                    rollout_cache,
                     num_rollouts=part.rollouts,
                     temperature=part.temperature,
                     seed=self.recipe.seed,
                     max_sessions=32,
-                    say=_Tenths(self.run.say),
+                    say=EveryTenth(self.run.say),
                 )
             finally:
-                rollouts_ledger.close()
+                rollout_cache.close()
             checkpoint = zoomer.checkpoint
-            table = Table(vocabulary_of(checkpoint), checkpoint.patch_spec, zoomer.clip_cache)
+            factory = EpisodeFactory(vocabulary_of(checkpoint), checkpoint.patch_spec, zoomer.clip_cache)
             with self._expert(folder, asked) as (expert, verify):
                 found = reflect(
                     asked,
                     rollouts,
                     folder,
-                    table=table,
+                    factory=factory,
                     expert=expert,
                     verify=verify,
                     concurrency=self.concurrency,
-                    say=_Tenths(self.run.say),
+                    say=EveryTenth(self.run.say),
                 )
                 return _kept(folder, found)
 
@@ -134,7 +135,7 @@ class Taught(Lessons):
         model that never zooms. Its thought says what the glance shows, and nothing else."""
 
         def make(folder: Path) -> Sequence[Path]:
-            table = Table(load_vocabulary(str(model)), load_patch_spec(str(model)), ClipCache())
+            factory = EpisodeFactory(load_vocabulary(str(model)), load_patch_spec(str(model)), ClipCache())
             with Writer(folder / "records") as writer:
                 for record in read(exemplars):
                     if record.id in writer.ids:
@@ -143,9 +144,9 @@ class Taught(Lessons):
                     rng = np.random.default_rng(0)
                     turn = next_turn(video, question, self.recipe.zoom, (), zooms_left=0, rng=rng)
                     bare = replace(record, config=self.recipe.zoom, glance_seconds=(), turns=(), stop_reason=None)
-                    play = table.open(bare)
-                    play.say(render_turn(turn.thought, Answer(question.answer_letter)), "oracle")
-                    writer.add(play.record(record.id))
+                    episode = factory.open(bare)
+                    episode.say(render_turn(turn.thought, Answer(question.answer_letter)), "oracle")
+                    writer.add(episode.record(record.id))
             return [folder / "records"]
 
         settings = {"zoom": self.recipe.zoom, "model": shown(self.run, model)}
@@ -155,16 +156,16 @@ class Taught(Lessons):
     def _expert(self, folder: Path, questions: Sequence[Record]) -> Iterator[tuple[Expert, Verifier]]:
         """The world's scripted teacher, asked by the protocol that every expert is asked by; or the environment's."""
         with ExitStack() as stack:
-            ledger = Ledger(folder / "replies.jsonl")
-            stack.callback(ledger.close)
+            cache = ReplyCache(folder / "replies.jsonl")
+            stack.callback(cache.close)
             if self.recipe.world is None:
                 endpoints = endpoints_from_environment(_EXPERT)
             else:
                 server = stack.enter_context(OracleServer(dict(self.world.worlds), self.recipe.zoom))
                 endpoints = (Endpoint(server.url, "oracle"),)
             chat = Chat(endpoints, concurrency=self.concurrency)
-            verify = Verifier(ledger, judge_for(questions))
-            yield Expert(chat, ledger, temperature=0.0, max_tokens=_REPLY_TOKENS), verify
+            verify = Verifier(cache, judge_for(questions))
+            yield Expert(chat, cache, temperature=0.0, max_tokens=_REPLY_TOKENS), verify
 
 
 def _spread(questions: list[Record], count: int | None) -> list[Record]:
@@ -179,21 +180,9 @@ def _spread(questions: list[Record], count: int | None) -> list[Record]:
     return [question for _, _, question in islice(turns, count)]
 
 
-def _kept(folder: Path, found: Harvest) -> Sequence[Path]:
+def _kept(folder: Path, found: CollectSummary) -> Sequence[Path]:
     """What distillation or reflection left. ValueError where it stopped early."""
     if found.stopped is not None:
         raise ValueError(f"{folder} is not finished: {found.stopped}. Run the same command again to go on")
     write_summary(folder / "summary.json", found)
     return [folder / "kept"]
-
-
-class _Tenths:
-    """Progress lines of a long list: one every tenth part of the way."""
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say, self._tenth = say, -1
-
-    def __call__(self, done: int, total: int, line: str) -> None:
-        if (tenth := done * 10 // total) != self._tenth:
-            self._tenth = tenth
-            self._say(f"  {done}/{total}: {line}")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from ...config import ZoomConfig
-from ...synthetic import WorldConfig
+from ...synthetic import SyntheticConfig
 from .model import Shape
 
 
@@ -39,7 +39,7 @@ class Curriculum:
     stages: tuple[Stage, ...]
     zoom: ZoomConfig
     shape: Shape = field(default_factory=Shape)
-    families: Mapping[str, WorldConfig] = field(default_factory=lambda: {"which": WorldConfig()})
+    families: Mapping[str, SyntheticConfig] = field(default_factory=lambda: {"which": SyntheticConfig()})
     checks: tuple[str, ...] = ("captions", "recall", "letters", "look", "scenes", "reading", "answers")
     side: int = 56
     num_videos: int = 400

@@ -12,7 +12,17 @@ from typing import Any
 import numpy as np
 
 from ...config import ZoomConfig
-from ...protocol import Image, Part, Run, Text, Tokenizer, lay_out, prompt, tool_turn, zoom_timestamps
+from ...protocol import (
+    ImagePart,
+    Part,
+    TextPart,
+    Tokenizer,
+    TokenSpan,
+    prompt,
+    tokenize_parts,
+    tool_turn,
+    zoom_timestamps,
+)
 from ...types import Malformed, ZoomCall
 from .frame_store import BankedVideo
 
@@ -23,7 +33,7 @@ MERGE = 2
 class Example:
     """ids[i] is learned where learned[i]. frames: (video number, row in the bank) of each image, in order."""
 
-    run: Run = field(default_factory=Run)
+    run: TokenSpan = field(default_factory=TokenSpan)
     learned: list[bool] = field(default_factory=list)
     frames: list[tuple[int, int]] = field(default_factory=list)
     turn_ends: list[int] = field(default_factory=list)  # index behind each learned turn, for greedy checks
@@ -80,11 +90,11 @@ class Layout:
     def put_frames(self, example: Example, banked: BankedVideo, times: Sequence[float]) -> None:
         parts: list[Part] = []
         for i, t in enumerate(times):
-            parts += [Text(f"{t:.2f}s<|vision_start|>"), Image(i), Text("<|vision_end|>")]
+            parts += [TextPart(f"{t:.2f}s<|vision_start|>"), ImagePart(i), TextPart("<|vision_end|>")]
         self._add(example, parts, banked, times)
 
     def write(self, example: Example, text: str, *, learned: bool) -> None:
-        self._add(example, [Text(text)], None, [], learned=learned)
+        self._add(example, [TextPart(text)], None, [], learned=learned)
         if learned:
             example.turn_ends.append(len(example.run.ids))
 
@@ -97,7 +107,7 @@ class Layout:
         *,
         learned: bool = False,
     ) -> None:
-        piece = lay_out(parts, [self.grid] * len(times), self.tokenizer, self.image_token, MERGE)
+        piece = tokenize_parts(parts, [self.grid] * len(times), self.tokenizer, self.image_token, MERGE)
         offset = len(example.run.ids)
         for index, start, grid in piece.images:
             example.run.images.append((len(example.frames), offset + start, grid))

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ...protocol import run_positions
+from ...protocol import span_positions
 from ...video import PatchSpec
 from .example import MERGE, Example
 from .frame_store import FrameBank
@@ -52,7 +52,7 @@ def collate(examples: Sequence[Example], bank: FrameBank, *, pad_token: int) -> 
     for row, example in enumerate(examples):
         run, base = example.run, row * width
         ids[row, : len(run.ids)] = torch.tensor(run.ids)
-        positions[:, row, : len(run.ids)] = torch.from_numpy(run_positions(0, run, MERGE)[0].copy())
+        positions[:, row, : len(run.ids)] = torch.from_numpy(span_positions(0, run, MERGE)[0].copy())
         for index, offset, (h, w) in run.images:
             tokens = (h // MERGE) * (w // MERGE)
             visual_at += range(base + offset, base + offset + tokens)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from ...synthetic import Painter, WorldConfig, WorldVideo, make_training_video
+from ...synthetic import Painter, SyntheticConfig, SyntheticVideo, make_training_video
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class BankedVideo:
     """frames: uint8 [T, side, side, 3], one every `step_seconds` from 0."""
 
     number: int
-    video: WorldVideo
+    video: SyntheticVideo
     frames: np.ndarray
     step_seconds: float
 
@@ -34,7 +34,7 @@ class BankedVideo:
 class FrameBank:
     """Training videos `first` … `first + count - 1` at one frame an event length, drawn when first asked for."""
 
-    def __init__(self, config: WorldConfig, *, side: int, first: int, count: int) -> None:
+    def __init__(self, config: SyntheticConfig, *, side: int, first: int, count: int) -> None:
         if count < 1:
             raise ValueError(f"count must be 1 or more, got {count}")
         self.config, self.side, self.first, self.count = config, side, first, count
@@ -60,7 +60,7 @@ class FrameBank:
         return np.stack([self[number].frames[row] for number, row in refs])
 
 
-def draw_small(video: WorldVideo, times_seconds: Sequence[float], side: int) -> np.ndarray:
+def draw_small(video: SyntheticVideo, times_seconds: Sequence[float], side: int) -> np.ndarray:
     """Frames at these times, shrunk with Lanczos as the processor does: uint8 [N, side, side, 3]."""
     painter = Painter(video)
     frames = []

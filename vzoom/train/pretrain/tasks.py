@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ...protocol import glance_timestamps, render_answer, render_turn
+from ...protocol import LETTERS, glance_timestamps, render_answer, render_turn
 from ...synthetic import (
     COLOURS,
-    LETTERS,
     SHAPES,
     Flaw,
     Question,
     Scene,
-    WorldEvent,
-    WorldVideo,
+    SyntheticEvent,
+    SyntheticVideo,
     ask,
     finding_note,
     next_turn,
@@ -82,7 +81,7 @@ class Builder(Layout):
         self.write(example, " scene.", learned=False)
         for i in self.rng.integers(len(question.options), size=6):
             seconds = float(self.rng.integers(len(banked.frames))) * banked.step_seconds
-            event = WorldEvent(seconds, seconds, 0, question.options[int(i)], 0.5, 0.5)
+            event = SyntheticEvent(seconds, seconds, 0, question.options[int(i)], 0.5, 0.5)
             letter = LETTERS[int(i)]
             head, option, tail = finding_note([event], letter).partition(f" ({letter})")
             self.write(example, head, learned=False)
@@ -224,10 +223,10 @@ class Builder(Layout):
         return example
 
 
-def _asked(video: WorldVideo, question: Question) -> Scene:
+def _asked(video: SyntheticVideo, question: Question) -> Scene:
     """The scene that a question of `which` or `count` is about."""
     return next(s for s in video.scenes if s.start_seconds == question.search[0][0])
 
 
-def _shows(event: WorldEvent, seconds: float) -> bool:
+def _shows(event: SyntheticEvent, seconds: float) -> bool:
     return event.start_seconds <= seconds < event.end_seconds

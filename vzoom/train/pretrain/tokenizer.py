@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...config import ZoomConfig
-from ...protocol import Text, glance_timestamps, prompt, tool_turn
+from ...protocol import TAGS, TOOL_CLOSE, TOOL_OPEN, TextPart, glance_timestamps, prompt, tool_turn
 from ...synthetic import COLOURS, FAMILIES, SHAPES, Flaw, ask, config_for, make_training_video, oracle_turns
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ SPECIAL = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
-TAGS = tuple(tag for name in ("think", "video_zoom", "answer", "tool_response") for tag in (f"<{name}>", f"</{name}>"))
+WHOLE_TAGS = (*TAGS, TOOL_OPEN, TOOL_CLOSE)  # one token each
 _LARGEST_INTEGER = 127
 _SPLIT = "|".join(
     (
@@ -70,7 +70,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
     core.train_from_iterator(_texts(), trainer)
     core.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
-    core.add_tokens([AddedToken(token, special=False, normalized=False) for token in TAGS])
+    core.add_tokens([AddedToken(token, special=False, normalized=False) for token in WHOLE_TAGS])
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
         eos_token="<|im_end|>",
@@ -101,8 +101,8 @@ def _texts() -> Iterator[str]:
             parts += tool_turn(times, "", zooms_left=max_zooms, style="brief")
             flaw: Flaw = "elsewhere" if index % 2 else "none"
             turns = oracle_turns(video, question, config, max_zooms=max_zooms, rng=rng, flaw=flaw)
-            texts = [part.text for part in parts if isinstance(part, Text)] + [turn.text for turn in turns]
+            texts = [part.text for part in parts if isinstance(part, TextPart)] + [turn.text for turn in turns]
             for text in texts:
-                for tag in (*SPECIAL, *TAGS):
+                for tag in (*SPECIAL, *WHOLE_TAGS):
                     text = text.replace(tag, "\n")
                 yield text

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ...config import ZoomConfig
-from ...synthetic import WorldConfig
+from ...synthetic import SyntheticConfig
 from ..pretrain.curriculum import Curriculum
 from ..rl.collapse import CollapseLimits
 from ..rl.groups import ClipBounds
@@ -162,7 +162,7 @@ class WorldLessons:
     """
 
     curriculum: Curriculum
-    worlds: Mapping[str, WorldConfig]
+    worlds: Mapping[str, SyntheticConfig]
     num_videos: Mapping[str, int]
     questions_per_video: int = 2
     fewer_zooms: float = 0.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...config import ZoomConfig
-from ...synthetic import WorldConfig, config_for
+from ...synthetic import SyntheticConfig, config_for
 from ..pretrain.curriculum import Curriculum, Stage
 from ..rl.collapse import CollapseLimits
 from ..rl.reward import RewardConfig
@@ -32,7 +32,7 @@ def ablation() -> Recipe:
         max_total_tokens=1280,
         answer_reserve=64,
     )
-    world = WorldConfig(
+    world = SyntheticConfig(
         duration_seconds=32.0,
         frame_size=84,
         num_scenes=(4, 8),

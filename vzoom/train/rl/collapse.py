@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ...types import StopReason, Trajectory
-from .reward import is_well_formed
+from .reward import keeps_format
 
 
 class Collapse(StrEnum):
@@ -43,7 +43,7 @@ class StepStats:
 
         return cls(
             zoom_rate=rate(lambda t: bool(t.zooms)),
-            format_rate=rate(is_well_formed),
+            format_rate=rate(keeps_format),
             cut_rate=rate(lambda t: t.stop_reason in (StopReason.TURN_TOKENS, StopReason.TOTAL_TOKENS)),
             mean_tokens=sum(sum(t.sampled) for t in trajectories) / len(trajectories),
         )

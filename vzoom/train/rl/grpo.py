@@ -14,7 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ...eval import Judge, judge_for
+from ...eval import judge_for
+from ...protocol import Judge
 from ..common.callbacks import keep_last, watch
 from ..common.dist import Team
 from ..common.optim import make_optimizer

@@ -1,6 +1,6 @@
 """What a rollout is worth: R = 0.9 · R_acc + 0.1 · R_format + R_tool (VideoZoomer, arXiv 2512.22315).
 
-R_acc is 1 for a right answer. R_format is 1 where every turn keeps the grammar, as `protocol.parse_turn` reads it.
+R_acc is 1 for a right answer. R_format is 1 if every turn keeps the grammar, by `protocol.is_well_formed`.
 R_tool is a bonus for right answers with at least one zoom, and is paid only while the policy zooms no more often than
 a target rate: without it zooming dies out, with it for ever the policy would zoom for its own sake.
 
@@ -12,34 +12,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...eval import Judge, JudgeFailed
-from ...protocol import (
-    ANSWER_CLOSE,
-    ANSWER_OPEN,
-    CALL_CLOSE,
-    LETTERS,
-    THINK_CLOSE,
-    THINK_OPEN,
-    Choice,
-    parse_turn,
-    read_choice,
-)
-from ...types import Answer, CallError, Malformed, Trajectory, Turn, ZoomCall
-
-
-@dataclass(frozen=True)
-class Reference:
-    """The right answer to a question: a letter of `options`, or a text for a judge where there are none."""
-
-    question: str
-    answer: str
-    options: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.options and self.answer not in tuple(LETTERS[: len(self.options)]):
-            raise ValueError(f"the answer must be one of {LETTERS[: len(self.options)]}, got {self.answer!r}")
-        if not self.answer.strip():
-            raise ValueError(f"no reference answer to {self.question!r}")
+from ...protocol import Judge, JudgeFailed, Reference, is_right, is_well_formed
+from ...types import Trajectory
 
 
 @dataclass(frozen=True)
@@ -105,21 +79,9 @@ def score(
     right = is_right(trajectory.answer, reference, judge=judge)
     if isinstance(right, JudgeFailed):
         return right
-    accuracy, form = float(right), float(is_well_formed(trajectory))
+    accuracy, form = float(right), float(keeps_format(trajectory))
     tool = tool_reward(right=right, num_zooms=len(trajectory.zooms), zoom_rate=zoom_rate, config=config)
     return Reward(accuracy, form, tool, config.accuracy_weight * accuracy + config.format_weight * form + tool)
-
-
-def is_right(answer: str | None, reference: Reference, *, judge: Judge | None = None) -> bool | JudgeFailed:
-    """R_acc. A conversation without an answer is wrong, and no judge is asked about it."""
-    if answer is None or not answer.strip():
-        return False
-    if reference.options:
-        choice = read_choice(answer, reference.options)
-        return isinstance(choice, Choice) and choice.letter == reference.answer
-    if judge is None:
-        raise ValueError(f"{reference.question!r} has no options: give a judge (eval.judge)")
-    return judge(reference.question, reference.answer, answer)
 
 
 def tool_reward(*, right: bool, num_zooms: int, zoom_rate: float, config: RewardConfig) -> float:
@@ -129,32 +91,6 @@ def tool_reward(*, right: bool, num_zooms: int, zoom_rate: float, config: Reward
     return config.tool_bonus if right and num_zooms > 0 and zoom_rate <= config.target_zoom_rate else 0.0
 
 
-def is_well_formed(trajectory: Trajectory) -> bool:
-    """R_format: thought and call in each turn but the last, thought and answer in the last, every call carried out.
-
-    A call that asks for nonsense (a reversed segment, no frames, too many, behind the end) is no good format; a clip
-    that the file did not give up is not the model's fault.
-    """
-    return (
-        bool(trajectory.turns)
-        and all(_is_good(turn, ZoomCall) for turn in trajectory.turns[:-1])
-        and _is_good(trajectory.turns[-1], Answer)
-    )
-
-
-def _is_good(turn: Turn, wanted: type[ZoomCall] | type[Answer]) -> bool:
-    """Whether a turn is <think>…</think> and then one whole action of the wanted kind.
-
-    The parser carries out more than this (no thought, a call whose closing tag is missing): to act is not to be paid.
-    """
-    if isinstance(turn.outcome, Malformed) and turn.outcome.error is not CallError.UNREADABLE:
-        return False
-    text = turn.text.strip()
-    acting = text.rpartition(THINK_CLOSE)[2]
-    return (
-        isinstance(parse_turn(text), wanted)
-        and text.startswith(THINK_OPEN)
-        and THINK_OPEN not in acting  # the thought was closed
-        and acting.endswith(CALL_CLOSE if wanted is ZoomCall else ANSWER_CLOSE)
-        and acting.count(ANSWER_OPEN) == acting.count(ANSWER_CLOSE) == int(wanted is Answer)
-    )
+def keeps_format(trajectory: Trajectory) -> bool:
+    """R_format: whether the conversation is well formed. Exemplars for SFT are kept by the same rule."""
+    return is_well_formed([turn.text for turn in trajectory.turns], [turn.outcome for turn in trajectory.turns])

@@ -15,14 +15,14 @@ from hashlib import blake2b
 from torch import nn
 
 from ...config import Sampling, ZoomConfig
-from ...data import Record, check_video
+from ...data import Record, check_video, reference_of
 from ...engine import Engine, Request
-from ...eval import Judge, JudgeFailed
 from ...models import Checkpoint, FeatureCache
+from ...protocol import Judge, JudgeFailed, Reference
 from ...types import Trajectory
 from ...video import ClipCache
 from ..common.weight_sync import sync
-from .reward import Reference, Reward, RewardConfig, score
+from .reward import Reward, RewardConfig, score
 
 _JUDGES = 8  # questions that are with the judge at once
 
@@ -44,13 +44,6 @@ def rollout_seed(recipe_seed: int, step: int, record_id: str, number: int = 0) -
     """The seed of rollout `number` of a question in a step; those of one question are consecutive, as in `Request`."""
     digest = blake2b(f"{recipe_seed}/{step}/{record_id}".encode(), digest_size=8).digest()
     return (int.from_bytes(digest, "big") >> 2) + number
-
-
-def reference_of(record: Record) -> Reference:
-    """ValueError where the record has no right answer to compare with."""
-    if record.reference is None:
-        raise ValueError(f"question {record.id} has no reference answer: RL needs one to reward a rollout")
-    return Reference(record.question, record.reference, record.options)
 
 
 class Sampler:

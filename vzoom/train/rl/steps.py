@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...data import Record
-from ...eval import Judge
+from ...protocol import Judge
 from ..common.dist import Team
 from ..common.policy import Policy
 from ..recipes.recipe import Recipe

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ...data import Record
-from ...eval import Judge
+from ...protocol import Judge
 from ..common.held_out_eval import evaluate
 from ..common.training_folder import TrainingFolder
 from ..recipes.recipe import SFTRecipe

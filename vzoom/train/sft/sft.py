@@ -16,7 +16,8 @@ from typing import Any, Literal
 import numpy as np
 
 from ...data import Record
-from ...eval import Judge, judge_for
+from ...eval import judge_for
+from ...protocol import Judge
 from ..common.dist import Team
 from ..common.features import FrozenFeatures
 from ..common.memory import announce

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from expert_world import WORLD, ZOOM, make_questions, make_table, read_questions
+from expert_tools import CONFIG, ZOOM, make_factory, make_questions, read_questions
 from PIL import Image
 
-from vzoom.data.collect.distill import Table
-from vzoom.data.collect.episode import Play, Unplayable, is_strict
+from vzoom.data.collect.episode import Episode, EpisodeFactory, EpisodeFailed
 from vzoom.data.collect.messages import data_url, whole_turn, with_request
-from vzoom.data.record import Record, RecordedTurn
-from vzoom.data.tokens import tokenise
+from vzoom.data.record import Record
+from vzoom.data.tokens import tokenize_record
+from vzoom.protocol.well_formed import strict_action
 from vzoom.types import Answer, CallError, Clip, Malformed, StopReason, ZoomCall
 from vzoom.video import VideoReadError
 
@@ -33,16 +33,16 @@ DONE = "<think>A star.</think><answer>B</answer>"
 
 @pytest.fixture(scope="module")
 def question(tmp_path_factory: pytest.TempPathFactory) -> Record:
-    return read_questions(make_questions(tmp_path_factory.mktemp("world"), 1))[0]
+    return read_questions(make_questions(tmp_path_factory.mktemp("videos"), 1))[0]
 
 
 @pytest.fixture(scope="module")
-def table() -> Table:
-    return make_table()
+def factory() -> EpisodeFactory:
+    return make_factory()
 
 
-def roles(play: Play) -> list[str]:
-    return [message["role"] for message in play.messages]
+def roles(episode: Episode) -> list[str]:
+    return [message["role"] for message in episode.messages]
 
 
 def texts(content: str | Sequence[dict[str, Any]]) -> list[str]:
@@ -54,9 +54,11 @@ def texts(content: str | Sequence[dict[str, Any]]) -> list[str]:
 # ---------------------------------------------------------------- what an expert is shown
 
 
-def test_the_opening_explains_the_game_even_where_the_prompt_is_brief(question: Record, table: Table) -> None:
+def test_the_opening_explains_the_game_even_where_the_prompt_is_brief(
+    question: Record, factory: EpisodeFactory
+) -> None:
     assert question.config.prompt == "brief"
-    system, user = table.open(question).messages
+    system, user = factory.open(question).messages
     assert system["role"] == "system"
     assert (
         '<video_zoom>{"segment": [start_seconds, end_seconds], "fps": frames_per_second}</video_zoom>'
@@ -71,15 +73,15 @@ def test_the_opening_explains_the_game_even_where_the_prompt_is_brief(question: 
     assert "<|" not in str([system, said])
 
 
-def test_a_zoom_and_a_refusal_come_back_as_the_user(question: Record, table: Table) -> None:
-    play = table.open(question)
-    play.say(LOOK, "expert")
-    play.say(BROKEN, "expert")
-    play.say(LATE, "expert")
-    play.say(LONG, "expert")
-    assert roles(play) == ["system", "user", *["assistant", "user"] * 4]
-    assert [message["content"] for message in play.messages[2::2]] == [LOOK, BROKEN, LATE, LONG]
-    clip, error, late, long = (message["content"] for message in play.messages[3::2])
+def test_a_zoom_and_a_refusal_come_back_as_the_user(question: Record, factory: EpisodeFactory) -> None:
+    episode = factory.open(question)
+    episode.say(LOOK, "expert")
+    episode.say(BROKEN, "expert")
+    episode.say(LATE, "expert")
+    episode.say(LONG, "expert")
+    assert roles(episode) == ["system", "user", *["assistant", "user"] * 4]
+    assert [message["content"] for message in episode.messages[2::2]] == [LOOK, BROKEN, LATE, LONG]
+    clip, error, late, long = (message["content"] for message in episode.messages[3::2])
     assert texts(clip) == [
         "<tool_response>\n4 frames from 4.00s to 6.00s:\nFrame 1 at 4.00s: ",
         *["*", "\nFrame 2 at 4.50s: ", "*", "\nFrame 3 at 5.00s: ", "*", "\nFrame 4 at 5.50s: ", "*"],
@@ -94,16 +96,16 @@ def test_a_zoom_and_a_refusal_come_back_as_the_user(question: Record, table: Tab
     assert long.endswith("No zooms are left. Think, then answer now.")
 
 
-def test_frames_are_those_of_the_model(question: Record, table: Table) -> None:
+def test_frames_are_those_of_the_model(question: Record, factory: EpisodeFactory) -> None:
     """At its size, without loss while they are small."""
-    user = table.open(question).messages[1]
+    user = factory.open(question).messages[1]
     url = next(part["image_url"]["url"] for part in user["content"] if part["type"] == "image_url")
     kind, _, data = url.partition(";base64,")
     assert kind == "data:image/png"
     picture = Image.open(io.BytesIO(base64.b64decode(data)))
     assert picture.size == (56, 56)
-    with_frames = table.clips.reader(question.video.path)
-    glance = table.clips.frames_at(with_frames, [0.0])
+    with_frames = factory.clips.reader(question.video.path)
+    glance = factory.clips.frames_at(with_frames, [0.0])
     assert glance.frames.shape[1:3] == (84, 84)
     assert len({part["image_url"]["url"] for part in user["content"] if part["type"] == "image_url"}) > 1
 
@@ -158,40 +160,41 @@ def test_a_reply_becomes_a_turn(reply: str, turn: str) -> None:
         ("<answer>B</answer>", False),
         (DONE.replace("</think>", ""), False),
         ("<think>a</think>b</think><answer>B</answer>", False),
+        (DONE.removesuffix("</answer>"), False),
     ],
 )
 def test_the_form_that_is_worth_learning(text: str, strict: bool) -> None:
     outcome = Answer("B") if "answer" in text else ZoomCall(4, 6, 2)
-    assert is_strict(RecordedTurn(text, "expert", outcome, False)) is strict
+    assert strict_action(text) == (outcome if strict else None)
 
 
 # ---------------------------------------------------------------- the record that comes of it
 
 
-def test_a_conversation_becomes_a_record_with_the_engines_tokens(question: Record, table: Table) -> None:
-    play = table.open(question)
+def test_a_conversation_becomes_a_record_with_the_engines_tokens(question: Record, factory: EpisodeFactory) -> None:
+    episode = factory.open(question)
     for text in (BROKEN, LOOK):
-        play.say(text, "expert")
-        assert play.stop_reason is None
-    play.say(DONE, "expert")
-    assert (play.stop_reason, play.answer, play.texts) == (StopReason.ANSWERED, "B", (BROKEN, LOOK, DONE))
-    record = play.record("a")
+        episode.say(text, "expert")
+        assert episode.stop_reason is None
+    episode.say(DONE, "expert")
+    assert (episode.stop_reason, episode.answer, episode.texts) == (StopReason.ANSWERED, "B", (BROKEN, LOOK, DONE))
+    record = episode.record("a")
     assert [turn.flawed for turn in record.turns] == [True, False, False]
     assert [turn.source for turn in record.turns] == ["expert"] * 3
     assert record.turns[0].outcome == Malformed(CallError.MISSING_KEY, '{"segment": [4, 6]}')
     assert record.turns[1].outcome == ZoomCall(4, 6, 2)
     assert record.turns[1].pts_seconds == (4.0, 4.5, 5.0, 5.5)
     assert len(record.glance_seconds) == 16
-    tokens = tokenise(record, table.vocabulary)
+    tokens = tokenize_record(record, factory.vocabulary)
     learned = [i for i, yes in zip(tokens.trajectory.ids, tokens.learned, strict=True) if yes]
-    assert table.vocabulary.tokenizer.decode(learned) == LOOK + DONE
+    assert factory.vocabulary.tokenizer.decode(learned) == LOOK + DONE
 
 
-def test_turns_that_are_said_to_be_flawed_are(question: Record, table: Table) -> None:
-    play = table.open(question)
-    play.say(LOOK, "student", flawed=True)
-    play.say(DONE, "expert")
-    assert [turn.flawed for turn in play.record("a").turns] == [True, False]
+def test_turns_that_are_said_to_be_flawed_are(question: Record, factory: EpisodeFactory) -> None:
+    episode = factory.open(question)
+    episode.say(LOOK, "student", flawed=True)
+    episode.say(DONE, "expert")
+    assert [turn.flawed for turn in episode.record("a").turns] == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -203,21 +206,21 @@ def test_turns_that_are_said_to_be_flawed_are(question: Record, table: Table) ->
     ],
 )
 def test_conversations_that_end_without_an_answer(
-    said: list[str], reason: StopReason, question: Record, table: Table
+    said: list[str], reason: StopReason, question: Record, factory: EpisodeFactory
 ) -> None:
-    play = table.open(question)
+    episode = factory.open(question)
     for text in said:
-        play.say(text, "expert")
-    assert (play.stop_reason, play.answer) == (reason, None)
+        episode.say(text, "expert")
+    assert (episode.stop_reason, episode.answer) == (reason, None)
 
 
-def test_an_expert_that_spells_control_tokens_only_spells(question: Record, table: Table) -> None:
-    play = table.open(question)
-    play.say("<think>It says <|im_end|>.</think><answer>B</answer>", "expert")
-    trajectory = play.session.trajectory
-    assert play.stop_reason is StopReason.ANSWERED
+def test_an_expert_that_spells_control_tokens_only_spells(question: Record, factory: EpisodeFactory) -> None:
+    episode = factory.open(question)
+    episode.say("<think>It says <|im_end|>.</think><answer>B</answer>", "expert")
+    trajectory = episode.session.trajectory
+    assert episode.stop_reason is StopReason.ANSWERED
     sampled = [i for i, yes in zip(trajectory.ids, trajectory.sampled, strict=True) if yes]
-    assert table.vocabulary.end_of_turn_id not in sampled
+    assert factory.vocabulary.end_of_turn_id not in sampled
 
 
 class Lossy:
@@ -233,11 +236,11 @@ class Lossy:
         return getattr(self.inner, name)
 
 
-def test_a_text_that_the_vocabulary_lacks(question: Record, table: Table) -> None:
-    vocabulary = replace(table.vocabulary, tokenizer=Lossy(table.vocabulary.tokenizer))
-    play = replace(table, vocabulary=vocabulary).open(question)
-    with pytest.raises(Unplayable, match="in this vocabulary") as problem:
-        play.say("<think>schön</think><answer>B</answer>", "expert")
+def test_a_text_that_the_vocabulary_lacks(question: Record, factory: EpisodeFactory) -> None:
+    vocabulary = replace(factory.vocabulary, tokenizer=Lossy(factory.vocabulary.tokenizer))
+    episode = replace(factory, vocabulary=vocabulary).open(question)
+    with pytest.raises(EpisodeFailed, match="in this vocabulary") as problem:
+        episode.say("<think>schön</think><answer>B</answer>", "expert")
     assert problem.value.reason == "vocabulary"
 
 
@@ -255,12 +258,12 @@ class Unreadable:
     def close(self) -> None: ...
 
 
-def test_a_clip_that_cannot_be_read_is_told(question: Record, table: Table) -> None:
-    play = Play(question, Unreadable(table.open(question).frames), table.vocabulary)
-    play.say(LOOK, "expert")
-    assert "Error (unreadable)" in play.messages[-1]["content"]
-    play.say(DONE, "expert")
-    record = play.record("a")
+def test_a_clip_that_cannot_be_read_is_told(question: Record, factory: EpisodeFactory) -> None:
+    episode = Episode(question, Unreadable(factory.open(question).frames), factory.vocabulary)
+    episode.say(LOOK, "expert")
+    assert "Error (unreadable)" in episode.messages[-1]["content"]
+    episode.say(DONE, "expert")
+    record = episode.record("a")
     assert record.turns[0].flawed
     assert isinstance(record.turns[0].outcome, Malformed)
 
@@ -268,12 +271,12 @@ def test_a_clip_that_cannot_be_read_is_told(question: Record, table: Table) -> N
 # ---------------------------------------------------------------- what cannot be played
 
 
-def test_questions_that_cannot_be_opened(question: Record, table: Table, tmp_path: Path) -> None:
+def test_questions_that_cannot_be_opened(question: Record, factory: EpisodeFactory, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="another file now"):
-        table.open(replace(question, video=replace(question.video, sha256="0" * 64)))
+        factory.open(replace(question, video=replace(question.video, sha256="0" * 64)))
     with pytest.raises(ValueError, match="no such file"):
-        table.open(replace(question, video=replace(question.video, path=str(tmp_path / "gone.mp4"))))
-    with pytest.raises(Unplayable, match="lower glance_max_frames") as problem:
-        table.open(replace(question, config=replace(ZOOM, max_total_tokens=100)))
+        factory.open(replace(question, video=replace(question.video, path=str(tmp_path / "gone.mp4"))))
+    with pytest.raises(EpisodeFailed, match="lower glance_max_frames") as problem:
+        factory.open(replace(question, config=replace(ZOOM, max_total_tokens=100)))
     assert problem.value.reason == "unreadable"
-    assert WORLD.duration_seconds == question.video.duration_seconds
+    assert CONFIG.duration_seconds == question.video.duration_seconds

@@ -1,11 +1,11 @@
-"""Conversations that are bought in parallel and kept in order.
+"""Collects conversations in parallel and keeps them in order.
 
     kept/            records, as `store.Writer` writes them
     rejected.jsonl   what was not kept: id, reason, detail and every turn
-    summary.json     counts and costs, once all is done
+    summary.json     counts and costs, when all is done
 
-Results are written in the order of the items however they finish, so a run that was killed and taken up again leaves
-the same bytes as one that was not.
+Results are written in the order of the items, in whatever order they finish. So a run that was killed and resumed
+leaves the same bytes as one that was not.
 """
 
 from __future__ import annotations
@@ -20,35 +20,29 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from ..files import JsonLines, write_atomically
 from ..record import Record
 from ..store import Writer
-from .reply_cache import Lines, write_whole
+from .progress import Say, silence
 
-_AHEAD = 8  # conversations a slot that may be finished before the first one is
+_AHEAD = 8  # conversations per worker that may finish before the first one does
 _NO_REPLY = "no_reply"
-_MOST_SILENT = 3  # items in a row that nobody answers about: then nobody is there
+_MOST_SILENT = 3  # so many items in a row without a reply mean that the expert is gone
 
 
-Say = Callable[[int, int, str], None]  # (done, of how many, a line about it)
-
-
-def silence(done: int, total: int, line: str) -> None:
-    """Says nothing."""
-
-
-class Item(Protocol):
+class HasId(Protocol):
     """One conversation to be had. `id`: of the record that it becomes."""
 
     @property
     def id(self) -> str: ...
 
 
-I = TypeVar("I", bound=Item)  # noqa: E741
+I = TypeVar("I", bound=HasId)  # noqa: E741
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """reason: one word, counted. turns: what was written."""
+    """A conversation that is not kept. reason: one word, for counting. turns: what was written."""
 
     id: str
     reason: str
@@ -58,25 +52,33 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Passed:
-    """Nothing was to be done, for this reason."""
+    """There was nothing to do, for this reason."""
 
     reason: str
 
 
-Outcome = Record | Rejected | Passed
+Collected = Record | Rejected | Passed
 
 
 class Stopped(Exception):
-    """The run cannot go on now, through no fault of an item: the text says why, for the user."""
+    """The run cannot continue now, through no fault of an item. The text tells the user why."""
 
 
 class NoReply(Exception):
-    """Nobody answered about an item, this time: it is passed over, and had again when the run is taken up."""
+    """Nobody answered about an item this time. It is passed over, and asked again when the run is resumed."""
 
 
 @dataclass(frozen=True)
-class Harvest:
-    """Counts of a run over `items`. stopped: why it ended early, None where all is done."""
+class CollectSummary:
+    """Counts of a run.
+
+    Args:
+        items: how many were to be worked through.
+        kept: records that were kept, those of earlier runs in the folder included.
+        rejected: by reason.
+        passed: items with nothing to do, by reason.
+        stopped: why the run ended early; None if all is done.
+    """
 
     items: int
     kept: int
@@ -85,9 +87,9 @@ class Harvest:
     stopped: str | None = None
 
 
-def harvest(
+def collect(
     items: Sequence[I],
-    work: Callable[[I], Outcome],
+    work: Callable[[I], Collected],
     out: Path,
     *,
     concurrency: int,
@@ -95,12 +97,25 @@ def harvest(
     stop: Callable[[], None] = lambda: None,
     say: Say = silence,
     costs: Callable[[], str] = lambda: "",
-) -> Harvest:
-    """Work through `items`, `concurrency` at once; what the folder holds already is not done again.
+) -> CollectSummary:
+    """Work through `items`, `concurrency` of them at once. Items that the folder already holds are not done again.
 
-    stop: called at the end, to keep what is in flight from going on. Exceptions of `work` end the run as they are, but
-    for Stopped, which is a value, Harvest.stopped, and NoReply, of which a few are passed over. say: told after every
-    item, with what `costs` adds.
+    Args:
+        items: what to do, in the order in which results are written.
+        work: makes the conversation of one item. Its exceptions end the run, except two: `Stopped`, which becomes
+            `CollectSummary.stopped`, and `NoReply`, which passes the item over.
+        out: the folder of the run.
+        concurrency: items in work at once.
+        shard_records: records per Parquet shard.
+        stop: called at the end, so that nothing new is begun in threads that still run.
+        say: told after every item, together with what `costs` returns.
+        costs: what was spent so far, as a text to append.
+
+    Returns:
+        Counts of the whole folder.
+
+    Raises:
+        ValueError: `concurrency` is below 1, or another process writes the folder.
     """
     if concurrency < 1:
         raise ValueError(f"concurrency must be 1 or more, got {concurrency}")
@@ -112,12 +127,12 @@ def harvest(
         with ExitStack() as stack:
             # An exception leaves the last, short shard unwritten: shards are to be those of an undisturbed run.
             writer = stack.enter_context(Writer(out / "kept", shard_records=shard_records))
-            refused = stack.enter_context(closing(Lines(out / "rejected.jsonl")))
+            refused = stack.enter_context(closing(JsonLines(out / "rejected.jsonl")))
             reasons |= {row["id"]: row["reason"] for row in refused.rows}
-            pool = stack.enter_context(ThreadPoolExecutor(concurrency, "vzoom-harvest"))
+            pool = stack.enter_context(ThreadPoolExecutor(concurrency, "vzoom-collect"))
             stack.callback(pool.shutdown, wait=False, cancel_futures=True)
             stack.callback(stop)
-            waiting: deque[tuple[I, Future[Outcome] | None]] = deque()
+            waiting: deque[tuple[I, Future[Collected] | None]] = deque()
             todo = iter(items)
             for number in range(len(items)):
                 while len(waiting) < _AHEAD * concurrency and (item := next(todo, None)) is not None:
@@ -148,12 +163,19 @@ def harvest(
     except Stopped as reason:
         stopped = str(reason)
     rejected = Counter(reasons[item.id] for item in items if item.id in reasons)
-    return Harvest(len(items), kept, dict(sorted(rejected.items())), dict(sorted(passed.items())), stopped)
+    return CollectSummary(len(items), kept, dict(sorted(rejected.items())), dict(sorted(passed.items())), stopped)
 
 
-def write_summary(path: Path, found: Harvest, **more: Any) -> None:
+def write_summary(path: Path, found: CollectSummary, **more: Any) -> None:
+    """Write the counts of a finished run as JSON, in one move.
+
+    Args:
+        path: the file.
+        found: the counts.
+        more: further fields, in JSON's types.
+    """
     counts = {name: value for name, value in asdict(found).items() if name != "stopped"}
-    write_whole(path, json.dumps(counts | more, indent=1) + "\n")
+    write_atomically(path, json.dumps(counts | more, indent=1) + "\n")
 
 
 def _duration(seconds: float) -> str:

@@ -1,7 +1,10 @@
-"""The rendered world as a benchmark that needs no download: 400 questions, one a video, with exact evidence.
+"""Synthetic videos as a benchmark that needs no download: 400 questions, one per video, with exact evidence.
 
-The two families that the embedded model was taught, by turns, from public seeds, which its training never draws. Videos
-are rendered into the root where they are not there yet.
+The two families that the embedded model has learned take turns. The seeds are public, so its training never drew them.
+A missing video is rendered into the root.
+
+The benchmark's name "world" and the sources "vzoom.world:N" stay as they are: they are in the content hash of every
+prediction, and other names would make other hashes of the same answers.
 """
 
 from __future__ import annotations
@@ -47,13 +50,13 @@ def _render(path: Path, item: Item) -> None:
     render(make_video(int(name[2]), config_for(name[1])), path)
 
 
-WORLD = Benchmark(
+SYNTHETIC = Benchmark(
     name="world",
-    title="vzoom's world",
+    title="vzoom's synthetic videos",
     hub_id="",
     revision=None,
     files=(),
-    source="vzoom.world",
+    source="vzoom.synthetic",
     prompt="{question}\nA: …\nB: …\nC: …\nD: …",
     scorer=CHOICE,
     paper={},

@@ -10,9 +10,9 @@ import av.error
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-from .base import Budget, VideoReadError
+from .base import ReadBudget, VideoReadError
 from .index import KeyIndex, packet_ticks
-from .source import Source
+from .packet_source import PacketSource
 
 _MAX_REORDER = 16  # H.264 and HEVC hold back at most this many frames
 VideoPacket: TypeAlias = "Packet[VideoStream]"  # quoted: PyAV's class takes no brackets at run time
@@ -22,13 +22,13 @@ class KeyframeGoneError(VideoReadError):
     """The index knows a keyframe that the file does not hold: it was cut off, or changed since it was opened."""
 
 
-class Run:
+class KeyframeRun:
     """The packets of `source` from keyframe `key` on. Starting a run moves the source; the run before it is dead.
 
     `queue` holds packets that were read but not yet taken, `ended` says that the file has no more.
     """
 
-    def __init__(self, source: Source, index: KeyIndex, key: int, budget: Budget) -> None:
+    def __init__(self, source: PacketSource, index: KeyIndex, key: int, budget: ReadBudget) -> None:
         self.key = key
         self.queue: deque[VideoPacket] = deque()
         self.ended = False
@@ -91,7 +91,7 @@ class Run:
         insort(self._pts, ticks)
 
     def _seek(self) -> VideoPacket:
-        """Position the source just behind the keyframe's packet, and return that packet.
+        """Position the source just after the keyframe's packet, and return that packet.
 
         libav lands late in some containers (it goes by dts, or by a byte estimate), and raises below the start in
         others: then an earlier keyframe is aimed at, twice as far back each time, at last the file's beginning.
@@ -114,7 +114,7 @@ class Run:
         raise KeyframeGoneError(f"{self._source.path}: the keyframe at tick {target} cannot be read")
 
     def _forward_to(self, target: int) -> VideoPacket | None:
-        """Read on to the keyframe named `target`; None where a later one or the end (`ended`) comes first."""
+        """Read on to the keyframe named `target`; None if a later one or the end (`ended`) comes first."""
         self.ended = False
         self._packets = self._source.packets(self._budget)
         for packet in self._packets:

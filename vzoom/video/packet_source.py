@@ -14,7 +14,7 @@ import av.video.stream
 from av.packet import Packet
 from av.stream import Disposition
 
-from .base import Budget, VideoError, VideoReadError
+from .base import ReadBudget, VideoError, VideoReadError
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|file:")
 # libav renders plain text as pictures of a terminal: a text file would open as a video.
@@ -24,12 +24,19 @@ _MAX_DAMAGED = 1000  # in a row, without one good packet between: the rest of th
 
 
 def is_url(path: str | os.PathLike[str]) -> bool:
-    """Whether libav should open `path` as it is instead of as a local file."""
+    """Whether libav opens `path` as it is, not as a local file."""
     return isinstance(path, str) and _URL.match(path) is not None
 
 
 def file_key(path: str | os.PathLike[str]) -> tuple[str, int, int]:
-    """(real path, bytes, mtime in ns): changes when the file does. A URL has no such version: (url, 0, 0)."""
+    """What changes when a file does.
+
+    Returns:
+        (real path, bytes, mtime in ns); (url, 0, 0) for a URL, which has no such version.
+
+    Raises:
+        VideoError: there is no such file, or it is a directory or empty.
+    """
     if is_url(path):
         return os.fspath(path), 0, 0
     checked = _checked(path)
@@ -37,7 +44,7 @@ def file_key(path: str | os.PathLike[str]) -> tuple[str, int, int]:
     return os.path.realpath(checked), stat.st_size, stat.st_mtime_ns
 
 
-class Source:
+class PacketSource:
     """An open container and the stream to decode. `reopen` starts again from the file's first byte."""
 
     container: av.container.InputContainer
@@ -51,7 +58,7 @@ class Source:
         self._timeout_seconds = timeout_seconds if is_url(path) else None
         self._open()
 
-    def packets(self, budget: Budget) -> Iterator[Packet[av.video.stream.VideoStream]]:
+    def packets(self, budget: ReadBudget) -> Iterator[Packet[av.video.stream.VideoStream]]:
         """The stream's packets from the current position on; a damaged one is skipped. A seek needs a new iterator."""
         damaged = 0
         demuxed = self.container.demux(self.stream)

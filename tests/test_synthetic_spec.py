@@ -5,13 +5,13 @@ import pytest
 
 from vzoom.config import ZoomConfig
 from vzoom.protocol.frame_times import glance_timestamps
-from vzoom.synthetic.spec import WorldConfig, make_training_video, make_video
+from vzoom.synthetic.spec import SyntheticConfig, make_training_video, make_video
 
-LONG = WorldConfig(duration_seconds=3600, num_scenes=(5, 8), scene_seconds=(120, 1200))
-HARD = WorldConfig(duration_seconds=200, scene_seconds=(20, 60), events_per_scene=(0, 6))
+LONG = SyntheticConfig(duration_seconds=3600, num_scenes=(5, 8), scene_seconds=(120, 1200))
+HARD = SyntheticConfig(duration_seconds=200, scene_seconds=(20, 60), events_per_scene=(0, 6))
 
 
-@pytest.mark.parametrize("config", [WorldConfig(), LONG, HARD], ids=["default", "hour", "many"])
+@pytest.mark.parametrize("config", [SyntheticConfig(), LONG, HARD], ids=["default", "hour", "many"])
 def test_scenes_fill_the_video_and_no_event_lies_on_a_glance_frame(config):
     for seed in range(20):
         video = make_video(seed, config)
@@ -64,16 +64,16 @@ def test_a_seed_is_one_video_and_training_never_meets_it():
 )
 def test_a_world_that_cannot_be_is_refused(change, words):
     with pytest.raises(ValueError, match=words):
-        replace(WorldConfig(), **change)
+        replace(SyntheticConfig(), **change)
 
 
 def test_too_many_events_for_a_scene_say_so():
     with pytest.raises(ValueError, match="room for"):
-        make_video(0, WorldConfig(events_per_scene=(60, 60)))
+        make_video(0, SyntheticConfig(events_per_scene=(60, 60)))
 
 
-LINGERING = WorldConfig(duration_seconds=32, num_scenes=(4, 8), scene_seconds=(4, 8), lingering=0.3)
-FIRST_EVENT = (5.0, "square")  # of video 3 of that world, as drawn before events could linger
+LINGERING = SyntheticConfig(duration_seconds=32, num_scenes=(4, 8), scene_seconds=(4, 8), lingering=0.3)
+FIRST_EVENT = (5.0, "square")  # of video 3 of that set, as drawn before events could linger
 
 
 def test_lingering_events_are_seen_at_a_glance_and_the_others_are_not():

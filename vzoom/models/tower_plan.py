@@ -1,6 +1,6 @@
-"""Which patch attends to which, and where it lies: all of a vision tower's run that depends on the grids alone.
+"""Which patch attends to which, and where it is: all of a vision tower's run that depends on the grids alone.
 
-Patches come image by image, each in merge order: the m x m patches of a visual token lie together.
+Patches come image by image, each in merge order: the m x m patches of a visual token follow each other.
 T patches, U = T / m^2 visual tokens, S spans that attend within themselves, R = head_dim / 2.
 """
 
@@ -30,7 +30,7 @@ class Spans:
         blocks = -(-lengths // block_size)
         first = np.cumsum(blocks) - blocks
         starts = np.concatenate([[0], np.cumsum(lengths)])
-        # A token's slot is its place in its span behind the first slot of the span.
+        # A token's slot is its place in its span after the first slot of the span.
         slots = np.arange(starts[-1]) + np.repeat(first * block_size - starts[:-1], lengths)
         table = first[:, None] + np.minimum(np.arange(blocks.max(initial=0)), blocks[:, None] - 1)
         return cls(
@@ -43,11 +43,21 @@ class Spans:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """order_U: visual tokens in the order in which the tower's layers see them, None where that is theirs already;
-    back_U undoes it. taps and weights resample learned positions (Qwen3-VL)."""
+class TowerPlan:
+    """What the layers of a vision tower need to know of one set of grids.
 
-    cos_TR: Tensor  # float32, in the layers' order
+    Attributes:
+        cos_TR: of the angles of each patch, in the layers' order, float32.
+        sin_TR: likewise.
+        images: the spans of whole images.
+        windows: the spans of windows; None if all layers attend to whole images.
+        order_U: visual tokens in the order in which the layers see them; None if that is their own order.
+        back_U: undoes it.
+        taps_T4: entries of the learned positions that each patch resamples (Qwen3-VL); None without them.
+        tap_weights_T4: the weights of these entries.
+    """
+
+    cos_TR: Tensor
     sin_TR: Tensor
     images: Spans
     windows: Spans | None
@@ -57,7 +67,7 @@ class Plan:
     tap_weights_T4: Tensor | None
 
 
-def make_plan(
+def make_tower_plan(
     grids: Grids,
     *,
     merge: int,
@@ -66,9 +76,18 @@ def make_plan(
     positions_side: int | None,
     block_size: int,
     device: torch.device,
-) -> Plan:
-    """inv_freq [R / 2]; window: a side in merged patches, None where all layers attend to the whole image;
-    positions_side: a side of the square of learned positions, None where there are none."""
+) -> TowerPlan:
+    """Plan a run of the tower.
+
+    Args:
+        grids: (rows, columns) of patches of each image.
+        merge: patches per side of a visual token.
+        inv_freq: the rotary frequencies, [R / 2].
+        window: merged patches per side of an attention window; None if all layers attend to the whole image.
+        positions_side: entries per side of the square of learned positions; None if there are none.
+        block_size: patches per page.
+        device: where the plan's tensors go.
+    """
     rows_columns = np.concatenate([_coordinates(h, w, merge) for h, w in grids])  # [T, 2]
     sizes = np.array([h * w for h, w in grids])
     order = windows = None
@@ -80,7 +99,7 @@ def make_plan(
     taps = weights = None
     if positions_side is not None:
         taps, weights = _taps(rows_columns, np.repeat(np.array(grids), sizes, axis=0), positions_side)
-    return Plan(
+    return TowerPlan(
         cos_TR=angles.cos(),
         sin_TR=angles.sin(),
         images=Spans.of(sizes, block_size, device),
@@ -122,7 +141,7 @@ def _windows(grids: Grids, merge: int, window: int) -> tuple[np.ndarray, np.ndar
 
 
 def _taps(rows_columns: np.ndarray, sizes: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Bilinear resampling of a side x side table whose corners are the image's: four entries a patch, and weights."""
+    """Bilinear resampling of a side x side table whose corners are the image's: four entries and weights per patch."""
     at = rows_columns.astype(np.float32) * np.float32(side - 1) / np.maximum(sizes - 1, 1).astype(np.float32)
     low = np.floor(at).astype(np.int64)
     high = np.minimum(low + 1, side - 1)

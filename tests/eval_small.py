@@ -1,4 +1,4 @@
-"""A benchmark of few small rendered videos, for tests of what runs benchmarks."""
+"""A benchmark of few small synthetic videos, for tests of what runs benchmarks."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vzoom.eval.item import Benchmark, Item, Verdict
-from vzoom.eval.scores.judge import Judge
 from vzoom.protocol.answers import Choice, read_choice
+from vzoom.protocol.judging import Judge
 from vzoom.synthetic.questions import ask_questions
-from vzoom.synthetic.spec import WorldConfig, make_video
+from vzoom.synthetic.spec import SyntheticConfig, make_video
 from vzoom.synthetic.video import render
 
-SMALL = WorldConfig(duration_seconds=32, frame_size=56, fps=4, num_scenes=(3, 4))
+SMALL = SyntheticConfig(duration_seconds=32, frame_size=56, fps=4, num_scenes=(3, 4))
 
 
-def small_world(num_items: int = 6, *, missing: frozenset[int] = frozenset()) -> Benchmark:
+def small_benchmark(num_items: int = 6, *, missing: frozenset[int] = frozenset()) -> Benchmark:
     """missing: items whose video is never rendered. The key of item 2 is another letter than the right one, so that
     there is a wrong answer, however good the model."""
 
@@ -25,7 +25,7 @@ def small_world(num_items: int = 6, *, missing: frozenset[int] = frozenset()) ->
             right = question.answer_letter
             yield Item(
                 id=f"which-{number}",
-                benchmark="small-world",
+                benchmark="small",
                 video=f"{number}.mp4",
                 question=question.text,
                 options=question.options,
@@ -33,7 +33,7 @@ def small_world(num_items: int = 6, *, missing: frozenset[int] = frozenset()) ->
                 category="even" if number % 2 == 0 else "odd",
                 duration_bucket="short",
                 subtitles=None,
-                source=f"world:{number}",
+                source=f"small:{number}",
                 evidence=question.evidence,
             )
 
@@ -45,8 +45,8 @@ def small_world(num_items: int = 6, *, missing: frozenset[int] = frozenset()) ->
             part.replace(path)
 
     return Benchmark(
-        name="small-world",
-        title="Small world",
+        name="small",
+        title="Small",
         hub_id="none/none",
         revision="1",
         files=(),

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from vzoom.synthetic.questions import FAMILIES, LETTERS, ask_questions, config_for, is_hit
+from vzoom.protocol import LETTERS
+from vzoom.synthetic.questions import FAMILIES, ask_questions, config_for, is_hit
 from vzoom.synthetic.spec import SHAPES, make_video
 
 
@@ -10,14 +11,14 @@ def brute_force(video, question):
     head = question.text.split("\n")[0]
     words = head.rstrip("?").split()
     if question.family in ("which", "count"):
-        scene = video.scenes[video.scene_of(words[-2])]
+        scene = next(s for s in video.scenes if s.colour == words[-2])
         inside = [e for e in video.events if scene.start_seconds <= e.start_seconds < scene.end_seconds]
         return inside[0].shape if question.family == "which" else str(len(inside))
     if question.family == "first":
         return next(e.shape for e in video.events if e.shape in question.options)
     shape, colour = words[2], words[-2]
     event = next(e for e in video.events if e.shape == shape)
-    scene = video.scenes[video.scene_of(colour)]
+    scene = next(s for s in video.scenes if s.colour == colour)
     return "before" if event.start_seconds < scene.start_seconds else "after"
 
 

@@ -1,4 +1,4 @@
-"""A small world with questions, an expert who says what a test wants, and a command line that can be killed quickly."""
+"""Small synthetic videos with questions, an expert who says what a test wants, a command that can be killed fast."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from typing import Any, Self
 
 from vzoom.chat import Chat, ChatFailed, Reply
 from vzoom.config import ZoomConfig
-from vzoom.data.collect.distill import Table
+from vzoom.data.collect.distill import EpisodeFactory
 from vzoom.data.collect.expert import Expert
-from vzoom.data.collect.reply_cache import Ledger
+from vzoom.data.collect.reply_cache import ReplyCache
 from vzoom.data.record import Record
 from vzoom.data.store import read
 from vzoom.models import load_patch_spec
 from vzoom.models.vocabulary import load_vocabulary
 from vzoom.synthetic.dataset import write_questions
-from vzoom.synthetic.spec import WorldConfig
+from vzoom.synthetic.spec import SyntheticConfig
 from vzoom.video import ClipCache
 from vzoom.zoomer import embedded_path
 
-WORLD = WorldConfig(duration_seconds=32, frame_size=84, num_scenes=(3, 4), scene_seconds=(8.0, 12.0))
+CONFIG = SyntheticConfig(duration_seconds=32, frame_size=84, num_scenes=(3, 4), scene_seconds=(8.0, 12.0))
 ZOOM = ZoomConfig.from_dict(json.loads((embedded_path() / "vzoom.json").read_text()), "embedded")
 
 Says = Callable[[Sequence[Mapping[str, Any]], str], str | Reply | ChatFailed]
@@ -35,16 +35,16 @@ Says = Callable[[Sequence[Mapping[str, Any]], str], str | Reply | ChatFailed]
 
 def make_questions(folder: Path, number: int, **changes: Any) -> Path:
     """The folder of `number` questions, one a video."""
-    return write_questions(folder, "which", number, WORLD, zoom=replace(ZOOM, **changes))
+    return write_questions(folder, "which", number, CONFIG, zoom=replace(ZOOM, **changes))
 
 
 def read_questions(folder: Path) -> list[Record]:
     return list(read(folder))
 
 
-def make_table() -> Table:
+def make_factory() -> EpisodeFactory:
     path = str(embedded_path())
-    return Table(load_vocabulary(path), load_patch_spec(path), ClipCache())
+    return EpisodeFactory(load_vocabulary(path), load_patch_spec(path), ClipCache())
 
 
 class ScriptedChat(Chat):
@@ -62,8 +62,8 @@ class ScriptedChat(Chat):
         return Reply(said, 10, 5, "scripted") if isinstance(said, str) else said
 
 
-def expert_of(chat: ScriptedChat, ledger: Ledger) -> Expert:
-    return Expert(chat, ledger, temperature=0.0, max_tokens=100)
+def expert_of(chat: ScriptedChat, cache: ReplyCache) -> Expert:
+    return Expert(chat, cache, temperature=0.0, max_tokens=100)
 
 
 def turns_of(*texts: str) -> Says:

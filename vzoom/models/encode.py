@@ -1,15 +1,14 @@
 """Clips -> visual tokens, each distinct frame once: what was encoded is kept and found again by its pixels.
 
-The key is a digest of the pixels that the frame was decoded and resized to, so it holds for the same moment of the same
-video whoever asks (a glance and a zoom, two sessions, two calls of `ask`), and never for another picture: a re-encoded
-file, another size or another backend gives other pixels. What is done to the pixels is part of the key.
+The key is a digest of the pixels that the frame was decoded and resized to. So it is the same for the same moment of
+the same video whoever asks (a glance and a zoom, two sessions, two calls of `ask`), and never for another picture: a
+re-encoded file, another size or another backend gives other pixels. What is done to the pixels is part of the key.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -20,55 +19,16 @@ import torch
 
 from ..config import ZoomConfig
 from ..types import Clip
-from ..video import CacheStats, PatchBuffer, PatchSpec, frames_to_patches, grid_for
+from ..video import PatchBuffer, PatchSpec, frames_to_patches, grid_for
+from .feature_cache import FeatureCache
 from .features import Features
 
 _CPU_PATCHES = 2048
 _GPU_PATCHES = 65536
 
 
-class FeatureCache:
-    """Visual tokens of frames in at most `max_bytes` of the model's memory, least recently used out first.
-
-    Valid for one model. `clear` when its vision weights change. Used by one thread at a time.
-    """
-
-    def __init__(self, max_bytes: int = 512 << 20) -> None:
-        if max_bytes < 0:
-            raise ValueError(f"max_bytes must be 0 or more, got {max_bytes}")
-        self.max_bytes = max_bytes
-        self._held: OrderedDict[Hashable, Features] = OrderedDict()
-        self._num_bytes = self._hits = self._misses = self._evictions = 0
-
-    def lookup(self, key: Hashable) -> Features | None:
-        features = self._held.get(key)
-        if features is not None:
-            self._held.move_to_end(key)
-            self._hits += 1
-        return features
-
-    def keep(self, key: Hashable, features: Features) -> None:
-        """Enter a frame that `lookup` did not find."""
-        self._misses += 1
-        if features.num_bytes > self.max_bytes:
-            return
-        while self._num_bytes + features.num_bytes > self.max_bytes:
-            self._num_bytes -= self._held.popitem(last=False)[1].num_bytes
-            self._evictions += 1
-        self._held[key] = features
-        self._num_bytes += features.num_bytes
-
-    def clear(self) -> None:
-        """Drop what is held; the counters go on."""
-        self._held.clear()
-        self._num_bytes = 0
-
-    def stats(self) -> CacheStats:
-        return CacheStats(self._hits, self._misses, self._evictions, len(self._held), self._num_bytes)
-
-
 class ImageEncoder(Protocol):
-    """What encoding asks of a model: `models.base.VisionLanguageModel` has it."""
+    """What encoding asks of a model: `VisionLanguageModel` has it."""
 
     device: torch.device
     dtype: torch.dtype
@@ -86,16 +46,25 @@ def encode_clips(
     cache: FeatureCache,
     buffer: PatchBuffer,
 ) -> tuple[list[Features], dict[str, float]]:
-    """Visual tokens of each clip, and {"patches": ms, "vision": ms} of all. New frames go through the tower together.
+    """Visual tokens of clips. New frames of all clips, of any sizes, go through the vision tower together.
 
-    Frames of any sizes together. The features of a clip are those of its frames, in order.
+    Args:
+        clips: each with the config that says how its frames are resized.
+        model: encodes what is not in the cache.
+        spec: the patch geometry of the model.
+        cache: where visual tokens of frames are found and kept.
+        buffer: memory for the patches.
+
+    Returns:
+        The features of each clip, those of its frames in order; and the milliseconds that all of it took, by stage:
+        "patches" and "vision".
     """
     spec = replace(spec, temporal_patch_size=model.temporal_copies)
     stages = {"patches": 0.0, "vision": 0.0}
     started = time.perf_counter()
     keys = [[_key(frame, config, spec) for frame in clip.frames] for clip, config in clips]
     found: dict[Hashable, Features] = {}
-    fresh: dict[Hashable, _Frame] = {}
+    fresh: dict[Hashable, _NewFrame] = {}
     for (clip, config), own in zip(clips, keys, strict=True):
         grid_hw = grid_for(*clip.frames.shape[1:3], config=config, spec=spec)
         for frame, key in zip(clip.frames, own, strict=True):
@@ -105,7 +74,7 @@ def encode_clips(
             if features is not None:
                 found[key] = features
             else:
-                fresh[key] = _Frame(key, frame, config, grid_hw)
+                fresh[key] = _NewFrame(key, frame, config, grid_hw)
     stages["patches"] += (time.perf_counter() - started) * 1e3
     limit = _CPU_PATCHES if model.device.type == "cpu" else _GPU_PATCHES
     for frames in _in_batches(list(fresh.values()), limit):
@@ -131,16 +100,16 @@ def encode_clips(
 
 
 @dataclass(frozen=True)
-class _Frame:
+class _NewFrame:
     key: Hashable
     frame_HWC: np.ndarray
     config: ZoomConfig
     grid_hw: tuple[int, int]
 
 
-def _in_batches(frames: Sequence[_Frame], limit: int) -> Iterator[list[_Frame]]:
-    """At most `limit` patches at a time, a frame at least: the memory that the tower takes."""
-    batch: list[_Frame] = []
+def _in_batches(frames: Sequence[_NewFrame], limit: int) -> Iterator[list[_NewFrame]]:
+    """At most `limit` patches at a time, but at least one frame: this bounds the memory of the tower."""
+    batch: list[_NewFrame] = []
     room = limit
     for frame in frames:
         size = frame.grid_hw[0] * frame.grid_hw[1]

@@ -17,21 +17,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from faulty_oracle import Fault, Faults, FaultyOracle
 
 from vzoom.chat import Chat, ChatFailed, Endpoint, EndpointsRefuse, Reply
 from vzoom.config import ZoomConfig
 from vzoom.protocol.parse import parse_turn
 from vzoom.protocol.render import render_call
-from vzoom.synthetic import FAMILIES, WorldConfig, config_for
+from vzoom.synthetic import FAMILIES, SyntheticConfig, config_for
 from vzoom.synthetic.dataset import facts_of
-from vzoom.synthetic.faults import Fault, Faults
 from vzoom.synthetic.oracle import next_turn, oracle_turns
 from vzoom.synthetic.oracle_server import OracleServer, main
 from vzoom.types import Answer, ZoomCall
 
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 ZOOM = ZoomConfig(max_zooms=4)
-WORLD = {family: config_for(family) for family in FAMILIES}
+CONFIGS = {family: config_for(family) for family in FAMILIES}
 RECORD = "which-training-000003-0"
 FRAME = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
 QUESTION = {"role": "user", "content": [{"type": "text", "text": "Frame 1 at 0.00s: "}, FRAME]}
@@ -63,11 +63,11 @@ def play(chat: Chat, record: str) -> list[str]:
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_conversation_is_the_oracles_own(family: str, stream: bool) -> None:
-    with OracleServer(WORLD, ZOOM) as server:
+    with FaultyOracle(CONFIGS, ZOOM) as server:
         chat = chat_at(server, stream=stream)
         for number in range(6):
             record = f"{family}-{('training', 'public')[number % 2]}-{number:06d}-{number}"
-            video, question = facts_of(record, WORLD)
+            video, question = facts_of(record, CONFIGS)
             turns = oracle_turns(video, question, ZOOM, max_zooms=4, rng=np.random.default_rng(0))
             texts = play(chat, record)
             assert texts == [turn.text for turn in turns]
@@ -76,10 +76,10 @@ def test_a_conversation_is_the_oracles_own(family: str, stream: bool) -> None:
 
 
 def test_what_others_called_counts_only_where_it_brought_frames() -> None:
-    question = facts_of(RECORD, WORLD)[1]
+    question = facts_of(RECORD, CONFIGS)[1]
     start, end = question.evidence[0]
     good = {"role": "assistant", "content": f"<think>there</think>{render_call(ZoomCall(start - 1, end + 1, 2))}"}
-    with OracleServer(WORLD, ZOOM) as server:
+    with OracleServer(CONFIGS, ZOOM) as server:
         chat = chat_at(server)
         assert parse_turn(ask(chat, [QUESTION, good, CLIP])) == Answer(question.answer_letter)
         assert isinstance(parse_turn(ask(chat, [QUESTION, good, ERROR])), ZoomCall)
@@ -90,12 +90,12 @@ def test_what_others_called_counts_only_where_it_brought_frames() -> None:
 
 
 def test_a_correction_says_what_was_wrong() -> None:
-    video, question = facts_of(RECORD, WORLD)
+    video, question = facts_of(RECORD, CONFIGS)
     other = next(s for s in video.scenes if (s.start_seconds, s.end_seconds) != question.search[0])
     call = ZoomCall(other.start_seconds, other.start_seconds + 4, 2)
     wrong = {"role": "assistant", "content": f"<think>here</think>{render_call(call)}"}
     parts = [*CLIP["content"], {"type": "text", "text": "That was wrong: say why, and zoom again."}]
-    with OracleServer(WORLD, ZOOM) as server:
+    with FaultyOracle(CONFIGS, ZOOM) as server:
         text = ask(chat_at(server), [QUESTION, wrong, {"role": "user", "content": parts}], task="reflect")
         assert server.log[0].task == "reflect"
     assert text.startswith(f"<think>That is {other.colour}. The ")
@@ -104,7 +104,7 @@ def test_a_correction_says_what_was_wrong() -> None:
 
 
 def test_stop_strings_and_limits_are_those_of_openai() -> None:
-    with OracleServer(WORLD, ZOOM) as server:
+    with OracleServer(CONFIGS, ZOOM) as server:
         chat = chat_at(server)
         whole = ask(chat, [QUESTION])
         assert ask(chat, [QUESTION], stop=("</video_zoom>", "</answer>")) == whole.removesuffix("</video_zoom>")
@@ -115,7 +115,7 @@ def test_stop_strings_and_limits_are_those_of_openai() -> None:
 
 
 def test_what_it_refuses() -> None:
-    with OracleServer(WORLD, ZOOM, key="k") as server:
+    with OracleServer(CONFIGS, ZOOM, key="k") as server:
         with pytest.raises(EndpointsRefuse, match="401"):
             ask(chat_at(server, key="l"), [QUESTION])
         for record in ("x", "which-training-3-0", "where-training-000003-0"):
@@ -151,7 +151,7 @@ def test_faults_are_the_same_whatever_the_order() -> None:
 
 
 def test_the_log_tells_what_was_asked_twice() -> None:
-    with OracleServer(WORLD, ZOOM, faults=Faults({1: Fault.BROKEN})) as server:
+    with FaultyOracle(CONFIGS, ZOOM, faults=Faults({1: Fault.BROKEN})) as server:
         chat = chat_at(server)
         for _ in range(2):
             ask(chat, [QUESTION])
@@ -163,7 +163,7 @@ def test_the_log_tells_what_was_asked_twice() -> None:
 
 
 def test_closing_waits_for_no_slow_reply() -> None:
-    with OracleServer(WORLD, ZOOM, faults=Faults({0: Fault.SLOW}, slow_seconds=60)) as server:
+    with FaultyOracle(CONFIGS, ZOOM, faults=Faults({0: Fault.SLOW}, slow_seconds=60)) as server:
         found: list[Any] = []
         thread = threading.Thread(target=lambda: found.append(ask(chat_at(server), [QUESTION])))
         thread.start()
@@ -177,12 +177,12 @@ def test_closing_waits_for_no_slow_reply() -> None:
 def test_it_runs_as_a_program(number: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
-    assert "--fault-rate" in capsys.readouterr().out
-    world = config_for("which", WorldConfig(duration_seconds=32, num_scenes=(3, 4)))
-    (tmp_path / "world.json").write_text(json.dumps({"which": asdict(world)}))
+    assert "--config" in capsys.readouterr().out
+    config = config_for("which", SyntheticConfig(duration_seconds=32, num_scenes=(3, 4)))
+    (tmp_path / "videos.json").write_text(json.dumps({"which": asdict(config)}))
     ZOOM.save(tmp_path / "vzoom.json")
     command = [sys.executable, "-m", "vzoom.synthetic.oracle_server", "--port", "0", "--key", "k"]
-    command += ["--world", str(tmp_path / "world.json"), "--zoom", str(tmp_path / "vzoom.json")]
+    command += ["--config", str(tmp_path / "videos.json"), "--zoom", str(tmp_path / "vzoom.json")]
     root = Path(__file__).parent.parent
     path = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
     with subprocess.Popen(
@@ -191,7 +191,7 @@ def test_it_runs_as_a_program(number: int, tmp_path: Path, capsys: pytest.Captur
         try:
             assert process.stdout is not None
             chat = Chat([Endpoint(process.stdout.readline().strip(), "oracle", "k")])
-            video, question = facts_of(RECORD, world)
+            video, question = facts_of(RECORD, config)
             turns = oracle_turns(video, question, ZOOM, max_zooms=4, rng=np.random.default_rng(0))
             assert play(chat, RECORD) == [turn.text for turn in turns]
         finally:
@@ -201,7 +201,7 @@ def test_it_runs_as_a_program(number: int, tmp_path: Path, capsys: pytest.Captur
 
 @pytest.mark.parametrize("limit", [0, 1])
 def test_a_record_with_fewer_zooms_is_held_with_fewer(limit: int) -> None:
-    with OracleServer(WORLD, ZOOM) as server:
+    with OracleServer(CONFIGS, ZOOM) as server:
         for number in range(8):
             texts = play(chat_at(server), f"which-training-{number:06d}-0-z{limit}")
             assert len(texts) <= limit + 1

@@ -8,7 +8,7 @@ from vzoom.protocol.frame_times import glance_timestamps, zoom_timestamps
 from vzoom.protocol.parse import parse_turn
 from vzoom.synthetic.oracle import next_turn, oracle_turns
 from vzoom.synthetic.questions import FAMILIES, ask_questions, config_for, is_hit
-from vzoom.synthetic.spec import WorldConfig, make_video
+from vzoom.synthetic.spec import SyntheticConfig, make_video
 from vzoom.types import Answer, ZoomCall
 
 CONFIG = ZoomConfig(prompt="brief")
@@ -67,7 +67,7 @@ def test_without_zooms_it_guesses():
     assert sum(letters) < 25
 
 
-LINGERING = WorldConfig(duration_seconds=32, num_scenes=(4, 8), scene_seconds=(4, 8), lingering=0.5)
+LINGERING = SyntheticConfig(duration_seconds=32, num_scenes=(4, 8), scene_seconds=(4, 8), lingering=0.5)
 
 
 def test_what_the_glance_shows_needs_no_zoom():

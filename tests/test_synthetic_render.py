@@ -7,7 +7,7 @@ from vzoom.config import ZoomConfig
 from vzoom.protocol.frame_times import glance_timestamps
 from vzoom.synthetic.draw import RGB, Painter, shape_mask
 from vzoom.synthetic.questions import config_for
-from vzoom.synthetic.spec import SHAPES, WorldConfig, make_video
+from vzoom.synthetic.spec import SHAPES, SyntheticConfig, make_video
 from vzoom.synthetic.video import render
 from vzoom.video import open_video
 
@@ -15,7 +15,7 @@ from vzoom.video import open_video
 @pytest.fixture(scope="module", params=["which", "count"])
 def rendered(request, tmp_path_factory):
     video = make_video(11, config_for(request.param))
-    return video, render(video, tmp_path_factory.mktemp("world") / "v.mp4")
+    return video, render(video, tmp_path_factory.mktemp("video") / "v.mp4")
 
 
 def whiteness(frames):
@@ -58,7 +58,7 @@ def test_no_glance_frame_shows_an_event_and_each_shows_its_scene(rendered):
 
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path):
-    config = WorldConfig(duration_seconds=32, num_scenes=(3, 4))
+    config = SyntheticConfig(duration_seconds=32, num_scenes=(3, 4))
     one, two = (render(make_video(4, config), tmp_path / name).read_bytes() for name in ("a.mp4", "b.mp4"))
     assert one == two
 
