@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # What the extension is built from: a change there installs again. Python files are read from the tree.
 SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc -type f)
 
-.PHONY: help demo test test-extras lint format bench bench-peers test-oldest clean
+.PHONY: help demo test test-extras lint format docs bench bench-peers test-oldest clean
 .DELETE_ON_ERROR:
 
 help: ## these lines
@@ -42,6 +42,10 @@ format: $(VENV)/.dev ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/.docs ## build the site into docs/_build; a warning is an error
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build
+	@echo docs/_build/index.html
+
 bench: $(VENV)/.test ## the micro-benchmarks, one thread; ARGS='…' goes to pytest
 	OMP_NUM_THREADS=1 $(BIN)/pytest bench --benchmark-only $(ARGS)
 
@@ -55,7 +59,7 @@ test-oldest: ## the tests at the oldest versions that pyproject.toml names, in .
 	$(MAKE) test VENV=.venv-oldest TORCH=$$(sed -n 's/^torch==//p' .ci/oldest.txt) PIP_CONSTRAINT=$(CURDIR)/.ci/oldest.txt
 
 clean: ## remove the environments and everything built
-	rm -rf .venv .venv-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf .venv .venv-* build dist docs/_build docs/api .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 
 # ---------------------------------------------------------------- installing
 
@@ -83,3 +87,7 @@ $(VENV)/.test: $(SOURCES) $(VENV)/.torch
 $(VENV)/.dev: $(SOURCES) $(VENV)/.torch
 	$(PIP) install -q -C cmake.define.VZOOM_CUDA=$(CUDA) -e '.[dev]'
 	@touch $(VENV)/.package $(VENV)/.test $@
+
+$(VENV)/.docs: $(SOURCES) $(VENV)/.torch
+	$(PIP) install -q -C cmake.define.VZOOM_CUDA=$(CUDA) -e '.[docs]'
+	@touch $(VENV)/.package $@

@@ -257,7 +257,7 @@ class Session:
             zoom_max_frames=config.zoom_max_frames,
             style=config.prompt,
         )
-        span = self._lay_out(parts, len(clip), clip.frames.shape[1:3])
+        span = self._tokenize_parts(parts, len(clip), clip.frames.shape[1:3])
         room = config.max_total_tokens - config.answer_reserve
         if len(span.ids) > room or len(clip) > config.max_frames:
             raise ValueError(
@@ -277,10 +277,10 @@ class Session:
             style=self.config.prompt,
             turn_is_open=pending != self.vocabulary.end_of_turn_id,
         )
-        span = self._lay_out(parts, len(times), size_hw)
+        span = self._tokenize_parts(parts, len(times), size_hw)
         return TokenSpan([pending, *span.ids], [(i, offset + 1, grid) for i, offset, grid in span.images])
 
-    def _lay_out(self, parts: list[protocol.Part], num_frames: int, size_hw: tuple[int, ...]) -> TokenSpan:
+    def _tokenize_parts(self, parts: list[protocol.Part], num_frames: int, size_hw: tuple[int, ...]) -> TokenSpan:
         v = self.vocabulary
         grid = v.grid_hw(size_hw[0], size_hw[1], self.config) if num_frames else (0, 0)
         return tokenize_parts(parts, [grid] * num_frames, v.tokenizer, v.image_token_id, v.merge)
