@@ -1,15 +1,15 @@
-"""What each part of the school is worth: the ablation table of docs/results, by one resumable command.
+"""What each part of the training is worth: the ablation table of docs/results, by one resumable command.
 
     python bench/ablation.py --work DIR
 
-Rows, each trained with every seed and examined on fresh questions:
+Rows, each trained with every seed and evaluated on fresh questions:
   uniform          no zooms: as many uniform frames as `full` sees, SFT on right answers
   sft              SFT on exemplars and reflections, without RL
   no_reflection    SFT on exemplars alone, then RL
   no_cold_start    RL from the base
   no_tool_reward   SFT, then RL without the bonus for zooms
   full             SFT, then RL
-DIR holds all that is made (base and data once, the rest by seed); stopped, the same command goes on. The figures go to
+DIR holds all that is made (base and data once, the rest by seed); stopped, the same command resumes. The figures go to
 docs/results/ablation.json, the plots beside it, and `python bench/write_tables.py` writes the page.
 """
 
@@ -33,7 +33,7 @@ ROWS = ("uniform", "sft", "no_reflection", "no_cold_start", "no_tool_reward", "f
 OUT = Path(__file__).parents[1] / "docs" / "results" / "ablation.json"
 MAX_ZOOMS = (0, 1, 2, 3, 4)
 FAMILY = "which"
-_EXAMINATION_SEED = 20_000  # plus the training seed: every seed has fresh questions, all rows of it the same
+_EVAL_SEED = 20_000  # plus the training seed: every seed has fresh questions, the same for all of its rows
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,62 +74,62 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _recipe(scale: float) -> Any:
-    from vzoom.train.recipes import RECIPES
-    from vzoom.train.recipes.recipe import scaled
+    from vzoom.train import recipe_named, scaled
 
-    recipe = RECIPES["ablation"]()
+    recipe = recipe_named("ablation")
     return recipe if scale == 1 else scaled(recipe, scale)
 
 
 def _common(work: Path, recipe: Any) -> None:
     """What all seeds share: the base, the questions, the exemplars."""
-    from vzoom.train.pipeline.run import Run
-    from vzoom.train.pipeline.stages import School
+    from vzoom.train.pipeline import stages
+    from vzoom.train.pipeline.stage_store import StageStore
 
-    with Run(work / "common", say=_say("common")) as run:
-        school = School(run, recipe)
-        school.held_out()
-        school.exemplars(school.questions(), model=school.base())
+    with StageStore(work / "common", say=_say("common")) as store:
+        context = stages.PipelineContext(store, recipe)
+        stages.render_held_out(context)
+        stages.distill_exemplars(context, stages.render_questions(context), model=stages.make_base(context))
 
 
 def one_seed(work: Path, recipe: Any, seed: int, num_questions: int) -> dict[str, Any]:
-    """All rows of one seed: row -> what its examinations gave."""
+    """All rows of one seed: row -> what its evaluations gave."""
     import torch
 
-    from vzoom.train.pipeline.run import Run
-    from vzoom.train.pipeline.stages import School, with_seed
+    from vzoom.train.pipeline import stages
+    from vzoom.train.pipeline.final_eval import final_eval
+    from vzoom.train.pipeline.stage_store import StageStore
 
     torch.set_num_threads(1)
     common = work / "common"
     base, exemplars, held_out = common / "base", common / "exemplars" / "kept", common / "held-out" / "questions"
     questions = common / "questions" / "questions"
-    with Run(work / f"seed{seed}", say=_say(f"seed {seed}")) as run:
-        school = School(run, with_seed(recipe, seed), films=common / "films")
+    with StageStore(work / f"seed{seed}", say=_say(f"seed {seed}")) as store:
+        context = stages.PipelineContext(store, replace(recipe, seed=seed), videos=common / "videos")
         reward = replace(recipe.grpo.reward, tool_bonus=0.0)
-        without_bonus = replace(school.recipe, grpo=replace(recipe.grpo, reward=reward))
+        without_bonus = replace(context.recipe, grpo=replace(recipe.grpo, reward=reward))
 
-        plain = school.sft("sft-exemplars", base=base, data=exemplars, held_out=held_out)
-        reflections = school.reflections(questions, student=plain)
-        sft = school.sft("sft", base=base, data=school.mixed(exemplars, reflections), held_out=held_out)
+        plain = stages.train_sft(context, "sft-exemplars", base=base, data=exemplars, eval_questions=held_out)
+        reflections = stages.collect_reflections(context, questions, student=plain)
+        data = stages.mix_data(context, exemplars, reflections)
+        sft = stages.train_sft(context, "sft", base=base, data=data, eval_questions=held_out)
         models = {"sft": sft}
         for row, begin, one in (
-            ("full", sft, school),
-            ("no_tool_reward", sft, replace(school, recipe=without_bonus)),
-            ("no_reflection", plain, school),
-            ("no_cold_start", base, school),
+            ("full", sft, context),
+            ("no_tool_reward", sft, replace(context, recipe=without_bonus)),
+            ("no_reflection", plain, context),
+            ("no_cold_start", base, context),
         ):
-            models[row] = one.grpo(row, base=begin, questions=questions, held_out=held_out)
+            models[row] = stages.train_grpo(one, row, base=begin, questions=questions, eval_questions=held_out)
 
         def asked(name: str, model: Path, max_zooms: int | None = None) -> list[dict[str, float]]:
-            seed_of_questions = _EXAMINATION_SEED + seed
-            return school.examine(
-                name, model, seed=seed_of_questions, num_questions=num_questions, max_zooms=max_zooms
+            seed_of_questions = _EVAL_SEED + seed
+            return final_eval(
+                context, name, model, seed=seed_of_questions, num_questions=num_questions, max_zooms=max_zooms
             )[FAMILY]
 
-        found = {row: asked(f"examine-{row}", model) for row, model in models.items()}
+        found = {row: asked(f"eval-{row}", model) for row, model in models.items()}
         zooms = {
-            row: {str(k): asked(f"examine-{row}-{k}-zooms", models[row], k) for k in MAX_ZOOMS}
-            for row in ("sft", "full")
+            row: {str(k): asked(f"eval-{row}-{k}-zooms", models[row], k) for k in MAX_ZOOMS} for row in ("sft", "full")
         }
         # The same frames in all, spread evenly: of `full`'s mean, and at fixed budgets for the plot.
         mean_frames = round(sum(s["mean_frames"] for s in found["full"]) / len(found["full"]))
@@ -137,26 +137,72 @@ def one_seed(work: Path, recipe: Any, seed: int, num_questions: int) -> dict[str
         budgets = sorted({mean_frames, *((glance, 2 * mean_frames) if seed == 0 else ())})
         uniform = {}
         for budget in budgets:
-            model = _uniform(school, base, exemplars, held_out, budget)
-            uniform[str(budget)] = asked(f"examine-uniform-{budget}", model)
+            model = _uniform_model(context, base, exemplars, held_out, budget)
+            uniform[str(budget)] = asked(f"eval-uniform-{budget}", model)
         return {
             "rows": {"uniform": uniform[str(mean_frames)], **found},
             "zooms": zooms,
             "uniform": uniform,
-            "curves": {row: _curve(run.folder / row / "log.jsonl") for row in models if row != "sft"},
+            "curves": {row: _curve(store.folder / row / "log.jsonl") for row in models if row != "sft"},
         }
 
 
-def _uniform(school: Any, base: Path, exemplars: Path, held_out: Path, num_frames: int) -> Path:
+def _uniform_model(context: Any, base: Path, exemplars: Path, held_out: Path, num_frames: int) -> Path:
     """SFT on right answers to the exemplars' questions, with uniform frames and no zooms."""
-    from vzoom.train.pipeline.stages import uniform
+    from vzoom.train.pipeline import stages
 
-    (config,) = school.world.worlds.values()
-    zoom = uniform(school.recipe.zoom, num_frames=num_frames, duration_seconds=config.duration_seconds)
-    one = replace(school, recipe=replace(school.recipe, zoom=zoom))
-    data = one.answers(f"uniform-{num_frames}-data", exemplars, model=base)
-    model: Path = one.sft(f"uniform-{num_frames}", base=base, data=data, held_out=held_out)
+    (config,) = context.synthetic.configs.values()
+    zoom = uniform_frames(context.recipe.zoom, num_frames=num_frames, duration_seconds=config.duration_seconds)
+    one = replace(context, recipe=replace(context.recipe, zoom=zoom))
+    data = direct_answers(one, f"uniform-{num_frames}-data", exemplars, model=base)
+    model: Path = stages.train_sft(one, f"uniform-{num_frames}", base=base, data=data, eval_questions=held_out)
     return model
+
+
+def uniform_frames(config: Any, *, num_frames: int, duration_seconds: float) -> Any:
+    """The ZoomConfig of a model without zooms: num_frames uniform frames of a video of this length."""
+    return replace(
+        config,
+        max_zooms=0,
+        glance_fps=num_frames / duration_seconds,
+        glance_max_frames=num_frames,
+        max_frames=max(config.max_frames, num_frames),
+    )
+
+
+def direct_answers(context: Any, name: str, exemplars: Path, *, model: Path) -> Path:
+    """A stage: the questions of exemplars under the recipe's zoom config, answered rightly and at once.
+
+    It is the data of a model that never zooms. A thought says what the glance shows, and nothing else.
+    """
+    import numpy as np
+
+    from vzoom.data import EpisodeFactory, Writer, read
+    from vzoom.models import load_patch_spec, load_vocabulary
+    from vzoom.protocol import render_turn
+    from vzoom.synthetic import facts_of, next_turn
+    from vzoom.types import Answer
+    from vzoom.video import ClipCache
+
+    zoom = context.recipe.zoom
+
+    def make(folder: Path) -> Sequence[Path]:
+        factory = EpisodeFactory(load_vocabulary(str(model)), load_patch_spec(str(model)), ClipCache())
+        with Writer(folder / "records") as writer:
+            for record in read(exemplars):
+                if record.id in writer.ids:
+                    continue
+                video, question = facts_of(record.id, context.synthetic.configs)
+                turn = next_turn(video, question, zoom, (), zooms_left=0, rng=np.random.default_rng(0))
+                bare = replace(record, config=zoom, glance_seconds=(), turns=(), stop_reason=None)
+                episode = factory.open(bare)
+                episode.say(render_turn(turn.thought, Answer(question.answer_letter)), "oracle")
+                writer.add(episode.record(record.id))
+        return [folder / "records"]
+
+    settings = {"zoom": zoom, "model": f"{model.parent.name}/{model.name}"}
+    records: Path = context.store.stage(name, make, settings=settings, inputs=[exemplars]) / "records"
+    return records
 
 
 def _curve(path: Path) -> list[dict[str, float]]:
@@ -203,18 +249,17 @@ def figures(seeds: Sequence[Sequence[dict[str, float]]]) -> dict[str, Any]:
 
 
 def ceiling(recipe: Any, num_frames: int, seeds: Sequence[int], num_questions: int) -> float:
-    """The accuracy of a perfect reader of uniform frames, who guesses where they do not show what is asked for."""
+    """The accuracy of a perfect reader of uniform frames, who guesses if they do not show the evidence."""
     from vzoom.protocol.frame_times import glance_timestamps
     from vzoom.synthetic.evaluate import question_seeds
     from vzoom.synthetic.questions import ask_questions, is_hit
     from vzoom.synthetic.spec import make_video
-    from vzoom.train.pipeline.stages import uniform
 
-    config = recipe.world.worlds[FAMILY]
-    zoom = uniform(recipe.zoom, num_frames=num_frames, duration_seconds=config.duration_seconds)
+    config = recipe.synthetic.configs[FAMILY]
+    zoom = uniform_frames(recipe.zoom, num_frames=num_frames, duration_seconds=config.duration_seconds)
     right = []
     for seed in seeds:
-        for one in question_seeds(_EXAMINATION_SEED + seed, num_questions):
+        for one in question_seeds(_EVAL_SEED + seed, num_questions):
             video = make_video(one, config)
             question = ask_questions(video, FAMILY, one)
             seen = is_hit(question.evidence, glance_timestamps(video.info(), zoom))

@@ -11,8 +11,6 @@ speed, over ours.
 from __future__ import annotations
 
 import math
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,10 +19,8 @@ import torch
 from PIL import Image
 from transformers import Qwen2VLImageProcessor
 
-sys.path.insert(0, str(Path(__file__).parent))
-from kernel_floors import LARGE_BYTES, copy_large, in_turns
-
 from vzoom.config import ZoomConfig
+from vzoom.kernels.floors import LARGE_BYTES, copy_large, in_turns
 from vzoom.video.patches import PatchBuffer, PatchSpec, frames_to_patches, grid_for
 
 try:

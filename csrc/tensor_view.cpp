@@ -172,6 +172,11 @@ int64_t Dims::operator[](char letter) const {
   throw std::logic_error("a dimension was never bound");
 }
 
+void want_float(const char* name, const View& view) {
+  if (!is_float(view.dtype))
+    throw BadArgument(std::string(name) + " must be float32, bfloat16 or float16, got " + vz::name(view.dtype));
+}
+
 void want_dtype(const char* name, const View& view, Dtype dtype) {
   if (view.dtype != dtype)
     throw BadArgument(std::string(name) + " must be " + vz::name(dtype) + ", got " + vz::name(view.dtype));

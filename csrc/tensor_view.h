@@ -1,5 +1,5 @@
 // A view of a tensor that belongs to Python: pointer, sizes, strides, element type, device. No torch headers:
-// tensors come through DLPack (its C exchange table where the type has one, about 20 ns; its capsule otherwise)
+// tensors come through DLPack (its C exchange table if the type has one, about 20 ns; its capsule otherwise)
 // and numpy arrays through the buffer protocol, which serves read-only arrays too.
 #pragma once
 
@@ -57,11 +57,24 @@ class Borrowed {
   bool has_buffer_ = false;
 };
 
-// The stream that the tensor's framework works on now: nullptr on the CPU or where the framework does not tell.
+// The stream that the tensor's framework works on now: nullptr on the CPU, or if the framework does not tell.
 void* current_stream(PyObject* tensor, int device_id);
 
 // Named dimensions: "THD" gives each dimension of a view a letter; the same letter must have the same size
-// everywhere. '.' matches any size.
+// everywhere. '.' matches any size. The legend, for every name, check and comment of csrc (kernels/layout.py has the same):
+//
+//   L  layers                         T  tokens, those of all sequences one after the other
+//   N  blocks (pages)                 S  sequences
+//   P  tokens per page                B  blocks per row of the block table [S, B]
+//   H  query heads                    Q  queries of one sequence in a call
+//   G  key/value heads                K  keys of one sequence
+//   D  head_dim                       R  rotated pairs (i, i + R) of a head, D / 2
+//   C  copies of blocks               X  pieces that a context is cut into
+//   I  inputs of a projection         O  outputs of a projection
+//   F  features of an MLP
+//
+// Images have letters of their own: frames [N, H, W, C]; E values of a patch, and R rows of them. Pages are
+// [N, G, P, D] on the CPU and [N, P, G, D] on a GPU, with L in front if they are those of all layers.
 class Dims {
  public:
   void bind(const char* name, const View& view, const char* letters);
@@ -75,7 +88,11 @@ class Dims {
   const char* owner_[kMax];
 };
 
+struct Named { const char* name; const View& view; };
+
+inline bool is_float(Dtype d) { return d == Dtype::f32 || d == Dtype::bf16 || d == Dtype::f16; }
 std::string shape_text(const View& view);
+void want_float(const char* name, const View& view);
 void want_dtype(const char* name, const View& view, Dtype dtype);
 void want_cpu(const char* name, const View& view);
 void want_last_contiguous(const char* name, const View& view);

@@ -21,15 +21,16 @@ from pathlib import Path
 
 import torch
 
-from vzoom import ext
+from vzoom.config import missing_extra
 
-from .gpu_workloads import DTYPE, Sizes, Workload, workloads
-from .registry import OPS, missing
-from .suite.checks import all_checks
-from .suite.runner import OpRunner
+from . import extension
+from .registry import GPU_OPS, missing
+from .suite import OpRunner, all_checks
+from .workload import GPU, Sizes, Workload, workloads
 
 SOURCE_TREE = Path(__file__).resolve().parents[1]
 IMPLS = ("cuda", "triton")
+DTYPE = torch.bfloat16  # of what is timed
 _FLUSH_BYTES = 256 << 20  # larger than any L2 cache: each timed call reads from memory
 
 
@@ -82,8 +83,18 @@ class GpuReport:
             )
 
 
-def run_gpu_check(*, sizes: Sizes | None = None) -> GpuReport:
-    """Everything but the build. NoGpu where there is none."""
+def run_gpu_check(*, sizes: Sizes = GPU) -> GpuReport:
+    """Check and time everything; build nothing.
+
+    Args:
+        sizes: how large the timed workloads are.
+
+    Returns:
+        What came out.
+
+    Raises:
+        NoGpu: torch sees no GPU.
+    """
     if not torch.cuda.is_available():
         built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
         raise NoGpu(
@@ -92,15 +103,16 @@ def run_gpu_check(*, sizes: Sizes | None = None) -> GpuReport:
         )
     device = torch.device("cuda", torch.cuda.current_device())
     skipped = {
-        f"{impl} {op}": reason for impl in IMPLS for op in OPS if (reason := missing(op, impl, "cuda")) is not None
+        f"{impl} {op}": reason for impl in IMPLS for op in GPU_OPS if (reason := missing(op, impl, "cuda")) is not None
     }
     passed, failed = run_checks(device, skipped)
     bandwidth, rate = measure_floors(device)
     timings = [
         time_one(work, impl, bandwidth, rate)
         for impl in IMPLS
-        for work in workloads(impl, device, sizes or Sizes())
-        if f"{impl} {work.op}" not in skipped
+        for op in GPU_OPS
+        if f"{impl} {op}" not in skipped
+        for work in workloads(op, device, DTYPE, sizes)
     ]
     return GpuReport(
         torch.cuda.get_device_name(device),
@@ -115,10 +127,18 @@ def run_gpu_check(*, sizes: Sizes | None = None) -> GpuReport:
 
 
 def run_checks(device: torch.device, skipped: dict[str, str]) -> tuple[int, dict[str, str]]:
-    """(number that passed, the others with what was wrong: a number, or what torch or the driver said)."""
+    """Run the checks of every op and implementation.
+
+    Args:
+        device: a GPU.
+        skipped: "impl op" -> why it cannot run.
+
+    Returns:
+        How many passed, and the others with what was wrong: a number, or what torch or the driver said.
+    """
     passed, failed = 0, {}
     for impl in IMPLS:
-        for check in all_checks():
+        for check in all_checks(GPU_OPS):
             if f"{impl} {check.op}" in skipped:
                 continue
             try:
@@ -130,7 +150,7 @@ def run_checks(device: torch.device, skipped: dict[str, str]) -> tuple[int, dict
 
 
 def measure_floors(device: torch.device) -> tuple[float, float]:
-    """(bytes a second of a large copy, FLOPs a second of a large bf16 product)."""
+    """Measure what the GPU can do: bytes per second of a large copy, FLOPs per second of a large bf16 product."""
     a = torch.empty(1 << 29, dtype=torch.uint8, device=device)
     b = torch.empty_like(a)
     copied = 2 * a.numel() / statistics.median(seconds_of(lambda: b.copy_(a), device))
@@ -140,7 +160,16 @@ def measure_floors(device: torch.device) -> tuple[float, float]:
 
 
 def seconds_of(call: Callable[[], object], device: torch.device, *, repeats: int = 30) -> list[float]:
-    """Seconds on the GPU of each of `repeats` calls, the L2 cache flushed before each."""
+    """Time calls on a GPU, the L2 cache flushed before each.
+
+    Args:
+        call: what is timed.
+        device: a GPU.
+        repeats: how often.
+
+    Returns:
+        Seconds of each.
+    """
     flush = torch.empty(_FLUSH_BYTES, dtype=torch.uint8, device=device)
     for _ in range(3):
         call()
@@ -157,19 +186,34 @@ def seconds_of(call: Callable[[], object], device: torch.device, *, repeats: int
 
 
 def time_one(work: Workload, impl: str, bandwidth: float, rate: float) -> Timing:
-    """Timed through a CUDA graph where the op can be captured, as decode steps run; else as plain calls."""
+    """Time one workload, through a CUDA graph if the op can be captured, as decode steps run; else as plain calls.
+
+    Args:
+        work: what is timed.
+        impl: by which implementation.
+        bandwidth: bytes per second of the GPU.
+        rate: FLOPs per second of the GPU.
+
+    Returns:
+        The row of the table.
+    """
     device = torch.device("cuda", torch.cuda.current_device())
-    work.call()  # compiles, fills caches
+    run = work.prepare()
+
+    def call() -> object:
+        return run(impl)
+
+    call()  # compiles, fills caches
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     captured = True
     try:
         with torch.cuda.graph(graph):
-            work.call()
+            call()
     except RuntimeError as refused:  # the table says NO, and here is why
         print(f"{impl} {work.op} cannot be captured: {refused}", file=sys.stderr)
         captured = False
-    times = seconds_of(graph.replay if captured else work.call, device)
+    times = seconds_of(graph.replay if captured else call, device)
     floor = max(work.bytes / bandwidth, work.flops / rate)
     median = statistics.median(times)
     p90 = statistics.quantiles(times, n=10)[-1]
@@ -177,8 +221,8 @@ def time_one(work: Workload, impl: str, bandwidth: float, rate: float) -> Timing
 
 
 def build_if_needed() -> bool:
-    """Install the extension with its CUDA part from the source tree. False where it is there or cannot be built."""
-    native = ext.native()
+    """Install the extension with its CUDA part from the source tree. False if it is there or cannot be built."""
+    native = extension.native()
     if native is not None and native.cuda_ops:
         return False
     if shutil.which("nvcc") is None or not (SOURCE_TREE / "CMakeLists.txt").exists():
@@ -202,7 +246,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(none, file=sys.stderr)
             return 2
     if importlib.util.find_spec("triton") is None:
-        print("triton is not installed: pip install 'vzoom[gpu]'", file=sys.stderr)
+        print(missing_extra("triton", "gpu"), file=sys.stderr)
     if not options.no_build and build_if_needed():
         # The old extension is loaded in this process: the new one is seen by the next.
         command = [sys.executable, "-m", "vzoom.kernels.gpu_check", "--no-build", "--save", str(options.save)]

@@ -1,4 +1,4 @@
-"""Memory in huge pages, where the system has them: what is read whole at every step is read a third faster so."""
+"""Memory in huge pages, if the system has them: what is read whole at every step is read a third faster from them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,14 @@ _serials = itertools.count(1)
 
 
 def huge_region(num_bytes: int) -> np.ndarray:
-    """Zeroed bytes [num_bytes] of their own, committed by the system when they are first written, on a cache line's
-    boundary. They live as long as arrays over them do."""
+    """Take zeroed memory from the system, which commits it when it is first written.
+
+    Args:
+        num_bytes: how much.
+
+    Returns:
+        uint8 [num_bytes] on a cache line's boundary. The memory lives as long as arrays over it do.
+    """
     shift = next(_serials) % _NUM_SHIFTS * _SHIFT_BYTES
     # Private: shared anonymous memory has no huge pages.
     region: Any = mmap.mmap(-1, num_bytes + shift or 1, mmap.MAP_PRIVATE)

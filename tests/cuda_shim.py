@@ -1,4 +1,4 @@
-"""Builds csrc/shim and the CUDA kernels with g++ into a Python module, and loads it."""
+"""Builds csrc/shim and the CUDA kernels with g++ into a Python module, loads it, and runs checks on it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,21 @@ import shutil
 import subprocess
 import sysconfig
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
+
+from torch import Tensor
+
+from vzoom.kernels.frames_to_patches.cuda_impl import frames_to_patches
+from vzoom.kernels.frames_to_patches.reference import Arguments as FramesArguments
+from vzoom.kernels.paged_attention.cuda_impl import decode
+from vzoom.kernels.paged_attention.reference import Arguments as AttentionArguments
+from vzoom.kernels.suite import placed
 
 CSRC = Path(__file__).resolve().parents[1] / "csrc"
+OPS = tuple(sorted(source.stem for source in (CSRC / "cuda").glob("*.cu")))
 SOURCES = [*sorted((CSRC / "cuda").glob("*.cu")), *sorted((CSRC / "shim").glob("*.cpp")), CSRC / "tensor_view.cpp"]
 # -ffp-contract=off: one rounding an operation, so that results do not depend on the machine's FMA.
 FLAGS = ["-std=c++17", "-O1", "-g", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-DVZ_SHIM"]
@@ -46,3 +57,28 @@ def build(folder: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@dataclass(frozen=True)
+class ShimRunner:
+    """Runs the CUDA C++ of `native` on CPU tensors. splits: pieces of the context in paged_attention."""
+
+    native: ModuleType
+    splits: int = 1
+
+    def put(self, tensor: Tensor) -> Tensor:
+        return placed(tensor, tensor.device)
+
+    def put_pages(self, heads_first: Tensor) -> Tensor:
+        return placed(heads_first, heads_first.device).transpose(-3, -2)
+
+    def heads_first(self, pages: Tensor) -> Tensor:
+        return pages.transpose(-3, -2)
+
+    def run(self, op: str, *arguments: Any) -> None:
+        if op == "frames_to_patches":
+            frames_to_patches(FramesArguments(*arguments), native=self.native)
+        elif op == "paged_attention":
+            decode(AttentionArguments(*arguments), native=self.native, splits=self.splits)
+        else:
+            getattr(self.native, f"cuda_{op}")(*arguments)

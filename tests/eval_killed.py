@@ -24,7 +24,7 @@ from vzoom.eval.runs.shard import Shard
 from vzoom.eval.runs.store import content_hash, read_positions
 from vzoom.zoomer import Zoomer
 
-CONFIG = RunConfig(sessions=1, block=1)
+CONFIG = RunConfig(max_sessions=1, block=1)
 NUM_ITEMS = 8
 
 

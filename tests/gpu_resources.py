@@ -6,10 +6,10 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from vzoom.kernels.resources import Resources
+from aot.resources import Resources
 
 RECORD = Path(__file__).parent / "kernels" / "gpu_resources.json"
-HOW = "python -m vzoom.kernels.aot --record tests/kernels/gpu_resources.json"
+HOW = "python tests/aot --record tests/kernels/gpu_resources.json"
 
 
 def assert_as_recorded(compiler: str, version: str, table: dict[str, dict[str, Resources]]) -> None:

@@ -17,7 +17,6 @@ ROOMS = (
     "config",
     "protocol",
     "chat",
-    "ext",
     "kernels",
     "video",
     "models",

@@ -1,8 +1,9 @@
-"""The ablation's table and page, from made-up examinations: what is shown is what was found."""
+"""The ablation's table and page, from made-up evaluations; and the data of its row without zooms."""
 
 import json
 import sys
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,34 @@ def test_a_perfect_reader_of_uniform_frames():
     # Two frames a second show every event of half a second; frames every 1.23 s about half of those that do not linger.
     assert found[3:] == [1, 1]
     assert 0.4 < found[2] < 0.75
+
+
+def test_answers_at_once_for_a_model_that_never_zooms(tmp_path):
+    from training import WORLD, lessons
+
+    from vzoom.data.store import read
+    from vzoom.data.tokens import tokenize_record
+    from vzoom.models.vocabulary import load_vocabulary
+    from vzoom.train.pipeline.stage_store import StageStore
+    from vzoom.train.pipeline.stages import PipelineContext
+    from vzoom.train.recipes import recipe_named
+    from vzoom.zoomer import embedded_path
+
+    _, exemplars = lessons(tmp_path / "data")
+    recipe = recipe_named("ablation")
+    zoom = ablation.uniform_frames(recipe.zoom, num_frames=24, duration_seconds=32)
+    recipe = replace(recipe, zoom=zoom, synthetic=replace(recipe.synthetic, configs={"which": WORLD}))
+    base = Path(embedded_path())
+    with StageStore(tmp_path / "store", say=lambda line: None) as store:
+        made = ablation.direct_answers(PipelineContext(store, recipe), "data", exemplars, model=base)
+        records = list(read(made))
+    exemplars = list(read(exemplars))
+    assert [r.id for r in records] == [e.id for e in exemplars]
+    for record, exemplar in zip(records, exemplars, strict=True):
+        assert (record.answer, len(record.turns), len(record.glance_seconds)) == (exemplar.reference, 1, 24)
+        gaps = {round(b - a, 1) for a, b in zip(record.glance_seconds, record.glance_seconds[1:], strict=False)}
+        assert gaps <= {1.2, 1.3, 1.4, 1.5}
+        assert any(tokenize_record(record, load_vocabulary(str(base))).learned)
 
 
 def test_plots_are_whole_and_hold_every_row(held):

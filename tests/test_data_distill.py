@@ -391,11 +391,11 @@ def test_the_command(
         monkeypatch.setenv("VZOOM_EXPERT_MODEL", "oracle")
         monkeypatch.setenv("VZOOM_EXPERT_URL", server.url)
         out = tmp_path / "out"
-        command = ["distill", str(folder), "--concurrency", "2", "--reply-tokens", "200", "--out"]
+        command = ["distill", "--questions", str(folder), "--concurrency", "2", "--reply-tokens", "200", "--out"]
         assert main([*command, str(out), "--max-tokens", "35000", "--progress"]) == 1
         said = capsys.readouterr()
         assert "raise the cap to continue" in said.err
-        assert "Run the same command again to go on." in said.err
+        assert "Run the same command again to resume." in said.err
         assert not (out / "summary.json").exists()
         assert main([*command, str(out)]) == 0
         said = capsys.readouterr()
@@ -408,7 +408,7 @@ def test_the_command(
         assert paid["requests"] == server.replies.total() == 12
         assert main([*command, str(out), "--attempts", "2"]) == 2
         assert "was begun with attempts 1, not 2" in capsys.readouterr().err
-        assert main(["data", "check", str(out / "kept"), "--videos", "--model", "embedded"]) == 0
+        assert main(["data", "check", str(out / "kept"), "--hash-videos", "--model", "embedded"]) == 0
 
         monkeypatch.setenv("VZOOM_EXPERT_URL", faulty.url)
         assert main([*command, str(tmp_path / "faulty")]) == 0
@@ -425,6 +425,6 @@ def test_the_command_needs_an_expert(
 ) -> None:
     for name in ("VZOOM_EXPERT_URL", "VZOOM_EXPERT_MODEL"):
         monkeypatch.delenv(name, raising=False)
-    assert main(["distill", str(folder), "--out", str(tmp_path / "o")]) == 2
+    assert main(["distill", "--questions", str(folder), "--out", str(tmp_path / "o")]) == 2
     assert "set VZOOM_EXPERT_URL and VZOOM_EXPERT_MODEL" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()

@@ -72,10 +72,10 @@ def kill_again_and_again(
 def test_killed_ten_times(task: str, mother: Mother, server: FaultyOracle, tmp_path: Path) -> None:
     # In the first the oracle asks for clips that are too long here, is refused and guesses: most are rejected.
     questions = make_questions(tmp_path, 16, max_zooms=2, zoom_max_frames=8 if task == "distill" else 16)
-    command = [task, str(questions), "--concurrency", str(CONCURRENCY)]
+    command = [task, "--questions", str(questions), "--concurrency", str(CONCURRENCY)]
     if task == "reflect":
-        command += ["--student", "embedded", "--rollouts", "2", "--batch", "4", "--device", "cpu"]
-        command += ["--student-temperature", "1.4"]  # hot enough that it answers wrongly
+        command += ["--model", "embedded", "--rollouts", "2", "--max-sessions", "4", "--device", "cpu"]
+        command += ["--temperature", "1.4"]  # hot enough that it answers wrongly
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     idle = server.replies
     mother.start([*command, "--out", str(whole)])

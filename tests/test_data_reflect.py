@@ -255,8 +255,8 @@ def test_the_command(
         monkeypatch.setenv("VZOOM_EXPERT_URL", server.url)
         monkeypatch.setenv("VZOOM_EXPERT_MODEL", "oracle")
         out = tmp_path / "out"
-        command = ["reflect", str(folder), "--student", "embedded", "--device", "cpu", "--out", str(out)]
-        command += ["--student-temperature", "1.4"]  # hot enough that it answers wrongly
+        command = ["reflect", "--questions", str(folder), "--model", "embedded", "--device", "cpu", "--out", str(out)]
+        command += ["--temperature", "1.4"]  # hot enough that it answers wrongly
         assert main([*command, "--rollouts", "2"]) == 0
         said = capsys.readouterr()
         assert said.out.startswith(f"{out}/kept: ")
@@ -275,4 +275,4 @@ def test_the_command(
         assert server.requests.total() == before
         assert main([*command, "--rollouts", "3"]) == 2
         assert "was begun with rollouts 2, not 3" in capsys.readouterr().err
-        assert main(["data", "check", str(out / "kept"), "--videos", "--model", "embedded"]) == 0
+        assert main(["data", "check", str(out / "kept"), "--hash-videos", "--model", "embedded"]) == 0

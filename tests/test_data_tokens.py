@@ -24,6 +24,7 @@ from data_records import (
     conversation,
     with_turn,
 )
+from pretrain_conversation import conversation as pretraining_example
 
 from vzoom.config import Sampling, ZoomConfig
 from vzoom.data.record import Record, RecordedTurn, VideoRef, from_trajectory
@@ -41,8 +42,8 @@ from vzoom.synthetic import make_video, render
 from vzoom.synthetic.oracle import oracle_turns
 from vzoom.synthetic.questions import ask, ask_questions, config_for
 from vzoom.synthetic.spec import SyntheticConfig
-from vzoom.train.pretrain.frame_store import FrameBank
-from vzoom.train.pretrain.tasks import Builder
+from vzoom.train.pretrain.example import ExampleWriter
+from vzoom.train.pretrain.frame_store import FrameStore
 from vzoom.types import Answer, CallError, Clip, Malformed, StopReason, ZoomCall
 from vzoom.zoomer import embedded_path, load
 
@@ -214,14 +215,14 @@ def test_an_expert_cannot_spell_a_control_token(vocabulary: Vocabulary) -> None:
 @pytest.mark.parametrize("flaw", ["none", "shifted", "elsewhere"])
 def test_the_trainer_has_the_same_tokens_and_masks(flaw: str, vocabulary: Vocabulary) -> None:
     config = ZoomConfig(prompt="brief", min_pixels=3136, max_pixels=3136)
-    bank = FrameBank(SyntheticConfig(), side=56, first=0, count=3)
-    for number in range(len(bank)):
-        banked = bank[number]
-        builder = Builder(vocabulary.tokenizer, config, side=56, rng=np.random.default_rng(number))
-        example = builder.conversation(banked, max_zooms=config.max_zooms, flaw=flaw)  # type: ignore[arg-type]
-        rng, info = np.random.default_rng(number), banked.video.info()
-        question = ask(banked.video, "which", rng)
-        said = oracle_turns(banked.video, question, config, max_zooms=4, rng=rng, flaw=flaw)  # type: ignore[arg-type]
+    store = FrameStore(SyntheticConfig(), side=56, first=0, count=3)
+    for number in range(len(store)):
+        stored = store[number]
+        writer = ExampleWriter(vocabulary.tokenizer, config, side=56, rng=np.random.default_rng(number))
+        example = pretraining_example(writer, stored, max_zooms=config.max_zooms, flaw=flaw)  # type: ignore[arg-type]
+        rng, info = np.random.default_rng(number), stored.video.info()
+        question = ask(stored.video, "which", rng)
+        said = oracle_turns(stored.video, question, config, max_zooms=4, rng=rng, flaw=flaw)  # type: ignore[arg-type]
         turns = []
         for turn in said:
             times = zoom_timestamps(turn.outcome, info, config) if isinstance(turn.outcome, ZoomCall) else []
@@ -233,9 +234,9 @@ def test_the_trainer_has_the_same_tokens_and_masks(flaw: str, vocabulary: Vocabu
             "w", question.text, (), None, video, config, glance, tuple(turns), stop_reason=StopReason.ANSWERED
         )
         tokens = tokenize_record(record, vocabulary)
-        assert tokens.trajectory.ids == example.run.ids
+        assert tokens.trajectory.ids == example.span.ids
         assert tokens.learned == example.learned
-        assert [v.offset for v in tokens.trajectory.visuals] == [offset for _, offset, _ in example.run.images]
+        assert [v.offset for v in tokens.trajectory.visuals] == [offset for _, offset, _ in example.span.images]
 
 
 # ---------------------------------------------------------------- what the engine would not have held

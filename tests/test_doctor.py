@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+from packaging.requirements import Requirement
 
-from vzoom import ext
 from vzoom.cli import environment as doctor
 from vzoom.cli import main
-from vzoom.kernels import gpu_check, registry
+from vzoom.kernels import extension, gpu_check, registry
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,10 +34,43 @@ def test_packages_and_operations_are_as_they_are(capsys: pytest.CaptureFixture[s
     assert found["device"] == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def test_every_extra_of_the_package_is_known() -> None:
-    """A new extra in pyproject.toml must be looked for."""
-    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert {extra for _, extra in doctor.PACKAGES.values() if extra} == set(declared) - {"test", "dev"}
+def declared(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
+    """The requirements of pyproject.toml by extra, made those of the installed metadata, which may be older."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = {"": project["dependencies"], **project["optional-dependencies"]}
+    lines = [f'{line}; extra == "{extra}"' if extra else line for extra, several in extras.items() for line in several]
+    monkeypatch.setattr(doctor.metadata, "requires", lambda name: lines)
+    monkeypatch.setattr(
+        doctor.metadata, "metadata", lambda name: SimpleNamespace(get_all=lambda field: list(extras)[1:])
+    )
+    return extras
+
+
+def test_every_package_that_vzoom_can_use_is_looked_for_and_has_a_purpose(monkeypatch: pytest.MonkeyPatch) -> None:
+    extras = declared(monkeypatch)
+    for_users = set(extras) - {"test", "dev", "docs"}
+    names = {extra: {Requirement(line).name for line in extras[extra]} for extra in for_users}
+    packages = doctor.examine()["packages"]
+    for extra, wanted in names.items():
+        assert {name for name, entry in packages.items() if extra in entry["extras"]} - {"lmms-eval"} == wanted
+    assert {"pyarrow", "lazy-loader", "datasets", "peft", "accelerate", "tensorboard", "ray"} <= set(packages)
+    assert "pytest" not in packages
+    assert set(doctor.EXTRAS) == for_users - {""}
+    own = set().union(*(wanted for extra, wanted in names.items() if extra != "lmms")) | {"lmms-eval"}
+    assert set(doctor.PURPOSES) == own  # a new dependency must say what it is for
+    assert all(entry["purpose"] for entry in packages.values())
+
+
+def test_a_tree_that_was_never_installed_is_told_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def requires(name: str) -> list[str]:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(doctor.metadata, "requires", requires)
+    assert doctor.examine()["missing"][0]["how"] == "pip install . in the source tree"
+    assert main(["doctor"]) == 0
+    assert "vzoom's own metadata" in capsys.readouterr().out
 
 
 def test_what_is_missing_comes_with_a_command(
@@ -46,21 +79,22 @@ def test_what_is_missing_comes_with_a_command(
     real = metadata.version
 
     def version(name: str) -> str:
-        if name in ("trl", "triton", "flash-attn", "av"):
+        if name in ("trl", "triton", "flash-attn", "av", "pyarrow"):
             raise metadata.PackageNotFoundError(name)
         return real(name)
 
     monkeypatch.setattr(doctor.metadata, "version", version)
     missing = {m["what"]: m["how"] for m in doctor.examine()["missing"]}
     ways = list(missing.values())
-    assert "pip install 'vzoom[train]'" in ways
-    assert "pip install 'vzoom[gpu]'" in ways
-    assert missing["av (needed)"] == "pip install vzoom"
+    assert missing["trl, pyarrow (for training, and data on disk)"] == "pip install '.[train]' in the source tree"
+    assert "pip install '.[gpu]' in the source tree" in ways
+    assert missing["av (needed)"] == "pip install . in the source tree"
     assert not any("flash" in how for how in ways)  # builds for hours, never needed: nobody is sent there
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
-    assert "not installed: decoding video (FFmpeg)" in out
-    assert "pip install 'vzoom[train]'" in out
+    assert "not installed: decoding video (FFmpeg) (needed)" in out
+    assert "not installed: conversations on disk, and benchmarks in Parquet files (extra train)" in out
+    assert "pip install '.[train]' in the source tree" in out
 
 
 def test_a_version_outside_the_declared_range_is_pointed_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +120,7 @@ def test_an_extension_of_another_version_is_reported(monkeypatch: pytest.MonkeyP
     def native() -> Any:
         raise ImportError("_vzoom 0.0.1 does not belong to vzoom 0.1.0: run `pip install .` in the source tree again")
 
-    monkeypatch.setattr(ext, "native", native)
+    monkeypatch.setattr(extension, "native", native)
     monkeypatch.setattr(doctor, "_ops", lambda device: {})
     found = doctor.examine()
     assert found["extension"]["path"] is None
@@ -128,7 +162,7 @@ def test_the_gpu_check_says_that_there_is_no_gpu(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert main(["doctor", "--gpu", "--save", str(tmp_path / "gpu.json")]) == 3
+    assert main(["doctor", "--gpu", "--out", str(tmp_path / "gpu.json")]) == 3
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("vzoom doctor: no GPU was found here: ")
@@ -148,11 +182,11 @@ def test_the_gpu_check_runs_where_there_is_a_gpu(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: card)
     monkeypatch.setattr(gpu_check, "main", check)
-    assert main(["doctor", "--gpu", "--save", "table.json"]) == 1  # a check failed
+    assert main(["doctor", "--gpu", "--out", "table.json"]) == 1  # a check failed
     assert asked == [["--save", "table.json"]]
 
 
 @pytest.mark.needs_cuda
 def test_the_kernels_on_a_real_gpu(tmp_path: Path) -> None:
-    assert main(["doctor", "--gpu", "--save", str(tmp_path / "gpu.json")]) == 0
+    assert main(["doctor", "--gpu", "--out", str(tmp_path / "gpu.json")]) == 0
     assert json.loads((tmp_path / "gpu.json").read_text())["failed"] == {}

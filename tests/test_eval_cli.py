@@ -12,13 +12,11 @@ import pytest
 from eval_rows import make_item, make_story, write_run
 
 from vzoom.cli import main
-from vzoom.cli.commands.eval import SWEEPS as CLI_SWEEPS
 from vzoom.cli.eval_output import duration_text
 from vzoom.eval.benchmarks import BENCHMARKS
 from vzoom.eval.item import Verdict
 from vzoom.eval.runs.run import PREDICTIONS
 from vzoom.eval.runs.store import content_hash, read_settings
-from vzoom.eval.runs.sweep import SWEEPS
 
 
 def test_the_list_names_every_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,10 +35,10 @@ def test_the_list_names_every_benchmark(capsys: pytest.CaptureFixture[str]) -> N
     [
         (["eval"], "name a --benchmark"),
         (["eval", "--benchmark", "none", "--out", "x"], "unknown benchmark 'none'"),
-        (["eval", "--benchmark", "lvbench", "--out", "x"], "lvbench needs --root"),
-        (["eval", "--benchmark", "lvbench", "--out", "x", "--root", "/none"], "no such folder"),
+        (["eval", "--benchmark", "lvbench", "--out", "x"], "lvbench needs --cache"),
+        (["eval", "--benchmark", "lvbench", "--out", "x", "--cache", "/none"], "no such folder"),
         (["eval", "--benchmark", "world", "--out", "x", "--fps", "2"], "a fixed rate is for"),
-        (["eval", "--benchmark", "world", "--out", "x", "--batch", "0"], "need 1"),
+        (["eval", "--benchmark", "world", "--out", "x", "--max-sessions", "0"], "need 1"),
         (["eval", "--benchmark", "world", "--out", "x", "--sweep", "fps", "--fps", "2"], "a fixed rate is for"),
         (["eval", "--benchmark", "world", "--out", "x", "--sweep", "fps", "--policy", "uniform"], "leave it out"),
         (["eval", "--benchmark", "world", "--out", "x", "--sweep", "zooms", "--max-zooms", "2"], "sets --max-zooms"),
@@ -89,7 +87,7 @@ def test_ray_runs_the_same_command_once_a_shard(
         {"Alive": False, "Resources": {"GPU": 8.0}},
     ]
     monkeypatch.setitem(sys.modules, "ray", fake)
-    shared = ["eval", "--benchmark", "world", "--root", str(tmp_path), "--out", str(out)]
+    shared = ["eval", "--benchmark", "world", "--cache", str(tmp_path), "--out", str(out)]
     monkeypatch.setattr(sys, "argv", ["vzoom", *shared, "--ray", "2", "--gpus=2"])
     assert main(sys.argv[1:]) == 2
     assert "machines have 1 at most; --gpus 0" in capsys.readouterr().err
@@ -105,9 +103,9 @@ def test_without_ray_it_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    words = ["eval", "--benchmark", "world", "--root", str(tmp_path), "--out", "x", "--ray", "2"]
+    words = ["eval", "--benchmark", "world", "--cache", str(tmp_path), "--out", "x", "--ray", "2"]
     assert main(words) == 2
-    assert "pip install 'vzoom[ray]'" in capsys.readouterr().err
+    assert "ray is not installed: run pip install '.[ray]' in the source tree" in capsys.readouterr().err
 
 
 def test_durations() -> None:
@@ -116,7 +114,7 @@ def test_durations() -> None:
 
 def test_a_run_and_its_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root, out = tmp_path / "videos", tmp_path / "run"
-    words = ["eval", "--benchmark", "world", "--root", str(root), "--out", str(out), "--limit", "2", "--json"]
+    words = ["eval", "--benchmark", "world", "--cache", str(root), "--out", str(out), "--limit", "2", "--json"]
     assert main([*words, "--policy", "uniform", "--budget", "16"]) == 0
     printed = capsys.readouterr()
     figures = json.loads(printed.out)
@@ -131,16 +129,15 @@ def test_a_run_and_its_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert main([*words, "--policy", "zoom"]) == 2
     assert "other settings" in capsys.readouterr().err
     page = tmp_path / "page.html"
-    assert main(["report", str(out), "--root", str(root), "--out", str(page)]) == 0
+    assert main(["report", str(out), "--cache", str(root), "--out", str(page)]) == 0
     assert 'class="frame"' in page.read_text(encoding="utf-8")
 
 
 def test_a_sweep_is_a_run_a_setting_and_goes_on_where_it_was_stopped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert CLI_SWEEPS == SWEEPS
     out = tmp_path / "zooms"
-    words = ["eval", "--benchmark", "world", "--root", str(tmp_path / "videos"), "--limit", "1"]
+    words = ["eval", "--benchmark", "world", "--cache", str(tmp_path / "videos"), "--limit", "1"]
     sweep = [*words, "--sweep", "zooms", "--out", str(out), "--json"]
     assert main(sweep) == 0
     runs = json.loads(capsys.readouterr().out)["runs"]

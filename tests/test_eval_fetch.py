@@ -125,7 +125,7 @@ def test_what_cannot_be_fetched_is_said(
     with pytest.raises(ValueError, match="0 commits that begin with abcdef0"):
         fetch(benchmark(), tmp_path, revision="abcdef0")
     assert main(["eval", "--fetch", "--benchmark", "lvbench"]) == 2
-    assert "--root" in capsys.readouterr().err
+    assert "--cache" in capsys.readouterr().err
 
 
 def test_a_gated_data_set_says_how_to_get_it(
@@ -147,7 +147,7 @@ def test_the_command_line_fetches_and_counts_videos(
     lvbench(tmp_path)
     name = "video_info.meta.jsonl"
     hub["files"] = {name: (tmp_path / name).read_bytes()}
-    command = ["eval", "--fetch", "--benchmark", "lvbench", "--root", str(tmp_path / "lvbench")]
+    command = ["eval", "--fetch", "--benchmark", "lvbench", "--cache", str(tmp_path / "lvbench")]
     assert main(command) == 0
     assert capsys.readouterr().out == "0 of 1 videos are there\n"
     (tmp_path / "lvbench" / "videos").mkdir()

@@ -49,8 +49,8 @@ def test_two_processes_at_once_give_the_file_of_one(found: dict[str, Any]) -> No
 
 def test_accelerate_launch_gives_the_file_of_one_process(tmp_path: Path) -> None:
     pytest.importorskip("accelerate")
-    common = ["eval", "--benchmark", "world", "--limit", "4", "--batch", "1", "--block", "1"]
-    common += ["--root", str(tmp_path / "videos")]
+    common = ["eval", "--benchmark", "world", "--limit", "4", "--max-sessions", "1", "--block", "1"]
+    common += ["--cache", str(tmp_path / "videos")]
     two, one = tmp_path / "two", tmp_path / "one"
     assert main([*common, "--out", str(one)]) == 0
     # --multi_gpu is accelerate's name for "by torchrun"; without a GPU the processes are on the CPU.
@@ -65,8 +65,8 @@ def test_accelerate_launch_gives_the_file_of_one_process(tmp_path: Path) -> None
 @pytest.mark.slow
 def test_ray_gives_the_file_of_one_process(tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    common = ["eval", "--benchmark", "world", "--limit", "2", "--batch", "1", "--block", "1"]
-    common += ["--root", str(tmp_path / "videos")]
+    common = ["eval", "--benchmark", "world", "--limit", "2", "--max-sessions", "1", "--block", "1"]
+    common += ["--cache", str(tmp_path / "videos")]
     two, one = tmp_path / "two", tmp_path / "one"
     assert main([*common, "--out", str(one)]) == 0
     words = [sys.executable, "-m", "vzoom", *common, "--out", str(two), "--ray", "2", "--gpus", "0"]

@@ -7,9 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from vzoom.cli.commands.eval import POLICIES as CLI_POLICIES
 from vzoom.config import ZoomConfig
-from vzoom.eval.runs.policy import POLICIES, Policy
+from vzoom.eval.runs.policy import Policy
 from vzoom.eval.runs.ray_driver import without_ray
 from vzoom.eval.runs.shard import Shard, local_device
 from vzoom.eval.runs.sweep import SWEEPS, points_of
@@ -53,7 +52,6 @@ def test_policies_that_may_ask_again():
     assert [c.max_zooms for c in Policy("gated").configs(OWN)] == [0, 4]
     assert [c.max_zooms for c in Policy("early-stop").configs(OWN)] == [0, 1, 2, 3, 4]
     assert [c.max_zooms for c in Policy("gated").configs(OWN.override(max_zooms=0))] == [0]
-    assert CLI_POLICIES == POLICIES
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from vzoom.eval.runs.shard import Shard
 from vzoom.eval.runs.store import content_hash, read_rows, read_settings
 from vzoom.zoomer import Zoomer
 
-CONFIG = RunConfig(sessions=2, block=2)
+CONFIG = RunConfig(max_sessions=2, block=2)
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +115,8 @@ def test_a_user_s_mistake_is_an_error(zoomer: Zoomer, videos: Path, tmp_path: Pa
         run(small, small_benchmark(), videos, tmp_path, config)
     with pytest.raises(ValueError, match="holds no item"):
         run(zoomer, small_benchmark(0), videos, tmp_path / "b", CONFIG)
-    with pytest.raises(ValueError, match="sessions ≤ block"):
-        RunConfig(sessions=4, block=2)
+    with pytest.raises(ValueError, match="max_sessions ≤ block"):
+        RunConfig(max_sessions=4, block=2)
 
 
 def test_policies_that_ask_again_ask_less_often_where_the_model_is_sure(
@@ -125,7 +125,7 @@ def test_policies_that_ask_again_ask_less_often_where_the_model_is_sure(
     def rows(name: str, confidence: float) -> list:
         policy = Policy(name, confidence=confidence)
         out = tmp_path / f"{name}{confidence}"
-        path = run(zoomer, small_benchmark(4), videos, out, RunConfig(policy, sessions=2, block=4))
+        path = run(zoomer, small_benchmark(4), videos, out, RunConfig(policy, max_sessions=2, block=4))
         assert path is not None
         return [row.prediction for row in read_rows(path)]
 

@@ -101,6 +101,8 @@ def test_wheel_holds_the_package_and_nothing_else(tree: Path, wheel: Path) -> No
     assert names - extensions == sources(tree / "vzoom")
     assert {n for n in names if n.startswith("vzoom/kernels/")}, "the build did not follow the symlink"
     assert any(n.startswith("vzoom/synthetic/embedded/") for n in names)
+    configs = {f"vzoom/train/accelerate_configs/{name}.yaml" for name in ("cpu2", "fsdp2", "single", "zero3")}
+    assert configs <= names, "`vzoom train … --launch fsdp2` finds its config in the wheel"
 
 
 def test_sdist_holds_every_source_once_and_builds_the_same_wheel(

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 from transformers import Qwen2VLImageProcessor
 
-from vzoom import ext
 from vzoom.config import ZoomConfig
-from vzoom.kernels.frames_to_patches.order import pillow_step
+from vzoom.kernels import extension
+from vzoom.kernels.frames_to_patches import pillow_step
 from vzoom.kernels.frames_to_patches.reference import resize
 from vzoom.video.patches import PatchSpec, frames_to_patches, grid_for, resize_frames, smart_resize, value_table
 
@@ -49,7 +49,7 @@ def impl(request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param == "reference":
         yield "reference"
         return
-    native = ext.native()
+    native = extension.native()
     if native is None:
         pytest.fail("the extension is not installed: pip install .")
     try:

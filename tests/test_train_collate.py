@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -30,14 +30,15 @@ class Noise:
 
     rows_per_token = 1
 
-    def values(self, samples: Sequence[Sample]) -> torch.Tensor:
+    def find(self, samples: Sequence[Sample]) -> Callable[[], torch.Tensor]:
         rows = [
             torch.from_numpy(np.random.default_rng(int(f.pts_seconds * 1000)).normal(size=(h * w // 4, WIDTH)))
             for sample in samples
             for f in sample.frames
             for h, w in [f.grid_hw]
         ]
-        return torch.cat(rows).float()
+        made = torch.cat(rows).float()
+        return lambda: made
 
 
 def by_hand(*grids: tuple[int, int], text: int = 3) -> Sample:
@@ -61,7 +62,7 @@ def samples() -> list[Sample]:
 
 def test_labels_are_the_tokens_that_are_learned() -> None:
     short, long = samples()
-    batch = collate([short, long], Noise(), pad_id=PAD, image_token_id=IMAGE)
+    batch = collate([short, long], Noise(), pad_id=PAD, image_token_id=IMAGE).to("cpu")
     assert set(batch) == {"input_ids", "labels", "position_ids", "image_grid_thw", "pixel_values"}
     for row, sample in enumerate((short, long)):
         n = len(sample)
@@ -73,7 +74,7 @@ def test_labels_are_the_tokens_that_are_learned() -> None:
     assert (batch["input_ids"][0, len(short) :] == PAD).all()
     assert (batch["labels"][0, len(short) :] == IGNORED).all()
     assert batch["image_grid_thw"].tolist() == [[1, 4, 4]] * 10
-    wider = collate([short, long], Noise(), pad_id=PAD, image_token_id=IMAGE, targets="sampled")
+    wider = collate([short, long], Noise(), pad_id=PAD, image_token_id=IMAGE, targets="sampled").to("cpu")
     assert (wider["labels"][1] != IGNORED).sum() == long.sampled.sum() > long.learned.sum()
 
 
@@ -81,16 +82,16 @@ def test_padding_changes_nothing() -> None:
     """There is no mask: a row gives the same alone and beside a longer one. Images of any size, none, and in a row."""
     policy = load_policy(str(embedded_path()), PART)
     rows = [by_hand((4, 4), (4, 4)), by_hand(text=9), by_hand((4, 8), (8, 4), (4, 4), text=2), *samples()]
-    together, _ = token_logprobs(policy.model, collate(rows, Noise(), pad_id=PAD, image_token_id=IMAGE))
+    together, _ = token_logprobs(policy.model, collate(rows, Noise(), pad_id=PAD, image_token_id=IMAGE).to("cpu"))
     for row, sample in enumerate(rows):
-        alone, _ = token_logprobs(policy.model, collate([sample], Noise(), pad_id=PAD, image_token_id=IMAGE))
+        alone, _ = token_logprobs(policy.model, collate([sample], Noise(), pad_id=PAD, image_token_id=IMAGE).to("cpu"))
         assert (alone != 0).sum() == sample.learned.sum()
         torch.testing.assert_close(together[row : row + 1, : len(sample)], alone, atol=2e-5, rtol=0)
         assert not together[row, len(sample) :].any()
 
 
 def test_a_batch_without_images() -> None:
-    batch = collate([by_hand(), by_hand(text=5)], Noise(), pad_id=PAD, image_token_id=IMAGE)
+    batch = collate([by_hand(), by_hand(text=5)], Noise(), pad_id=PAD, image_token_id=IMAGE).to("cpu")
     assert set(batch) == {"input_ids", "labels", "position_ids"}
 
 
@@ -98,11 +99,11 @@ def test_images_and_tokens_that_do_not_agree() -> None:
     sample = by_hand((4, 4), (4, 8))
     lost = replace(sample, frames=sample.frames[:1])
     with pytest.raises(ValueError, match="do not match: 4 features of 1 frames, 12 tokens in hand"):
-        collate([lost], Noise(), pad_id=PAD, image_token_id=IMAGE)
+        collate([lost], Noise(), pad_id=PAD, image_token_id=IMAGE).to("cpu")
     with pytest.raises(ValueError, match="0 features of 0 frames, 12 tokens"):
-        collate([replace(sample, frames=())], Noise(), pad_id=PAD, image_token_id=IMAGE)
+        collate([replace(sample, frames=())], Noise(), pad_id=PAD, image_token_id=IMAGE).to("cpu")
     with pytest.raises(ValueError, match="at least one"):
-        collate([], Noise(), pad_id=PAD, image_token_id=IMAGE)
+        collate([], Noise(), pad_id=PAD, image_token_id=IMAGE).to("cpu")
 
 
 def test_rows_are_filled_up_on_the_right() -> None:

@@ -56,9 +56,9 @@ def one_by_one(samples: list[Sample], checkpoint: Checkpoint) -> torch.Tensor:
 
 def test_features_are_those_of_the_frames_in_order(samples: list[Sample], checkpoint: Checkpoint) -> None:
     visuals = frozen(checkpoint)
-    torch.testing.assert_close(visuals.values(samples), one_by_one(samples, checkpoint), atol=1e-5, rtol=0)
+    torch.testing.assert_close(visuals.find(samples)(), one_by_one(samples, checkpoint), atol=1e-5, rtol=0)
     again = [samples[2], samples[0]]
-    torch.testing.assert_close(visuals.values(again), one_by_one(again, checkpoint), atol=1e-5, rtol=0)
+    torch.testing.assert_close(visuals.find(again)(), one_by_one(again, checkpoint), atol=1e-5, rtol=0)
 
 
 def test_each_frame_is_encoded_once(samples: list[Sample], checkpoint: Checkpoint) -> None:
@@ -66,7 +66,7 @@ def test_each_frame_is_encoded_once(samples: list[Sample], checkpoint: Checkpoin
     distinct = {(frame.path, frame.pts_seconds) for sample in samples for frame in sample.frames}
     for _ in range(2):
         for sample in samples:
-            visuals.values([sample])
+            visuals.find([sample])()
     assert visuals.num_encoded == len(distinct) < sum(len(sample.frames) for sample in samples)
 
 
@@ -74,13 +74,13 @@ def test_a_trainers_tower_is_the_engines(samples: list[Sample], checkpoint: Chec
     from transformers import AutoModelForImageTextToText
 
     hf = AutoModelForImageTextToText.from_pretrained(embedded_path())
-    made = FrozenFeatures(Tower(hf), checkpoint.patch_spec).values(samples)
-    assert torch.equal(made, frozen(checkpoint).values(samples))
+    made = FrozenFeatures(Tower(hf), checkpoint.patch_spec).find(samples)()
+    assert torch.equal(made, frozen(checkpoint).find(samples)())
 
 
 def test_pixels_are_those_of_the_stock_processor(samples: list[Sample], checkpoint: Checkpoint) -> None:
     processor = stock_processor(embedded_path())
-    made = Pixels(checkpoint.patch_spec).values(samples)
+    made = Pixels(checkpoint.patch_spec).find(samples)()
     frames = []
     for sample in samples:
         for frame in sample.frames:
@@ -94,11 +94,11 @@ def test_pixels_are_those_of_the_stock_processor(samples: list[Sample], checkpoi
 
 def test_a_file_keeps_features_for_the_next_run(tmp_path: Path, samples: list[Sample], checkpoint: Checkpoint) -> None:
     version = version_of(checkpoint.model.visual)
-    want = frozen(checkpoint).values(samples)
+    want = frozen(checkpoint).find(samples)()
     first = frozen(checkpoint, file=tmp_path / "f", version=version)
-    assert torch.equal(first.values(samples), want)
+    assert torch.equal(first.find(samples)(), want)
     second = frozen(checkpoint, file=tmp_path / "f", version=version)
-    assert torch.equal(second.values(samples), want)
+    assert torch.equal(second.find(samples)(), want)
     assert (first.num_encoded > 0, second.num_encoded) == (True, 0)
     # A kill in the middle of a line, and of rows that no line names.
     index, rows = tmp_path / "f" / "index.jsonl", tmp_path / "f" / "rows.bin"
@@ -106,10 +106,10 @@ def test_a_file_keeps_features_for_the_next_run(tmp_path: Path, samples: list[Sa
     with rows.open("ab") as file:
         file.write(b"\x01" * 77)
     third = frozen(checkpoint, file=tmp_path / "f", version=version)
-    torch.testing.assert_close(third.values(samples), want, atol=1e-5, rtol=0)  # one frame alone: the last digits
+    torch.testing.assert_close(third.find(samples)(), want, atol=1e-5, rtol=0)  # one frame alone: the last digits
     assert third.num_encoded == 1
     other = frozen(checkpoint, file=tmp_path / "f", version="of other weights")
-    assert torch.equal(other.values(samples), want)
+    assert torch.equal(other.find(samples)(), want)
     assert other.num_encoded == first.num_encoded
 
 
@@ -134,7 +134,7 @@ def test_another_video_is_noticed(tmp_path: Path, samples: list[Sample], checkpo
         read_frames(other, [0.0], cache=ClipCache(), spec=checkpoint.patch_spec)
     later = replace(samples[0], frames=(replace(samples[0].frames[0], pts_seconds=99.0),))
     with pytest.raises(ValueError, match=r"names 1 frames .* but there are 0"):
-        frozen(checkpoint).values([later])
+        frozen(checkpoint).find([later])()
     larger = replace(samples[0], frames=(replace(samples[0].frames[0], grid_hw=(8, 8)),))
     with pytest.raises(ValueError, match=r"\(8, 8\) patches, but .* gives \(4, 4\)"):
-        frozen(checkpoint).values([larger])
+        frozen(checkpoint).find([larger])()

@@ -1,4 +1,4 @@
-"""`run_grpo`: what it leaves, that a stopped run goes on undisturbed, and that two processes are as one."""
+"""`run_grpo`: what it leaves, that a stopped run resumes undisturbed, and that two processes are as one."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ import torch
 import vzoom
 from vzoom.synthetic.dataset import write_questions
 from vzoom.train.common import policy as policy_module
-from vzoom.train.common.checkpoints import Log, mark_whole, newest_whole
+from vzoom.train.common import setup
+from vzoom.train.common.checkpoints import TrainingLog, mark_complete, newest_complete
+from vzoom.train.common.collate import CollatedBatch
+from vzoom.train.common.features import FrozenFeatures, Pixels
 from vzoom.train.rl.collapse import CollapseLimits
-from vzoom.train.rl.logprob_mismatch import ParityError
+from vzoom.train.rl.logprob_mismatch import LogprobMismatchError
 from vzoom.zoomer import embedded_path
 
 from . import grpo_run
@@ -29,8 +32,11 @@ from .training import WORLD
 
 pytest.importorskip("trl")
 
+from vzoom.train.rl import grpo_step, trl_adapter
 from vzoom.train.rl.grpo import run_grpo
-from vzoom.train.rl.trl_adapter import check_seam, trainer_class
+from vzoom.train.rl.trl_adapter import check_trainer, trainer_class
+
+SEEN = {"features": FrozenFeatures, "pixels": Pixels}  # what a batch's image tokens are filled with
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +64,7 @@ def rows(out: Path) -> list[dict[str, Any]]:
 
 def trained(out: Path) -> bytes:
     """The weights of the trainer's last checkpoint."""
-    return newest_whole(out / "checkpoints")[0].joinpath("model.safetensors").read_bytes()  # type: ignore[index]
+    return newest_complete(out / "checkpoints")[0].joinpath("model.safetensors").read_bytes()  # type: ignore[index]
 
 
 def test_a_run_leaves_the_best_model_and_a_log(finished: Path, world: Path) -> None:
@@ -66,9 +72,9 @@ def test_a_run_leaves_the_best_model_and_a_log(finished: Path, world: Path) -> N
     assert [row["step"] for row in log] == [1, 2, 3, 4]
     assert [row["update"] for row in log] == [2, 4, 6, 8]
     for name in ("loss", "kl", "entropy", "reward", "accuracy", "zoom_rate", "format_rate", "tokens", "keep_rate",
-                 "clip_ratio/low_mean", "clip_ratio/high_mean", "sampler_gap", "grad_norm"):  # fmt: skip
+                 "clip_ratio/low_mean", "clip_ratio/high_mean", "logprob_mismatch", "grad_norm"):  # fmt: skip
         assert all(row[name] is not None for row in log), name
-    assert all(row["sampler_gap"] < 1e-5 for row in log)
+    assert all(row["logprob_mismatch"] < 1e-5 for row in log)
     assert log[0]["loss"] != log[1]["loss"]
     assert log[-1]["kl"] > 0  # the policy has moved away from the reference
     assert trained(finished) != (embedded_path() / "model.safetensors").read_bytes()
@@ -97,7 +103,7 @@ def test_a_finished_run_is_not_repeated(finished: Path, world: Path) -> None:
     assert ((finished / "log.jsonl").read_text(), trained(finished)) == before
 
 
-def test_another_recipe_does_not_go_on_in_the_folder(finished: Path, world: Path) -> None:
+def test_another_recipe_does_not_resume_in_the_folder(finished: Path, world: Path) -> None:
     other = replace(RECIPE, grpo=replace(PART, temperature=1.4))
     with pytest.raises(ValueError, match="of another recipe or base"):
         run_grpo(other, base=embedded_path(), questions=world / "training" / "questions", out=finished)
@@ -106,15 +112,75 @@ def test_another_recipe_does_not_go_on_in_the_folder(finished: Path, world: Path
 def test_a_position_bug_stops_the_run(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right = policy_module.collate
 
-    def wrong(*args: Any, **settings: Any) -> dict[str, torch.Tensor]:
+    def wrong(*args: Any, **settings: Any) -> CollatedBatch:
         batch = right(*args, **settings)
-        batch["position_ids"] = torch.arange(batch["input_ids"].shape[1]).expand(batch["position_ids"].shape)
+        shape = batch.tokens["position_ids"].shape
+        batch.tokens["position_ids"] = torch.arange(shape[-1]).expand(shape)
         return batch
 
     monkeypatch.setattr(policy_module, "collate", wrong)
-    with pytest.raises(ParityError, match=r"most in which-training-\d+-0, rollout \d, turn \d, its token \d+"):
+    with pytest.raises(LogprobMismatchError, match=r"most in which-training-\d+-0, rollout \d, turn \d, its token \d+"):
         run_grpo(RECIPE, base=embedded_path(), questions=world / "training" / "questions", out=tmp_path / "out")
     assert not (tmp_path / "out" / "log.jsonl").read_text()
+
+
+@pytest.mark.parametrize("vision", ["features", "pixels"])
+def test_a_micro_batch_is_collated_once(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vision: str
+) -> None:
+    """For the log-probabilities of policy and reference before the updates, and for the loss after them."""
+    is_cached = vision == "features"
+    collated: list[CollatedBatch] = []
+    found: list[int] = []
+    scored: list[str] = []
+    right, right_find, right_score = policy_module.collate, SEEN[vision].find, policy_module.token_logprobs
+
+    def collate(*args: Any, **settings: Any) -> CollatedBatch:
+        collated.append(right(*args, **settings))
+        return collated[-1]
+
+    def find(self: Any, samples: Any) -> Any:
+        found.append(len(samples))
+        return right_find(self, samples)
+
+    def score(model: Any, batch: Any, **settings: Any) -> Any:
+        scored.append("loss" if torch.is_grad_enabled() else "before")
+        return right_score(model, batch, **settings)
+
+    monkeypatch.setattr(policy_module, "collate", collate)
+    monkeypatch.setattr(SEEN[vision], "find", find)
+    for module in (grpo_step, trl_adapter):
+        monkeypatch.setattr(module, "token_logprobs", score)
+    part = replace(PART, steps=2, cache_features=is_cached, freeze_vision=is_cached)
+    run_grpo(replace(RECIPE, grpo=part), base=embedded_path(), questions=world / "training" / "questions", out=tmp_path)
+    num_micro_batches = part.steps * part.questions_per_step * part.num_rollouts // part.micro_batch_size
+    assert len(collated) == len(found) == num_micro_batches
+    assert scored.count("before") == 2 * num_micro_batches  # policy and reference
+    assert scored.count("loss") == num_micro_batches
+    assert all(batch.pixel_values is not None and "pixel_values" not in batch.tokens for batch in collated)
+
+
+def test_the_memory_that_it_takes_is_said_before_anything_is_loaded(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Loaded(Exception):
+        pass
+
+    def load(*_: Any, **__: Any) -> None:
+        raise Loaded
+
+    said: list[str] = []
+    monkeypatch.setattr(setup, "load_checkpoint", load)
+    with pytest.raises(Loaded):
+        run_grpo(
+            RECIPE,
+            base=embedded_path(),
+            questions=world / "training" / "questions",
+            out=tmp_path,
+            say=said.append,
+        )
+    assert [line.partition(" GB per device: ")[0].rpartition(" ")[0] for line in said] == ["grpo will take about"]
+    assert "reference" in said[0]  # kl_weight is above 0
 
 
 def test_a_collapse_ends_the_run_with_the_best_model(world: Path, tmp_path: Path) -> None:
@@ -133,42 +199,42 @@ def test_a_collapse_ends_the_run_with_the_best_model(world: Path, tmp_path: Path
     assert vzoom.load(out).config == RECIPE.zoom
 
 
-def test_a_seam_that_is_gone_says_which_trl_is_needed() -> None:
+def test_a_trainer_of_another_trl_says_which_is_needed() -> None:
     from trl import GRPOTrainer
 
-    check_seam(GRPOTrainer)
+    check_trainer(GRPOTrainer)
     assert issubclass(trainer_class(), GRPOTrainer)
 
     class Newer(GRPOTrainer):
         def _compute_loss(self, model: Any, batch: Any) -> Any: ...
 
     with pytest.raises(ImportError, match=r"GRPOTrainer\._compute_loss takes no inputs.*trl>=1\.16,<1\.17"):
-        check_seam(Newer)
+        check_trainer(Newer)
 
     class Gone:
         pass
 
     with pytest.raises(ImportError, match=r"GRPOTrainer\._prepare_inputs is gone.*trl>=1\.16,<1\.17"):
-        check_seam(Gone)
+        check_trainer(Gone)
 
 
 # ---------------------------------------------------------------- files
 
 
-def test_only_whole_checkpoints_are_gone_on_from(tmp_path: Path) -> None:
-    assert newest_whole(tmp_path) is None
+def test_only_complete_checkpoints_are_resumed_from(tmp_path: Path) -> None:
+    assert newest_complete(tmp_path) is None
     for step in (2, 10, 12):
         (tmp_path / f"checkpoint-{step}").mkdir()
-    mark_whole(tmp_path / "checkpoint-2", {"a": 1})
-    mark_whole(tmp_path / "checkpoint-10", {"a": 2})
-    assert newest_whole(tmp_path) == (tmp_path / "checkpoint-10", {"a": 2})
+    mark_complete(tmp_path / "checkpoint-2", {"a": 1})
+    mark_complete(tmp_path / "checkpoint-10", {"a": 2})
+    assert newest_complete(tmp_path) == (tmp_path / "checkpoint-10", {"a": 2})
     assert not (tmp_path / "checkpoint-12").exists()
 
 
 def test_the_log_forgets_what_will_be_done_again(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"ste')
-    Log(path, step=2).add({"step": 3, "again": True})
+    TrainingLog(path, step=2).add({"step": 3, "again": True})
     assert [json.loads(line) for line in path.read_text().splitlines()] == [
         {"step": 1},
         {"step": 2},
@@ -182,7 +248,7 @@ _RUN = str(Path(__file__).with_name("grpo_run.py"))
 
 
 @pytest.mark.slow
-def test_killed_it_goes_on_as_if_nothing_had_happened(finished: Path, world: Path, tmp_path: Path) -> None:
+def test_killed_it_resumes_as_if_nothing_had_happened(finished: Path, world: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     killed_again_and_again([sys.executable, _RUN, str(world), str(out)], out, lines=PART.steps, seed=1)
     assert rows(out) == rows(finished)

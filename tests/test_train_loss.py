@@ -1,4 +1,4 @@
-"""TRL's GRPO loss, as our seam feeds it, against values made by hand."""
+"""TRL's GRPO loss, as our adapter feeds it, against values made by hand."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from vzoom.train.recipes.recipe import GRPORecipe, Optimisation, Recipe
-from vzoom.train.rl.rows import Rows
-from vzoom.train.rl.trl_adapter import _inputs
+from vzoom.train.common.collate import CollatedBatch
+from vzoom.train.recipes.recipe import GRPORecipe, Optimisation
+from vzoom.train.rl.grpo_step import MicroBatch
+from vzoom.train.rl.trl_adapter import loss_inputs
 from vzoom.zoomer import embedded_path
 
 
@@ -23,7 +24,8 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A real trainer of the recipe's settings; its model is never run."""
     pytest.importorskip("trl")
     from vzoom.train.common.policy import load_policy
-    from vzoom.train.rl.grpo import _arguments, _numbers
+    from vzoom.train.common.trl_settings import grpo_config
+    from vzoom.train.rl.grpo import numbers_of_questions
     from vzoom.train.rl.trl_adapter import no_reward, trainer_class
 
     part = GRPORecipe(
@@ -32,13 +34,11 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     )  # fmt: skip
     base = str(embedded_path())
     policy = load_policy(base, part)
-    from vzoom.config import ZoomConfig
-
     made = trainer_class()(
         model=policy.model,
         reward_funcs=no_reward,
-        args=_arguments(Recipe("r", "", ZoomConfig(), grpo=part), tmp_path_factory.mktemp("out")),
-        train_dataset=_numbers(part),
+        args=grpo_config(part, tmp_path_factory.mktemp("out"), seed=0),
+        train_dataset=numbers_of_questions(part),
         processing_class=policy.tokenizer,
     )
     made.current_gradient_accumulation_steps = 1
@@ -65,8 +65,9 @@ def loss_of(
     monkeypatch.setattr(trainer, "beta", kl_weight)
     monkeypatch.setattr(trainer, "entropy_coef", entropy_weight)
     ids = torch.zeros(logp.shape, dtype=torch.long)
-    rows = Rows([], None, ids, ids, mask, advantages, old, ref)
-    return trainer._compute_loss(trainer.model, _inputs(rows, torch.tensor(float(count or mask.sum()))))
+    nothing = CollatedBatch({}, None, num_image_tokens=0, rows_per_token=1, ids=())
+    micro_batch = MicroBatch(nothing, ids, ids, mask, advantages, old, ref)
+    return trainer._compute_loss(trainer.model, loss_inputs(micro_batch, torch.tensor(float(count or mask.sum()))))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from checkpoints import config_of
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig
 
-from vzoom.train.common.memory import Shape, estimate
+from vzoom.train.common.memory import ModelSizes, estimate
 from vzoom.train.common.policy import LORA_MODULES
 from vzoom.train.recipes import recipe_named
 
@@ -36,9 +36,9 @@ def public(size: str) -> Any:
 
 @pytest.mark.parametrize(("size", "published"), [("7b", 8_292_166_656), ("3b", 3_754_622_976)])
 def test_parameters_are_counted_as_published(size: str, published: int) -> None:
-    shape = Shape.of(public(size))
-    assert shape.language + shape.vision == published
-    assert shape.kv_width == 128 * SIZES[size]["num_key_value_heads"]
+    sizes = ModelSizes.of(public(size))
+    assert sizes.language + sizes.vision == published
+    assert sizes.kv_width == 128 * SIZES[size]["num_key_value_heads"]
 
 
 def test_adapters_are_counted_as_peft_makes_them() -> None:
@@ -48,28 +48,28 @@ def test_adapters_are_counted_as_peft_makes_them() -> None:
             AutoModelForImageTextToText.from_config(config), LoraConfig(r=8, target_modules=LORA_MODULES)
         )
     trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-    assert Shape.of(config).adapters_a_rank * 8 == trained > 0
+    assert ModelSizes.of(config).adapters_per_rank * 8 == trained > 0
 
 
 def test_the_large_recipe_fits_where_it_says() -> None:
     """Fully trained: 4 bytes of weight, 4 of gradient and 8 of Adam a parameter, over eight devices."""
-    recipe, shape = recipe_named("qwen2.5-vl-7b"), Shape.of(public("7b"))
+    recipe, sizes = recipe_named("qwen2.5-vl-7b"), ModelSizes.of(public("7b"))
     for part in (recipe.sft, recipe.grpo):
-        alone, shared = (estimate(recipe, part, shape, on_gpu=True, num_shards=n) for n in (1, 8))
+        alone, shared = (estimate(recipe, part, sizes, on_gpu=True, num_shards=n) for n in (1, 8))
         state = ("gradients", "optimizer")
-        assert sum(alone.parts[name] for name in state) == 12 * shape.language
-        assert sum(shared.parts[name] for name in state) == pytest.approx(12 * shape.language / 8)
+        assert sum(alone.parts[name] for name in state) == 12 * sizes.language
+        assert sum(shared.parts[name] for name in state) == pytest.approx(12 * sizes.language / 8)
         assert shared.total < 80e9 < alone.total
-        assert shared.parts["sampler's weights"] == 2 * 8_292_166_656
-    assert "reference" in estimate(recipe, recipe.grpo, shape, on_gpu=True).parts
+        assert shared.parts["engine's weights"] == 2 * 8_292_166_656
+    assert "reference" in estimate(recipe, recipe.grpo, sizes, on_gpu=True).parts
 
 
 def test_the_small_recipe_fits_where_it_says() -> None:
-    recipe, shape = recipe_named("qwen2.5-vl-3b-1gpu"), Shape.of(public("3b"))
+    recipe, sizes = recipe_named("qwen2.5-vl-3b-1gpu"), ModelSizes.of(public("3b"))
     for part in (recipe.sft, recipe.grpo):
-        found = estimate(recipe, part, shape, on_gpu=True)
+        found = estimate(recipe, part, sizes, on_gpu=True)
         assert found.total < 32e9
-        assert found.parts["optimizer"] == 8 * 64 * shape.adapters_a_rank
-        assert str(found).startswith(f"{found.stage} will take about {found.total / 1e9:.1f} GB a device: weights")
-    kv = estimate(recipe, recipe.grpo, shape, on_gpu=True).parts["sampler's KV"]
+        assert found.parts["optimizer"] == 8 * 64 * sizes.adapters_per_rank
+        assert str(found).startswith(f"{found.stage} will take about {found.total / 1e9:.1f} GB per device: weights")
+    kv = estimate(recipe, recipe.grpo, sizes, on_gpu=True).parts["engine's KV"]
     assert kv == recipe.grpo.pool_tokens * 2 * 36 * 256 * 2  # keys and values, layers, width, bytes

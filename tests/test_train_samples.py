@@ -83,7 +83,7 @@ def test_tokens_and_frames_that_do_not_agree(vocabulary: Vocabulary) -> None:
     with pytest.raises(ValueError, match="16 image tokens, but its 3 frames have 12 features"):
         from_trajectory(lost, CONFIG, vocabulary, id="r", video=VIDEO)
     moved = replace(trajectory.visuals[0], offset=trajectory.visuals[0].offset + 1)
-    with pytest.raises(ValueError, match="or lie elsewhere"):
+    with pytest.raises(ValueError, match="or are elsewhere"):
         from_trajectory(
             replace(trajectory, visuals=[moved, *trajectory.visuals[1:]]), CONFIG, vocabulary, id="r", video=VIDEO
         )

@@ -1,4 +1,4 @@
-"""SFT on TRL: what the loss is of, that a stopped run goes on as if nothing had been, and what is left on the disk."""
+"""SFT on TRL: what the loss is of, that a stopped run resumes undisturbed, and what is left on the disk."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from vzoom.data.store import read
 from vzoom.data.validate import InvalidRecord
 from vzoom.train.common.policy import load_policy
 from vzoom.train.common.samples import from_record
-from vzoom.train.common.trl_settings import num_updates, order
 from vzoom.train.recipes.recipe import Lora, Optimisation, Recipe, SFTRecipe
-from vzoom.train.sft import callbacks as module
+from vzoom.train.sft import sft as module
+from vzoom.train.sft.order import num_updates, order
 from vzoom.train.sft.sft import run_sft
 from vzoom.zoomer import embedded_path
 
@@ -65,7 +65,7 @@ def whole(data: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> 
 def run(
     recipe: Recipe, data: tuple[Path, Path], out: Path, *, say: Callable[[str], None] = quiet, **settings: Any
 ) -> Path:
-    return run_sft(recipe, base=embedded_path(), data=data[1], questions=data[0], out=out, say=say, **settings)
+    return run_sft(recipe, base=embedded_path(), data=data[1], eval_questions=data[0], out=out, say=say, **settings)
 
 
 def log_of(out: Path) -> list[dict[str, Any]]:
@@ -82,7 +82,7 @@ def test_the_loss_is_the_mean_over_learned_tokens_of_the_update(whole: Path, dat
     first = order(PART, np.array([len(s) for s in samples]), seed=0)[:4]
     total = count = 0.0
     for number in first:
-        batch = policy.collate([samples[number]])
+        batch = policy.collate([samples[number]]).to("cpu")
         logits = policy.model(**{k: v for k, v in batch.items() if k != "labels"}).logits[0]
         learned = np.flatnonzero(samples[number].learned)  # the token at i is predicted from i − 1
         logp = logits.log_softmax(-1)[learned - 1, samples[number].ids[learned]]
@@ -108,18 +108,18 @@ def test_it_learns_and_leaves_a_model(whole: Path, data: tuple[Path, Path]) -> N
 
 
 @pytest.mark.parametrize("stop_at", [1, 5])
-def test_a_stopped_run_goes_on(
+def test_a_stopped_run_resumes(
     whole: Path, data: tuple[Path, Path], tmp_path: Path, stop_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped before the first checkpoint, and behind the second. What it had said of later updates is forgotten."""
+    """Stopped before the first checkpoint, and after the second. What it had said of later updates is forgotten."""
 
-    def stop(step: int, *rest: Any) -> str:
-        if step == stop_at:
+    def stop(row: dict[str, Any], *rest: Any) -> str:
+        if row["step"] == stop_at:
             raise Stopped
         return ""
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "line", stop)
+        patch.setattr(module, "_line", stop)
         with pytest.raises(Stopped):
             run(RECIPE, data, tmp_path)
     half = tmp_path / "checkpoints" / "checkpoint-6"
@@ -128,7 +128,7 @@ def test_a_stopped_run_goes_on(
         (half / "progress.json").unlink()
     said: list[str] = []
     run(RECIPE, data, tmp_path, say=said.append)
-    assert any("going on behind update 4" in text for text in said) == (stop_at > 4)
+    assert any("resumes after update 4" in text for text in said) == (stop_at > 4)
     assert losses(tmp_path) == losses(whole)
     assert (tmp_path / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     said.clear()
@@ -139,7 +139,7 @@ def test_a_stopped_run_goes_on(
 
 
 @pytest.mark.slow
-def test_killed_it_goes_on_as_if_nothing_had_happened(whole: Path, data: tuple[Path, Path], tmp_path: Path) -> None:
+def test_killed_it_resumes_as_if_nothing_had_happened(whole: Path, data: tuple[Path, Path], tmp_path: Path) -> None:
     out, script = tmp_path / "out", tmp_path / "run.py"
     script.write_text(
         f"import sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\n"

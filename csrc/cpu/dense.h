@@ -1,4 +1,4 @@
-// What surrounds attention in a layer, for few rows: projections, norms and gates; one table an instruction set.
+// What surrounds attention in a layer, for few rows: projections, norms and gates; one table per instruction set.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,7 @@ struct Dots {
   float* sums;
 };
 
-// out[t][n] = sums + bias, or silu(gates + gate_bias) * (sums + bias), + add[t][n]; null for what there is not.
+// out[t][n] = sums + bias, or silu(gates + gate_bias) * (sums + bias), + add[t][n]; null for what is not given.
 struct Finish {
   const float *sums, *gates;
   const char *bias, *gate_bias, *add;
@@ -29,7 +29,7 @@ struct Finish {
 };
 
 struct DenseKernels {
-  // At most 4 (size + 32) bytes a row; `stride` of x in elements.
+  // At most 4 (size + 32) bytes per row; `stride` of x in elements.
   void (*pack)(Dtype, const char* x, int64_t stride, int rows, int size, char* packed);
   void (*dots)(Dtype, const Dots&);
   void (*finish)(Dtype, const Finish&);  // of one row
@@ -38,10 +38,5 @@ struct DenseKernels {
 };
 
 const DenseKernels& dense_kernels();
-
-void linear(const View& x, const View& weight, const View* bias, const View* gate, const View* gate_bias,
-            const View* add, const View& out);
-void rms_norm(const View& x, const View& weight, double epsilon, const View& out);
-void silu_mul(const View& gate, const View& up);
 
 }  // namespace vz

@@ -1,4 +1,4 @@
-// Projections, norms and gates over Vec; included inside a namespace behind one of vec_*.h. See dense.h.
+// Projections, norms and gates over Vec; included inside a namespace after one of vec_*.h. See dense.h.
 // The multiplication M of an element type T comes from the including file, FloatMath<T> or Bf16Math: Cell is what x is
 // packed to, Operand what a register holds, and madd adds the products of two to a Sum, whose total is a float.
 
@@ -14,7 +14,7 @@ static inline Vec ratio(Vec a, Vec b) { return {a.v / b.v}; }
 // x / (1 + exp(-x)); below -88 that is -0 to within a float's least values.
 static inline Vec silu(Vec x) { return ratio(x, add(set1(1), exp(sub(set1(0), max(x, set1(-88)))))); }
 
-// x as [steps][rows][kStep], zeros behind the last.
+// x as [steps][rows][kStep], zeros after the last.
 template <class T, class M>
 static void pack_as(const char* x, int64_t stride, int rows, int size, char* packed) {
   auto* to = reinterpret_cast<typename M::Cell*>(packed);

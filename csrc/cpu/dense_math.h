@@ -1,4 +1,4 @@
-// Products of floats, or of what becomes floats, over Vec. Included behind one of vec_*.h; see dense_generic.h.
+// Products of floats, or of what becomes floats, over Vec. Included after one of vec_*.h; see dense_generic.h.
 
 template <class T> struct FloatMath {
   using Cell = float;

@@ -71,7 +71,7 @@ void vertical(const Pass& pass, int y, const uint8_t* src, int row0, int64_t str
     const __mmask64 mask = bytes - x >= 64 ? ~0ull : (1ull << (bytes - x)) - 1;
     Sums s0 = zero_sums(), s1 = s0, s2 = s0, s3 = s0;
     for (int g = 0; g < groups; ++g) {
-      const auto row = [&](int j) {  // weights behind the last tap are zero, but its row must exist
+      const auto row = [&](int j) {  // weights after the last tap are zero, but its row must exist
         return _mm512_maskz_loadu_epi8(mask, in + static_cast<int64_t>(j < last ? j : last) * stride + x);
       };
       const __m512i a = row(4 * g), b = row(4 * g + 1), c = row(4 * g + 2), d = row(4 * g + 3);
@@ -94,7 +94,7 @@ void vertical(const Pass& pass, int y, const uint8_t* src, int row0, int64_t str
   }
 }
 
-// 64 lookups in a table of 256 bytes that lies in four registers.
+// 64 lookups in a table of 256 bytes in four registers.
 inline __m512i look_up(const __m512i table[4], __m512i at, __mmask64 upper) {
   return _mm512_mask_blend_epi8(upper, _mm512_permutex2var_epi8(table[0], at, table[1]),
                                 _mm512_permutex2var_epi8(table[2], at, table[3]));
@@ -102,7 +102,7 @@ inline __m512i look_up(const __m512i table[4], __m512i at, __mmask64 upper) {
 
 constexpr int kMinPatch = 8, kMaxPatch = 16;  // pixels a side that fit this path
 
-// The pixels of 4 neighbouring patches, one register a channel: 16 bytes a patch.
+// The pixels of 4 neighbouring patches, one register per channel: 16 bytes per patch.
 inline void split_channels(const Patches& p, const uint8_t* row, __m512i index, __mmask64 mask, __m512i out[3]) {
   __m512i patches[4];
   for (int j = 0; j < 4; ++j)
@@ -140,7 +140,7 @@ inline void store_row(char* to, __m512i values, __m512i last, int64_t last_bytes
   }
 }
 
-// 4 patches at a time, whole: what is written lies together, in the core's first cache.
+// 4 patches at a time, whole: what is written is in one place, in the core's first cache.
 template <int kBytes>
 void emit_as(const Patches& p, int gy, const uint8_t* rows, int64_t stride, char* frame_out) {
   alignas(64) uint8_t index_bytes[64];

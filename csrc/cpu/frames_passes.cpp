@@ -33,7 +33,7 @@ void pack_vertical(OwnedPass& owned) {
   owned.pass.quads = owned.quads.data();
 }
 
-// Fills one block; false where its input bytes span more than one register.
+// Fills one block; false if its input bytes span more than one register.
 bool fill_block(const Pass& p, int x0, int g, Pass::Block& block, int32_t& base) {
   const int pixels = std::min(p.pixels, p.out_size - x0), row_bytes = p.in_size * 3;
   int begin = row_bytes, end = 0;

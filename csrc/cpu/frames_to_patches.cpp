@@ -18,7 +18,7 @@ const FrameKernels& kernels() {
   return frames_scalar;
 }
 
-// A buffer of rows with room behind each for whole registers. It grows and is kept, one a thread and step.
+// A buffer of rows with room after each for whole registers. It grows and is kept, one per thread and step.
 struct Rows {
   std::unique_ptr<uint8_t[]> memory;
   size_t size = 0;
@@ -83,7 +83,7 @@ Frames check_frames(const Plan& plan, const View& frames) {
     throw BadArgument("frames " + shape_text(frames) + " do not fit a plan for " + std::to_string(plan.in_height) + " x " +
                       std::to_string(plan.in_width) + " pixels of 3 channels");
   if (dims['N'] && (frames.stride[3] != 1 || (frames.stride[2] != 3 && dims['W'] > 1)))
-    throw BadArgument("the pixels of a row of frames must lie together: call .contiguous() on it");
+    throw BadArgument("the pixels of a row of frames must follow each other: call .contiguous() on it");
   return {frames.as<uint8_t>(), dims['N'], frames.stride[0], frames.stride[1]};
 }
 
@@ -118,7 +118,7 @@ void frames_to_patches(const Plan& plan, const View& frames, const View& table, 
         planes[(c * element_bytes + b) * 256 + v] = table.as<uint8_t>()[(c * 256 + v) * element_bytes + b];
   const Patches patches = {patch, merge, temporal, width / patch, element_bytes, table.as<uint8_t>(), planes.data()};
 
-  // Units of work: whole frames, cut into bands where there are more threads than frames.
+  // Units of work: whole frames, cut into bands if there are more threads than frames.
   const int bands_wanted = static_cast<int>((threads() + in.num - 1) / std::max<int64_t>(in.num, 1));
   const int bands = std::max(1, std::min(height / side, bands_wanted));
   const int64_t frame_bytes = int64_t{height} * width * 3 * temporal * element_bytes;
@@ -133,7 +133,7 @@ void frames_to_patches(const Plan& plan, const View& frames, const View& table, 
       Source rows_in = rows_after(plan, static_cast<int>(plan.steps.size()), frame, in.row_stride, y0, y1, buffers);
       Rows& padded = buffers.back();
       if (rows_in.row0 >= frame && rows_in.row0 < frame + plan.in_height * in.row_stride) {
-        uint8_t* copy = padded.reserve(y1 - y0, width * 3);  // nothing was resized: no room behind the rows
+        uint8_t* copy = padded.reserve(y1 - y0, width * 3);  // nothing was resized: no room after the rows
         for (int y = 0; y < y1 - y0; ++y)
           std::copy_n(rows_in.row0 + y * rows_in.stride, width * 3, copy + y * padded.stride);
         rows_in = {copy, y0, padded.stride};

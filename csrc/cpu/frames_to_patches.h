@@ -1,4 +1,4 @@
-// frames_to_patches: uint8 frames -> resized by Pillow's integer arithmetic -> one table a channel -> patches in
+// frames_to_patches: uint8 frames -> resized by Pillow's integer arithmetic -> one table per channel -> patches in
 // merge order. Work goes row by row through buffers that stay in the core's cache; a frame is read once and its
 // patches are written once.
 #pragma once
@@ -68,7 +68,7 @@ struct FrameKernels {
   // One output row y from input rows; src points at input row `row0`.
   void (*vertical)(const Pass&, int y, const uint8_t* src, int row0, int64_t stride, int bytes, uint8_t* dst);
   // A row of patches, number gy, from `patch` rows of pixels into its place in the frame's patches. Rows have kSlack
-  // bytes behind them.
+  // bytes after them.
   void (*emit)(const Patches&, int gy, const uint8_t* rows, int64_t stride, char* frame_out);
 };
 extern const FrameKernels frames_scalar;

@@ -30,8 +30,6 @@ Isa isa() { return current; }
 
 bool has_bf16_dot() { return current == Isa::avx512bf16; }
 
-const char* isa_name() { return kNames[static_cast<int>(current)]; }
-
 void set_isa(const char* name) {
   const std::string wanted = name;
   if (wanted == "auto") {

@@ -13,7 +13,6 @@ enum class Isa {
 
 Isa isa();                      // the best of this machine, or what was set
 bool has_bf16_dot();            // isa() is avx512bf16
-void set_isa(const char* name); // "auto" or a name below: for tests; BadArgument where it is not there
-const char* isa_name();
+void set_isa(const char* name); // "auto", scalar, avx2, avx512 or avx512bf16: for tests; BadArgument if it is not there
 
 }  // namespace vz

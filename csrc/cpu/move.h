@@ -1,4 +1,4 @@
-// What the ops that move keys and values share: copies and rotations of rows, one table an instruction set.
+// What the ops that move keys and values share: copies and rotations of rows, one table per instruction set.
 #pragma once
 
 #include <cstdint>
@@ -27,22 +27,12 @@ struct MoveKernels {
   void (*copy)(char* dst, const char* src, int64_t bytes, bool past_caches);
   // out = a * weight_a + b * weight_b over `size` elements; a side whose weight is 0 is not read.
   void (*blend)(Dtype, const char* a, float weight_a, const char* b, float weight_b, char* out, int size);
-  void (*fence)();  // behind the last store past the caches of a thread
+  void (*fence)();  // after the last store past the caches of a thread
 };
 
 const MoveKernels& move_kernels();
 
 // Amounts above this do not stay in a cache, so stores go past it: the line need not be read first.
 constexpr int64_t kPastCachesBytes = int64_t{8} << 20;
-
-inline bool is_float(Dtype d) { return d == Dtype::f32 || d == Dtype::bf16 || d == Dtype::f16; }
-
-void mrope_append(const View& q, const View& k, const View& v, const View& cos, const View& sin, const View& k_pages,
-                  const View& v_pages, const View& slots);
-void copy_blocks(const View& k_pages, const View& v_pages, const View& sources, const View& targets);
-void splice_move(const View& k_pages, const View& v_pages, const View& sources, const View& targets, const View* cos,
-                 const View* sin);
-void merge_states(const View& out_a, const View& lse_a, const View& out_b, const View& lse_b, const View& out,
-                  const View* lse);
 
 }  // namespace vz

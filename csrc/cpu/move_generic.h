@@ -1,4 +1,4 @@
-// Copies and rotations over Vec; included inside a namespace behind one of vec_*.h. See move.h.
+// Copies and rotations over Vec; included inside a namespace after one of vec_*.h. See move.h.
 
 template <class T, class A, bool kRoundProducts, bool kStream>
 static void rotate_as(const Rotation& r) {

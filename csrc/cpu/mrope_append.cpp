@@ -2,85 +2,101 @@
 
 #include <string>
 
+#include "../ops/mrope_append.h"
 #include "move.h"
 #include "threads.h"
 
 namespace vz {
 namespace {
 
-constexpr int64_t kBytesWorthAThread = 64 << 10;
-
-void check_dtypes(const View& q, const View& k, const View& v, const View& cos, const View& sin, const View& k_pages,
-                  const View& v_pages, const View& slots) {
-  if (!is_float(q.dtype)) throw BadArgument(std::string("q must be float32, bfloat16 or float16, got ") + name(q.dtype));
-  const struct { const char* name; const View& view; } same[] = {
-      {"k", k}, {"v", v}, {"k_pages", k_pages}, {"v_pages", v_pages}};
-  for (const auto& [name, view] : same) {
-    want_dtype(name, view, q.dtype);
+void check_dtypes(const MropeAppend& a) {
+  if (a.q) want_float("q", *a.q);
+  want_float("k", a.k);
+  if (a.q) {
+    want_dtype("q", *a.q, a.k.dtype);
+    want_last_contiguous("q", *a.q);
+    want_cpu("q", *a.q);
+  }
+  for (const auto& [name, view] : {Named{"k", a.k}, {"v", a.v}, {"k_pages", a.k_pages}, {"v_pages", a.v_pages}}) {
+    want_dtype(name, view, a.k.dtype);
     want_last_contiguous(name, view);
     want_cpu(name, view);
   }
-  want_last_contiguous("q", q);
-  want_last_contiguous("cos", cos);
-  want_last_contiguous("sin", sin);
-  want_dtype("slots", slots, Dtype::i64);
-  want_dtype("sin", sin, cos.dtype);
-  if (cos.dtype != Dtype::f32) want_dtype("cos", cos, q.dtype);
-  want_cpu("cos", cos);
-  want_cpu("sin", sin);
-  want_cpu("slots", slots);
+  want_dtype("slots", a.slots, Dtype::i64);
+  want_cpu("slots", a.slots);
+  if (!a.cos != !a.sin) throw BadArgument("cos and sin must both be given or both be None");
+  if (!a.cos) {
+    if (a.q) throw BadArgument("q is given, but no cos and sin to rotate it by");
+    return;
+  }
+  if (a.cos->dtype != Dtype::f32) want_dtype("cos", *a.cos, a.k.dtype);
+  want_dtype("sin", *a.sin, a.cos->dtype);
+  for (const auto& [name, view] : {Named{"cos", *a.cos}, {"sin", *a.sin}}) {
+    want_last_contiguous(name, view);
+    want_cpu(name, view);
+  }
 }
 
-}  // namespace
-
-void mrope_append(const View& q, const View& k, const View& v, const View& cos, const View& sin, const View& k_pages,
-                  const View& v_pages, const View& slots) {
-  check_dtypes(q, k, v, cos, sin, k_pages, v_pages, slots);
+void mrope_append(const MropeAppend& a) {
+  check_dtypes(a);
   Dims dims;
-  dims.bind("q", q, "THD");
-  dims.bind("k", k, "TGD");
-  dims.bind("v", v, "TGD");
-  dims.bind("cos", cos, "TR");
-  dims.bind("sin", sin, "TR");
-  dims.bind("slots", slots, "T");
-  dims.bind("k_pages", k_pages, "NGBD");
-  dims.bind("v_pages", v_pages, "NGBD");
-  if (dims['R'] > kMaxPairs) throw BadArgument("head_dim must be at most 1024");
-  const int64_t tokens = dims['T'], block_size = dims['B'], num_slots = dims['N'] * block_size;
-  const int heads = static_cast<int>(dims['H']), groups = static_cast<int>(dims['G']);
-  const int pairs = static_cast<int>(dims['R']);
-  if (dims['D'] != 2 * dims['R'])
-    throw BadArgument("cos must hold head_dim / 2 = " + std::to_string(dims['D'] / 2) + " angles a token, got " +
-                      std::to_string(dims['R']));
-  const auto slot_of = [&](int64_t t) { return slots.as<int64_t>()[t * slots.stride[0]]; };
+  if (a.q) dims.bind("q", *a.q, "THD");
+  dims.bind("k", a.k, "TGD");
+  dims.bind("v", a.v, "TGD");
+  if (a.cos) {
+    dims.bind("cos", *a.cos, "TR");
+    dims.bind("sin", *a.sin, "TR");
+    if (dims['R'] > kMaxPairs) throw BadArgument("head_dim must be at most 1024");
+    if (dims['D'] != 2 * dims['R'])
+      throw BadArgument("cos must hold head_dim / 2 = " + std::to_string(dims['D'] / 2) + " angles per token, got " +
+                        std::to_string(dims['R']));
+  }
+  dims.bind("slots", a.slots, "T");
+  dims.bind("k_pages", a.k_pages, "NGPD");
+  dims.bind("v_pages", a.v_pages, "NGPD");
+  const int64_t tokens = dims['T'], block_size = dims['P'], num_slots = dims['N'] * block_size;
+  const int heads = a.q ? static_cast<int>(dims['H']) : 0, kv_heads = static_cast<int>(dims['G']);
+  const int pairs = static_cast<int>(dims['D'] / 2);
+  const auto slot_of = [&](int64_t t) { return a.slots.as<int64_t>()[t * a.slots.stride[0]]; };
   for (int64_t t = 0; t < tokens; ++t)  // before anything is written
     if (slot_of(t) >= num_slots)
       throw BadArgument("slots[" + std::to_string(t) + "] = " + std::to_string(slot_of(t)) + ", but the pages have " +
                         std::to_string(num_slots) + " slots");
 
-  const int64_t e = bytes(q.dtype), a = bytes(cos.dtype), row_bytes = 2 * pairs * e;
+  const Dtype dtype = a.k.dtype, angles = a.cos ? a.cos->dtype : Dtype::f32;
+  const int64_t e = bytes(dtype), angle_bytes = bytes(angles), row_bytes = dims['D'] * e;
   const MoveKernels& run = move_kernels();
-  const auto work = [&](int64_t begin, int64_t end) {
+  const auto copy_rows = [&](const View& from, int64_t t, const View& pages, char* page) {
+    const char* row = from.data + t * from.stride[0] * e;
+    for (int g = 0; g < kv_heads; ++g)
+      run.copy(page + g * pages.stride[1] * e, row + g * from.stride[1] * e, row_bytes, false);
+  };
+  in_parts(tokens, (heads + 2 * kv_heads) * row_bytes, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
-      const char *c = cos.data + t * cos.stride[0] * a, *s = sin.data + t * sin.stride[0] * a;
-      char* q_row = q.data + t * q.stride[0] * e;
-      run.rotate({q_row, q.stride[1] * e, q_row, q.stride[1] * e, heads, pairs, c, s, false}, q.dtype, cos.dtype);
+      const char* cos = a.cos ? a.cos->data + t * a.cos->stride[0] * angle_bytes : nullptr;
+      const char* sin = a.sin ? a.sin->data + t * a.sin->stride[0] * angle_bytes : nullptr;
+      if (a.q) {
+        char* row = a.q->data + t * a.q->stride[0] * e;
+        const int64_t head = a.q->stride[1] * e;
+        run.rotate({row, head, row, head, heads, pairs, cos, sin, false}, dtype, angles);
+      }
       const int64_t slot = slot_of(t);
       if (slot < 0) continue;
       const int64_t block = slot / block_size, offset = slot % block_size;
-      char* k_page = k_pages.data + (block * k_pages.stride[0] + offset * k_pages.stride[2]) * e;
-      char* v_page = v_pages.data + (block * v_pages.stride[0] + offset * v_pages.stride[2]) * e;
-      run.rotate({k.data + t * k.stride[0] * e, k.stride[1] * e, k_page, k_pages.stride[1] * e, groups, pairs, c, s, false},
-                 q.dtype, cos.dtype);
-      const char* v_row = v.data + t * v.stride[0] * e;
-      for (int g = 0; g < groups; ++g)
-        run.copy(v_page + g * v_pages.stride[1] * e, v_row + g * v.stride[1] * e, row_bytes, false);
+      char* k_page = a.k_pages.data + (block * a.k_pages.stride[0] + offset * a.k_pages.stride[2]) * e;
+      char* v_page = a.v_pages.data + (block * a.v_pages.stride[0] + offset * a.v_pages.stride[2]) * e;
+      if (cos)
+        run.rotate({a.k.data + t * a.k.stride[0] * e, a.k.stride[1] * e, k_page, a.k_pages.stride[1] * e, kv_heads, pairs,
+                    cos, sin, false}, dtype, angles);
+      else
+        copy_rows(a.k, t, a.k_pages, k_page);
+      copy_rows(a.v, t, a.v_pages, v_page);
     }
-  };
-  if (tokens * (heads + 2 * groups) * row_bytes < kBytesWorthAThread)
-    work(0, tokens);
-  else
-    parallel_for(tokens, work);
+  });
 }
+
+}  // namespace
+
+VZ_CPU_OP("mrope_append", MropeAppend, mrope_append)
 
 }  // namespace vz

@@ -5,16 +5,16 @@
 #include <string>
 #include <vector>
 
+#include "../ops/paged_attention.h"
 #include "attention.h"
 #include "isa.h"
-#include "move.h"
 #include "threads.h"
 
 namespace vz {
 namespace {
 
 constexpr int kRowsOfATile = 384;   // their sums stay in the core's second cache
-constexpr int kKeysOfAPart = 1024;  // at least, where the keys of a sequence are cut for more threads
+constexpr int kKeysOfAPart = 1024;  // at least, if the keys of a sequence are cut for more threads
 constexpr int kPartsOfAThread = 4;  // of a sequence with few rows, so that threads end together
 constexpr int kBytesOfAStep = 256 << 10;  // that groups with few rows read together; a core's second cache holds two
 constexpr int kKeysOfAStep = 64;
@@ -30,7 +30,7 @@ const AttentionKernel& kernel_for(Dtype dtype) {
   return dtype == Dtype::f32 ? all->f32 : dtype == Dtype::bf16 ? all->bf16 : all->f16;
 }
 
-// Grows and is kept, one a thread.
+// Grows and is kept, one per thread.
 char* scratch_of(int64_t bytes) {
   static thread_local std::unique_ptr<char[]> memory;
   static thread_local int64_t size = 0;
@@ -41,54 +41,45 @@ char* scratch_of(int64_t bytes) {
   return reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(memory.get()) + 63) / 64 * 64);
 }
 
-void check_types(const View& q, const View& k_pages, const View& v_pages, const View& block_table, const View& kv_lens,
-                 const View& cu_seqlens_q, const View& out, const View* lse) {
-  if (!is_float(q.dtype)) throw BadArgument(std::string("q must be float32, bfloat16 or float16, got ") + name(q.dtype));
-  const struct { const char* name; const View& view; } floats[] = {
-      {"q", q}, {"k_pages", k_pages}, {"v_pages", v_pages}, {"out", out}};
-  for (const auto& [name, view] : floats) {
-    want_dtype(name, view, q.dtype);
+void check_types(const PagedAttention& a) {
+  want_float("q", a.q);
+  for (const auto& [name, view] : {Named{"q", a.q}, {"k_pages", a.k_pages}, {"v_pages", a.v_pages}, {"out", a.out}}) {
+    want_dtype(name, view, a.q.dtype);
     want_last_contiguous(name, view);
     want_cpu(name, view);
   }
-  const struct { const char* name; const View& view; } numbers[] = {
-      {"block_table", block_table}, {"kv_lens", kv_lens}, {"cu_seqlens_q", cu_seqlens_q}};
-  for (const auto& [name, view] : numbers) {
+  for (const auto& [name, view] :
+       {Named{"block_table", a.block_table}, {"kv_lens", a.kv_lens}, {"cu_seqlens_q", a.cu_seqlens_q}}) {
     want_dtype(name, view, Dtype::i32);
     want_last_contiguous(name, view);
     want_cpu(name, view);
   }
-  if (lse) {
-    want_dtype("lse", *lse, Dtype::f32);
-    want_cpu("lse", *lse);
+  if (a.lse) {
+    want_dtype("lse", *a.lse, Dtype::f32);
+    want_cpu("lse", *a.lse);
   }
 }
 
-}  // namespace
-
-void paged_attention(const View& q, const View& k_pages, const View& v_pages, const View& block_table,
-                     const View& kv_lens, const View& cu_seqlens_q, const View& out, const View* lse, double scale,
-                     bool causal) {
-  check_types(q, k_pages, v_pages, block_table, kv_lens, cu_seqlens_q, out, lse);
+void paged_attention(const PagedAttention& a) {
+  check_types(a);
   Dims dims;
-  dims.bind("q", q, "THD");
-  dims.bind("out", out, "THD");
-  dims.bind("k_pages", k_pages, "NGPD");
-  dims.bind("v_pages", v_pages, "NGPD");
-  dims.bind("block_table", block_table, "SB");
-  dims.bind("kv_lens", kv_lens, "S");
-  dims.bind("cu_seqlens_q", cu_seqlens_q, "C");
-  if (lse) dims.bind("lse", *lse, "TH");
-  const int64_t sequences = dims['S'], heads = dims['H'], groups = dims['G'], dim = dims['D'], block_size = dims['P'];
-  if (dims['C'] != sequences + 1)
+  dims.bind("q", a.q, "THD");
+  dims.bind("out", a.out, "THD");
+  dims.bind("k_pages", a.k_pages, "NGPD");
+  dims.bind("v_pages", a.v_pages, "NGPD");
+  dims.bind("block_table", a.block_table, "SB");
+  dims.bind("kv_lens", a.kv_lens, "S");
+  if (a.lse) dims.bind("lse", *a.lse, "TH");
+  const int64_t sequences = dims['S'], heads = dims['H'], kv_heads = dims['G'], dim = dims['D'], block_size = dims['P'];
+  if (a.cu_seqlens_q.ndim != 1 || a.cu_seqlens_q.shape[0] != sequences + 1)
     throw BadArgument("cu_seqlens_q must hold S + 1 = " + std::to_string(sequences + 1) + " numbers, got " +
-                      shape_text(cu_seqlens_q));
-  if (groups == 0 || heads % groups)
-    throw BadArgument(std::to_string(heads) + " query heads are not a multiple of " + std::to_string(groups) +
+                      shape_text(a.cu_seqlens_q));
+  if (kv_heads == 0 || heads % kv_heads)
+    throw BadArgument(std::to_string(heads) + " query heads are not a multiple of " + std::to_string(kv_heads) +
                       " key/value heads");
   if (dim < 1 || dim > kMaxHeadDim) throw BadArgument("head_dim must be 1 to 512, got " + std::to_string(dim));
 
-  const int32_t *starts = cu_seqlens_q.as<int32_t>(), *lengths = kv_lens.as<int32_t>();
+  const int32_t *starts = a.cu_seqlens_q.as<int32_t>(), *lengths = a.kv_lens.as<int32_t>();
   if (starts[0] != 0 || starts[sequences] != dims['T'])
     throw BadArgument("cu_seqlens_q must go from 0 to T = " + std::to_string(dims['T']) + ", got " +
                       std::to_string(starts[0]) + " to " + std::to_string(starts[sequences]));
@@ -100,40 +91,42 @@ void paged_attention(const View& q, const View& k_pages, const View& v_pages, co
       throw BadArgument("kv_lens[" + std::to_string(s) + "] = " + std::to_string(lengths[s]) +
                         " does not fit the block table of " + std::to_string(max_blocks) + " blocks");
     for (int64_t b = 0; b < used && starts[s + 1] > starts[s]; ++b) {
-      const int32_t block = block_table.as<int32_t>()[s * block_table.stride[0] + b];
+      const int32_t block = a.block_table.as<int32_t>()[s * a.block_table.stride[0] + b];
       if (block < 0 || block >= num_blocks)
         throw BadArgument("block_table[" + std::to_string(s) + ", " + std::to_string(b) + "] = " +
                           std::to_string(block) + ", but there are " + std::to_string(num_blocks) + " blocks");
     }
   }
 
-  const int per_group = static_cast<int>(heads / groups);
+  const int per_group = static_cast<int>(heads / kv_heads);
   const AttentionArgs args = {
-      q.data, k_pages.data, v_pages.data, out.data, lse ? lse->as<float>() : nullptr,
-      q.stride[0], q.stride[1], out.stride[0], out.stride[1], lse ? lse->stride[0] : 0, lse ? lse->stride[1] : 0,
-      k_pages.stride[0], k_pages.stride[1], k_pages.stride[2], v_pages.stride[0], v_pages.stride[1], v_pages.stride[2],
-      per_group, static_cast<int>(dim), static_cast<int>(block_size), static_cast<float>(scale), causal};
+      a.q.data, a.k_pages.data, a.v_pages.data, a.out.data, a.lse ? a.lse->as<float>() : nullptr,
+      a.q.stride[0], a.q.stride[1], a.out.stride[0], a.out.stride[1],
+      a.lse ? a.lse->stride[0] : 0, a.lse ? a.lse->stride[1] : 0,
+      a.k_pages.stride[0], a.k_pages.stride[1], a.k_pages.stride[2],
+      a.v_pages.stride[0], a.v_pages.stride[1], a.v_pages.stride[2],
+      per_group, static_cast<int>(dim), static_cast<int>(block_size), static_cast<float>(a.scale), a.causal};
 
   // Tiles of rows. With few rows (decode) neighbouring groups go together: pages are read in one piece. Keys are cut into
-  // parts that are joined where tiles are fewer than threads; a decode by its own length and the threads alone, so that
+  // parts that are joined if tiles are fewer than threads; a decode by its own length and the threads alone, so that
   // what runs beside it changes no bit of it.
-  const AttentionKernel& kernel = kernel_for(q.dtype);
-  const int64_t row_bytes = dim * bytes(q.dtype);
+  const AttentionKernel& kernel = kernel_for(a.q.dtype);
+  const int64_t row_bytes = dim * bytes(a.q.dtype);
   const auto parts_of_few = [&](int keys) {
     return threads() == 1 ? 1 : std::clamp(keys / kKeysOfAPart, 1, kPartsOfAThread * threads());
   };
   int64_t few_units = 0;
   for (int64_t s = 0; s < sequences; ++s) few_units += parts_of_few(lengths[s]);
   const int together = few_units < threads() ? 1 : static_cast<int>(std::clamp<int64_t>(
-      kBytesOfAStep / (2 * kKeysOfAStep * row_bytes), 1, groups));
+      kBytesOfAStep / (2 * kKeysOfAStep * row_bytes), 1, kv_heads));
   std::vector<AttentionTile> tiles;
   for (int64_t s = 0; s < sequences; ++s) {
     const int queries = starts[s + 1] - starts[s], rows = queries * per_group;
     const int step = rows <= kernel.few_rows ? together : 1;
-    for (int g = 0; g < groups; g += step)
+    for (int g = 0; g < kv_heads; g += step)
       for (int r = 0; r < rows; r += kRowsOfATile)
-        tiles.push_back({block_table.as<int32_t>() + s * block_table.stride[0], starts[s], g,
-                         std::min(step, static_cast<int>(groups) - g), queries, lengths[s], r,
+        tiles.push_back({a.block_table.as<int32_t>() + s * a.block_table.stride[0], starts[s], g,
+                         std::min(step, static_cast<int>(kv_heads) - g), queries, lengths[s], r,
                          std::min(rows, r + kRowsOfATile), 0, lengths[s], nullptr, nullptr, nullptr});
   }
   const int64_t num = static_cast<int64_t>(tiles.size());
@@ -178,5 +171,9 @@ void paged_attention(const View& q, const View& k_pages, const View& v_pages, co
     at += parts_of[i] * rows_of(tiles[i]);
   }
 }
+
+}  // namespace
+
+VZ_CPU_OP("paged_attention", PagedAttention, paged_attention)
 
 }  // namespace vz

@@ -3,13 +3,14 @@
 #include <string>
 #include <vector>
 
+#include "../ops/splice_move.h"
 #include "move.h"
 #include "threads.h"
 
 namespace vz {
 namespace {
 
-// Tokens that lie one behind the other in one block, at the source and at the target.
+// Tokens that follow each other in one block, at the source and at the target.
 struct Run {
   int64_t from_block, from_offset, to_block, to_offset, tokens;
 };
@@ -36,45 +37,42 @@ std::vector<Run> find_runs(const View& sources, const View& targets, int64_t num
   return runs;
 }
 
-}  // namespace
-
-void splice_move(const View& k_pages, const View& v_pages, const View& sources, const View& targets, const View* cos,
-                 const View* sin) {
+void splice_move(const SpliceMove& a) {
   Dims dims;
-  dims.bind("k_pages", k_pages, "LPGBD");
-  dims.bind("v_pages", v_pages, "LPGBD");
-  dims.bind("sources", sources, "N");
-  dims.bind("targets", targets, "N");
-  const struct { const char* name; const View& view; } all[] = {
-      {"k_pages", k_pages}, {"v_pages", v_pages}, {"sources", sources}, {"targets", targets}};
-  for (const auto& [name, view] : all) want_cpu(name, view);
-  want_dtype("v_pages", v_pages, k_pages.dtype);
-  want_dtype("sources", sources, Dtype::i64);
-  want_dtype("targets", targets, Dtype::i64);
-  want_last_contiguous("k_pages", k_pages);
-  want_last_contiguous("v_pages", v_pages);
-  if (!is_float(k_pages.dtype))
-    throw BadArgument(std::string("k_pages must be float32, bfloat16 or float16, got ") + name(k_pages.dtype));
-  if ((cos == nullptr) != (sin == nullptr)) throw BadArgument("cos and sin must both be given or both be None");
-  if (cos) {
-    dims.bind("cos", *cos, "R");
-    dims.bind("sin", *sin, "R");
-    want_dtype("cos", *cos, Dtype::f32);
-    want_dtype("sin", *sin, Dtype::f32);
-    want_contiguous("cos", *cos);
-    want_contiguous("sin", *sin);
+  dims.bind("k_pages", a.k_pages, "LNGPD");
+  dims.bind("v_pages", a.v_pages, "LNGPD");
+  dims.bind("sources", a.sources, "T");
+  dims.bind("targets", a.targets, "T");
+  want_float("k_pages", a.k_pages);
+  for (const auto& [name, view] : {Named{"k_pages", a.k_pages}, {"v_pages", a.v_pages}}) {
+    want_dtype(name, view, a.k_pages.dtype);
+    want_last_contiguous(name, view);
+    want_cpu(name, view);
+  }
+  for (const auto& [name, view] : {Named{"sources", a.sources}, {"targets", a.targets}}) {
+    want_dtype(name, view, Dtype::i64);
+    want_cpu(name, view);
+  }
+  if (!a.cos != !a.sin) throw BadArgument("cos and sin must both be given or both be None");
+  if (a.cos) {
+    for (const auto& [name, view] : {Named{"cos", *a.cos}, {"sin", *a.sin}}) {
+      dims.bind(name, view, "R");
+      want_dtype(name, view, Dtype::f32);
+      want_contiguous(name, view);
+      want_cpu(name, view);
+    }
     if (dims['R'] > kMaxPairs) throw BadArgument("head_dim must be at most 1024");
     if (dims['D'] != 2 * dims['R'])
       throw BadArgument("cos must hold head_dim / 2 = " + std::to_string(dims['D'] / 2) + " angles, got " +
                         std::to_string(dims['R']));
   }
-  const int64_t e = bytes(k_pages.dtype), groups = dims['G'], row_bytes = dims['D'] * e, layers = dims['L'];
-  const std::vector<Run> runs = find_runs(sources, targets, dims['P'] * dims['B'], dims['B']);
+  const int64_t e = bytes(a.k_pages.dtype), kv_heads = dims['G'], row_bytes = dims['D'] * e, layers = dims['L'];
+  const std::vector<Run> runs = find_runs(a.sources, a.targets, dims['N'] * dims['P'], dims['P']);
   const int64_t num = static_cast<int64_t>(runs.size());
-  const bool past_caches = 4 * layers * dims['N'] * groups * row_bytes > kPastCachesBytes;
+  const bool past_caches = 4 * layers * dims['T'] * kv_heads * row_bytes > kPastCachesBytes;
   const MoveKernels& run = move_kernels();
-  const auto at = [&](const View& pages, int64_t layer, int64_t block, int64_t group, int64_t offset) {
-    return pages.data + (layer * pages.stride[0] + block * pages.stride[1] + group * pages.stride[2] +
+  const auto at = [&](const View& pages, int64_t layer, int64_t block, int64_t head, int64_t offset) {
+    return pages.data + (layer * pages.stride[0] + block * pages.stride[1] + head * pages.stride[2] +
                          offset * pages.stride[3]) * e;
   };
   const auto copy_rows = [&](const View& pages, int64_t layer, const Run& r, int64_t g) {
@@ -88,21 +86,25 @@ void splice_move(const View& k_pages, const View& v_pages, const View& sources, 
     for (int64_t i = begin; i < end; ++i) {
       const int64_t layer = i / num;
       const Run& r = runs[i % num];
-      for (int64_t g = 0; g < groups; ++g) {
-        if (cos) {
-          const int64_t row = k_pages.stride[3] * e;
-          run.rotate({at(k_pages, layer, r.from_block, g, r.from_offset), row,
-                      at(k_pages, layer, r.to_block, g, r.to_offset), row, static_cast<int>(r.tokens),
-                      static_cast<int>(dims['R']), cos->data, sin->data, past_caches},
-                     k_pages.dtype, Dtype::f32);
+      for (int64_t g = 0; g < kv_heads; ++g) {
+        if (a.cos) {
+          const int64_t row = a.k_pages.stride[3] * e;
+          run.rotate({at(a.k_pages, layer, r.from_block, g, r.from_offset), row,
+                      at(a.k_pages, layer, r.to_block, g, r.to_offset), row, static_cast<int>(r.tokens),
+                      static_cast<int>(dims['R']), a.cos->data, a.sin->data, past_caches},
+                     a.k_pages.dtype, Dtype::f32);
         } else {
-          copy_rows(k_pages, layer, r, g);
+          copy_rows(a.k_pages, layer, r, g);
         }
-        copy_rows(v_pages, layer, r, g);
+        copy_rows(a.v_pages, layer, r, g);
       }
     }
     run.fence();
   });
 }
+
+}  // namespace
+
+VZ_CPU_OP("splice_move", SpliceMove, splice_move)
 
 }  // namespace vz

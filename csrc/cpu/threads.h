@@ -19,7 +19,7 @@ inline int threads() {
 #endif
 }
 
-// Calls f(begin, end) on parts of [0, count), at most one a thread. f must not throw when there are threads.
+// Calls f(begin, end) on parts of [0, count), at most one per thread. f must not throw when there are threads.
 template <class F>
 void parallel_for(int64_t count, const F& f) {
   const int num = static_cast<int>(std::min<int64_t>(threads(), count));
@@ -34,6 +34,16 @@ void parallel_for(int64_t count, const F& f) {
     f(count * i / n, count * (i + 1) / n);
   }
 #endif
+}
+
+// The same, by one thread if all of it, `bytes_each` per item, is too little for more.
+template <class F>
+void in_parts(int64_t count, int64_t bytes_each, const F& f) {
+  constexpr int64_t kBytesWorthAThread = 64 << 10;
+  if (count * bytes_each < kBytesWorthAThread)
+    f(int64_t{0}, count);
+  else
+    parallel_for(count, f);
 }
 
 }  // namespace vz

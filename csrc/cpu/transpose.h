@@ -1,5 +1,5 @@
 // Square transpositions of kWidth registers, and sums across lanes of kWidth registers at once. Included inside a
-// namespace behind vec_*.h.
+// namespace after vec_*.h.
 //   quad(quad_half(a, b), quad_half(c, d))   in each 128-bit lane the sums of that lane of a, b, c and d
 //   join_quads(x)   sums over the lanes of kWidth / kQuad such registers: one sum for each of kWidth registers
 

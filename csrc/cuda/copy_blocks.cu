@@ -1,6 +1,6 @@
 // copy_blocks: threads copy packs of 16 bytes of K and V; the element type does not matter, only its size.
+#include "../ops/copy_blocks.h"
 #include "launch.h"
-#include "ops.h"
 
 namespace vz::gpu {
 namespace {
@@ -11,10 +11,10 @@ struct CopyArgs {
   void *k_pages, *v_pages;
   const int64_t *sources, *targets;
   PageStrides k, v;
-  int groups, dim, rows;  // rows of head_dim in a block
+  int kv_heads, dim, rows;  // rows of head_dim in a block
 };
 
-// Grid: pair, piece of a block, layer.
+// Grid: copy, piece of a block, layer.
 template <class T, bool WIDE>
 __global__ void __launch_bounds__(kThreads) copy_blocks_kernel(CopyArgs a) {
   constexpr int N = Pack<T>::N;
@@ -29,8 +29,8 @@ __global__ void __launch_bounds__(kThreads) copy_blocks_kernel(CopyArgs a) {
     const int item = (blockIdx.y * kPacksAThread + j) * kThreads + threadIdx.x;
     if (item >= items) break;
     const int row = item / packs, i = (item - row * packs) * N, count = a.dim - i;
-    // Heads run fastest: consecutive rows lie together.
-    const int64_t offset = row / a.groups, head = row % a.groups;
+    // Heads run fastest: consecutive rows follow each other.
+    const int64_t offset = row / a.kv_heads, head = row % a.kv_heads;
     const int64_t in_k = offset * a.k.offset + head * a.k.head + i, in_v = offset * a.v.offset + head * a.v.head + i;
     const Pack<T> from_k = load_pack<WIDE>(k + source * a.k.block + in_k, count);
     const Pack<T> from_v = load_pack<WIDE>(v + source * a.v.block + in_v, count);
@@ -39,36 +39,34 @@ __global__ void __launch_bounds__(kThreads) copy_blocks_kernel(CopyArgs a) {
   }
 }
 
-}  // namespace
-
-void copy_blocks(const View& k_pages, const View& v_pages, const View& sources, const View& targets, void* stream) {
+void copy_blocks(const CopyBlocks& in, void* stream) {
   Dims dims;
-  dims.bind("k_pages", k_pages, "LBSGD");
-  dims.bind("v_pages", v_pages, "LBSGD");
-  dims.bind("sources", sources, "N");
-  dims.bind("targets", targets, "N");
-  want_dtype("v_pages", v_pages, k_pages.dtype);
-  for (const auto& [name, view] : {std::pair<const char*, const View&>{"sources", sources}, {"targets", targets}}) {
+  dims.bind("k_pages", in.k_pages, "LNPGD");
+  dims.bind("v_pages", in.v_pages, "LNPGD");
+  dims.bind("sources", in.sources, "C");
+  dims.bind("targets", in.targets, "C");
+  want_dtype("v_pages", in.v_pages, in.k_pages.dtype);
+  for (const auto& [name, view] : {Named{"sources", in.sources}, {"targets", in.targets}}) {
     want_dtype(name, view, Dtype::i64);
     want_contiguous(name, view);
   }
-  want_last_contiguous("k_pages", k_pages);
-  want_last_contiguous("v_pages", v_pages);
-  const int element = bytes(k_pages.dtype);
+  want_last_contiguous("k_pages", in.k_pages);
+  want_last_contiguous("v_pages", in.v_pages);
+  const int element = bytes(in.k_pages.dtype);
   if (element != 2 && element != 4) throw BadArgument("k_pages must hold elements of 2 or 4 bytes for CUDA");
-  if (!dims['N'] || !dims['L']) return;
+  if (!dims['C'] || !dims['L']) return;
 
   CopyArgs a;
-  a.k_pages = k_pages.data, a.v_pages = v_pages.data;
-  a.sources = sources.as<const int64_t>(), a.targets = targets.as<const int64_t>();
-  a.k = page_strides(k_pages), a.v = page_strides(v_pages);
-  a.groups = static_cast<int>(dims['G']), a.dim = static_cast<int>(dims['D']);
-  a.rows = static_cast<int>(dims['G'] * dims['S']);
-  const bool wide = dims['D'] * element % 16 == 0 && rows_aligned(k_pages) && rows_aligned(v_pages);
+  a.k_pages = in.k_pages.data, a.v_pages = in.v_pages.data;
+  a.sources = in.sources.as<const int64_t>(), a.targets = in.targets.as<const int64_t>();
+  a.k = page_strides(in.k_pages), a.v = page_strides(in.v_pages);
+  a.kv_heads = static_cast<int>(dims['G']), a.dim = static_cast<int>(dims['D']);
+  a.rows = static_cast<int>(dims['G'] * dims['P']);
+  const bool wide = dims['D'] * element % 16 == 0 && rows_aligned(in.k_pages) && rows_aligned(in.v_pages);
   const int packs = ceil_div(dims['D'], 16 / element);
-  const dim3 grid(static_cast<unsigned>(dims['N']), ceil_div(int64_t{a.rows} * packs, kThreads * kPacksAThread),
+  const dim3 grid(static_cast<unsigned>(dims['C']), ceil_div(int64_t{a.rows} * packs, kThreads * kPacksAThread),
                   static_cast<unsigned>(dims['L']));
-  const OnDevice device(k_pages.device_id);
+  const OnDevice device(in.k_pages.device_id);
   with_bool(wide, [&](auto w) {
     constexpr bool WIDE = decltype(w)::value;
     if (element == 2) {
@@ -78,5 +76,9 @@ void copy_blocks(const View& k_pages, const View& v_pages, const View& sources, 
     }
   });
 }
+
+}  // namespace
+
+VZ_CUDA_OP("copy_blocks", CopyBlocks, copy_blocks)
 
 }  // namespace vz::gpu

@@ -1,6 +1,6 @@
 // What device code shares: element types, accesses of 16 bytes. Compiled by nvcc, and by g++ with -DVZ_SHIM.
 //
-// A Pack is 16 bytes of elements. Where rows start on 16 bytes and hold whole packs (WIDE, decided on the host) a pack
+// A Pack is 16 bytes of elements. If rows start on 16 bytes and hold whole packs (WIDE, decided on the host) a pack
 // is one access; else its elements are moved one by one. Both are instances of the same kernels.
 #pragma once
 

@@ -1,8 +1,8 @@
 // frames_to_patches: a block of threads makes one tile of output pixels of one frame. The first pass runs from the frame
 // into shared memory, rounded to 8 bits as Pillow does it, the second from there; the tile's levels then go through the
 // table and out in patch order, 16 bytes a store. Source pixels are read as bytes: neighbours share them in L1.
+#include "../op.h"
 #include "launch.h"
-#include "ops.h"
 
 namespace vz::gpu {
 namespace {
@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(kThreads) resize_kernel(ResizeArgs a) {
   const int span = least(two.first[two0 + two_count - 1] + two.taps, two.in_size) - begin;
   const int64_t one_stride = rows_first ? a.row_stride : 3, two_stride = rows_first ? 3 : a.row_stride;
 
-  // middle [span][one_count][3] where columns are summed, [one_count][span][3] where rows are: as the frame lies.
+  // middle [span][one_count][3] where columns are summed, [one_count][span][3] where rows are: as the frame is stored.
   for (int item = threadIdx.x; item < span * one_count; item += kThreads) {
     const int line = rows_first ? item % span : item / one_count;
     const int i = rows_first ? item / span : item % one_count;
@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(kThreads) resize_kernel(ResizeArgs a) {
     const uint8_t* const pixels = source + (begin + line) * two_stride;
     int red = kHalf, green = kHalf, blue = kHalf;
     for (int t = 0; t < one.taps; ++t) {
-      // The last taps may lie behind the frame; their weights are 0.
+      // The last taps may be outside of the frame; their weights are 0.
       const uint8_t* const pixel = pixels + least(from + t, one.in_size - 1) * one_stride;
       const int weight = weights[t];
       red += weight * pixel[0];
@@ -141,69 +141,87 @@ __global__ void __launch_bounds__(kThreads) resize_kernel(ResizeArgs a) {
   }
 }
 
-AxisArgs axis_args(const char* name, const Axis& axis, int64_t in_size) {
-  for (const View* v : {&axis.first, &axis.weights}) {
+// One resize, to patches (table given) or to uint8 frames [N, h, w, 3] (no table; patch, merge and temporal do not count).
+// first [out] and weights [out, taps] int32 of each axis; span: the most source pixels that a tile's side needs.
+struct Resize {
+  View frames;
+  Maybe table;
+  View out, x_first, x_weights;
+  int x_span;
+  View y_first, y_weights;
+  int y_span;
+  bool vertical_first;
+  int patch, merge, temporal, tile;
+  VZ_ARGUMENTS(frames, table, out, x_first, x_weights, x_span, y_first, y_weights, y_span, vertical_first, patch, merge,
+               temporal, tile)
+};
+
+AxisArgs axis_args(const char* name, const View& first, const View& weights, int64_t in_size) {
+  for (const View* v : {&first, &weights}) {
     want_dtype(name, *v, Dtype::i32);
     want_contiguous(name, *v);
   }
-  if (axis.first.ndim != 1 || axis.weights.ndim != 2 || axis.weights.shape[0] != axis.first.shape[0])
+  if (first.ndim != 1 || weights.ndim != 2 || weights.shape[0] != first.shape[0])
     throw BadArgument(std::string(name) + ": first must be [out] and weights [out, taps]");
-  return {axis.first.as<const int>(), axis.weights.as<const int>(), static_cast<int>(axis.weights.shape[1]),
-          static_cast<int>(in_size), static_cast<int>(axis.first.shape[0])};
+  return {first.as<const int>(), weights.as<const int>(), static_cast<int>(weights.shape[1]),
+          static_cast<int>(in_size), static_cast<int>(first.shape[0])};
 }
 
-}  // namespace
-
-void resize(const View& frames, const View* table, const View& out, const Axis& x, const Axis& y, bool vertical_first,
-            int patch, int merge, int temporal, int tile, void* stream) {
+void resize(const Resize& in, void* stream) {
   Dims dims;
-  dims.bind("frames", frames, "NHWC");
-  want_dtype("frames", frames, Dtype::u8);
-  if (dims['C'] != 3 || frames.stride[3] != 1 || frames.stride[2] != 3)
+  dims.bind("frames", in.frames, "NHWC");
+  want_dtype("frames", in.frames, Dtype::u8);
+  if (dims['C'] != 3 || in.frames.stride[3] != 1 || in.frames.stride[2] != 3)
     throw BadArgument("frames must be [N, H, W, 3] with the pixels of a row next to each other");
-  want_contiguous("out", out);
-  ResizeArgs a;
-  a.frames = frames.as<const uint8_t>(), a.table = table ? table->data : nullptr, a.out = out.data;
-  a.frame_stride = frames.stride[0], a.row_stride = frames.stride[1];
-  a.x = axis_args("x", x, dims['W']), a.y = axis_args("y", y, dims['H']);
+  want_contiguous("out", in.out);
+  ResizeArgs a = {};
+  a.frames = in.frames.as<const uint8_t>(), a.table = in.table ? in.table->data : nullptr, a.out = in.out.data;
+  a.frame_stride = in.frames.stride[0], a.row_stride = in.frames.stride[1];
+  a.x = axis_args("x", in.x_first, in.x_weights, dims['W']);
+  a.y = axis_args("y", in.y_first, in.y_weights, dims['H']);
+  const int patch = in.patch, merge = in.merge, temporal = in.temporal, tile = in.tile;
   a.patch = patch, a.merge = merge, a.temporal = temporal, a.tile = tile;
   a.tiles_x = ceil_div(a.x.out_size, tile), a.tiles_y = ceil_div(a.y.out_size, tile);
-  a.rows_first = vertical_first;
-  a.middle_pixels = (vertical_first ? x.span : y.span) * tile;
+  a.rows_first = in.vertical_first;
+  a.middle_pixels = (in.vertical_first ? in.x_span : in.y_span) * tile;
   // The middle is followed by levels, whose first byte need not be aligned.
-  const size_t shared_bytes = size_t(3) * a.middle_pixels + (table ? size_t(3) * tile * tile : 0);
+  const size_t shared_bytes = size_t(3) * a.middle_pixels + (in.table ? size_t(3) * tile * tile : 0);
   if (shared_bytes > kMaxShared)
     throw BadArgument("frames shrink too steeply for one pass: a tile needs " + std::to_string(shared_bytes) +
                       " bytes of shared memory; resize in two steps, or use impl='triton'");
-  if (tile < 1 || (table && tile % patch)) throw BadArgument("tile must be whole patches");
-  if (table) {
-    want_contiguous("table", *table);
-    want_dtype("out", out, table->dtype);
-    if (table->ndim != 2 || table->shape[0] != 3 || table->shape[1] != 256)
-      throw BadArgument("table must be [3, 256], got " + shape_text(*table));
+  if (tile < 1 || (in.table && tile % patch)) throw BadArgument("tile must be whole patches");
+  if (in.table) {
+    want_contiguous("table", *in.table);
+    want_dtype("out", in.out, in.table->dtype);
+    if (in.table->ndim != 2 || in.table->shape[0] != 3 || in.table->shape[1] != 256)
+      throw BadArgument("table must be [3, 256], got " + shape_text(*in.table));
     if (a.y.out_size % (patch * merge) || a.x.out_size % (patch * merge))
       throw BadArgument("the size after the resize is not whole merged patches");
     const int64_t rows = dims['N'] * (a.y.out_size / patch) * (a.x.out_size / patch);
-    if (out.ndim != 2 || out.shape[0] != rows || out.shape[1] != int64_t{3} * temporal * patch * patch)
-      throw BadArgument("out has shape " + shape_text(out) + ", which is not [patches, 3 temporal patch**2]");
+    if (in.out.ndim != 2 || in.out.shape[0] != rows || in.out.shape[1] != int64_t{3} * temporal * patch * patch)
+      throw BadArgument("out has shape " + shape_text(in.out) + ", which is not [patches, 3 temporal patch**2]");
   } else {
-    want_dtype("out", out, Dtype::u8);
-    if (out.ndim != 4 || out.shape[0] != dims['N'] || out.shape[1] != a.y.out_size || out.shape[2] != a.x.out_size ||
-        out.shape[3] != 3)
-      throw BadArgument("out has shape " + shape_text(out) + ", which is not [N, h, w, 3]");
+    want_dtype("out", in.out, Dtype::u8);
+    if (in.out.ndim != 4 || in.out.shape[0] != dims['N'] || in.out.shape[1] != a.y.out_size || in.out.shape[2] != a.x.out_size ||
+        in.out.shape[3] != 3)
+      throw BadArgument("out has shape " + shape_text(in.out) + ", which is not [N, h, w, 3]");
   }
   if (!dims['N']) return;
 
-  const OnDevice device(frames.device_id);
+  const OnDevice device(in.frames.device_id);
   const dim3 grid(static_cast<unsigned>(dims['N'] * a.tiles_x * a.tiles_y));
-  if (!table) return launch(resize_kernel<uint8_t, false, false>, grid, dim3(kThreads), shared_bytes, stream, a);
-  with_type("table", table->dtype, [&](auto t) {
+  if (!in.table) return launch(resize_kernel<uint8_t, false, false>, grid, dim3(kThreads), shared_bytes, stream, a);
+  with_type("table", in.table->dtype, [&](auto t) {
     using T = typename decltype(t)::type;
-    const bool wide = rows_aligned(out) && 3 * temporal * patch * patch * sizeof(T) % 16 == 0;
+    const bool wide = rows_aligned(in.out) && 3 * temporal * patch * patch * sizeof(T) % 16 == 0;
     with_bool(wide, [&](auto w) {
       launch(resize_kernel<T, true, decltype(w)::value>, grid, dim3(kThreads), shared_bytes, stream, a);
     });
   });
 }
+
+}  // namespace
+
+VZ_CUDA_OP("frames_to_patches", Resize, resize)
 
 }  // namespace vz::gpu

@@ -1,8 +1,8 @@
-// merge_states: one thread a pack of an output row; both weights are found again by each thread of a row.
+// merge_states: one thread per pack of an output row; both weights are found again by each thread of a row.
 #include <cmath>
 
+#include "../ops/merge_states.h"
 #include "launch.h"
-#include "ops.h"
 
 namespace vz::gpu {
 namespace {
@@ -56,45 +56,49 @@ __global__ void __launch_bounds__(kThreads) merge_states_kernel(MergeArgs a) {
   if (a.lse && i == 0) a.lse[token * a.l_token + head * a.l_head] = total > 0 ? safe + logf(total) : -INFINITY;
 }
 
-}  // namespace
-
-void merge_states(const View& out_a, const View& lse_a, const View& out_b, const View& lse_b, const View& out,
-                  const View* lse, void* stream) {
+void merge_states(const MergeStates& in, void* stream) {
   Dims dims;
   bool wide = true;
-  for (const auto& [name, view] : {std::pair<const char*, const View&>{"out_a", out_a}, {"out_b", out_b}, {"out", out}}) {
+  for (const auto& [name, view] : {Named{"out_a", in.out_a}, {"out_b", in.out_b}, {"out", in.out}}) {
     dims.bind(name, view, "THD");
-    want_dtype(name, view, out_a.dtype);
+    want_dtype(name, view, in.out_a.dtype);
     want_last_contiguous(name, view);
     wide = wide && rows_aligned(view);
   }
-  dims.bind("lse_a", lse_a, "TH");
-  dims.bind("lse_b", lse_b, "TH");
-  want_dtype("lse_a", lse_a, Dtype::f32);
-  want_dtype("lse_b", lse_b, Dtype::f32);
-  if (lse) {
-    dims.bind("lse", *lse, "TH");
-    want_dtype("lse", *lse, Dtype::f32);
+  dims.bind("lse_a", in.lse_a, "TH");
+  dims.bind("lse_b", in.lse_b, "TH");
+  want_dtype("lse_a", in.lse_a, Dtype::f32);
+  want_dtype("lse_b", in.lse_b, Dtype::f32);
+  if (in.lse) {
+    dims.bind("lse", *in.lse, "TH");
+    want_dtype("lse", *in.lse, Dtype::f32);
   }
-  wide = wide && dims['D'] * bytes(out.dtype) % 16 == 0;
+  wide = wide && dims['D'] * bytes(in.out.dtype) % 16 == 0;
 
   MergeArgs a;
-  a.out_a = out_a.data, a.out_b = out_b.data, a.out = out.data;
-  a.lse_a = lse_a.as<const float>(), a.lse_b = lse_b.as<const float>(), a.lse = lse ? lse->as<float>() : nullptr;
-  a.a_token = out_a.stride[0], a.a_head = out_a.stride[1], a.b_token = out_b.stride[0], a.b_head = out_b.stride[1];
-  a.o_token = out.stride[0], a.o_head = out.stride[1];
-  a.la_token = lse_a.stride[0], a.la_head = lse_a.stride[1], a.lb_token = lse_b.stride[0], a.lb_head = lse_b.stride[1];
-  a.l_token = lse ? lse->stride[0] : 0, a.l_head = lse ? lse->stride[1] : 0;
+  a.out_a = in.out_a.data, a.out_b = in.out_b.data, a.out = in.out.data;
+  a.lse_a = in.lse_a.as<const float>(), a.lse_b = in.lse_b.as<const float>();
+  a.lse = in.lse ? in.lse->as<float>() : nullptr;
+  a.a_token = in.out_a.stride[0], a.a_head = in.out_a.stride[1];
+  a.b_token = in.out_b.stride[0], a.b_head = in.out_b.stride[1];
+  a.o_token = in.out.stride[0], a.o_head = in.out.stride[1];
+  a.la_token = in.lse_a.stride[0], a.la_head = in.lse_a.stride[1];
+  a.lb_token = in.lse_b.stride[0], a.lb_head = in.lse_b.stride[1];
+  a.l_token = in.lse ? in.lse->stride[0] : 0, a.l_head = in.lse ? in.lse->stride[1] : 0;
   a.heads = static_cast<int>(dims['H']), a.dim = static_cast<int>(dims['D']);
-  a.items = dims['T'] * dims['H'] * ceil_div(dims['D'], 16 / bytes(out.dtype));
+  a.items = dims['T'] * dims['H'] * ceil_div(dims['D'], 16 / bytes(in.out.dtype));
   if (!a.items) return;
-  const OnDevice device(out.device_id);
-  with_type("out_a", out.dtype, [&](auto t) {
+  const OnDevice device(in.out.device_id);
+  with_type("out_a", in.out.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
     with_bool(wide, [&](auto w) {
       launch(merge_states_kernel<T, decltype(w)::value>, dim3(ceil_div(a.items, kThreads)), dim3(kThreads), 0, stream, a);
     });
   });
 }
+
+}  // namespace
+
+VZ_CUDA_OP("merge_states", MergeStates, merge_states)
 
 }  // namespace vz::gpu

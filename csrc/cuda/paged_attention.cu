@@ -7,8 +7,8 @@
 // between the warps through shared memory. Scores are in units of log 2.
 #include <cmath>
 
+#include "../ops/paged_attention.h"
 #include "launch.h"
-#include "ops.h"
 
 namespace vz::gpu {
 namespace {
@@ -28,7 +28,7 @@ struct AttendArgs {
   bool causal;
 };
 
-// The sequence that owns a token: the last one that begins at or before it; `seqs` for a token behind them all.
+// The sequence that owns a token: the last one that begins at or before it; `seqs` for a token after them all.
 __device__ __forceinline__ int sequence_of(const int* cu_seqlens, int seqs, int token) {
   if (token >= cu_seqlens[seqs]) return seqs;
   int low = 0, high = seqs;
@@ -143,7 +143,7 @@ __global__ void __launch_bounds__(kThreads) attend_kernel(AttendArgs a) {
     }
   }
 
-  // Inside the warp: the same dimensions lie LANES apart.
+  // Inside the warp: the same dimensions are LANES apart.
 #pragma unroll
   for (int step = LANES; step < 32; step *= 2) {
 #pragma unroll
@@ -237,96 +237,101 @@ __global__ void __launch_bounds__(64) join_kernel(AttendArgs a) {
 }
 
 template <class T, int LANES, int PER_LANE, int HEADS, bool WIDE>
-void run(const AttendArgs& a, int tokens, int groups, void* stream) {
+void run(const AttendArgs& a, int tokens, int kv_heads, void* stream) {
   const int tiles = ceil_div(a.group, HEADS);
   const size_t shared_bytes = sizeof(float) * kWarps * HEADS * (a.dim + 2);
-  const dim3 grid(tokens, groups * tiles, a.splits);
+  const dim3 grid(tokens, kv_heads * tiles, a.splits);
   launch(attend_kernel<T, LANES, PER_LANE, HEADS, WIDE>, grid, dim3(kThreads), shared_bytes, stream, a);
 }
 
-// As few lanes a key as hold its packs, at least 8 (16 in float32); unaligned rows have one instance, which is right and slow.
+// As few lanes per key as hold its packs, at least 8 (16 in float32); unaligned rows have one instance, which is right and slow.
 template <class T>
-void choose(const AttendArgs& a, bool wide, int tokens, int groups, void* stream) {
+void choose(const AttendArgs& a, bool wide, int tokens, int kv_heads, void* stream) {
   const int packs = ceil_div(a.dim, Pack<T>::N);
   if (a.dim > 256) throw BadArgument("head_dim is at most 256 for CUDA, got " + std::to_string(a.dim));
-  if (!wide) return run<T, 32, sizeof(T) / 2, 4, false>(a, tokens, groups, stream);
+  if (!wide) return run<T, 32, sizeof(T) / 2, 4, false>(a, tokens, kv_heads, stream);
   if constexpr (sizeof(T) == 4)
-    if (packs > 32) return run<T, 32, 2, 4, true>(a, tokens, groups, stream);
+    if (packs > 32) return run<T, 32, 2, 4, true>(a, tokens, kv_heads, stream);
   const auto with_lanes = [&](auto heads) {
     constexpr int HEADS = decltype(heads)::value;
     if constexpr (sizeof(T) == 2)
-      if (packs <= 8) return run<T, 8, 1, HEADS, true>(a, tokens, groups, stream);
-    if (packs <= 16) return run<T, 16, 1, HEADS, true>(a, tokens, groups, stream);
-    return run<T, 32, 1, HEADS, true>(a, tokens, groups, stream);
+      if (packs <= 8) return run<T, 8, 1, HEADS, true>(a, tokens, kv_heads, stream);
+    if (packs <= 16) return run<T, 16, 1, HEADS, true>(a, tokens, kv_heads, stream);
+    return run<T, 32, 1, HEADS, true>(a, tokens, kv_heads, stream);
   };
   if (a.group <= 4) return with_lanes(std::integral_constant<int, 4>());
   return with_lanes(std::integral_constant<int, 8>());
 }
 
-}  // namespace
+// Any number of queries per sequence, one block of threads for each query, group and piece of the context: made for
+// decode. part_out [T, H, X, D] and part_lse [T, H, X], float32 and contiguous, are scratch for X pieces; none for one.
+struct SplitAttention : PagedAttention {
+  Maybe part_out, part_lse;
+  VZ_MORE_ARGUMENTS(PagedAttention, part_out, part_lse)
+};
 
-void paged_attention(const View& q, const View& k_pages, const View& v_pages, const View& block_table,
-                     const View& kv_lens, const View& cu_seqlens_q, const View& out, const View* lse, double scale,
-                     bool causal, const View* part_out, const View* part_lse, void* stream) {
+void paged_attention(const SplitAttention& in, void* stream) {
   Dims dims;
-  dims.bind("q", q, "THD");
-  dims.bind("out", out, "THD");
-  dims.bind("k_pages", k_pages, "NBGD");
-  dims.bind("v_pages", v_pages, "NBGD");
-  dims.bind("block_table", block_table, "SW");
-  dims.bind("kv_lens", kv_lens, "S");
-  bool wide = dims['D'] * bytes(q.dtype) % 16 == 0;
-  for (const auto& [name, view] : {std::pair<const char*, const View&>{"q", q}, {"k_pages", k_pages},
-                                   {"v_pages", v_pages}, {"out", out}}) {
-    want_dtype(name, view, q.dtype);
+  dims.bind("q", in.q, "THD");
+  dims.bind("out", in.out, "THD");
+  dims.bind("k_pages", in.k_pages, "NPGD");
+  dims.bind("v_pages", in.v_pages, "NPGD");
+  dims.bind("block_table", in.block_table, "SB");
+  dims.bind("kv_lens", in.kv_lens, "S");
+  bool wide = dims['D'] * bytes(in.q.dtype) % 16 == 0;
+  for (const auto& [name, view] : {Named{"q", in.q}, {"k_pages", in.k_pages}, {"v_pages", in.v_pages}, {"out", in.out}}) {
+    want_dtype(name, view, in.q.dtype);
     want_last_contiguous(name, view);
     wide = wide && rows_aligned(view);
   }
-  for (const auto& [name, view] : {std::pair<const char*, const View&>{"block_table", block_table},
-                                   {"kv_lens", kv_lens}, {"cu_seqlens_q", cu_seqlens_q}}) {
+  for (const auto& [name, view] :
+       {Named{"block_table", in.block_table}, {"kv_lens", in.kv_lens}, {"cu_seqlens_q", in.cu_seqlens_q}}) {
     want_dtype(name, view, Dtype::i32);
     want_last_contiguous(name, view);
   }
-  if (cu_seqlens_q.ndim != 1 || cu_seqlens_q.shape[0] != dims['S'] + 1)
-    throw BadArgument("cu_seqlens_q must hold S + 1 numbers, got " + shape_text(cu_seqlens_q));
+  if (in.cu_seqlens_q.ndim != 1 || in.cu_seqlens_q.shape[0] != dims['S'] + 1)
+    throw BadArgument("cu_seqlens_q must hold S + 1 numbers, got " + shape_text(in.cu_seqlens_q));
   if (dims['H'] % dims['G']) throw BadArgument("query heads are not a multiple of key/value heads");
-  if (lse) {
-    dims.bind("lse", *lse, "TH");
-    want_dtype("lse", *lse, Dtype::f32);
+  if (in.lse) {
+    dims.bind("lse", *in.lse, "TH");
+    want_dtype("lse", *in.lse, Dtype::f32);
   }
-  if (!part_out != !part_lse) throw BadArgument("part_out and part_lse must both be given or both be None");
-  if (part_out) {
-    dims.bind("part_out", *part_out, "THPD");
-    dims.bind("part_lse", *part_lse, "THP");
-    for (const auto& [name, view] : {std::pair<const char*, const View&>{"part_out", *part_out},
-                                     {"part_lse", *part_lse}}) {
+  if (!in.part_out != !in.part_lse) throw BadArgument("part_out and part_lse must both be given or both be None");
+  if (in.part_out) {
+    dims.bind("part_out", *in.part_out, "THXD");
+    dims.bind("part_lse", *in.part_lse, "THX");
+    for (const auto& [name, view] : {Named{"part_out", *in.part_out}, {"part_lse", *in.part_lse}}) {
       want_dtype(name, view, Dtype::f32);
       want_contiguous(name, view);
     }
   }
   if (!dims['T'] || !dims['S']) return;
 
-  AttendArgs a;
-  a.q = q.data, a.k_pages = k_pages.data, a.v_pages = v_pages.data, a.out = out.data;
-  a.block_table = block_table.as<const int>(), a.kv_lens = kv_lens.as<const int>();
-  a.cu_seqlens_q = cu_seqlens_q.as<const int>();
-  a.lse = lse ? lse->as<float>() : nullptr;
-  a.part_out = part_out ? part_out->as<float>() : nullptr, a.part_lse = part_lse ? part_lse->as<float>() : nullptr;
-  a.q_token = q.stride[0], a.q_head = q.stride[1], a.o_token = out.stride[0], a.o_head = out.stride[1];
-  a.l_token = lse ? lse->stride[0] : 0, a.l_head = lse ? lse->stride[1] : 0, a.table_row = block_table.stride[0];
-  a.kp = page_strides(k_pages), a.vp = page_strides(v_pages);
+  AttendArgs a = {};
+  a.q = in.q.data, a.k_pages = in.k_pages.data, a.v_pages = in.v_pages.data, a.out = in.out.data;
+  a.block_table = in.block_table.as<const int>(), a.kv_lens = in.kv_lens.as<const int>();
+  a.cu_seqlens_q = in.cu_seqlens_q.as<const int>();
+  if (in.lse) a.lse = in.lse->as<float>(), a.l_token = in.lse->stride[0], a.l_head = in.lse->stride[1];
+  if (in.part_out) a.part_out = in.part_out->as<float>(), a.part_lse = in.part_lse->as<float>();
+  a.q_token = in.q.stride[0], a.q_head = in.q.stride[1], a.o_token = in.out.stride[0], a.o_head = in.out.stride[1];
+  a.table_row = in.block_table.stride[0];
+  a.kp = page_strides(in.k_pages), a.vp = page_strides(in.v_pages);
   a.seqs = static_cast<int>(dims['S']), a.heads = static_cast<int>(dims['H']), a.dim = static_cast<int>(dims['D']);
-  a.group = static_cast<int>(dims['H'] / dims['G']), a.block_size = static_cast<int>(dims['B']);
-  a.splits = part_out ? static_cast<int>(dims['P']) : 1;
-  a.scale_log2 = static_cast<float>(scale / 0.6931471805599453);
-  a.causal = causal;
-  const int tokens = static_cast<int>(dims['T']), groups = static_cast<int>(dims['G']);
-  const OnDevice device(q.device_id);
-  with_type("q", q.dtype, [&](auto t) {
+  a.group = static_cast<int>(dims['H'] / dims['G']), a.block_size = static_cast<int>(dims['P']);
+  a.splits = in.part_out ? static_cast<int>(dims['X']) : 1;
+  a.scale_log2 = static_cast<float>(in.scale / 0.6931471805599453);
+  a.causal = in.causal;
+  const int tokens = static_cast<int>(dims['T']), kv_heads = static_cast<int>(dims['G']);
+  const OnDevice device(in.q.device_id);
+  with_type("q", in.q.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
-    choose<T>(a, wide, tokens, groups, stream);
-    if (part_out) launch(join_kernel<T>, dim3(tokens, a.heads), dim3(64), 0, stream, a);
+    choose<T>(a, wide, tokens, kv_heads, stream);
+    if (in.part_out) launch(join_kernel<T>, dim3(tokens, a.heads), dim3(64), 0, stream, a);
   });
 }
+
+}  // namespace
+
+VZ_CUDA_OP("paged_attention", SplitAttention, paged_attention)
 
 }  // namespace vz::gpu

@@ -11,7 +11,7 @@ namespace shim {
 namespace {
 
 constexpr int kWarp = 32;
-constexpr size_t kGuardBytes = 64;  // behind the dynamic shared memory
+constexpr size_t kGuardBytes = 64;  // after the dynamic shared memory
 constexpr unsigned char kGuard = 0xa5;
 
 struct Thread {
@@ -64,7 +64,7 @@ void run_thread(void*) {
   self.fiber.leave();
 }
 
-// Why nobody can go on: the first thread that waits, and for what.
+// Why nobody can continue: the first thread that waits, and for what.
 std::string deadlock() {
   if (block.at_barrier) {
     return "__syncthreads was reached by " + std::to_string(block.at_barrier) + " of " +
@@ -166,12 +166,11 @@ void launch(const std::function<void()>& kernel, dim3 grid, dim3 size, size_t sh
       Indices& indices = block.threads[i].indices;
       indices.block = unravel(b, grid);
       indices.block_size = size;
-      indices.grid_size = grid;
     }
     run_block(size, static_cast<unsigned>(b));
     const unsigned char* guard = block.shared_start + shared_bytes;
     if (std::any_of(guard, guard + kGuardBytes, [](unsigned char byte) { return byte != kGuard; }))
-      throw std::runtime_error("written behind the dynamic shared memory");
+      throw std::runtime_error("written beyond the dynamic shared memory");
   }
 }
 

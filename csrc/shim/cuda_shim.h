@@ -1,9 +1,9 @@
 // As much of CUDA as the kernels in csrc/cuda use, on the CPU, so that g++ compiles the same .cu files and runs them:
 // a grid is a loop over blocks, the threads of a block are fibers, barriers and warp shuffles switch between them.
 //
-// It finds: wrong indices and numbers, accesses of 16 bytes that are not aligned, writes behind the shared memory that
+// It finds: wrong indices and numbers, accesses of 16 bytes that are not aligned, writes beyond the shared memory that
 // was asked for, shared memory read before it is written (it starts as NaN), barriers that not all threads reach,
-// shuffles whose mask names a lane that is elsewhere or gone, a missing barrier where some order of threads shows it
+// shuffles whose mask names a lane that is elsewhere or gone, a missing barrier if some order of threads shows it
 // (three orders are tried). It cannot show: races within an order it does not try, the memory model, coalescing and bank
 // conflicts, registers and spills (the resource check does), a GPU's own rounding of FMA and exp2f, any timing.
 #pragma once
@@ -18,9 +18,7 @@
 
 #define __global__
 #define __device__
-#define __host__
 #define __forceinline__ inline
-#define __restrict__
 #define __launch_bounds__(...)
 
 struct dim3 {
@@ -36,7 +34,7 @@ struct Fault : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-struct Indices { dim3 thread, block, block_size, grid_size; };
+struct Indices { dim3 thread, block, block_size; };
 const Indices& here();  // of the running fiber
 void barrier();         // __syncthreads
 // Gives `bits` to the lanes of `mask` and returns what lane `from` gave.
@@ -55,7 +53,6 @@ inline void check_aligned(const void* p, size_t bytes) {
 #define threadIdx (shim::here().thread)
 #define blockIdx (shim::here().block)
 #define blockDim (shim::here().block_size)
-#define gridDim (shim::here().grid_size)
 
 inline void __syncthreads() { shim::barrier(); }
 

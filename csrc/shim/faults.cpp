@@ -18,7 +18,7 @@ void lane_is_gone() {
 
 void unaligned(const char* p) { check_aligned(p + 4, 16); }
 
-void behind_shared() { dynamic_shared()[64 + threadIdx.x] = 1; }
+void beyond_shared() { dynamic_shared()[64 + threadIdx.x] = 1; }
 
 // Each thread writes its number and reads its neighbour's, without a barrier between.
 void no_barrier(int* out) {
@@ -33,7 +33,7 @@ void no_barrier(int* out) {
 bool run_fault(const std::string& name) {
   if (name == "barrier") launch([] { half_reaches_the_barrier(); }, 1, 64, 0);
   if (name == "lane") launch([] { lane_is_gone(); }, 1, 32, 0);
-  if (name == "shared") launch([] { behind_shared(); }, 1, 1, 64);
+  if (name == "shared") launch([] { beyond_shared(); }, 1, 1, 64);
   if (name == "alignment") {
     alignas(16) static const char bytes[32] = {};
     launch([] { unaligned(bytes); }, 1, 1, 0);

@@ -2,7 +2,7 @@
 
 #if defined(__x86_64__)
 
-// switch(from, to): keep this stack pointer in *from, go on at the stack pointer `to`.
+// switch(from, to): keep this stack pointer in *from, continue at the stack pointer `to`.
 extern "C" void vz_shim_switch(void** from, void* to);
 asm(R"(
 .text

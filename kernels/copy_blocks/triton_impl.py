@@ -1,18 +1,18 @@
-"""copy_blocks in Triton: one program a layer, pair and piece of a block; K and V in the same program.
+"""copy_blocks in Triton: one program per layer, copy and piece of a block; K and V in the same program.
 
-A block's memory is read as rows of head_dim, so pages may lie in any order of dimensions.
+A block's memory is read as rows of head_dim, so pages may have any order of dimensions.
 """
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from ..gpu import on_device_of, power_of_2, warps_for
-from ..layout import layered_heads_first
+from ..layout import heads_first
+from .reference import Arguments
 
-ROWS = 32  # rows of head_dim a program
+ROWS = 32  # rows of head_dim per program
 
 
 @triton.jit
@@ -29,7 +29,7 @@ def copy_blocks_kernel(  # type: ignore[no-untyped-def]
     v_block,
     v_head,
     v_offset,
-    groups,
+    kv_heads,
     block_size,
     D: tl.constexpr,
     D_PAD: tl.constexpr,
@@ -41,33 +41,34 @@ def copy_blocks_kernel(  # type: ignore[no-untyped-def]
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     dim = tl.arange(0, D_PAD)
     wanted = (source >= 0) & (target >= 0)
-    mask = (row < groups * block_size)[:, None] & (dim < D)[None, :] & wanted
-    # Heads run fastest: in pages of a GPU consecutive rows then lie together.
-    head, offset = (row % groups).to(tl.int64)[:, None], (row // groups).to(tl.int64)[:, None]
+    mask = (row < kv_heads * block_size)[:, None] & (dim < D)[None, :] & wanted
+    # Heads run fastest: in pages of a GPU consecutive rows then follow each other.
+    head, offset = (row % kv_heads).to(tl.int64)[:, None], (row // kv_heads).to(tl.int64)[:, None]
     inside = layer * k_layer + head * k_head + offset * k_offset + dim[None, :]
     tl.store(k_pages + target * k_block + inside, tl.load(k_pages + source * k_block + inside, mask=mask), mask=mask)
     inside = layer * v_layer + head * v_head + offset * v_offset + dim[None, :]
     tl.store(v_pages + target * v_block + inside, tl.load(v_pages + source * v_block + inside, mask=mask), mask=mask)
 
 
-def copy_blocks(k_pages: Tensor, v_pages: Tensor, sources_N: Tensor, targets_N: Tensor) -> None:
-    kp, vp = layered_heads_first(k_pages), layered_heads_first(v_pages)
-    layers, _, groups, block_size, dim = kp.shape
-    pairs = sources_N.shape[0]
-    if pairs == 0 or layers == 0:
+def copy_blocks(a: Arguments) -> None:
+    """Run the op."""
+    kp, vp = heads_first(a.k_pages), heads_first(a.v_pages)
+    layers, _, kv_heads, block_size, dim = kp.shape
+    copies = a.sources_C.shape[0]
+    if copies == 0 or layers == 0:
         return
-    with on_device_of(k_pages):
-        copy_blocks_kernel[(pairs, triton.cdiv(groups * block_size, ROWS), layers)](
-            k_pages,
-            v_pages,
-            sources_N.contiguous(),
-            targets_N.contiguous(),
+    with on_device_of(a.k_pages):
+        copy_blocks_kernel[(copies, triton.cdiv(kv_heads * block_size, ROWS), layers)](
+            a.k_pages,
+            a.v_pages,
+            a.sources_C.contiguous(),
+            a.targets_C.contiguous(),
             *kp.stride()[:4],
             *vp.stride()[:4],
-            groups,
+            kv_heads,
             block_size,
             D=dim,
             D_PAD=power_of_2(dim),
             ROWS=ROWS,
-            num_warps=warps_for(ROWS * power_of_2(dim), k_pages.element_size()),
+            num_warps=warps_for(ROWS * power_of_2(dim), a.k_pages.element_size()),
         )

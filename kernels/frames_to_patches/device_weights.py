@@ -1,4 +1,4 @@
-"""The integer weights of a resize as tensors on a device, made once a size, filter and device.
+"""The integer weights of a resize as tensors on a device, made once per size, filter and device.
 
 The first call for a size copies them to the GPU (and waits): do it before capturing a CUDA graph.
 """
@@ -28,10 +28,11 @@ class DevicePass(NamedTuple):
 
     @property
     def taps(self) -> int:
+        """Source pixels that an output pixel sums."""
         return int(self.weights.shape[1])
 
     def span(self, tile: int) -> int:
-        """The most source pixels under `tile` neighbouring output pixels that start at a multiple of `tile`."""
+        """Count the most source pixels under `tile` neighbouring output pixels that start at a multiple of `tile`."""
         first = self.host_first
         ends = (min(at + tile, len(first)) - 1 for at in range(0, len(first), tile))
         spans = (min(first[end] + self.taps, self.in_size) - first[end // tile * tile] for end in ends)
@@ -40,7 +41,17 @@ class DevicePass(NamedTuple):
 
 @lru_cache(maxsize=256)
 def device_pass(in_size: int, out_size: int, filter_name: Filter, device: torch.device) -> DevicePass:
-    """The pass from `in_size` to `out_size` pixels. Where the size stays it has one tap of weight 1, which is exact."""
+    """Make, or find again, the pass from one size to another.
+
+    Args:
+        in_size: pixels.
+        out_size: pixels. If the size stays, the pass has one tap of weight 1, which is exact.
+        filter_name: "bicubic" or "lanczos".
+        device: where the weights will be.
+
+    Returns:
+        The pass.
+    """
     if in_size == out_size:
         first = np.arange(out_size, dtype=np.int32)
         weights = np.full((out_size, 1), 1 << PRECISION_BITS, np.int32)
@@ -52,7 +63,7 @@ def device_pass(in_size: int, out_size: int, filter_name: Filter, device: torch.
 
 
 def dense_frames(frames_NHWC: Tensor) -> Tensor:
-    """The frames with pixels and channels of a row next to each other; copied only where they are not."""
+    """Put pixels and channels of a row of frames [N, H, W, 3] next to each other; a copy only if they are not."""
     if frames_NHWC.stride(3) == 1 and frames_NHWC.stride(2) == 3:
         return frames_NHWC
     return frames_NHWC.contiguous()

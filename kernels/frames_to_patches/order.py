@@ -2,7 +2,7 @@
 
 Pillow 11 and 12 always run the horizontal pass first; 13 runs the vertical one first for some sizes. The rounding
 between the passes makes the orders differ by a level here and there, so each new pair of sizes is resized once
-by Pillow and once by each order until they agree. A few milliseconds a pair of sizes and process.
+by Pillow and once by each order until they agree. A few milliseconds per pair of sizes and process.
 """
 
 from __future__ import annotations
@@ -21,14 +21,33 @@ _PILLOW = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANC
 
 
 def likely_vertical_first(old_hw: tuple[int, int], new_hw: tuple[int, int]) -> bool:
-    """Pillow 13's rule as inferred from 552 pairs of sizes. Only a guess: it is tried first."""
+    """Guess the order by Pillow 13's rule, as inferred from 552 pairs of sizes. It is only tried first.
+
+    Args:
+        old_hw: height and width in pixels.
+        new_hw: the same after the resize.
+
+    Returns:
+        Whether the vertical pass probably runs first.
+    """
     shrink_h, shrink_w = old_hw[0] - new_hw[0], old_hw[1] - new_hw[1]
     return int(PIL.__version__.split(".")[0]) >= 13 and shrink_h > 0 and shrink_h > 2 * shrink_w
 
 
 @lru_cache(maxsize=256)
 def pillow_step(old_hw: tuple[int, int], new_hw: tuple[int, int], filter_name: Filter) -> Step:
-    """The resize from old to new size with the order of passes that makes it equal to the installed Pillow's."""
+    """Make a resize whose order of passes makes it equal to that of the installed Pillow.
+
+    Warns if neither order does.
+
+    Args:
+        old_hw: height and width in pixels.
+        new_hw: the same after the resize.
+        filter_name: "bicubic" or "lanczos".
+
+    Returns:
+        The step.
+    """
     guess = likely_vertical_first(old_hw, new_hw)
     if old_hw[0] == new_hw[0] or old_hw[1] == new_hw[1]:
         return Step(*new_hw, filter_name, guess)  # one pass at most: there is no order

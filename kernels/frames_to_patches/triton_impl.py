@@ -1,4 +1,4 @@
-"""frames_to_patches in Triton: one program a patch; resize, table and patch order in one pass over the pixels.
+"""frames_to_patches in Triton: one program per patch; resize, table and patch order in one pass over the pixels.
 
 Each output pixel sums its taps of both axes directly (for the usual shrink of about 1.5: 7 x 7), with the rounding to
 8 bits between the axes where Pillow has it. A resize before the last one writes uint8 frames to a scratch tensor.
@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ..gpu import check_gpu_dtype, on_device_of, power_of_2
 from .device_weights import dense_frames, device_pass
-from .reference import Step
+from .reference import Arguments, Step, unpack_steps
 
-LEVEL_TILE = 16  # pixels on a side of a program's tile where it writes frames, not patches
+LEVEL_TILE = 16  # pixels on a side of a program's tile when it writes frames, not patches
 
 
 @triton.jit
@@ -53,7 +53,7 @@ def resize_kernel(  # type: ignore[no-untyped-def]
     TO_PATCHES: tl.constexpr,
     VERTICAL_FIRST: tl.constexpr,
 ):
-    # Programs are numbered as patches lie in the output: frame, rows of merged patches, columns of them, inside them.
+    # Programs are numbered as the output orders patches: frame, rows of merged patches, columns of them, inside them.
     program = tl.program_id(0)
     columns = tl.cdiv(out_width, TILE * MERGE)
     inner = program % (MERGE * MERGE)
@@ -84,7 +84,7 @@ def resize_kernel(  # type: ignore[no-untyped-def]
             else:
                 tap_y, tap_x = i, j
                 weight = tl.load(x_weights + x * x_taps + tap_x, mask=inside, other=0)
-            # A row's last taps may lie behind the image; their weights are 0.
+            # A row's last taps may be outside of the image; their weights are 0.
             row, column = tl.minimum(begin_y + tap_y, in_height - 1), tl.minimum(begin_x + tap_x, in_width - 1)
             at = source + row.to(tl.int64) * row_stride + column * 3
             sum_r += weight * pixel_at(frames, at, inside)
@@ -149,19 +149,19 @@ def _resize(
     )
 
 
-def frames_to_patches(
-    frames_NHWC: Tensor, table: Tensor, out: Tensor, *, steps: tuple[Step, ...], patch: int, merge: int, temporal: int
-) -> None:
-    check_gpu_dtype("table", table)
-    if not out.is_contiguous():
-        raise ValueError(f"out must be contiguous, got strides {out.stride()}")
-    frames, table = dense_frames(frames_NHWC), table.contiguous()
+def frames_to_patches(a: Arguments) -> None:
+    """Run the op."""
+    check_gpu_dtype("table", a.table)
+    if not a.out_RE.is_contiguous():
+        raise ValueError(f"out must be contiguous, got strides {a.out_RE.stride()}")
+    frames, table = dense_frames(a.frames_NHWC), a.table.contiguous()
     if len(frames) == 0:
         return
-    steps = steps or (Step(frames.shape[1], frames.shape[2], "bicubic"),)  # of one size: only the table and the order
+    # Without a resize: only the table and the order.
+    steps = unpack_steps(a.steps) or (Step(frames.shape[1], frames.shape[2], "bicubic"),)
     with on_device_of(frames):
         for step in steps[:-1]:
             scratch = torch.empty((len(frames), step.height, step.width, 3), dtype=torch.uint8, device=frames.device)
             _resize(frames, table, scratch, step, tile=LEVEL_TILE, merge=1, temporal=1, to_patches=False)
             frames = scratch
-        _resize(frames, table, out, steps[-1], tile=patch, merge=merge, temporal=temporal, to_patches=True)
+        _resize(frames, table, a.out_RE, steps[-1], tile=a.patch, merge=a.merge, temporal=a.temporal, to_patches=True)

@@ -20,7 +20,7 @@ PRECISION_BITS = 22
 
 @dataclass(frozen=True, eq=False)
 class Pass:
-    """One pass. first [out] int32; weights [out, taps] int32, zeros behind the last tap of a row."""
+    """One pass. first [out] int32; weights [out, taps] int32, zeros after the last tap of a row."""
 
     in_size: int
     first: np.ndarray
@@ -28,6 +28,7 @@ class Pass:
 
     @property
     def out_size(self) -> int:
+        """Pixels that the pass makes."""
         return len(self.first)
 
 
@@ -54,7 +55,16 @@ _FILTERS: dict[str, tuple[Callable[[float], float], float]] = {"bicubic": (_bicu
 
 @lru_cache(maxsize=256)
 def make_pass(in_size: int, out_size: int, filter_name: Filter) -> Pass:
-    """The weights that take `in_size` pixels to `out_size`. In plain floats: numpy's sin may differ in the last bit."""
+    """Compute the weights of one pass. In plain floats: numpy's sin may differ in the last bit.
+
+    Args:
+        in_size: pixels before.
+        out_size: pixels after.
+        filter_name: "bicubic" or "lanczos".
+
+    Returns:
+        The pass.
+    """
     kernel, radius = _FILTERS[filter_name]
     scale = in_size / out_size
     widened = max(scale, 1.0)

@@ -1,23 +1,43 @@
 """linear in torch: the truth of the tests, and what runs on a GPU.
 
-T rows, K inputs, N outputs.
+Letters: T rows, I inputs, O outputs.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 from torch import Tensor
 from torch.nn import functional as F
 
 
-def linear(
-    x_TK: Tensor,
-    weight_NK: Tensor,
-    bias_N: Tensor | None,
-    gate_NK: Tensor | None,
-    gate_bias_N: Tensor | None,
-    add_TN: Tensor | None,
+class Arguments(NamedTuple):
+    """What every implementation takes, in this order. `op.linear` says what they are."""
+
+    x_TI: Tensor
+    weight_OI: Tensor
+    bias_O: Tensor | None
+    gate_OI: Tensor | None
+    gate_bias_O: Tensor | None
+    add_TO: Tensor | None
+    out_TO: Tensor
+
+
+def project(
+    x_TI: Tensor,
+    weight_OI: Tensor,
+    bias_O: Tensor | None,
+    gate_OI: Tensor | None,
+    gate_bias_O: Tensor | None,
+    add_TO: Tensor | None,
 ) -> Tensor:
-    out = F.linear(x_TK, weight_NK, bias_N)
-    if gate_NK is not None:
-        out = F.silu(F.linear(x_TK, gate_NK, gate_bias_N)) * out
-    return out if add_TN is None else out + add_TN
+    """Return what the op writes, [T, O]; the arguments are those of `op.linear`."""
+    out = F.linear(x_TI, weight_OI, bias_O)
+    if gate_OI is not None:
+        out = F.silu(F.linear(x_TI, gate_OI, gate_bias_O)) * out
+    return out if add_TO is None else out + add_TO
+
+
+def linear(a: Arguments) -> None:
+    """Project, then copy."""
+    a.out_TO.copy_(project(*a[:-1]))

@@ -1,14 +1,14 @@
-"""merge_states in Triton: one program a tile of (token, head) rows."""
+"""merge_states in Triton: one program per tile of (token, head) rows."""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from ..gpu import check_gpu_dtype, on_device_of, power_of_2, warps_for
+from .reference import Arguments
 
-ROWS = 16  # (token, head) rows a program
+ROWS = 16  # (token, head) rows per program
 
 
 @triton.jit
@@ -63,32 +63,26 @@ def merge_states_kernel(  # type: ignore[no-untyped-def]
         tl.store(lse + token * l_token + head * l_head, both.to(lse.dtype.element_ty), mask=there)
 
 
-def merge_states(
-    out_a_THD: Tensor, lse_a_TH: Tensor, out_b_THD: Tensor, lse_b_TH: Tensor, out_THD: Tensor, lse_TH: Tensor | None
-) -> None:
-    check_gpu_dtype("out_a", out_a_THD)
-    tokens, heads, dim = out_a_THD.shape
+def merge_states(a: Arguments) -> None:
+    """Run the op."""
+    check_gpu_dtype("out_a", a.out_a_THD)
+    tokens, heads, dim = a.out_a_THD.shape
     if tokens * heads == 0:
         return
-    with on_device_of(out_a_THD):
+    with on_device_of(a.out_a_THD):
         merge_states_kernel[(triton.cdiv(tokens * heads, ROWS),)](
-            out_a_THD,
-            lse_a_TH,
-            out_b_THD,
-            lse_b_TH,
-            out_THD,
-            lse_TH,
-            *out_a_THD.stride()[:2],
-            *lse_a_TH.stride(),
-            *out_b_THD.stride()[:2],
-            *lse_b_TH.stride(),
-            *out_THD.stride()[:2],
-            *(lse_TH.stride() if lse_TH is not None else (0, 0)),
+            *a,
+            *a.out_a_THD.stride()[:2],
+            *a.lse_a_TH.stride(),
+            *a.out_b_THD.stride()[:2],
+            *a.lse_b_TH.stride(),
+            *a.out_THD.stride()[:2],
+            *(a.lse_TH.stride() if a.lse_TH is not None else (0, 0)),
             tokens * heads,
             heads,
             D=dim,
             D_PAD=power_of_2(dim),
             ROWS=ROWS,
-            HAS_LSE=lse_TH is not None,
-            num_warps=warps_for(ROWS * power_of_2(dim), out_a_THD.element_size()),
+            HAS_LSE=a.lse_TH is not None,
+            num_warps=warps_for(ROWS * power_of_2(dim), a.out_a_THD.element_size()),
         )

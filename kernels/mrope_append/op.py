@@ -1,11 +1,11 @@
 """mrope_append: the step between the qkv projection and attention.
 
     q[t]          <- R(angle[t]) q[t]              in place
-    k_pages[slot] <- R(angle[t]) k[t]              slot = slots[t] = block * block_size + offset
+    k_pages[slot] <- R(angle[t]) k[t]              slot = slots[t] = block * P + offset
     v_pages[slot] <- v[t]
 
-Bytes that must move a token: read and write q, read k and v, write k and v, read cos and sin.
-Shapes: T tokens, H query heads, G key/value heads, D head_dim, R = D / 2; pages as in `vzoom.kernels.layout`.
+Bytes that must move per token: read and write q, read k and v, write k and v, read cos and sin.
+Letters: see `vzoom.kernels.layout`.
 """
 
 from __future__ import annotations
@@ -13,104 +13,67 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vzoom import ext
-
-from ..checks import check_dims, check_last_dim_contiguous, check_same_device
+from ..checks import check_dtype, check_last_dim_contiguous, check_one_dtype, check_shapes
+from ..declare import declare
 from ..layout import page_dims
-from ..library import LIB
-from ..registry import resolve
+from .reference import Arguments
 from .reference import mrope_append as _reference
-
-LIB.define(
-    "mrope_append(Tensor(a!) q, Tensor k, Tensor v, Tensor cos, Tensor sin, Tensor(b!) k_pages, Tensor(c!) v_pages, "
-    "Tensor slots, str impl) -> ()"
-)
 
 
 def mrope_append(
-    q_THD: Tensor,
+    q_THD: Tensor | None,
     k_TGD: Tensor,
     v_TGD: Tensor,
-    cos_TR: Tensor,
-    sin_TR: Tensor,
+    cos_TR: Tensor | None,
+    sin_TR: Tensor | None,
     k_pages: Tensor,
     v_pages: Tensor,
     slots_T: Tensor,
     *,
     impl: str = "auto",
 ) -> None:
-    """Rotate q in place, rotate k, and write k and v into their pages. Mutates q, k_pages and v_pages.
+    """Rotate q in place, rotate k, and write k and v into their pages.
 
-    cos, sin [T, R]: already chosen per frequency from the three M-RoPE axes, in the tensors' dtype or float32.
-    slots [T] int64, all different; a token whose slot is below 0 is rotated but not written.
-    ValueError where shapes, dtypes or devices do not fit; RuntimeError where a named `impl` is not there.
+    Args:
+        q_THD: queries, rotated in place; None if there is nothing to rotate but k.
+        k_TGD: keys, not changed. All tensors but the angles and slots have their dtype.
+        v_TGD: values.
+        cos_TR: of each frequency's angle, already chosen from the three M-RoPE axes, in the tensors' dtype or float32.
+            None, with sin_TR and q_THD, writes keys that are already rotated as they are.
+        sin_TR: as cos_TR.
+        k_pages: where keys go, in the device's layout of pages.
+        v_pages: where values go.
+        slots_T: int64, all different. A token whose slot is below 0 is rotated but not written.
+        impl: "auto", "reference", "cpu", "triton" or "cuda".
+
+    Raises:
+        ValueError: shapes, dtypes or devices do not fit together.
+        RuntimeError: the named `impl` is not there.
     """
-    torch.ops.vzoom.mrope_append(q_THD, k_TGD, v_TGD, cos_TR, sin_TR, k_pages, v_pages, slots_T, impl)
+    _op(q_THD, k_TGD, v_TGD, cos_TR, sin_TR, k_pages, v_pages, slots_T, impl)
 
 
-def check(
-    q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor
-) -> None:
-    """ValueError where the arguments do not fit together."""
-    check_same_device(q=q, k=k, v=v, cos=cos, sin=sin, k_pages=k_pages, v_pages=v_pages, slots=slots)
-    sizes = check_dims(q=(q, "THD"), k=(k, "TGD"), v=(v, "TGD"), cos=(cos, "TR"), sin=(sin, "TR"), slots=(slots, "T"))
-    check_last_dim_contiguous(q=q, k=k, v=v, cos=cos, sin=sin, k_pages=k_pages, v_pages=v_pages)
-    if sizes["D"] != 2 * sizes["R"]:
-        raise ValueError(f"cos must hold head_dim / 2 = {sizes['D'] / 2:g} angles a token, got {sizes['R']}")
-    for name, pages in (("k_pages", k_pages), ("v_pages", v_pages)):
-        dims = page_dims(pages)
-        if (dims.kv_heads, dims.head_dim) != (sizes["G"], sizes["D"]):
-            raise ValueError(f"{name} {tuple(pages.shape)} does not hold k of {sizes['G']} heads x {sizes['D']}")
-    if k_pages.shape != v_pages.shape:
-        raise ValueError(f"k_pages {tuple(k_pages.shape)} and v_pages {tuple(v_pages.shape)} must have one shape")
-    if slots.dtype != torch.int64:
-        raise ValueError(f"slots must be int64, got {slots.dtype}")
-    for name, tensor in (("k", k), ("v", v), ("k_pages", k_pages), ("v_pages", v_pages)):
-        if tensor.dtype != q.dtype:
-            raise ValueError(f"{name} is {tensor.dtype} but q is {q.dtype}: all of q, k, v and pages share one dtype")
-    if cos.dtype != sin.dtype or cos.dtype not in (q.dtype, torch.float32):
-        raise ValueError(f"cos and sin must be {q.dtype} or float32, got {cos.dtype} and {sin.dtype}")
+def _check(a: Arguments) -> None:
+    sizes = check_shapes(a)
+    check_last_dim_contiguous(
+        q=a.q_THD, k=a.k_TGD, v=a.v_TGD, cos=a.cos_TR, sin=a.sin_TR, k_pages=a.k_pages, v_pages=a.v_pages
+    )
+    if (a.cos_TR is None) != (a.sin_TR is None):
+        raise ValueError("cos and sin must both be given or both be None")
+    if a.q_THD is not None and a.cos_TR is None:
+        raise ValueError("q is given, but no cos and sin to rotate it by")
+    if a.cos_TR is not None and sizes["D"] != 2 * sizes["R"]:
+        raise ValueError(f"cos must hold head_dim / 2 = {sizes['D'] / 2:g} angles per token, got {sizes['R']}")
+    dims = page_dims(a.k_pages, a.v_pages)
+    if (dims.kv_heads, dims.head_dim) != (sizes["G"], sizes["D"]):
+        raise ValueError(f"k_pages {tuple(a.k_pages.shape)} does not hold k of {sizes['G']} heads x {sizes['D']}")
+    check_dtype(torch.int64, slots=a.slots_T)
+    for name, tensor in (("q", a.q_THD), ("v", a.v_TGD), ("k_pages", a.k_pages), ("v_pages", a.v_pages)):
+        if tensor is not None and tensor.dtype != a.k_TGD.dtype:
+            raise ValueError(f"{name} is {tensor.dtype} but k is {a.k_TGD.dtype}: q, k, v and pages share one dtype")
+    if a.cos_TR is not None:
+        check_dtype((a.k_TGD.dtype, torch.float32), cos=a.cos_TR)
+        check_one_dtype(cos=a.cos_TR, sin=a.sin_TR)
 
 
-def _run(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    k_pages: Tensor,
-    v_pages: Tensor,
-    slots: Tensor,
-    impl: str,
-) -> None:
-    chosen = resolve("mrope_append", impl, q.device.type)
-    if chosen == "cpu":  # which checks its arguments itself
-        ext.loaded().mrope_append(q, k, v, cos, sin, k_pages, v_pages, slots)
-        return
-    check(q, k, v, cos, sin, k_pages, v_pages, slots)
-    if chosen == "cuda":
-        run = ext.loaded().cuda_mrope_append
-    elif chosen == "triton":
-        from .triton_impl import mrope_append as run
-    else:
-        run = _reference
-    run(q, k, v, cos, sin, k_pages, v_pages, slots)
-
-
-def _fake(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    k_pages: Tensor,
-    v_pages: Tensor,
-    slots: Tensor,
-    impl: str,
-) -> None:
-    check(q, k, v, cos, sin, k_pages, v_pages, slots)
-
-
-LIB.impl("mrope_append", _run, "CPU")
-LIB.impl("mrope_append", _run, "CUDA")
-torch.library.register_fake("vzoom::mrope_append", _fake, lib=LIB)
+_op = declare(Arguments, _reference, _check, writes=("q_THD", "k_pages", "v_pages"))

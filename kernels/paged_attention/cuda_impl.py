@@ -8,98 +8,65 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from vzoom import ext
-
+from .. import extension
 from ..gpu import choose_splits, num_multiprocessors
 from ..layout import heads_first
 from . import flash
+from .reference import Arguments
 
-KEYS_A_STEP = 64  # what a block of threads of the C++ kernel reads between two joins of its softmax, about
+KEYS_PER_STEP = 64  # what a block of threads of the C++ kernel reads between two joins of its softmax, about
 
 
-def paged_attention(
-    q_THD: Tensor,
-    k_pages: Tensor,
-    v_pages: Tensor,
-    block_table_SB: Tensor,
-    kv_lens_S: Tensor,
-    cu_seqlens_q: Tensor,
-    out_THD: Tensor,
-    lse_TH: Tensor | None,
-    scale: float,
-    causal: bool,
-) -> None:
-    """A call with more queries than sequences is an append; its kernel is chosen by `append_impl`."""
-    args = (q_THD, k_pages, v_pages, block_table_SB, kv_lens_S, cu_seqlens_q, out_THD, lse_TH, scale, causal)
-    if q_THD.shape[0] <= block_table_SB.shape[0]:
-        decode(*args)
+def paged_attention(a: Arguments) -> None:
+    """Run a call with more queries than sequences by what `append_impl` chooses, any other by the C++."""
+    if a.q_THD.shape[0] <= a.block_table_SB.shape[0]:
+        decode(a)
         return
-    kind = append_impl(q_THD, block_size=heads_first(k_pages).shape[2])
+    kind = append_impl(a.q_THD, block_size=heads_first(a.k_pages).shape[2])
     if kind == "triton":
         from .triton_impl import paged_attention as append
 
-        append(*args)
+        append(a)
     elif kind == "cuda":
-        decode(*args)
+        decode(a)
     else:
-        flash.append(kind, *args)
+        flash.append(kind, a)
 
 
 def append_impl(q_THD: Tensor, *, block_size: int) -> str:
-    """What runs an append: a FlashAttention (its name in `flash`), "triton", or "cuda", the slow but right decode."""
+    """Choose what runs an append-prefill.
+
+    Returns:
+        A FlashAttention (its name in `flash`), "triton", or "cuda", the decode kernel, which is right but slow.
+    """
     usable = flash.usable(q_THD, block_size=block_size)
     if usable is not None:
         return usable
     return "triton" if importlib.util.find_spec("triton") is not None else "cuda"
 
 
-def decode(
-    q_THD: Tensor,
-    k_pages: Tensor,
-    v_pages: Tensor,
-    block_table_SB: Tensor,
-    kv_lens_S: Tensor,
-    cu_seqlens_q: Tensor,
-    out_THD: Tensor,
-    lse_TH: Tensor | None,
-    scale: float,
-    causal: bool,
-    *,
-    native: ModuleType | None = None,
-    splits: int | None = None,
-) -> None:
-    """The C++ kernel, right for any number of queries a sequence. native: the extension, or what stands for it.
+def decode(a: Arguments, *, native: ModuleType | None = None, splits: int | None = None) -> None:
+    """Run the C++ kernel, which is right for any number of queries per sequence.
 
-    splits: pieces of the context; None chooses from the batch and what the block table can hold, so that nothing is
-    read back from the GPU.
+    Args:
+        a: the op's arguments.
+        native: the extension, or what stands for it.
+        splits: pieces of the context; None chooses from the batch and from what the block table can hold, so that
+            nothing is read back from the GPU.
     """
-    native = native or ext.loaded()
-    tokens, heads, dim = q_THD.shape
-    if tokens == 0 or block_table_SB.shape[0] == 0:
+    tokens, heads, dim = a.q_THD.shape
+    if tokens == 0 or a.block_table_SB.shape[0] == 0:
         return
     if splits is None:
-        _, groups, block_size, _ = heads_first(k_pages).shape
+        _, kv_heads, block_size, _ = heads_first(a.k_pages).shape
         splits = choose_splits(
-            programs=tokens * groups,
-            longest=block_table_SB.shape[1] * block_size,
-            keys_a_step=KEYS_A_STEP,
-            multiprocessors=num_multiprocessors(q_THD.device),
+            programs=tokens * kv_heads,
+            longest=a.block_table_SB.shape[1] * block_size,
+            keys_per_step=KEYS_PER_STEP,
+            multiprocessors=num_multiprocessors(a.q_THD.device),
         )
     part_out = part_lse = None
     if splits > 1:
-        part_out = torch.empty((tokens, heads, splits, dim), dtype=torch.float32, device=q_THD.device)
-        part_lse = torch.empty((tokens, heads, splits), dtype=torch.float32, device=q_THD.device)
-    native.cuda_paged_attention(
-        q_THD,
-        k_pages,
-        v_pages,
-        block_table_SB,
-        kv_lens_S,
-        cu_seqlens_q,
-        out_THD,
-        lse_TH,
-        scale,
-        causal,
-        part_out,
-        part_lse,
-    )
+        part_out = torch.empty((tokens, heads, splits, dim), dtype=torch.float32, device=a.q_THD.device)
+        part_lse = torch.empty((tokens, heads, splits), dtype=torch.float32, device=a.q_THD.device)
+    (native or extension.module).cuda_paged_attention(*a, part_out, part_lse)

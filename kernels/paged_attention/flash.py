@@ -1,4 +1,4 @@
-"""Append-prefill through FlashAttention, where one is installed that reads pages like ours.
+"""Append-prefill through FlashAttention, if one is installed that reads pages like ours.
 
 | package                            | pages            | GPUs            |
 | flash-attn 3, flash_attn_interface | any size         | sm_90           |
@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from ..gpu import architecture_of
+from .reference import Arguments
 
 
 @cache
 def installed() -> tuple[str, ...]:
-    """What is installed, best first: "flash3", "flash4", "flash2"."""
+    """List what is installed, best first: "flash3", "flash4", "flash2"."""
     found = []
     if importlib.util.find_spec("flash_attn_interface") is not None:
         found.append("flash3")
@@ -35,7 +36,7 @@ def installed() -> tuple[str, ...]:
 
 
 def usable(q_THD: Tensor, *, block_size: int) -> str | None:
-    """The best installed FlashAttention for these queries and pages, or None."""
+    """Choose the best installed FlashAttention for these queries and pages; None if none fits."""
     dim = q_THD.shape[2]
     if q_THD.dtype not in (torch.bfloat16, torch.float16) or dim % 8 or dim > 256:
         return None
@@ -48,67 +49,59 @@ def usable(q_THD: Tensor, *, block_size: int) -> str | None:
     return next((name for name in installed() if fits[name]), None)
 
 
-def append(
-    kind: str,
-    q_THD: Tensor,
-    k_pages: Tensor,
-    v_pages: Tensor,
-    block_table_SB: Tensor,
-    kv_lens_S: Tensor,
-    cu_seqlens_q: Tensor,
-    out_THD: Tensor,
-    lse_TH: Tensor | None,
-    scale: float,
-    causal: bool,
-) -> None:
-    """paged_attention by `kind`, one of `installed()`. Pages are [blocks, block_size, kv_heads, head_dim].
+def append(kind: str, a: Arguments) -> None:
+    """Run paged_attention by FlashAttention. Pages are [N, P, G, D].
 
-    The longest run and the longest context are on the GPU; their bounds serve, so nothing waits for it.
+    The longest run of queries and the longest context are on the GPU; their bounds serve, so nothing waits for it.
+
+    Args:
+        kind: one of `installed()`.
+        a: the op's arguments.
     """
-    longest_q, longest_k = q_THD.shape[0], block_table_SB.shape[1] * k_pages.shape[1]
+    longest_q, longest_k = a.q_THD.shape[0], a.block_table_SB.shape[1] * a.k_pages.shape[1]
     if kind == "flash3":
         out, lse, *_ = importlib.import_module("flash_attn_interface").flash_attn_with_kvcache(
-            q_THD,
-            k_pages,
-            v_pages,
-            cache_seqlens=kv_lens_S,
-            page_table=block_table_SB,
-            cu_seqlens_q=cu_seqlens_q,
+            a.q_THD,
+            a.k_pages,
+            a.v_pages,
+            cache_seqlens=a.kv_lens_S,
+            page_table=a.block_table_SB,
+            cu_seqlens_q=a.cu_seqlens_q,
             max_seqlen_q=longest_q,
-            softmax_scale=scale,
-            causal=causal,
+            softmax_scale=a.scale,
+            causal=a.causal,
             return_softmax_lse=True,
         )
     elif kind == "flash4":
         out, lse, *_ = importlib.import_module("flash_attn.cute").flash_attn_varlen_func(
-            q_THD,
-            k_pages,
-            v_pages,
-            cu_seqlens_q=cu_seqlens_q,
+            a.q_THD,
+            a.k_pages,
+            a.v_pages,
+            cu_seqlens_q=a.cu_seqlens_q,
             max_seqlen_q=longest_q,
             max_seqlen_k=longest_k,
-            seqused_k=kv_lens_S,
-            page_table=block_table_SB,
-            softmax_scale=scale,
-            causal=causal,
+            seqused_k=a.kv_lens_S,
+            page_table=a.block_table_SB,
+            softmax_scale=a.scale,
+            causal=a.causal,
             return_lse=True,
         )
     else:
-        starts = torch.nn.functional.pad(kv_lens_S.cumsum(0, dtype=torch.int32), (1, 0))
+        starts = torch.nn.functional.pad(a.kv_lens_S.cumsum(0, dtype=torch.int32), (1, 0))
         out, lse, *_ = importlib.import_module("flash_attn").flash_attn_varlen_func(
-            q_THD,
-            k_pages,
-            v_pages,
-            cu_seqlens_q,
+            a.q_THD,
+            a.k_pages,
+            a.v_pages,
+            a.cu_seqlens_q,
             starts,
             longest_q,
             longest_k,
-            softmax_scale=scale,
-            causal=causal,
+            softmax_scale=a.scale,
+            causal=a.causal,
             return_attn_probs=True,
-            block_table=block_table_SB,
+            block_table=a.block_table_SB,
         )
-    out_THD.copy_(out)
-    if lse_TH is not None:
+    a.out_THD.copy_(out)
+    if a.lse_TH is not None:
         # [H, T]; some versions give +inf to a query that sees no key.
-        lse_TH.copy_(torch.where(lse == torch.inf, -torch.inf, lse).transpose(0, 1))
+        a.lse_TH.copy_(torch.where(lse == torch.inf, -torch.inf, lse).transpose(0, 1))

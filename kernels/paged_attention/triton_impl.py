@@ -1,11 +1,11 @@
 """paged_attention in Triton: one kernel for append-prefill and decode, and one that joins split contexts.
 
 A program holds the rows of a tile of tokens and of all H / G query heads of a group, so each key is read once for the
-group. Decode is a tile of one token whose context is cut into pieces where the batch is too small for the GPU.
+group. Decode is a tile of one token whose context is cut into pieces if the batch is too small for the GPU.
 No number is read on the host: which sequence a tile belongs to is found from cu_seqlens_q on the device, and the grid
-is an upper bound (tiles behind the last one leave at once), so the call can be captured in a CUDA graph.
+is an upper bound (tiles after the last one leave at once), so the call can be captured in a CUDA graph.
 
-T query tokens, S sequences, H query heads, G key/value heads, D head_dim, P pieces of the context.
+Letters: see `vzoom.kernels.layout`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import NamedTuple
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from ..gpu import architecture_of, check_gpu_dtype, choose_splits, num_multiprocessors, on_device_of, power_of_2
 from ..layout import heads_first
+from .reference import Arguments
 
 
 @triton.jit
@@ -150,7 +150,7 @@ def join_pieces_kernel(  # type: ignore[no-untyped-def]
     SPLITS: tl.constexpr,
     HAS_LSE: tl.constexpr,
 ):
-    """One program a token and head. part_out [T, H, P, D] and part_lse [T, H, P] are contiguous, float32."""
+    """One program per token and head. part_out [T, H, X, D] and part_lse [T, H, X] are contiguous, float32."""
     token, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     row = token * heads + head
     piece, dim = tl.arange(0, SPLITS), tl.arange(0, D_PAD)
@@ -178,10 +178,21 @@ class Tiles(NamedTuple):
 
 
 def choose_tiles(*, tokens: int, seqs: int, group: int, dim: int, element_bytes: int, architecture: int) -> Tiles:
-    """One token a tile where the call is a decode step, else as many tokens as fill the tile with their heads.
+    """Choose the tile: one token in a decode step, else as many tokens as fill it with their heads.
 
-    The largest tiles that spill no register on sm_80, sm_90 and sm_100 (`python -m vzoom.kernels.aot` shows it).
+    These are the largest tiles that spill no register on sm_80, sm_90 and sm_100 (docs/kernels-gpu.md).
     float32 is multiplied without tensor cores, which keeps a whole row of both operands in registers: small tiles.
+
+    Args:
+        tokens: queries of all sequences.
+        seqs: sequences.
+        group: query heads per key/value head.
+        dim: head_dim.
+        element_bytes: of the queries.
+        architecture: 90 for sm_90.
+
+    Returns:
+        The sizes of a program's tile.
     """
     padded = power_of_2(dim)
     group_rows = max(16, power_of_2(group))
@@ -199,33 +210,26 @@ def choose_tiles(*, tokens: int, seqs: int, group: int, dim: int, element_bytes:
     return tiles._replace(tokens=1 if decode else tiles.rows // group)
 
 
-def paged_attention(
-    q_THD: Tensor,
-    k_pages: Tensor,
-    v_pages: Tensor,
-    block_table_SB: Tensor,
-    kv_lens_S: Tensor,
-    cu_seqlens_q: Tensor,
-    out_THD: Tensor,
-    lse_TH: Tensor | None,
-    scale: float,
-    causal: bool,
-    *,
-    splits: int | None = None,
-    architecture: int | None = None,
-) -> None:
-    """splits: pieces of the context, a power of two; architecture: 90 for sm_90. None asks the device."""
+def paged_attention(a: Arguments, *, splits: int | None = None, architecture: int | None = None) -> None:
+    """Run the op.
+
+    Args:
+        a: the op's arguments.
+        splits: pieces of the context, a power of two; None chooses.
+        architecture: 90 for sm_90; None asks the device.
+    """
+    q_THD, out_THD, lse_TH = a.q_THD, a.out_THD, a.lse_TH
     check_gpu_dtype("q", q_THD)
     tokens, heads, dim = q_THD.shape
-    seqs, width = block_table_SB.shape
-    kp, vp = heads_first(k_pages), heads_first(v_pages)
-    groups, block_size = kp.shape[1:3]
+    seqs, width = a.block_table_SB.shape
+    kp, vp = heads_first(a.k_pages), heads_first(a.v_pages)
+    kv_heads, block_size = kp.shape[1:3]
     if tokens == 0 or seqs == 0:
         return
     tiles = choose_tiles(
         tokens=tokens,
         seqs=seqs,
-        group=heads // groups,
+        group=heads // kv_heads,
         dim=dim,
         element_bytes=q_THD.element_size(),
         architecture=architecture or architecture_of(q_THD.device),
@@ -234,9 +238,9 @@ def paged_attention(
     num_tiles = tokens if tiles.tokens == 1 else tokens // tiles.tokens + seqs
     if splits is None:
         splits = choose_splits(
-            programs=num_tiles * groups,
+            programs=num_tiles * kv_heads,
             longest=width * block_size,
-            keys_a_step=tiles.keys,
+            keys_per_step=tiles.keys,
             multiprocessors=num_multiprocessors(q_THD.device),
         )
     out, lse = out_THD, lse_TH
@@ -247,25 +251,25 @@ def paged_attention(
         lse = q_THD.new_full((tokens, heads, splits), -torch.inf, dtype=torch.float32)
         out_strides, lse_strides = out.stride()[:3], lse.stride()
     with on_device_of(q_THD):
-        attend_kernel[(num_tiles, groups, splits)](
+        attend_kernel[(num_tiles, kv_heads, splits)](
             q_THD,
-            k_pages,
-            v_pages,
-            block_table_SB,
-            kv_lens_S.contiguous(),
-            cu_seqlens_q.contiguous(),
+            a.k_pages,
+            a.v_pages,
+            a.block_table_SB,
+            a.kv_lens_S.contiguous(),
+            a.cu_seqlens_q.contiguous(),
             out,
             lse,
-            scale / math.log(2),
+            a.scale / math.log(2),
             *q_THD.stride()[:2],
             *kp.stride()[:3],
             *vp.stride()[:3],
-            block_table_SB.stride(0),
+            a.block_table_SB.stride(0),
             *out_strides,
             *lse_strides,
             seqs,
             block_size,
-            GROUP=heads // groups,
+            GROUP=heads // kv_heads,
             TOKENS=tiles.tokens,
             ROWS=tiles.rows,
             KEYS=tiles.keys,
@@ -273,7 +277,7 @@ def paged_attention(
             D_PAD=max(16, power_of_2(dim)),
             SEQS_PAD=power_of_2(seqs),
             SPLITS=splits,
-            CAUSAL=causal,
+            CAUSAL=a.causal,
             HAS_LSE=lse is not None,
             num_warps=tiles.warps,
             num_stages=2,

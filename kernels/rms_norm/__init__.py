@@ -1,1 +1,5 @@
 """Root mean square norm of rows."""
+
+from .op import rms_norm
+
+__all__ = ["rms_norm"]

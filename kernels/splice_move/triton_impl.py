@@ -1,4 +1,4 @@
-"""splice_move in Triton: one program a layer, token and tile of heads; K and V in the same program.
+"""splice_move in Triton: one program per layer, token and tile of heads; K and V in the same program.
 
 A program reads both halves of its heads before it writes, so a token may move onto itself.
 """
@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from ..gpu import check_gpu_dtype, on_device_of, power_of_2, warps_for
-from ..layout import layered_heads_first
+from ..layout import heads_first
 from ..mrope_append.triton_impl import HEAD_TILE, rotate_halves
+from .reference import Arguments
 
 
 @triton.jit
@@ -30,7 +30,7 @@ def splice_move_kernel(  # type: ignore[no-untyped-def]
     v_block,
     v_head,
     v_offset,
-    groups,
+    kv_heads,
     block_size,
     R: tl.constexpr,
     R_PAD: tl.constexpr,
@@ -42,7 +42,7 @@ def splice_move_kernel(  # type: ignore[no-untyped-def]
     layer = tl.program_id(2).to(tl.int64)
     head = tl.program_id(1) * HEAD_TILE + tl.arange(0, HEAD_TILE)
     pair = tl.arange(0, R_PAD)
-    mask = (head < groups)[:, None] & (pair < R)[None, :] & (source >= 0) & (target >= 0)
+    mask = (head < kv_heads)[:, None] & (pair < R)[None, :] & (source >= 0) & (target >= 0)
     head64 = head.to(tl.int64)[:, None]
     from_block, from_offset = source // block_size, source % block_size
     to_block, to_offset = target // block_size, target % block_size
@@ -67,37 +67,31 @@ def splice_move_kernel(  # type: ignore[no-untyped-def]
     tl.store(to + R, second, mask=mask)
 
 
-def splice_move(
-    k_pages: Tensor,
-    v_pages: Tensor,
-    source_slots_N: Tensor,
-    target_slots_N: Tensor,
-    cos_R: Tensor | None,
-    sin_R: Tensor | None,
-) -> None:
-    check_gpu_dtype("k_pages", k_pages)
-    kp, vp = layered_heads_first(k_pages), layered_heads_first(v_pages)
-    layers, _, groups, block_size, dim = kp.shape
-    tokens = source_slots_N.shape[0]
+def splice_move(a: Arguments) -> None:
+    """Run the op."""
+    check_gpu_dtype("k_pages", a.k_pages)
+    kp, vp = heads_first(a.k_pages), heads_first(a.v_pages)
+    layers, _, kv_heads, block_size, dim = kp.shape
+    tokens = a.sources_T.shape[0]
     if dim % 2:
         raise ValueError(f"head_dim must be even, got {dim}")
     if tokens == 0 or layers == 0:
         return
-    with on_device_of(k_pages):
-        splice_move_kernel[(tokens, triton.cdiv(groups, HEAD_TILE), layers)](
-            k_pages,
-            v_pages,
-            source_slots_N.contiguous(),
-            target_slots_N.contiguous(),
-            cos_R.contiguous() if cos_R is not None else None,
-            sin_R.contiguous() if sin_R is not None else None,
+    with on_device_of(a.k_pages):
+        splice_move_kernel[(tokens, triton.cdiv(kv_heads, HEAD_TILE), layers)](
+            a.k_pages,
+            a.v_pages,
+            a.sources_T.contiguous(),
+            a.targets_T.contiguous(),
+            a.cos_R.contiguous() if a.cos_R is not None else None,
+            a.sin_R.contiguous() if a.sin_R is not None else None,
             *kp.stride()[:4],
             *vp.stride()[:4],
-            groups,
+            kv_heads,
             block_size,
             R=dim // 2,
             R_PAD=power_of_2(dim // 2),
             HEAD_TILE=HEAD_TILE,
-            ROTATE=cos_R is not None,
-            num_warps=warps_for(HEAD_TILE * power_of_2(dim // 2), k_pages.element_size()),
+            ROTATE=a.cos_R is not None,
+            num_warps=warps_for(HEAD_TILE * power_of_2(dim // 2), a.k_pages.element_size()),
         )

@@ -1,4 +1,4 @@
-"""Tolerances of the house: moved memory is bitwise, numbers err at most twice what torch errs in the same dtype."""
+"""Our tolerances: moved memory is bitwise, numbers err at most twice what torch errs in the same dtype."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from torch import Tensor
 
 
 def same_bits(name: str, got: Tensor, wanted: Tensor) -> None:
-    """AssertionError where a byte differs; NaNs are compared as bytes too."""
+    """Compare bytes, those of NaNs too.
+
+    Raises:
+        AssertionError: a byte differs.
+    """
     assert got.shape == wanted.shape, f"{name}: shape {tuple(got.shape)}, wanted {tuple(wanted.shape)}"
     size = (
         torch.uint8 if got.element_size() == 1 else {2: torch.int16, 4: torch.int32, 8: torch.int64}[got.element_size()]
@@ -16,10 +20,19 @@ def same_bits(name: str, got: Tensor, wanted: Tensor) -> None:
     assert not different.any(), f"{name}: {int(different.sum())} of {different.numel()} values are not bitwise equal"
 
 
-def within_house_rule(name: str, got: Tensor, torch_got: Tensor, truth: Tensor) -> None:
-    """truth is float64; torch_got is the reference in the dtype of `got`.
+def within_tolerance(name: str, got: Tensor, torch_got: Tensor, truth: Tensor) -> None:
+    """Compare numbers: `got` may err twice what torch errs.
 
     One unit in the last place of the largest value is allowed on top: torch may be exact by luck in a small case.
+
+    Args:
+        name: what the message calls it.
+        got: what is tested.
+        torch_got: the reference in the dtype of `got`.
+        truth: the reference in float64.
+
+    Raises:
+        AssertionError: it errs more.
     """
     got, torch_got = got.cpu(), torch_got.cpu()
     assert got.shape == truth.shape, f"{name}: shape {tuple(got.shape)}, wanted {tuple(truth.shape)}"

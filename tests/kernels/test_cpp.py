@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vzoom.kernels.suite.checks import Check, all_checks
-from vzoom.kernels.suite.runner import OpRunner
+from vzoom.kernels.suite import Check, OpRunner, all_checks
 
 CPU = torch.device("cpu")
 

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from vzoom.kernels.paged_attention import cuda_impl, flash
+from vzoom.kernels.paged_attention.reference import Arguments
 from vzoom.kernels.paged_attention.reference import paged_attention as reference
-from vzoom.kernels.suite.cases import AttentionCase, attention_case
+from vzoom.kernels.suite import AttentionCase, attention_case
 
 
 def case() -> AttentionCase:
-    made = attention_case([(3, 9), (2, 5), (4, 4)], heads=4, groups=2, dim=16, block_size=4, dtype=torch.float32)
+    made = attention_case([(3, 9), (2, 5), (4, 4)], heads=4, kv_heads=2, dim=16, block_size=4, dtype=torch.float32)
     return AttentionCase(made.q, made.k_pages, made.v_pages, made.block_table.clamp(min=0), *made.args[4:])
 
 
@@ -25,7 +26,7 @@ def answer(
 ) -> Any:
     out, lse = torch.empty_like(q), torch.empty(q.shape[:2])
     # FlashAttention's pages are [blocks, block_size, heads, dim]; the reference on the CPU wants heads first.
-    reference(q, k.transpose(1, 2), v.transpose(1, 2), table, lens, starts, out, lse, scale, causal)
+    reference(Arguments(q, k.transpose(1, 2), v.transpose(1, 2), table, lens, starts, out, lse, scale, causal))
     return out, lse.T.contiguous(), None
 
 
@@ -101,10 +102,10 @@ def test_append(kind: str, module: str, name: str, function: Any, monkeypatch: p
     monkeypatch.setitem(sys.modules, module, standin)
     made = case()
     wanted, wanted_lse = torch.empty_like(made.q), torch.empty(made.q.shape[:2])
-    reference(*made.args, wanted, wanted_lse, 0.2, True)
+    reference(Arguments(*made.args, wanted, wanted_lse, 0.2, True))
     out, lse = torch.full_like(made.q, torch.nan), torch.full(made.q.shape[:2], torch.nan)
     pages = (made.k_pages.transpose(1, 2), made.v_pages.transpose(1, 2))
-    flash.append(kind, made.q, *pages, *made.args[3:], out, lse, 0.2, True)
+    flash.append(kind, Arguments(made.q, *pages, *made.args[3:], out, lse, 0.2, True))
     assert out.equal(wanted)
     assert lse.equal(wanted_lse)
 

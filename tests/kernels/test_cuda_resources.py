@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
+from aot.cuda_aot import SOURCES, cuda_resources, nvcc_version
+from aot.resources import ARCHITECTURES
 from gpu_resources import RECORD, assert_as_recorded
-
-from vzoom.kernels.cuda_aot import SOURCES, cuda_resources, nvcc_version
-from vzoom.kernels.resources import ARCHITECTURES
 
 VERSION = nvcc_version()
 needs_nvcc = pytest.mark.skipif(VERSION is None, reason="nvcc is not on the path")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,56 +11,23 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from vzoom.kernels.copy_blocks.op import copy_blocks
-from vzoom.kernels.frames_to_patches.op import frames_to_patches
+from vzoom.kernels.copy_blocks import copy_blocks
+from vzoom.kernels.frames_to_patches import frames_to_patches
 from vzoom.kernels.layout import page_shape
-from vzoom.kernels.merge_states.op import merge_states
-from vzoom.kernels.mrope_append.op import mrope_append
-from vzoom.kernels.paged_attention.op import paged_attention
-from vzoom.kernels.registry import CPU_OPS, OPS, chosen, resolve
-from vzoom.kernels.splice_move.op import splice_move
+from vzoom.kernels.merge_states import merge_states
+from vzoom.kernels.mrope_append import mrope_append
+from vzoom.kernels.paged_attention import paged_attention
+from vzoom.kernels.registry import OPS, chosen, resolve
+from vzoom.kernels.splice_move import splice_move
+from vzoom.kernels.suite import example
 
-HEADS, GROUPS, DIM, BLOCK, BLOCKS, TOKENS = 4, 2, 16, 4, 6, 5
+HEADS, KV_HEADS, DIM, BLOCK, BLOCKS, TOKENS = 4, 2, 16, 4, 6, 5
 
 
 def arguments(op: str, device: str) -> tuple[Any, ...]:
     """Arguments of the op `vzoom::<op>` on a device, implementation last."""
     torch.manual_seed(0)
-    place = torch.device(device)
-
-    def floats(*shape: int) -> Tensor:
-        return torch.randn(shape, device=place)
-
-    def numbers(values: list[Any], dtype: torch.dtype) -> Tensor:
-        return torch.tensor(values, dtype=dtype, device=place)
-
-    page = page_shape(BLOCKS, GROUPS, BLOCK, DIM, device=place)
-    pages = floats(*page), floats(*page)
-    stacked = floats(2, *page), floats(2, *page)
-    table = torch.linspace(-1, 1, 3 * 256, device=place).view(3, 256)
-    made: dict[str, tuple[Any, ...]] = {
-        "mrope_append": (
-            floats(TOKENS, HEADS, DIM), floats(TOKENS, GROUPS, DIM), floats(TOKENS, GROUPS, DIM),
-            floats(TOKENS, DIM // 2), floats(TOKENS, DIM // 2), *pages, numbers([3, 9, 4, -1, 20], torch.int64),
-        ),
-        "paged_attention": (
-            floats(TOKENS, HEADS, DIM), *pages, numbers([[1, 3], [2, 0]], torch.int32), numbers([7, 2], torch.int32),
-            numbers([0, 4, 5], torch.int32), floats(TOKENS, HEADS, DIM), floats(TOKENS, HEADS), 0.25, True,
-        ),
-        "copy_blocks": (*stacked, numbers([1, 2], torch.int64), numbers([5, 0], torch.int64)),
-        "splice_move": (
-            *stacked, numbers([1, 2], torch.int64), numbers([9, 13], torch.int64), floats(DIM // 2), floats(DIM // 2),
-        ),
-        "merge_states": (
-            floats(TOKENS, HEADS, DIM), floats(TOKENS, HEADS), floats(TOKENS, HEADS, DIM), floats(TOKENS, HEADS),
-            floats(TOKENS, HEADS, DIM), None,
-        ),
-        "frames_to_patches": (
-            torch.zeros(2, 30, 50, 3, dtype=torch.uint8, device=place), table, floats(2 * 2 * 4, 3 * 2 * 14 * 14),
-            [28, 56, 0, 0], 14, 2, 2,
-        ),
-    }  # fmt: skip
-    return (*made[op], "auto")
+    return (*example(op, torch.device(device)), "auto")
 
 
 def overload(op: str) -> Any:
@@ -114,8 +82,8 @@ def test_engine_step_compiles_whole() -> None:
 
     def inputs() -> list[Tensor]:
         torch.manual_seed(1)
-        shapes = [(TOKENS, HEADS, DIM), (TOKENS, GROUPS, DIM), (TOKENS, GROUPS, DIM), (TOKENS, DIM // 2)]
-        pages = page_shape(BLOCKS, GROUPS, BLOCK, DIM, device=torch.device("cpu"))
+        shapes = [(TOKENS, HEADS, DIM), (TOKENS, KV_HEADS, DIM), (TOKENS, KV_HEADS, DIM), (TOKENS, DIM // 2)]
+        pages = page_shape(BLOCKS, KV_HEADS, BLOCK, DIM, device=torch.device("cpu"))
         return [torch.randn(shape) for shape in (*shapes, pages, pages)]
 
     plain, compiled = inputs(), inputs()
@@ -153,7 +121,7 @@ STACKED = torch.zeros(2, 1, 3, 1, 2, 4)
     [
         (lambda x: append(x, slot=8), r"slots\[0\] = 8, but the pages have 8 slots"),
         (lambda x: append(x, q=torch.zeros(1, 4, 32)[..., ::2]), "last dimension of q must be contiguous"),
-        (lambda x: append(x, pairs=7), "head_dim / 2 = 8 angles a token, got 7"),
+        (lambda x: append(x, pairs=7), "head_dim / 2 = 8 angles per token, got 7"),
         (lambda x: append(x, q=x.double()), "float32, bfloat16 or float16, got float64"),
         (lambda x: attend(x, block=2), r"block_table\[0, 0\] = 2, but there are 2"),
         (lambda x: attend(x, length=5), "does not fit the block table of 1 blocks"),
@@ -169,9 +137,33 @@ def test_what_would_write_elsewhere_is_refused(call: Callable[[Tensor], object],
         call(torch.zeros(1, 4, 16))
 
 
+def test_the_tensor_that_is_given_is_returned() -> None:
+    x, scores = torch.randn(3, 4, 16), torch.randn(3, 4)
+    out, lse = torch.full_like(x, torch.nan), torch.full_like(scores, torch.nan)
+    assert merge_states(x, scores, x, scores, out=out, lse=lse) is out
+    torch.testing.assert_close(out, x)
+    torch.testing.assert_close(lse, scores + math.log(2))
+    numbers = [torch.tensor(values, dtype=torch.int32) for values in ([[1, 0]], [5], [0, 3])]
+    assert paged_attention(x, *two_pages(), *numbers, scale=1.0, out=out) is out
+    assert out.eq(0).all()
+    frames, table = torch.zeros(1, 28, 28, 3, dtype=torch.uint8), torch.ones(3, 256)
+    patches = torch.zeros(4, 1176)
+    assert frames_to_patches(frames, table, steps=(), patch=14, merge=2, temporal=2, out=patches) is patches
+    assert patches.eq(1).all()
+
+
+@pytest.mark.parametrize("impl", ["cpu", "reference"])
+def test_angles_are_given_for_what_is_rotated(impl: str) -> None:
+    x = torch.zeros(1, 4, 16)
+    with pytest.raises(ValueError, match="q is given, but no cos and sin"):
+        mrope_append(x, x, x, None, None, *two_pages(), torch.tensor([1]), impl=impl)
+    with pytest.raises(ValueError, match="both be given or both be None"):
+        mrope_append(None, x, x, x[:, 0, :8], None, *two_pages(), torch.tensor([1]), impl=impl)
+
+
 def test_registry_says_what_runs() -> None:
     table = chosen("cpu")
-    assert set(table) == {*OPS, *CPU_OPS}
+    assert tuple(table) == OPS
     assert {impl for impl, _ in table.values()} == {"cpu"}
     assert resolve("mrope_append", "reference", "cpu") == "reference"
     with pytest.raises(RuntimeError, match="C\\+\\+ runs on CPU tensors"):
@@ -183,7 +175,7 @@ def test_registry_says_what_runs() -> None:
 def test_a_table_that_shares_pages_and_two_threads() -> None:
     """Two threads cut a long context into parts and join them; the numbers stay within float32's rounding."""
     torch.manual_seed(0)
-    k, v = torch.randn(2, 200, GROUPS, 16, 64)
+    k, v = torch.randn(2, 200, KV_HEADS, 16, 64)
     table = torch.stack([torch.randperm(200)] * 2).int()
     table[1, 100:] = table[0, 100:].flip(0)
     lengths, starts = torch.tensor([3200, 3190]).int(), torch.tensor([0, 1, 4]).int()

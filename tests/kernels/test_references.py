@@ -9,8 +9,8 @@ import torch
 from kernel_cases import paged, poisoned
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import rotate_half
 
-from vzoom.kernels.mrope_append.op import mrope_append
-from vzoom.kernels.paged_attention.op import paged_attention
+from vzoom.kernels.mrope_append import mrope_append
+from vzoom.kernels.paged_attention import paged_attention
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -34,7 +34,7 @@ def test_rotation_is_transformers_arithmetic(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("causal", [True, False])
 def test_attention_is_the_formula(causal: bool) -> None:
-    case = paged([(3, 9), (1, 5), (0, 4), (4, 4)], heads=4, groups=2, dim=8, block_size=4).as_float64()
+    case = paged([(3, 9), (1, 5), (0, 4), (4, 4)], heads=4, kv_heads=2, dim=8, block_size=4).as_float64()
     lse = case.q.new_empty(8, 4)
     out = paged_attention(*case.args, scale=0.3, causal=causal, lse=lse, impl="reference")
     token = 0

@@ -7,11 +7,13 @@ import json
 import pytest
 from gpu_resources import RECORD, assert_as_recorded
 
-triton = pytest.importorskip("triton", reason="triton is not installed: pip install 'vzoom[gpu]'")
+triton = pytest.importorskip("triton", reason="triton is not installed: pip install '.[gpu]'")
 
-from vzoom.kernels.aot import triton_resources  # noqa: E402
-from vzoom.kernels.resources import ARCHITECTURES  # noqa: E402
-from vzoom.kernels.specimens import triton_specimens  # noqa: E402
+from aot.resources import ARCHITECTURES  # noqa: E402
+from aot.specimens import triton_specimens  # noqa: E402
+from aot.triton_aot import triton_resources  # noqa: E402
+
+from vzoom.kernels.registry import GPU_OPS  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
 QUICK = ("mrope_append bf16 128", "paged_attention bf16 128 append", "paged_attention bf16 128 decode")
@@ -27,6 +29,10 @@ def test_common_kernels_on_hopper() -> None:
     specimens = {name: call for name, call in triton_specimens().items() if name in (*QUICK, *MOVES)}
     assert len(specimens) == 7
     assert_as_recorded("triton", triton.__version__, triton_resources(specimens, (90,)))
+
+
+def test_every_op_has_a_specimen() -> None:
+    assert {name.split()[0] for name in triton_specimens()} == set(GPU_OPS)
 
 
 @pytest.mark.slow

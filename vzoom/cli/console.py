@@ -1,4 +1,4 @@
-"""What goes to the terminal: colours where they are wanted, and no control characters from foreign text."""
+"""What goes to the terminal: colours if they are wanted, and no control characters from foreign text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def printable(text: str) -> str:
 
 
 class Style:
-    """Colours for one stream: only on a terminal, and not where NO_COLOR is set (no-color.org)."""
+    """Colours for one stream: only on a terminal, and not if NO_COLOR is set (no-color.org)."""
 
     def __init__(self, stream: TextIO) -> None:
         self.enabled = stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

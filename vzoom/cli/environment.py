@@ -1,6 +1,7 @@
 """What is installed, what this machine can do, which implementation each operation runs, and what is missing.
 
-Every entry is looked up, none is remembered: the same function serves a bug report and a first installation.
+Every entry is looked up when it is asked for. Which packages vzoom can use is read from its own metadata, so that a new
+dependency is known here without anybody thinking of it.
 """
 
 from __future__ import annotations
@@ -8,52 +9,111 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from vzoom import __version__, ext
+from vzoom import __version__
+from vzoom.kernels import extension
 
-# distribution -> (what it is for, the extra that brings it; "" where vzoom itself needs it)
-PACKAGES = {
-    "torch": ("tensors and layers", ""),
-    "transformers": ("weights and layers of the models", ""),
-    "tokenizers": ("text to tokens", ""),
-    "safetensors": ("reading weights", ""),
-    "av": ("decoding video (FFmpeg)", ""),
-    "numpy": ("frames", ""),
-    "pillow": ("resizing as Hugging Face does", ""),
-    "triton": ("GPU kernels", "gpu"),
-    "flash-attn": ("another attention on GPUs; never needed", "flash"),
-    "nvidia-dali-cuda130": ("decoding video on GPUs", "dali"),
-    "trl": ("training", "train"),
-    "datasets": ("training", "train"),
-    "peft": ("training with LoRA", "train"),
-    "accelerate": ("training on several devices", "train"),
-    "ray": ("evaluation on several machines", "ray"),
-    "lmms-eval": ("its tasks with vzoom as their model", "lmms"),
+# What each package is for. One that is not here is said to be for what its extra is for.
+PURPOSES = {
+    "torch": "tensors and layers",
+    "transformers": "weights and layers of the models",
+    "tokenizers": "text to tokens",
+    "safetensors": "reading weights",
+    "av": "decoding video (FFmpeg)",
+    "numpy": "frames",
+    "pillow": "resizing as Hugging Face does",
+    "lazy-loader": "loading each part of vzoom when it is first used",
+    "triton": "GPU kernels",
+    "flash-attn": "another attention on GPUs; never needed",
+    "nvidia-dali-cuda130": "decoding video on GPUs",
+    "trl": "the loops of SFT and GRPO",
+    "datasets": "training data as TRL takes it",
+    "pyarrow": "conversations on disk, and benchmarks in Parquet files",
+    "peft": "training with LoRA",
+    "accelerate": "training on several devices",
+    "tensorboard": "curves of a training",
+    "ray": "evaluation on several machines",
+    "lmms-eval": "its tasks, with vzoom as their model",
 }
+EXTRAS = {
+    "gpu": "GPUs",
+    "flash": "another attention on GPUs",
+    "dali": "decoding video on GPUs",
+    "train": "training, and data on disk",
+    "ray": "evaluation on several machines",
+    "lmms": "the tasks of lmms-eval",
+}
+_NOT_FOR_USERS = ("test", "dev", "docs")  # of those who work on vzoom
+_NEVER_NEEDED = ("flash",)  # builds for hours: nobody is sent there
+# lmms-eval asks for an older PyAV than vzoom, and does not need it here: pip would find no solution with both. So no
+# extra of ours can name it.
+_BY_HAND = {"lmms": ("lmms-eval", "pip install --no-deps lmms-eval==0.7.3")}
 # What vzoom's C++ or torch's own kernels make use of.
 _CPU_FEATURES = ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_bf16", "amx_bf16", "asimd", "bf16", "sve")
-_GPU_EXTRAS = ("gpu", "dali")
-# lmms-eval asks for an older PyAV than vzoom, and does not need it here: pip would find no solution with both.
-_THEN = {"lmms": "pip install --no-deps lmms-eval==0.7.3"}
+
+
+@dataclass
+class Package:
+    """One package that vzoom can use. extras: those that bring it; "" among them if vzoom itself needs it."""
+
+    name: str
+    extras: list[str] = field(default_factory=list)
+    ranges: list[str] = field(default_factory=list)
+
+    @property
+    def purpose(self) -> str:
+        """What it is for."""
+        return PURPOSES.get(self.name) or EXTRAS.get(self.extras[0], self.extras[0])
+
+    @property
+    def how(self) -> str:
+        """The command that installs it."""
+        by_hand = dict(_BY_HAND.values())
+        return by_hand[self.name] if self.name in by_hand else _install(self.extras[0])
+
+    def to_json(self) -> dict[str, Any]:
+        """What it is for, what is installed of it, what is wrong with that; or how to install it."""
+        try:
+            version = metadata.version(self.name)
+        except metadata.PackageNotFoundError:
+            version = None
+        return {
+            "version": version,
+            "purpose": self.purpose,
+            "extras": self.extras,
+            "problem": None if version is None else self._problem(version),
+            "how": self.how if version is None else None,
+        }
+
+    def _problem(self, version: str) -> str | None:
+        """What is wrong with an installed version, by the ranges that vzoom declares."""
+        from packaging.specifiers import SpecifierSet
+
+        for declared in self.ranges:
+            if not SpecifierSet(declared).contains(version, prereleases=True):
+                return f"vzoom is tested with {declared}"
+        return None
 
 
 def examine() -> dict[str, Any]:
     """Everything, as JSON can hold it."""
-    packages = {name: _package(name) for name in PACKAGES}
+    known = packages()
+    found = {name: package.to_json() for name, package in known.items()}
     torch, broken = _import_torch()
-    if broken:
-        packages["torch"]["problem"] = broken
+    if broken and "torch" in found:
+        found["torch"]["problem"] = broken
     gpu = _gpu(torch)
     device = "cuda" if gpu["devices"] else "cpu"
     return {
         "vzoom": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": packages,
+        "packages": found,
         "cpu": {
             "model": _cpuinfo("model name") or platform.processor() or platform.machine(),
             "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -65,8 +125,36 @@ def examine() -> dict[str, Any]:
         "extension": _extension(),
         "device": device,
         "ops": _ops(device) if torch else {},
-        "missing": _missing(packages, gpu),
+        "missing": _missing(found, gpu),
     }
+
+
+def packages() -> dict[str, Package]:
+    """What vzoom needs and what its extras bring, by the metadata of the installed vzoom; none without it."""
+    from packaging.requirements import Requirement
+
+    try:
+        requirements = [Requirement(line) for line in metadata.requires("vzoom") or []]
+        declared = metadata.metadata("vzoom").get_all("Provides-Extra") or []
+    except metadata.PackageNotFoundError:
+        return {}
+    found: dict[str, Package] = {}
+    for extra in ("", *(extra for extra in declared if extra not in _NOT_FOR_USERS)):
+        for requirement in requirements:
+            marker = requirement.marker
+            is_always = marker is None or marker.evaluate({"extra": ""})
+            if is_always if not extra else (not is_always and marker is not None and marker.evaluate({"extra": extra})):
+                package = found.setdefault(requirement.name, Package(requirement.name))
+                package.extras.append(extra)
+                package.ranges.append(str(requirement.specifier))
+    for extra, (name, _) in _BY_HAND.items():
+        found[name] = Package(name, extras=[extra])
+    return found
+
+
+def _install(extra: str) -> str:
+    target = f"'.[{extra}]'" if extra else "."
+    return f"pip install {target} in the source tree"
 
 
 def _import_torch() -> tuple[ModuleType | None, str | None]:
@@ -78,33 +166,8 @@ def _import_torch() -> tuple[ModuleType | None, str | None]:
     return torch, None
 
 
-def _package(name: str) -> dict[str, Any]:
-    purpose, extra = PACKAGES[name]
-    try:
-        version = metadata.version(name)
-    except metadata.PackageNotFoundError:
-        version = None
-    return {"version": version, "purpose": purpose, "extra": extra, "problem": _problem(name, version)}
-
-
-def _problem(name: str, version: str | None) -> str | None:
-    """What is wrong with an installed version, by the ranges that vzoom declares."""
-    from packaging.requirements import Requirement
-
-    if version is None:
-        return None
-    try:
-        declared = metadata.requires("vzoom") or []
-    except metadata.PackageNotFoundError:  # a source tree that was never installed declares nothing
-        return None
-    for requirement in map(Requirement, declared):
-        if requirement.name == name and not requirement.specifier.contains(version, prereleases=True):
-            return f"vzoom is tested with {requirement.specifier}"
-    return None
-
-
 def _cpuinfo(key: str) -> str:
-    """A field of the first processor in /proc/cpuinfo; empty where there is none."""
+    """A field of the first processor in /proc/cpuinfo; empty if there is none."""
     path = Path("/proc/cpuinfo")
     for line in path.read_text().splitlines() if path.exists() else []:
         name, _, value = line.partition(":")
@@ -145,7 +208,7 @@ def _gpu(torch: ModuleType | None) -> dict[str, Any]:
 
 
 def _driver_version() -> str | None:
-    """The NVIDIA kernel driver's version, or None where no driver is loaded."""
+    """The NVIDIA kernel driver's version, or None if no driver is loaded."""
     path = Path("/proc/driver/nvidia/version")
     if path.exists():
         words = path.read_text().split()
@@ -155,11 +218,11 @@ def _driver_version() -> str | None:
 
 def _extension() -> dict[str, Any]:
     try:
-        native = ext.native()
+        native = extension.native()
     except ImportError as error:  # of another version, or built for another machine
         return {"path": None, "version": None, "why_missing": str(error)}
     if native is None:
-        return {"path": None, "version": None, "why_missing": ext.why_missing()}
+        return {"path": None, "version": None, "why_missing": extension.why_missing()}
     return {"path": native.__file__, "version": native.__version__, "why_missing": None}
 
 
@@ -169,25 +232,24 @@ def _ops(device: str) -> dict[str, dict[str, str]]:
     return {op: {"impl": impl, "why": why} for op, (impl, why) in chosen(device).items()}
 
 
-def _missing(packages: dict[str, dict[str, Any]], gpu: dict[str, Any]) -> list[dict[str, str]]:
+def _missing(found: dict[str, dict[str, Any]], gpu: dict[str, Any]) -> list[dict[str, str]]:
     """What to install, and by which command."""
-    rows = []
-    for extra in dict.fromkeys(p["extra"] for p in packages.values()):
-        absent = [name for name, p in packages.items() if p["extra"] == extra and p["version"] is None]
-        if absent and extra != "flash":  # builds for hours and is never needed
-            purpose = "needed" if not extra else "for GPUs" if extra in _GPU_EXTRAS else f"for {PACKAGES[absent[0]][0]}"
-            target = f"'vzoom[{extra}]'" if extra else "vzoom"
-            how = " && ".join([f"pip install {target}", *([_THEN[extra]] if extra in _THEN else [])])
-            rows.append({"what": f"{', '.join(absent)} ({purpose})", "how": how})
+    rows = [] if found else [{"what": "vzoom's own metadata (it is not installed)", "how": _install("")}]
+    for extra in dict.fromkeys(extra for entry in found.values() for extra in entry["extras"]):
+        absent = [name for name, entry in found.items() if extra in entry["extras"] and entry["version"] is None]
+        if absent and extra not in _NEVER_NEEDED:
+            purpose = f"for {EXTRAS.get(extra, extra)}" if extra else "needed"
+            how = [_install(extra), *([_BY_HAND[extra][1]] if extra in _BY_HAND else [])]
+            rows.append({"what": f"{', '.join(absent)} ({purpose})", "how": ", then ".join(how)})
     extension = _extension()
     if extension["why_missing"]:
         rows.append({"what": "the compiled extension", "how": extension["why_missing"]})
     if not gpu["devices"]:
         if gpu["driver"] is None:
-            how = "on a machine with an NVIDIA GPU, install its driver, then pip install 'vzoom[gpu]'"
+            how_gpu = f"on a machine with an NVIDIA GPU, install its driver, then {_install('gpu')}"
         elif gpu["torch_cuda"] is None:
-            how = "pip uninstall torch, then pip install torch 'vzoom[gpu]': the plain torch is built with CUDA"
+            how_gpu = f"pip uninstall torch, then {_install('gpu')}: the torch that pip takes is built with CUDA"
         else:
-            how = "see whether nvidia-smi lists a GPU and CUDA_VISIBLE_DEVICES does not hide it"
-        rows.append({"what": "a GPU", "how": how})
+            how_gpu = "see whether nvidia-smi lists a GPU and CUDA_VISIBLE_DEVICES does not hide it"
+        rows.append({"what": "a GPU", "how": how_gpu})
     return rows

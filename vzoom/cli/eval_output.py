@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .console import print_json, printable
+from .progress import CountLine
 
 if TYPE_CHECKING:
     from vzoom.eval import Benchmark, RunProgress, Shard
@@ -50,7 +50,7 @@ def print_run(file: Path, benchmark: Benchmark, *, as_json: bool) -> None:
 
 
 def print_sweep(sweep: str, files: dict[str, Path], benchmark: Benchmark, *, as_json: bool) -> None:
-    """A line a run. files: predictions of finished runs by name."""
+    """One line per run. files: predictions of finished runs by name."""
     runs = {name: _figures(file, benchmark) for name, file in files.items()}
     if as_json:
         print_json({"benchmark": benchmark.name, "sweep": sweep, "runs": runs})
@@ -77,24 +77,18 @@ def _figures(file: Path, benchmark: Benchmark) -> dict[str, Any]:
 
 
 class Progress:
-    """`32/400, 1.2 s each, 8 min left` on stderr: in place on a terminal, every tenth of the way elsewhere."""
+    """Says how far this process is: `32/400: 1.2 s each, 8 min left`."""
 
     def __init__(self, shard: Shard) -> None:
-        self.name = f"shard {shard}: " if shard.count > 1 else ""
-        self.tenth = -1
+        self._line = CountLine(f"shard {shard}: " if shard.count > 1 else "")
 
     def __call__(self, done: RunProgress) -> None:
         each = done.seconds / max(1, done.fresh)
-        line = f"{self.name}{done.done}/{done.total}, {each:.1f} s each, {duration_text(done.seconds_left)} left"
-        if sys.stderr.isatty():
-            end = "\n" if done.done == done.total else ""
-            print(f"\r{line}\x1b[K", end=end, file=sys.stderr, flush=True)
-        elif done.done * 10 // done.total != self.tenth:
-            print(line, file=sys.stderr, flush=True)
-        self.tenth = done.done * 10 // done.total
+        self._line(done.done, done.total, f"{each:.1f} s each, {duration_text(done.seconds_left)} left")
 
 
 def duration_text(seconds: float) -> str:
+    """In words, as exact as anybody wants to know."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -26,7 +26,7 @@ from ..models import Checkpoint, full_prefill, stock_images
 from ..protocol import glance_timestamps, render_turn
 from ..types import Answer, Clip, Event, Malformed, Trajectory, TurnOpened, VideoInfo, ZoomCall
 from ..video import ClipCache
-from ..zoomer import load
+from .loading import open_model
 
 FLOAT32_LIMIT = 1e-5  # largest difference over largest logit
 HALF_LIMIT = 2.0  # error of the splice over error of the stock run
@@ -38,7 +38,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Replay:
-    """A conversation that went through the engine: its clips, and the logits [N, V] behind its N sampled tokens,
+    """A conversation that went through the engine: its clips, and the logits [N, V] of its N sampled tokens,
     float32 on the CPU."""
 
     trajectory: Trajectory
@@ -47,7 +47,7 @@ class Replay:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Exactness:
     """What `verify` found. Errors are largest absolute differences of logits.
 
     difference: splice against the stock run. splice_error, stock_error: either against the float32 run; None in
@@ -74,7 +74,7 @@ class Verdict:
 
     @property
     def ratio(self) -> float:
-        """What must be at most `limit`; NaN or infinity where a run gave no finite logits."""
+        """What must be at most `limit`; NaN or infinity if a run gave no finite logits."""
         if self.splice_error is None or self.stock_error is None:
             return _over(self.difference, self.largest_logit)
         return _over(self.splice_error, self.stock_error)
@@ -92,19 +92,15 @@ def verify(
     dtype: str = "auto",
     num_zooms: int = 4,
     progress: Progress = lambda stage: None,
-) -> Verdict:
+) -> Exactness:
     """Replay a conversation of `num_zooms` zooms into `video` and compare with a full prefill by stock transformers.
 
     model, device, dtype as for `vzoom.load`. In half precision the weights are made float32 in place after the
-    replay, for one more run: 4 bytes a parameter. ValueError where the zooms do not fit in the checkpoint's limits, and
+    replay, for one more run: 4 bytes per parameter. ValueError if the zooms do not fit in the checkpoint's limits, and
     what `vzoom.load` and the video raise.
     """
     progress(f"loading {model}")
-    try:
-        checkpoint = load(model, device=device, dtype=dtype).checkpoint
-    except OSError as error:  # transformers does not always name the model, nor say what to do
-        hint = "name a folder with a checkpoint, or a hub id that can be reached from here"
-        raise OSError(f"{model}: {hint} ({error})") from error
+    checkpoint = open_model(str(model), device=device, dtype=dtype).checkpoint
     hf, used = checkpoint.model.hf, checkpoint.model.dtype
     # A convolution in TF32 would be the largest difference of all.
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
@@ -123,7 +119,7 @@ def verify(
             splice_error, stock_error = _apart(played.logits_NV, exact), _apart(stock, exact)
         else:
             placed = str(checkpoint.model.device)
-    return Verdict(
+    return Exactness(
         model=str(model),
         device=placed,
         dtype=str(used).removeprefix("torch."),

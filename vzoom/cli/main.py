@@ -1,7 +1,4 @@
-"""The command line: `vzoom ask`, `data`, `demo`, `distill`, `doctor`, `eval`, `reflect`, `report`, `verify`, `world`.
-
-Nothing heavy is imported early.
-"""
+"""Runs one command and turns what it raises into a line for the user and an exit code."""
 
 from __future__ import annotations
 
@@ -10,18 +7,23 @@ import os
 import sys
 from collections.abc import Sequence
 
+from .exit_codes import ExitCode
 from .parser import build_parser
 
-_USER_ERROR = 2  # argparse's own code for a wrong command line
-_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
-_BROKEN_PIPE = 141  # 128 + SIGPIPE
 _OUT_OF_MEMORY = (
-    "the GPU's memory is full: lower --max-total-tokens, --glance-frames or --max-pixels, or name a smaller --model"
+    "the GPU's memory is full: lower --max-total-tokens, --glance-max-frames or --max-pixels, or name a smaller --model"
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, 1 (a wrong answer or a failed check), 2 (wrong use), 3 (no GPU)."""
+    """Run one command.
+
+    Args:
+        argv: the words after `vzoom`; None takes those of this process.
+
+    Returns:
+        Its exit code, see `ExitCode`.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a letter shows "?" instead of failing
@@ -33,26 +35,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         except BrokenPipeError:
             # The reader left: what is still buffered must not fail again when the interpreter flushes at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return _BROKEN_PIPE
+            return ExitCode.BROKEN_PIPE
         except (ValueError, OSError) as error:
             if args.traceback:
                 raise
-            print(f"vzoom {args.command}: {_one_line(error)}", file=sys.stderr)
-            return _USER_ERROR
+            return _refused(args.command, _one_line(error))
         except RuntimeError as error:
             if args.traceback or type(error).__name__ != "OutOfMemoryError":  # torch's, without importing torch here
                 raise
-            print(f"vzoom {args.command}: {_OUT_OF_MEMORY}", file=sys.stderr)
-            return _USER_ERROR
+            return _refused(args.command, _OUT_OF_MEMORY)
         except ImportError as error:
             if args.traceback:
                 raise
-            print(f"vzoom {args.command}: {_one_line(error)} (`vzoom doctor` says what is missing)", file=sys.stderr)
-            return _USER_ERROR
+            return _refused(args.command, f"{_one_line(error)} (`vzoom doctor` says what is missing)")
     except KeyboardInterrupt:
-        print(file=sys.stderr)  # what was being written ends here
-        return _INTERRUPTED
+        print(file=sys.stderr)  # ends the line that was being written
+        return ExitCode.INTERRUPTED
     return code
+
+
+def _refused(command: str, why: str) -> ExitCode:
+    print(f"vzoom {command}: {why}", file=sys.stderr)
+    return ExitCode.WRONG_USE
 
 
 def _one_line(error: Exception) -> str:

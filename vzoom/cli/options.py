@@ -1,96 +1,24 @@
-"""Options that several commands share, and what they mean for a loaded model."""
+"""Flags that several commands share, each declared once, and flags that are made of settings dataclasses.
+
+What a flag means is the same in every command. A flag that is made of a dataclass has the field's name, type, meaning
+and default; its value is None unless the user gives it, so that `given` returns what was said and nothing else.
+"""
 
 from __future__ import annotations
 
 import argparse
-import sys
+import os
+import types
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Literal, Union, get_args, get_origin
 
-from .console import note
-
-if TYPE_CHECKING:
-    from vzoom.zoomer import Zoomer
-
-EMBEDDED_NOTE = (
-    "the embedded model knows nothing but vzoom's own rendered world. For real videos name a model, "
-    "for example --model zsgvivo/videozoomer or --model Qwen/Qwen2.5-VL-7B-Instruct"
-)
+from ..config import LIMITS, Sampling, Setting, ZoomConfig, settings_of
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("model")
-    group.add_argument(
-        "--model",
-        default="embedded",
-        metavar="M",
-        help='a folder, a hub id such as zsgvivo/videozoomer, or "embedded" (default): the small model of the package, '
-        "which knows only vzoom's rendered world",
-    )
-    group.add_argument(
-        "--device", default="auto", help='"auto" (default: CUDA where there is one), "cpu", "cuda", "cuda:1"'
-    )
-    group.add_argument(
-        "--dtype",
-        default="auto",
-        choices=("auto", "float32", "bfloat16", "float16"),
-        help="auto (default): float32 on the CPU, the checkpoint's own on a GPU",
-    )
-
-
-def add_looking_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("looking (defaults are the checkpoint's own)")
-    group.add_argument("--max-zooms", type=int, metavar="K", help="zooms allowed; 0 answers from the glance alone")
-    group.add_argument("--glance-frames", type=int, metavar="N", help="most frames of the glance")
-    group.add_argument("--glance-fps", type=float, metavar="FPS", help="frames a second of the glance")
-    group.add_argument("--zoom-frames", type=int, metavar="N", help="most frames of one zoom")
-    group.add_argument("--max-pixels", type=int, metavar="N", help="most pixels of a frame; 784 are one visual token")
-    group.add_argument("--max-new-tokens", type=int, metavar="N", help="most tokens that one turn may write")
-    group.add_argument("--max-total-tokens", type=int, metavar="N", help="most tokens of the whole conversation")
-
-
-def add_sampling_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("sampling")
-    group.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 (default) is greedy")
-    group.add_argument("--top-p", type=float, default=1.0, metavar="P", help="1 (default) is off")
-    group.add_argument("--top-k", type=int, default=0, metavar="K", help="0 (default) is off")
-    group.add_argument("--seed", type=int, default=0, metavar="S", help="for a temperature above 0 (default: 0)")
-
-
-def load_zoomer(args: argparse.Namespace, *, warn: bool = True) -> Zoomer:
-    """The model that the options name, with the limits that they set. ValueError or OSError where there is none."""
-    # Checked before the model is loaded, which can take minutes.
-    from vzoom.config import ZoomConfig
-
-    changes = {
-        "max_zooms": getattr(args, "max_zooms", None),
-        "glance_max_frames": getattr(args, "glance_frames", None),
-        "glance_fps": getattr(args, "glance_fps", None),
-        "zoom_max_frames": getattr(args, "zoom_frames", None),
-        "max_pixels": getattr(args, "max_pixels", None),
-        "max_new_tokens": getattr(args, "max_new_tokens", None),
-        "max_total_tokens": getattr(args, "max_total_tokens", None),
-    }
-    ZoomConfig().override(**changes)
-
-    if args.model[:1] in "./~" and not Path(args.model).is_dir():
-        raise ValueError(f"--model {args.model}: no such folder")
-    import transformers
-
-    import vzoom
-
-    transformers.utils.logging.disable_progress_bar()
-    if warn and args.model == "embedded":
-        note(EMBEDDED_NOTE)
-    elif sys.stderr.isatty():
-        note(f"loading {args.model}")
-    try:
-        zoomer = vzoom.load(args.model, device=args.device, dtype=args.dtype)
-    except OSError as error:  # transformers does not always name the model, nor say what to do
-        hint = "name a folder with a checkpoint, or a hub id that can be reached from here"
-        raise OSError(f"--model {args.model}: {hint} ({error})") from error
-    zoomer.config = zoomer.config.override(**changes)
-    return zoomer
+def cache_home() -> Path:
+    """Where caches go that nobody names a folder for: ~/.cache/vzoom, or below XDG_CACHE_HOME."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vzoom"
 
 
 def output_path(text: str, suffix: str) -> Path:
@@ -104,8 +32,132 @@ def output_path(text: str, suffix: str) -> Path:
 
 
 def report_path(text: str) -> Path:
+    """The name of an HTML page, for argparse."""
     return output_path(text, ".html")
 
 
 def video_path(text: str) -> Path:
+    """The name of an MP4 file, for argparse."""
     return output_path(text, ".mp4")
+
+
+_SHARED: dict[str, dict[str, Any]] = {
+    "--json": {"action": "store_true", "help": "print one JSON object and nothing else"},
+    "--cache": {
+        "type": Path,
+        "metavar": "DIR",
+        "help": "folder of what can be made or fetched again: rendered videos, files of a benchmark",
+    },
+    "--limit": {"type": int, "metavar": "N", "help": "ask only the first N questions"},
+    "--max-sessions": {"type": int, "metavar": "N", "help": "conversations of the model at once"},
+    "--seed": {"type": int, "metavar": "N", "default": Sampling.seed, "help": "seed of all that is drawn at random"},
+    "--questions": {
+        "type": Path,
+        "required": True,
+        "metavar": "DIR",
+        "help": "folder of question records, as `vzoom data import` makes them",
+    },
+    "--report": {"type": report_path, "metavar": "FILE", "help": "also write a self-contained HTML page"},
+    "--device": {
+        "default": "auto",
+        "metavar": "DEVICE",
+        "help": "auto (default) is CUDA if torch sees a GPU, else the CPU; or cpu, cuda, or one GPU such as cuda:1",
+    },
+    "--dtype": {
+        "default": "auto",
+        "choices": ("auto", "float32", "bfloat16", "float16"),
+        "help": "auto (default) is float32 on the CPU, the checkpoint's own type on a GPU",
+    },
+}
+
+
+def share(parser: argparse._ActionsContainer, *flags: str, **changes: Any) -> None:
+    """Add shared flags; `changes` are of `add_argument`, for a command with a default of its own."""
+    for flag in flags:
+        words = _SHARED[flag] | changes
+        if isinstance(words.get("default"), int):
+            words["help"] += " (default: %(default)s)"
+        parser.add_argument(flag, **words)
+
+
+def add_out(parser: argparse._ActionsContainer, what: str, **changes: Any) -> None:
+    """--out: where the results of the command go. what: the kind of file or folder."""
+    usual: dict[str, Any] = {"type": Path, "metavar": "DIR", "help": f"where the results go: {what}"}
+    parser.add_argument("--out", **usual | changes)
+
+
+def add_model(parser: argparse._ActionsContainer, role: str, **changes: Any) -> None:
+    """--model. role: what the command does with it."""
+    said = "" if "default" in changes or changes.get("required") else " (default)"
+    text = (
+        f"{role}: a folder, a hub id such as zsgvivo/videozoomer, or embedded{said}, the small model of the package, "
+        "which knows only vzoom's synthetic videos"
+    )
+    parser.add_argument("--model", **{"default": "embedded", "metavar": "MODEL", "help": text} | changes)
+
+
+def add_model_options(parser: argparse.ArgumentParser, role: str = "the model that answers", **changes: Any) -> None:
+    """--model, --device and --dtype: what `load_zoomer` reads."""
+    group = parser.add_argument_group("model")
+    add_model(group, role, **changes)
+    share(group, "--device", "--dtype")
+
+
+def add_limits(parser: argparse.ArgumentParser) -> None:
+    """The limits of `ZoomConfig`."""
+    group = parser.add_argument_group("limits (the defaults are the checkpoint's own, from its vzoom.json)")
+    add_settings(group, ZoomConfig, LIMITS, show_defaults=False)
+
+
+def add_settings(
+    group: argparse._ActionsContainer,
+    cls: type,
+    names: Iterable[str] | None = None,
+    *,
+    flags: Mapping[str, str] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+    show_defaults: bool = True,
+) -> None:
+    """A flag for each of the named fields of a settings dataclass, or for all.
+
+    Args:
+        group: a parser, or a group of one.
+        cls: see `vzoom.config.settings_of`.
+        names: fields, in the order in which --help shows them.
+        flags: other names for some, without the dashes.
+        defaults: what the command takes if the user says nothing, instead of leaving it to the dataclass.
+        show_defaults: whether --help says the defaults.
+    """
+    by_name = settings_of(cls)
+    for name in by_name if names is None else names:
+        setting, own = by_name[name], (defaults or {}).get(name)
+        default = setting.default if own is None else own
+        is_set = default is not None and default is not False  # else the meaning says what happens without it
+        shown = f" (default: {_text(default)})" if show_defaults and is_set else ""
+        flag = (flags or {}).get(name, name).replace("_", "-")
+        group.add_argument(f"--{flag}", default=own, help=setting.meaning.replace("%", "%%") + shown, **_kind(setting))
+
+
+def given(
+    args: argparse.Namespace, cls: type, names: Iterable[str] | None = None, *, flags: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """What the user gave of the flags that `add_settings` made, by field. The other fields keep their defaults."""
+    wanted = settings_of(cls) if names is None else names
+    said = {name: getattr(args, (flags or {}).get(name, name).replace("-", "_"), None) for name in wanted}
+    return {name: value for name, value in said.items() if value is not None}
+
+
+def _kind(setting: Setting) -> dict[str, Any]:
+    """How argparse reads a field."""
+    kind = setting.kind
+    if get_origin(kind) in (Union, types.UnionType):  # int | None
+        (kind,) = (one for one in get_args(kind) if one is not types.NoneType)
+    if get_origin(kind) is Literal:
+        return {"choices": get_args(kind)}
+    if kind is bool:
+        return {"action": "store_const", "const": True}
+    return {"type": kind, "metavar": {int: "N", float: "X"}.get(kind, "TEXT")}
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""The whole command line as an argument parser. Each command says its own part."""
+"""The whole command line as an argument parser. Each command adds its own part; nothing heavy is imported."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ import argparse
 
 from vzoom import __version__
 
-from .commands import ask, data, demo, distill, doctor, eval, reflect, report, verify
-from .commands import pipeline as school
-from .commands import synthetic as world
+from .commands import ask, data, demo, distill, doctor, eval, reflect, report, synthetic, train, verify
 
 _EXAMPLES = """examples:
   vzoom demo                                   render a video, ask about it, write a report
   vzoom ask match.mp4 "Who scored first?" --model zsgvivo/videozoomer --report match.html
   vzoom ask match.mp4 "Who scored first?" --json | jq .zooms
-  vzoom verify ./checkpoint                    is splicing exact for this checkpoint, on this machine?
+  vzoom verify --model ./checkpoint            is splicing exact for this checkpoint, on this machine?
   vzoom doctor                                 what is installed and what is missing
 """
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """The parser of `vzoom`. What it returns has `run`, the function of the command, and `command`, its name."""
     parser = argparse.ArgumentParser(
         prog="vzoom",
         description="A vision-language model that looks closer at a long video while it is thinking.",
@@ -29,6 +28,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"vzoom {__version__}")
     parser.add_argument("--traceback", action="store_true", help="show where an error came from, for bug reports")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (ask, data, demo, distill, doctor, eval, reflect, report, school, verify, world):
+    for module in (ask, data, demo, distill, doctor, eval, reflect, report, synthetic, train, verify):
         module.add_parser(commands)
     return parser

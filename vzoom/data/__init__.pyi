@@ -18,6 +18,8 @@ from .collect.reflect import reflect as reflect
 from .collect.reply_cache import ReplyCache as ReplyCache
 from .collect.reply_cache import same_settings as same_settings
 from .collect.rollouts import roll_out as roll_out
+from .collect.settings import ExpertSettings as ExpertSettings
+from .collect.settings import RolloutSettings as RolloutSettings
 from .files import write_atomically as write_atomically
 from .importers import import_rl as import_rl
 from .importers import import_sft as import_sft
@@ -25,6 +27,7 @@ from .mix import mix as mix
 from .record import Record as Record
 from .record import VideoRef as VideoRef
 from .record import reference_of as reference_of
+from .rows import arrow as arrow
 from .show import LEGEND as LEGEND
 from .show import head_lines as head_lines
 from .show import token_lines as token_lines

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from ..config import ZoomConfig
+from ..config import ZoomConfig, missing_extra
 from ..types import Answer, CallError, Malformed, StopReason, ZoomCall
 from .record import Record, RecordedTurn, TurnOutcome, VideoRef
 from .validate import InvalidRecord, check
@@ -17,10 +17,19 @@ FORMAT_KEY = b"vzoom.format"  # in the metadata of the file's schema
 Row = dict[str, Any]
 
 
+def arrow() -> Any:
+    """The module pyarrow with its `parquet`. ImportError, naming the extra, if it is not installed."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ModuleNotFoundError as error:
+        raise missing_extra("pyarrow", "train") from error
+    return pyarrow
+
+
 def schema() -> Any:
     """The columns, as a pyarrow schema. `config` is the JSON of a `vzoom.json`; kind: zoom, answer, malformed, cut."""
-    import pyarrow as pa
-
+    pa = arrow()
     seconds, text = pa.list_(pa.float64()), pa.string()
     call = [("start_seconds", pa.float64()), ("end_seconds", pa.float64()), ("fps", pa.float64())]
     video = [("path", text), ("sha256", text), ("duration_seconds", pa.float64()), ("fps", pa.float64())]

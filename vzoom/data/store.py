@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from .record import Record
-from .rows import FORMAT, FORMAT_KEY, Row, from_row, schema, to_row
+from .rows import FORMAT, FORMAT_KEY, Row, arrow, from_row, schema, to_row
 from .validate import InvalidRecord
 
 _JOURNAL, _LOCK = "journal.jsonl", ".lock"
@@ -213,11 +213,9 @@ def _record(file: Path, number: int, row: Row) -> Record:
 
 def _open(file: Path) -> Any:
     """An open ParquetFile of our format."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    pa = arrow()
     try:
-        parquet = pq.ParquetFile(file)
+        parquet = pa.parquet.ParquetFile(file)
     except pa.ArrowInvalid as error:
         raise InvalidRecord(f"{file} is no Parquet file ({error})") from error
     metadata = parquet.schema_arrow.metadata or {}
@@ -241,13 +239,11 @@ def _column(file: Path, name: str) -> list[Any]:
 
 
 def _write_shard(file: Path, rows: list[Row]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    pa = arrow()
     part = file.with_suffix(".parquet.part")
     table = pa.Table.from_pylist(rows, schema=schema())
     with part.open("wb") as out:
-        pq.write_table(table, out, row_group_size=_GROUP_ROWS, compression="zstd")
+        pa.parquet.write_table(table, out, row_group_size=_GROUP_ROWS, compression="zstd")
         out.flush()
         os.fsync(out.fileno())
     os.replace(part, file)

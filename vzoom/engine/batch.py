@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..kernels.splice_move.op import splice_move
+from ..kernels.splice_move import splice_move
 from ..models import Features, Ragged, VisionLanguageModel
 from .clip_reuse import Move
 from .kv_cache import BlockTable, PagePool

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ..kernels.copy_blocks.op import copy_blocks
+from ..kernels.copy_blocks import copy_blocks
 from ..kernels.layout import new_pages
 
 

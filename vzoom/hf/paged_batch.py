@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from ..engine import BlockTable, OutOfPages, PagePool
-from ..kernels.mrope_append.op import mrope_append
-from ..kernels.paged_attention.op import paged_attention
+from ..kernels.mrope_append import mrope_append
+from ..kernels.paged_attention import paged_attention
 from ..models import Ragged
 
 
@@ -30,22 +30,18 @@ class RunPlan:
     Attributes:
         slots_T: int64 [T], where keys and values go.
         rows: int64, the rows that are no padding; None if all are tokens.
-        ones_TR, zeros_TR: cosines and sines that rotate by nothing.
     """
 
     pool: PagePool
     ragged: Ragged
     slots_T: Tensor
     rows: Tensor | None
-    ones_TR: Tensor
-    zeros_TR: Tensor
 
     def write(self, layer: int, k_BGnD: Tensor, v_BGnD: Tensor) -> None:
         """Write keys, which the model has rotated already, and values to their pages."""
         k, v = (x.transpose(1, 2).flatten(0, 1) for x in (k_BGnD, v_BGnD))
         k_pages, v_pages = self.pool.k_pages[layer], self.pool.v_pages[layer]
-        # Rotation by zero over no query heads: what is left of the op is its write.
-        mrope_append(k[:, :0], k, v, self.ones_TR, self.zeros_TR, k_pages, v_pages, self.slots_T)
+        mrope_append(None, k, v, None, None, k_pages, v_pages, self.slots_T)
 
     def attend(self, layer: int, q_BHnD: Tensor, scale: float) -> Tensor:
         """Causal attention of the new queries over their sequences: [B, n, H, D], 0 for padding."""
@@ -160,8 +156,7 @@ class PagedBatch:
             columns = np.arange(count)
             rows = torch.from_numpy(np.flatnonzero(np.concatenate([columns >= pad for pad in pads]))).to(device)
             slots_T = torch.full((len(pads) * count,), -1, device=device).index_copy_(0, rows, slots_T)
-        ones_TR = torch.ones(len(slots_T), pool.k_pages.shape[-1] // 2, dtype=pool.k_pages.dtype, device=device)
-        return RunPlan(pool, ragged, slots_T, rows, ones_TR, torch.zeros_like(ones_TR))
+        return RunPlan(pool, ragged, slots_T, rows)
 
     def _check_room(self, pads: list[int], count: int) -> None:
         def needed() -> int:

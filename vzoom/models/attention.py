@@ -12,8 +12,8 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from ..kernels.mrope_append.op import mrope_append
-from ..kernels.paged_attention.op import paged_attention
+from ..kernels.mrope_append import mrope_append
+from ..kernels.paged_attention import paged_attention
 
 
 class Pages(Protocol):

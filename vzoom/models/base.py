@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..kernels.linear.op import linear
-from ..kernels.rms_norm.op import rms_norm
+from ..kernels.linear import linear
+from ..kernels.rms_norm import rms_norm
 from .attention import Pages, Ragged, append_and_attend
 from .features import Features
 from .layers import Layer
@@ -129,7 +129,7 @@ class VisionLanguageModel:
             )
             if len(attended) < len(hidden):
                 hidden = hidden.index_select(0, batch.last_rows_S)
-            hidden = linear(attended.flatten(1), layer.out_CC, layer.out_bias_C, add_TN=hidden)
+            hidden = linear(attended.flatten(1), layer.out_CC, layer.out_bias_C, add_TO=hidden)
             hidden = layer.mlp(hidden, self.epsilon)
             if index < len(deepstack):
                 assert image_rows is not None

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..kernels.linear.op import linear
-from ..kernels.rms_norm.op import rms_norm
+from ..kernels.linear import linear
+from ..kernels.rms_norm import rms_norm
 from .weight_memory import WeightMemory
 
 # The inner tensors of an MLP are wide. So much of their columns at a time (1024 rows of bf16) stays in the cache, keeps
@@ -76,7 +76,7 @@ class Layer:
 
         def part(rows_TC: Tensor) -> Tensor:
             normed = rms_norm(rows_TC, self.post_norm_C, epsilon)
-            return linear(linear(normed, self.up_FC, gate_NK=self.gate_FC), self.down_CF, add_TN=rows_TC)
+            return linear(linear(normed, self.up_FC, gate_OI=self.gate_FC), self.down_CF, add_TO=rows_TC)
 
         return in_parts(part, hidden_TC)
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..kernels.linear.op import linear
-from ..kernels.rms_norm.op import rms_norm
+from ..kernels.linear import linear
+from ..kernels.rms_norm import rms_norm
 from .layers import in_parts
 from .qwen2_vl import Qwen2Tower, Qwen2VL
 from .tower import project, weights
@@ -31,7 +31,7 @@ class Qwen25Tower(Qwen2Tower):
         def part(x: Tensor) -> Tensor:
             normed = self.normed(block.norm2, x)
             gate_weight, gate_bias = weights(gate)
-            inner = linear(normed, *weights(up), gate_NK=gate_weight, gate_bias_N=gate_bias)
+            inner = linear(normed, *weights(up), gate_OI=gate_weight, gate_bias_O=gate_bias)
             return project(down, inner, add=x)
 
         return in_parts(part, x)

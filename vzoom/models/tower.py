@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels.layout import page_shape
-from ..kernels.linear.op import linear
-from ..kernels.mrope_append.op import mrope_append
-from ..kernels.paged_attention.op import paged_attention
+from ..kernels.linear import linear
+from ..kernels.mrope_append import mrope_append
+from ..kernels.paged_attention import paged_attention
 from .features import Features
 from .tower_plan import Grids, Spans, TowerPlan, make_tower_plan
 
@@ -45,7 +45,7 @@ def weights(module: nn.Linear) -> tuple[Tensor, Tensor | None]:
 
 def project(module: nn.Linear, x_TK: Tensor, *, add: Tensor | None = None) -> Tensor:
     """module(x) + add."""
-    return linear(x_TK, *weights(module), add_TN=add)
+    return linear(x_TK, *weights(module), add_TO=add)
 
 
 class VisionTower:

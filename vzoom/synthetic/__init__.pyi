@@ -5,6 +5,7 @@ from .evaluate import ask_synthetic as ask_synthetic
 from .evaluate import evaluate_synthetic as evaluate_synthetic
 from .evaluate import question_seeds as question_seeds
 from .evaluate import score as score
+from .families import FAMILIES as FAMILIES
 from .oracle import Flaw as Flaw
 from .oracle import OracleTurn as OracleTurn
 from .oracle import finding_note as finding_note
@@ -14,7 +15,6 @@ from .oracle import oracle_turns as oracle_turns
 from .oracle import scene_note as scene_note
 from .oracle import sightings as sightings
 from .oracle_server import OracleServer as OracleServer
-from .questions import FAMILIES as FAMILIES
 from .questions import Question as Question
 from .questions import ask as ask
 from .questions import ask_questions as ask_questions

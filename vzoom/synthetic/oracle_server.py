@@ -21,9 +21,10 @@ from ..config import ZoomConfig
 from ..protocol import parse_turn
 from ..types import ZoomCall
 from .dataset import facts_of, zooms_allowed
+from .families import FAMILIES
 from .oracle import next_turn
 from .oracle_http import ChatHandler, ChatServer, Message, num_images, text_of
-from .questions import FAMILIES, config_for
+from .questions import config_for
 from .spec import SyntheticConfig
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..protocol import LETTERS
+from .families import FAMILIES
 from .spec import SHAPES, SyntheticConfig, SyntheticEvent, SyntheticVideo
 
 Interval = tuple[float, float]
@@ -156,19 +157,13 @@ def _order(video: SyntheticVideo, rng: np.random.Generator) -> Question:
     return _question("order", text, ["before", "after"], answer, [event], [(0.0, video.config.duration_seconds)])
 
 
-_FAMILIES: dict[str, Callable[[SyntheticVideo, np.random.Generator], Question]] = {
-    "which": _which,
-    "first": _first,
-    "count": _count,
-    "order": _order,
-}
-FAMILIES = tuple(_FAMILIES)
+_MAKERS = dict(zip(FAMILIES, (_which, _first, _count, _order), strict=True))
 
 
 def _maker(family: str) -> Callable[[SyntheticVideo, np.random.Generator], Question]:
-    if family not in _FAMILIES:
+    if family not in _MAKERS:
         raise ValueError(f"unknown family {family!r}: choose one of {', '.join(FAMILIES)}")
-    return _FAMILIES[family]
+    return _MAKERS[family]
 
 
 def _shown_once(video: SyntheticVideo) -> list[SyntheticEvent]:

@@ -1,4 +1,4 @@
-"""Training of models that zoom: pretrain, sft, grpo and the pipeline of all of them. `python -m vzoom.train --help`."""
+"""Training of models that zoom: pretrain, sft, grpo and the pipeline of all of them. `vzoom train --help`."""
 
 import lazy_loader
 

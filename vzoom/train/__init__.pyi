@@ -1,4 +1,13 @@
-from .pipeline.pipeline import run_school as run_school
-from .pipeline.stages import with_seed as with_seed
+from .command_line import DESCRIPTION as DESCRIPTION
+from .command_line import EPILOG as EPILOG
+from .command_line import add_stages as add_stages
+from .command_line import run_stage as run_stage
+from .common.policy import load_policy as load_policy
+from .common.policy import token_logprobs as token_logprobs
+from .pipeline.pipeline import run_pipeline as run_pipeline
+from .pretrain.pretrain import pretrain as pretrain
+from .recipes import RECIPES as RECIPES
 from .recipes import recipe_named as recipe_named
 from .recipes.recipe import scaled as scaled
+from .rl.grpo import run_grpo as run_grpo
+from .sft.sft import run_sft as run_sft

@@ -16,6 +16,7 @@ from typing import Any
 import av
 import numpy as np
 
+from ..config import missing_extra
 from .base import Frame, VideoError, VideoReadError
 from .index import packet_ticks
 from .keyframe_run import KeyframeRun
@@ -55,8 +56,7 @@ def load_dali() -> Any:
     try:
         import nvidia.dali.experimental.dynamic as dynamic
     except ImportError as error:
-        hint = "pip install 'vzoom[dali]'"
-        raise VideoError(f"backend dali needs NVIDIA DALI ({error}); install it with: {hint}") from error
+        raise VideoError(f"backend dali: {missing_extra('nvidia-dali-cuda130', 'dali')} ({error})") from error
     return dynamic
 
 

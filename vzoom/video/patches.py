@@ -17,10 +17,9 @@ import torch
 from torch import Tensor
 
 from ..config import ZoomConfig
-from ..kernels.frames_to_patches.op import frames_to_patches as _frames_to_patches
-from ..kernels.frames_to_patches.op import resize_frames as _resize_frames
-from ..kernels.frames_to_patches.order import pillow_step
-from ..kernels.frames_to_patches.reference import Step
+from ..kernels.frames_to_patches import Step, pillow_step
+from ..kernels.frames_to_patches import frames_to_patches as _frames_to_patches
+from ..kernels.frames_to_patches import resize_frames as _resize_frames
 
 _MAX_ASPECT = 200  # transformers refuses longer images
 

@@ -6,8 +6,11 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
+from ...config import Sampling
 from ..console import note, print_json
-from ..options import add_looking_options, add_model_options, add_sampling_options, load_zoomer, report_path
+from ..exit_codes import ExitCode
+from ..loading import load_zoomer
+from ..options import add_limits, add_model_options, add_settings, given, share
 
 if TYPE_CHECKING:
     from vzoom.zoomer import Result
@@ -20,28 +23,31 @@ _EXAMPLES = """examples:
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
     parser = commands.add_parser(
         "ask",
         help="ask a question about a video",
-        description="Ask a question about a video. The model glances at all of it, zooms where it wants, and answers.",
+        description="Ask a question about a video. The model glances at all of it, zooms in where it wants to, "
+        "and answers.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("video", metavar="VIDEO", help="a video file")
     parser.add_argument("question", metavar="QUESTION", help="what you want to know")
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    parser.add_argument("--report", type=report_path, metavar="FILE", help="also write a self-contained HTML page")
+    share(parser, "--json", "--report")
     add_model_options(parser)
-    add_looking_options(parser)
-    add_sampling_options(parser)
+    add_limits(parser)
+    group = parser.add_argument_group("sampling")
+    add_settings(group, Sampling, ("temperature", "top_p", "top_k"))
+    share(group, "--seed")
     parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace) -> int:
-    from vzoom.config import Sampling
+def run(args: argparse.Namespace) -> ExitCode:
+    """Run the command."""
     from vzoom.video import open_video
 
-    sampling = Sampling(temperature=args.temperature, top_p=args.top_p, top_k=args.top_k, seed=args.seed)
+    sampling = Sampling(**given(args, Sampling))
     if not args.question.strip():
         raise ValueError('the question is empty: vzoom ask VIDEO "What happens?"')
     open_video(args.video).close()  # a file that is no video shows before a model is loaded
@@ -61,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         caches = {name: stats.to_json() for name, stats in zoomer.cache_stats().items()}
         print_json(summary(result, report=args.report, caches=caches))
-    return 0
+    return ExitCode.OK
 
 
 def summary(result: Result, *, report: object = None, **more: Any) -> dict[str, Any]:

@@ -7,64 +7,58 @@ import sys
 from pathlib import Path
 
 from ..console import Style, note, print_json
-from ..options import EMBEDDED_NOTE, add_model_options, load_zoomer, report_path
+from ..exit_codes import ExitCode
+from ..loading import EMBEDDED_NOTE, load_zoomer
+from ..options import add_model_options, add_out, share
 from .ask import summary
 
-_WRONG = 1
 _DEMO_SEED = 4  # a video in which the embedded model looks once in vain, and then again
 
 _EXAMPLES = """examples:
   vzoom demo
-  vzoom demo --seed 7 --keep /tmp/demo
+  vzoom demo --seed 7 --out demo
   vzoom demo --json | jq .correct
 """
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
     parser = commands.add_parser(
         "demo",
         help="render a video with something brief in it, and find it",
-        description="Render a video in which a shape flashes for half a second, ask which one, and write a report. "
-        "Exit code 1 where the answer is wrong.",
+        description="Render a video in which a shape flashes for half a second, ask which one, and write a report.\n"
+        "Exit code 1 if the answer is wrong.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    parser.add_argument(
-        "--keep",
-        type=Path,
-        default=Path("vzoom-demo"),
-        metavar="DIR",
-        help="folder for the video, its ground truth and the report (default: ./vzoom-demo)",
-    )
-    parser.add_argument(
-        "--report", type=report_path, metavar="FILE", help="where the report goes (default: DIR/report.html)"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=_DEMO_SEED, metavar="S", help=f"which video (default: {_DEMO_SEED})"
-    )
+    share(parser, "--json")
+    out = Path("vzoom-demo")
+    add_out(parser, f"a folder for the video, what happens in it, and the report (default: {out})", default=out)
+    share(parser, "--report", help="write the report here (default: report.html in the folder of --out)")
+    share(parser, "--seed", default=_DEMO_SEED)
     add_model_options(parser)
     parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> ExitCode:
+    """Run the command."""
     from vzoom.synthetic import ask_questions, config_for, make_video, score
 
     from ..live import Live
     from .synthetic import write_video
 
-    args.keep.mkdir(parents=True, exist_ok=True)
-    world_video = make_video(args.seed, config_for("which"))
-    question = ask_questions(world_video, "which", args.seed)
-    path = args.keep / f"world-{args.seed}.mp4"
-    write_video(world_video, path, seed=args.seed)
+    args.out.mkdir(parents=True, exist_ok=True)
+    made = make_video(args.seed, config_for("which"))
+    question = ask_questions(made, "which", args.seed)
+    path = args.out / f"synthetic-{args.seed}.mp4"
+    write_video(made, path, seed=args.seed)
 
     zoomer = load_zoomer(args, warn=False)
     live = Live(sys.stdout)
     if not args.json:
-        print(f"{path}: {world_video.config.duration_seconds:g} s\n{question.text}\n", flush=True)
+        print(f"{path}: {made.config.duration_seconds:g} s\n{question.text}\n", flush=True)
     result = zoomer.ask(path, question.text, on_event=None if args.json else live)
-    report = result.report.save(args.report or args.keep / "report.html")
+    report = result.report.save(args.report or args.out / "report.html")
 
     scores = score(result, question)
     correct = bool(scores["accuracy"])
@@ -79,4 +73,4 @@ def run(args: argparse.Namespace) -> int:
         print(f"{verdict} (it flashes at {shown})\nreport: {report}")
         if zoomer.is_embedded:
             note(EMBEDDED_NOTE.replace("--model", "vzoom ask --model", 1))
-    return 0 if correct else _WRONG
+    return ExitCode.OK if correct else ExitCode.FAILED

@@ -8,69 +8,67 @@ from pathlib import Path
 from typing import Any
 
 from ..console import Style, print_json
-
-_NO_GPU = 3
+from ..exit_codes import ExitCode
+from ..options import add_out, share
 
 _EXAMPLES = """examples:
   vzoom doctor
   vzoom doctor --json | jq .ops
-  vzoom doctor --gpu --save h100.json
+  vzoom doctor --gpu --out h100.json
 """
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
     parser = commands.add_parser(
         "doctor",
-        help="what is installed, which implementation each operation uses, what is missing",
+        help="say what is installed, what runs, and what is missing",
         description="Say what is installed, which implementation each operation uses and why, and what is missing.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     kind = parser.add_mutually_exclusive_group()
-    kind.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    share(kind, "--json")
     kind.add_argument(
         "--gpu",
         action="store_true",
         help="check every kernel on this machine's GPU against the reference, time it, print and save a table; "
-        "exit code 1 where a check fails, 3 where there is no GPU",
+        "exit code 1 if a check fails, 3 if there is no GPU",
     )
-    parser.add_argument(
-        "--save",
-        type=Path,
-        default=Path("gpu_check.json"),
-        metavar="FILE",
-        help="where --gpu saves its table (default: gpu_check.json)",
-    )
+    table = Path("gpu_check.json")
+    add_out(parser, f"a JSON file with the table of --gpu (default: {table})", default=table, metavar="FILE")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    from vzoom.cli.environment import examine
+    """Run the command."""
+    from ..environment import examine
 
     found = examine()
     if args.gpu:
-        return _check_gpu(found, args.save)
+        return _check_gpu(found, args.out)
     if args.json:
         print_json(found)
     else:
         _show(found, Style(sys.stdout))
-    return 0
+    return ExitCode.OK
 
 
-def _check_gpu(found: dict[str, Any], save: Path) -> int:
+def _check_gpu(found: dict[str, Any], out: Path) -> int:
     if not found["gpu"]["devices"]:
         how = next(entry["how"] for entry in found["missing"] if entry["what"] == "a GPU")
         print(f"vzoom doctor: no GPU was found here: {found['gpu']['why_none']}; {how}", file=sys.stderr)
-        return _NO_GPU
+        return ExitCode.NO_GPU
     from vzoom.kernels import gpu_check
 
-    return gpu_check.main(["--save", str(save)])
+    return gpu_check.main(["--save", str(out)])
 
 
 def _show(found: dict[str, Any], style: Style) -> None:
     cpu, gpu, extension = found["cpu"], found["gpu"], found["extension"]
     _section(f"vzoom {found['vzoom']}", style, [("python", found["python"]), ("platform", found["platform"])])
-    _section("packages", style, [(name, _package(entry, style)) for name, entry in found["packages"].items()])
+    packages = [(name, _package(entry, style)) for name, entry in found["packages"].items()]
+    _section("packages", style, packages or [("unknown", "vzoom itself is not installed")])
     threads = "" if cpu["torch_threads"] is None else f", torch uses {cpu['torch_threads']}"
     devices = [f"{d['name']}, {d['memory_gib']} GiB, sm_{d['capability']}" for d in gpu["devices"]]
     rows = [("cpu", f"{cpu['model']}, {cpu['cores']} cores{threads}")]
@@ -80,13 +78,17 @@ def _show(found: dict[str, Any], style: Style) -> None:
     _section("machine", style, rows)
     ops = [(op, f"{entry['impl']}  {style(entry['why'], 'dim')}") for op, entry in found["ops"].items()]
     _section(f"operations on {found['device']}", style, ops or [("none", "they need torch")])
-    missing = [(entry["what"], entry["how"]) for entry in found["missing"]]
-    _section("missing", style, missing or [("nothing", "that this machine could use")])
+    print(style("missing", "bold"))
+    for entry in found["missing"]:
+        print(f"  {entry['what']}\n    {entry['how']}")
+    if not found["missing"]:
+        print("  nothing that this machine could use")
 
 
 def _package(entry: dict[str, Any], style: Style) -> str:
     if entry["version"] is None:
-        return style(f"not installed: {entry['purpose']}", "dim")
+        extra = entry["extras"][0]
+        return style(f"not installed: {entry['purpose']} ({f'extra {extra}' if extra else 'needed'})", "dim")
     problem = entry["problem"]
     return f"{entry['version']}" if problem is None else f"{entry['version']}  {style(problem, 'red')}"
 

@@ -10,35 +10,43 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...config import Sampling
+from ...eval import SWEEPS, Policy, RunConfig
 from ..console import note, print_json
 from ..eval_output import Progress, print_list, print_run, print_sweep
-from ..options import add_looking_options, add_model_options, load_zoomer
+from ..exit_codes import ExitCode
+from ..loading import load_zoomer
+from ..options import (
+    add_limits,
+    add_model_options,
+    add_out,
+    add_settings,
+    cache_home,
+    given,
+    share,
+)
 
 if TYPE_CHECKING:
-    from vzoom.eval import Benchmark, Policy, RunConfig
+    from vzoom.eval import Benchmark
     from vzoom.protocol import Judge
 
-_UNFINISHED = 1
+_POLICY_FLAGS = {"name": "policy"}
+_RUN_FIELDS = ("seed", "temperature", "limit", "subtitles", "max_sessions", "block", "revision")
+# Options that a sweep sets itself, beside those of the policy.
+_SWEPT = {"zooms": ("max_zooms",), "glance": ("glance_max_frames",), "frames": ("budget",)}
 
-# Not asked of vzoom.eval, which needs torch: `vzoom --help` is quick. Tests hold them equal.
-POLICIES = ("zoom", "uniform", "gated", "early-stop")
-SWEEPS = ("zooms", "glance", "frames", "fps", "gated", "early-stop")
-
-_SWEPT = {"zooms": ("max_zooms",), "glance": ("glance_frames",), "frames": ("budget",)}  # options beside the policy's
-
-_EPILOG = """policies:
+_SWEEP_LINES = "\n".join(f"  {name:10}  {meaning}" for name, meaning in SWEEPS.items())
+_EPILOG = f"""policies:
   zoom        a glance, then zooms; --budget is the most frames of both together
   uniform     --budget frames over the whole video and no zooms; with --fps at that rate
-  gated       the glance alone, and zooms only where the model's confidence is below --confidence
-  early-stop  one more zoom allowed each time, until it is confident
+  gated       the glance alone, and zooms only if the model's confidence is below --confidence
+  early-stop  one more zoom allowed each time, until the model is confident
 
 sweeps, for accuracy against what it costs; the page of `vzoom report RUN/*` draws them as curves:
-  zooms       0, 1 … 4 zooms allowed             frames      uniform, 8, 16 … 128 frames
-  glance      8, 16, 32, 64 frames of glance     fps         uniform, 0.125, 0.25 … 2 frames a second
-  gated, early-stop                              confidence 0.5, 0.8, 0.9, 0.95, 0.99
+{_SWEEP_LINES}
 
 Killed or stopped, run the same command again. Several processes share the work: start them with `accelerate launch`,
-or each with its own --shard i/n, or --ray n; their answers are those of one process. The last one to finish writes
+or each with its own --shard I/N, or --ray N; their answers are those of one process. The last one to finish writes
 RUN/predictions.sqlite. Exit code 1: other processes are still at work.
 
 Questions without options need a judge, an OpenAI-compatible endpoint: VZOOM_JUDGE_URL, VZOOM_JUDGE_MODEL,
@@ -49,56 +57,56 @@ examples:
   vzoom eval --benchmark world --out runs/zoom
   vzoom eval --benchmark world --policy uniform --budget 64 --out runs/uniform
   vzoom eval --benchmark world --sweep zooms --out runs/zooms
-  vzoom eval --benchmark longvideobench --root ./longvideobench --fetch
-  vzoom eval --benchmark lvbench --root ./lvbench --model ./checkpoint --out runs/lvbench
-  accelerate launch --num_processes 8 -m vzoom eval --benchmark lvbench --root ./lvbench --out runs/lvbench
+  vzoom eval --benchmark longvideobench --cache ./longvideobench --fetch
+  vzoom eval --benchmark lvbench --cache ./lvbench --model ./checkpoint --out runs/lvbench
+  accelerate launch --num_processes 8 -m vzoom eval --benchmark lvbench --cache ./lvbench --out runs/lvbench
   vzoom report runs/zoom runs/uniform --out report.html
 """
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
     parser = commands.add_parser(
         "eval",
-        help="ask a model a benchmark's questions",
-        description="Ask a model a benchmark's questions; score and keep every prediction.",
+        help="ask a model the questions of a benchmark",
+        description="Ask a model the questions of a benchmark; score and keep every prediction.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--list", action="store_true", help="the benchmarks, and which files each reads; nothing runs")
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    share(parser, "--json")
     parser.add_argument(
-        "--fetch", action="store_true", help="bring the benchmark from the hub into --root; nothing runs"
+        "--fetch", action="store_true", help="bring the benchmark from the hub into --cache; nothing runs"
     )
-    parser.add_argument("--benchmark", metavar="B", help="one of --list")
-    parser.add_argument("--root", type=Path, metavar="DIR", help="the benchmark's files as they are published")
-    parser.add_argument("--out", type=Path, metavar="RUN", help="a folder; what is there is gone on with")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N questions")
-    parser.add_argument("--subtitles", action="store_true", help="with the benchmark's subtitles in the question")
-    parser.add_argument("--revision", metavar="R", help="of the data, for the protocol's hash")
+    parser.add_argument("--benchmark", metavar="NAME", help="one of --list")
+    share(parser, "--cache", "--limit")
+    add_out(parser, "a folder; the same command resumes from what it holds", metavar="RUN")
+    add_settings(parser, RunConfig, ("subtitles", "revision"))
     parser.add_argument("--no-judge", action="store_true", help="count what needs a judge as unjudged")
     policy = parser.add_argument_group("policy")
-    policy.add_argument("--policy", choices=POLICIES, help="how the video is looked at (default: zoom)")
-    policy.add_argument("--budget", type=int, metavar="N", help="most frames of a conversation (default: the model's)")
-    policy.add_argument("--fps", type=float, metavar="FPS", help="uniform only: a fixed rate, at most --budget frames")
-    policy.add_argument("--confidence", type=float, metavar="P", help="enough of it (default: 0.9)")
-    policy.add_argument("--sweep", choices=SWEEPS, help="a run a setting, each in a folder below --out")
+    add_settings(policy, Policy, flags=_POLICY_FLAGS)
+    policy.add_argument("--sweep", choices=tuple(SWEEPS), help="one run for each setting, in folders below --out")
     work = parser.add_argument_group("work")
     work.add_argument("--shard", metavar="I/N", help="do part I of N, from 0 (default: accelerate's, else all)")
     work.add_argument("--ray", type=int, metavar="N", help="N parts as tasks of a Ray cluster that shares --out")
-    work.add_argument("--gpus", type=float, default=1.0, metavar="G", help="GPUs of a Ray task (default: 1)")
-    work.add_argument("--batch", type=int, default=8, metavar="B", help="conversations at once (default: 8)")
-    work.add_argument("--block", type=int, metavar="N", help="questions kept at once (default: twice --batch)")
-    work.add_argument("--seed", type=int, default=0, metavar="S", help="for a temperature above 0 (default: 0)")
-    work.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 (default) is greedy")
-    add_looking_options(parser)
+    work.add_argument(
+        "--gpus", type=float, default=1.0, metavar="X", help="GPUs of each Ray task (default: %(default)g)"
+    )
+    share(work, "--max-sessions", default=RunConfig.max_sessions)
+    add_settings(work, RunConfig, ("block",))
+    sampling = parser.add_argument_group("sampling")
+    add_settings(sampling, Sampling, ("temperature",))
+    share(sampling, "--seed")
+    add_limits(parser)
     add_model_options(parser)
     parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> ExitCode:
+    """Run the command."""
     if args.list:
         print_list(as_json=args.json)
-        return 0
+        return ExitCode.OK
     from vzoom.eval import PREDICTIONS, benchmark_named, run_on_ray
 
     if not args.benchmark or (args.out is None and not args.fetch):
@@ -106,31 +114,31 @@ def run(args: argparse.Namespace) -> int:
     benchmark = benchmark_named(args.benchmark)
     if args.fetch:
         return _fetch(args, benchmark)
-    root = _root(args.root, benchmark)
+    folder = _cache(args.cache, benchmark)
     runs = _runs(args)
     if args.ray is not None:
         run_on_ray(sys.argv[1:], num_shards=args.ray, gpus=args.gpus)
-    elif not _ask(args, benchmark, root, runs):
-        return 0 if "WORLD_SIZE" in os.environ else _UNFINISHED
+    elif not _ask(args, benchmark, folder, runs):
+        return ExitCode.OK if "WORLD_SIZE" in os.environ else ExitCode.FAILED
     if args.sweep:
         files = {one.name: one.out / PREDICTIONS for one in runs}
         print_sweep(args.sweep, files, benchmark, as_json=args.json)
     else:
         print_run(args.out / PREDICTIONS, benchmark, as_json=args.json)
-    return 0
+    return ExitCode.OK
 
 
-def _fetch(args: argparse.Namespace, benchmark: Benchmark) -> int:
+def _fetch(args: argparse.Namespace, benchmark: Benchmark) -> ExitCode:
     from vzoom.eval import fetch
 
-    if args.root is None:
-        raise ValueError("name the folder to fetch into with --root: videos of a data set take 10 GB and more")
-    there, named = fetch(benchmark, args.root, revision=args.revision, say=note)
+    if args.cache is None:
+        raise ValueError("name the folder to fetch into with --cache: videos of a data set take 10 GB and more")
+    there, named = fetch(benchmark, args.cache, revision=args.revision, say=note)
     if args.json:
-        print_json({"benchmark": benchmark.name, "root": str(args.root), "videos": there, "videos_named": named})
+        print_json({"benchmark": benchmark.name, "cache": str(args.cache), "videos": there, "videos_named": named})
     else:
         print(f"{there} of {named} videos are there")
-    return 0
+    return ExitCode.OK
 
 
 @dataclass(frozen=True)
@@ -145,21 +153,21 @@ class _Run:
 
 def _runs(args: argparse.Namespace) -> list[_Run]:
     """ValueError for an option that the sweep sets itself."""
-    from vzoom.eval import Policy, points_of
+    from vzoom.eval import points_of
 
-    confidence = 0.9 if args.confidence is None else args.confidence
-    policy = Policy(args.policy or "zoom", budget=args.budget, fps=args.fps, confidence=confidence)
+    policy = Policy(**given(args, Policy, flags=_POLICY_FLAGS))
+    said = given(args, RunConfig, _RUN_FIELDS)
     if args.sweep is None:
-        return [_Run(args.out.name, args.out, _config(args, policy), {})]
+        return [_Run(args.out.name, args.out, RunConfig(policy, **said), {})]
     for option in ("policy", "fps", "confidence", *_SWEPT.get(args.sweep, ())):
         if getattr(args, option) is not None:
             raise ValueError(f"--sweep {args.sweep} sets --{option.replace('_', '-')} itself: leave it out")
     points = points_of(args.sweep, policy)
-    return [_Run(p.name, args.out / p.name, _config(args, p.policy), p.zoom) for p in points]
+    return [_Run(p.name, args.out / p.name, RunConfig(p.policy, **said), p.zoom) for p in points]
 
 
-def _ask(args: argparse.Namespace, benchmark: Benchmark, root: Path, runs: Sequence[_Run]) -> bool:
-    """This process's part of every run; whether all of them are whole with it."""
+def _ask(args: argparse.Namespace, benchmark: Benchmark, folder: Path, runs: Sequence[_Run]) -> bool:
+    """Do this process's part of every run; whether all of them are whole with it."""
     from vzoom.eval import Shard, local_device
     from vzoom.eval import run as run_shard
 
@@ -176,7 +184,7 @@ def _ask(args: argparse.Namespace, benchmark: Benchmark, root: Path, runs: Seque
         whole = run_shard(
             zoomer,
             benchmark,
-            root,
+            folder,
             one.out,
             one.config,
             shard=shard,
@@ -189,39 +197,25 @@ def _ask(args: argparse.Namespace, benchmark: Benchmark, root: Path, runs: Seque
     return whole is not None
 
 
-def _config(args: argparse.Namespace, policy: Policy) -> RunConfig:
-    from vzoom.eval import RunConfig
-
-    return RunConfig(
-        policy,
-        seed=args.seed,
-        temperature=args.temperature,
-        limit=args.limit,
-        subtitles=args.subtitles,
-        sessions=args.batch,
-        block=2 * args.batch if args.block is None else args.block,
-        revision=args.revision,
-    )
-
-
-def _root(root: Path | None, benchmark: Benchmark) -> Path:
-    if root is not None:
-        if not root.is_dir():
+def _cache(cache: Path | None, benchmark: Benchmark) -> Path:
+    """The folder with the benchmark's files. ValueError if only the user can say where they are."""
+    if cache is not None:
+        if not cache.is_dir():
             if benchmark.render is None:
-                raise ValueError(f"--root {root}: no such folder; --fetch makes one from the hub")
-            root.mkdir(parents=True)
-        return root
+                raise ValueError(f"--cache {cache}: no such folder; --fetch makes one from the hub")
+            cache.mkdir(parents=True)
+        return cache
     if benchmark.render is None:
         raise ValueError(
-            f"{benchmark.name} needs --root, the folder with {', '.join(benchmark.files)}; --fetch makes one"
+            f"{benchmark.name} needs --cache, the folder with {', '.join(benchmark.files)}; --fetch makes one"
         )
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vzoom" / benchmark.name
-    cache.mkdir(parents=True, exist_ok=True)
-    return cache
+    own = cache_home() / benchmark.name
+    own.mkdir(parents=True, exist_ok=True)
+    return own
 
 
 def _judge(benchmark: Benchmark, none: bool) -> tuple[Judge | None, str | None]:
-    """The judge and the name of its model. ValueError where one is needed and the environment names none."""
+    """The judge and the name of its model. ValueError if one is needed and the environment names none."""
     if none or not benchmark.needs_judge:
         return None, None
     from vzoom.eval import HTTPJudge

@@ -1,81 +1,96 @@
-"""`vzoom world render` and `vzoom world eval`: procedural videos with exact ground truth."""
+"""`vzoom synthetic render` and `vzoom synthetic eval`: rendered videos with exact ground truth."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 from dataclasses import asdict, replace
 from math import ceil, floor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...eval import RunConfig
+from ...synthetic import FAMILIES
 from ..console import print_json, printable
-from ..options import add_model_options, load_zoomer, video_path
+from ..exit_codes import ExitCode
+from ..loading import load_zoomer
+from ..options import (
+    add_limits,
+    add_model_options,
+    add_out,
+    share,
+    video_path,
+)
+from ..progress import CountLine
 
 if TYPE_CHECKING:
     from vzoom.synthetic import SyntheticConfig, SyntheticVideo
     from vzoom.types import Event
 
-# Not asked of vzoom.world, which needs numpy: `vzoom --help` is quick. A test holds the two equal.
-FAMILIES = ("which", "first", "count", "order")
+_NUM_QUESTIONS = 50  # that eval asks unless --limit says otherwise
 
 _RENDER_EXAMPLES = """examples:
-  vzoom world render --out world.mp4
-  vzoom world render --out long.mp4 --seed 3 --seconds 600 --scenes 8
+  vzoom synthetic render --out video.mp4
+  vzoom synthetic render --out long.mp4 --seed 3 --seconds 600 --scenes 8
 """
 _EVAL_EXAMPLES = """examples:
-  vzoom world eval --family which --questions 200 --seed 1 --json
-  vzoom world eval --family count --questions 50 --max-zooms 0 --model ./checkpoint
+  vzoom synthetic eval --family which --limit 200 --seed 1 --json
+  vzoom synthetic eval --family count --limit 50 --max-zooms 0 --model ./checkpoint
 """
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("world", help="rendered videos with exact ground truth", description=__doc__)
+    """Add the command."""
+    parser = commands.add_parser(
+        "synthetic",
+        help="render videos with exact ground truth, and ask a model about them",
+        description="Rendered videos of which everything is known: render one, or ask a model about many.",
+    )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
 
     render = actions.add_parser(
         "render",
-        help="render one video and write what happens in it",
-        description="Render one video; its ground truth and questions go into a JSON file beside it.",
+        help="render one video and write down what happens in it",
+        description="Render one video; what happens in it, and questions about it, go into a JSON file beside it.",
         epilog=_RENDER_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    render.add_argument("--out", type=video_path, required=True, metavar="FILE", help="the MP4 file to write")
-    render.add_argument("--json", action="store_true", help="print the ground truth as one JSON object")
-    _add_world_options(render)
+    add_out(render, "an MP4 file", type=video_path, required=True, metavar="FILE")
+    share(render, "--json")
+    _add_video_options(render)
     render.set_defaults(run=run_render)
 
     evaluate = actions.add_parser(
         "eval",
         help="ask a model many fresh questions",
-        description="Render fresh videos, ask a question about each, and score answers and zooms. "
+        description="Render fresh videos, ask a question about each, and score answers and zooms.\n"
         "hit_rate is the share of questions for which a zoom brought the frames that prove the answer.",
         epilog=_EVAL_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    evaluate.add_argument("--questions", type=int, default=50, metavar="N", help="how many (default: 50)")
-    evaluate.add_argument("--max-zooms", type=int, metavar="K", help="zooms allowed a question (default: the model's)")
-    evaluate.add_argument("--batch", type=int, default=8, metavar="B", help="conversations at once (default: 8)")
-    evaluate.add_argument("--cache", type=Path, metavar="DIR", help="keep rendered videos there and find them again")
-    evaluate.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    _add_world_options(evaluate)
+    share(evaluate, "--limit", default=_NUM_QUESTIONS)
+    share(evaluate, "--max-sessions", default=RunConfig.max_sessions)
+    share(evaluate, "--cache", "--json")
+    _add_video_options(evaluate)
+    add_limits(evaluate)
     add_model_options(evaluate)
     evaluate.set_defaults(run=run_eval)
 
 
-def _add_world_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("world")
-    group.add_argument("--family", choices=FAMILIES, default="which", help="kind of question (default: which)")
-    group.add_argument("--seed", type=int, default=0, metavar="S", help="draws everything (default: 0)")
+def _add_video_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("videos (the defaults are those of the family)")
+    group.add_argument(
+        "--family", choices=FAMILIES, default=FAMILIES[0], help="kind of question (default: %(default)s)"
+    )
+    share(group, "--seed")
     group.add_argument("--seconds", type=float, metavar="X", help="length of a video, 32 to 3600")
     group.add_argument("--scenes", type=int, metavar="N", help="scenes of a video, 2 to 8")
     group.add_argument("--event-seconds", type=float, metavar="X", help="how long a shape is seen, at most 0.5")
     group.add_argument("--distractors", type=int, metavar="N", help="wrong options that the video does show, 0 to 3")
 
 
-def world_config(args: argparse.Namespace) -> SyntheticConfig:
-    """The family's default world with what the options change. ValueError where they do not fit together."""
+def video_config(args: argparse.Namespace) -> SyntheticConfig:
+    """The family's default videos with what the options change. ValueError if they do not fit together."""
     from vzoom.synthetic import config_for
 
     config = config_for(args.family)
@@ -95,53 +110,63 @@ def world_config(args: argparse.Namespace) -> SyntheticConfig:
     return replace(config, **{name: value for name, value in changes.items() if value is not None})
 
 
-def run_render(args: argparse.Namespace) -> int:
+def run_render(args: argparse.Namespace) -> ExitCode:
+    """Run `synthetic render`."""
     from vzoom.synthetic import make_video
 
-    truth_path, truth = write_video(make_video(args.seed, world_config(args)), args.out, seed=args.seed)
+    truth_path, truth = write_video(make_video(args.seed, video_config(args)), args.out, seed=args.seed)
     if args.json:
         print_json(truth)
     else:
         seconds = truth["config"]["duration_seconds"]
         print(f"{args.out}: {seconds:g} s, {len(truth['scenes'])} scenes\n{truth_path}: what happens in it")
-    return 0
+    return ExitCode.OK
 
 
-def write_video(world_video: SyntheticVideo, path: Path, *, seed: int) -> tuple[Path, dict[str, Any]]:
+def write_video(made: SyntheticVideo, path: Path, *, seed: int) -> tuple[Path, dict[str, Any]]:
     """Render to `path` and write the ground truth beside it; its path and content."""
     from vzoom.synthetic import ask_questions, render
 
     questions = []
     for family in FAMILIES:
         try:
-            questions.append(asdict(ask_questions(world_video, family, seed)))
-        except ValueError:  # a world that is made for one family may hold no question of another
+            questions.append(asdict(ask_questions(made, family, seed)))
+        except ValueError:  # a video that is made for one family may hold no question of another
             continue
-    truth = {"video": str(path), "seed": seed, **asdict(world_video), "questions": questions}
-    render(world_video, path)
+    truth = {"video": str(path), "seed": seed, **asdict(made), "questions": questions}
+    render(made, path)
     truth_path = path.with_suffix(".json")
     truth_path.write_text(json.dumps(truth, indent=1) + "\n")
     return truth_path, truth
 
 
-def run_eval(args: argparse.Namespace) -> int:
+def run_eval(args: argparse.Namespace) -> ExitCode:
+    """Run `synthetic eval`."""
     from vzoom.synthetic import evaluate_synthetic
+    from vzoom.types import Finished
 
-    config = world_config(args)
+    if args.limit < 1:
+        raise ValueError(f"--limit must be 1 or more, got {args.limit}")
+    config = video_config(args)
     zoomer = load_zoomer(args, warn=False)
-    progress = _Progress(args.questions)
+    line, done = CountLine(), 0
+
+    def count(event: Event) -> None:
+        nonlocal done
+        if isinstance(event, Finished):
+            done += 1
+            line(done, args.limit)
+
     figures = evaluate_synthetic(
         zoomer,
         args.family,
-        args.questions,
+        args.limit,
         args.seed,
-        max_zooms=args.max_zooms,
         config=config,
         cache_dir=args.cache,
-        max_sessions=args.batch,
-        on_event=progress,
+        max_sessions=args.max_sessions,
+        on_event=count,
     )
-    progress.end()
     figures = {"model": zoomer.name, **figures, "correct": round(figures["accuracy"] * figures["n"])}
     if args.json:
         print_json(figures)
@@ -149,25 +174,4 @@ def run_eval(args: argparse.Namespace) -> int:
         width = max(map(len, figures))
         for name, value in figures.items():
             print(f"{name:{width}}  {printable(str(value))}")
-    return 0
-
-
-class _Progress:
-    """`12/200` on stderr: in place on a terminal, a line every tenth of the way elsewhere."""
-
-    def __init__(self, total: int) -> None:
-        self.total, self.done = total, 0
-
-    def __call__(self, event: Event) -> None:
-        from vzoom.types import Finished
-
-        if isinstance(event, Finished):
-            self.done += 1
-            if sys.stderr.isatty():
-                print(f"\r{self.done}/{self.total}", end="", file=sys.stderr, flush=True)
-            elif self.done % max(1, self.total // 10) == 0:
-                print(f"{self.done}/{self.total}", file=sys.stderr, flush=True)
-
-    def end(self) -> None:
-        if sys.stderr.isatty():
-            print(file=sys.stderr)
+    return ExitCode.OK

@@ -10,29 +10,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..console import Style, print_json, printable
+from ..exit_codes import ExitCode
+from ..loading import check_folder
+from ..options import add_model_options, share
+from ..progress import StageLine
 
 if TYPE_CHECKING:
-    from vzoom.cli.exactness import Verdict
+    from ..exactness import Exactness
 
-_FAILED = 1
 _SEED = 4
 
 _EXAMPLES = """examples:
-  vzoom verify ./checkpoint
-  vzoom verify Qwen/Qwen2.5-VL-7B-Instruct --device cuda --dtype bfloat16 --video match.mp4
-  vzoom verify embedded --json | jq .ratio
+  vzoom verify --model ./checkpoint
+  vzoom verify --model Qwen/Qwen2.5-VL-7B-Instruct --device cuda --dtype bfloat16 --video match.mp4
+  vzoom verify --json | jq .ratio
 """
 _DESCRIPTION = """\
-Replay a conversation through the engine, glance and zooms, and compare the logits behind every
+Hold a conversation by the engine, with a glance and zooms, and compare the logits of every
 sampled token with those of one prefill of the same tokens by stock transformers.
 
-float32: passes where all positions are equal and the largest difference is at most 1e-5 of the
-largest logit. bfloat16, float16: the error of the splice against a float32 run of the same weights
-may be twice the error of the stock run. For that the weights become float32 once the other runs are
-done: 4 bytes a parameter on the device. Exit code 0 where it passes, 1 where it does not."""
+float32 passes if all positions are equal and the largest difference is at most 1e-5 of the
+largest logit. bfloat16 and float16 pass if the splice errs at most twice what the stock run
+errs, both against a float32 run of the same weights. For that the weights become float32 when
+the other runs are done: 4 bytes per parameter on the device.
+Exit code 0 if it passes, 1 if it does not."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
     parser = commands.add_parser(
         "verify",
         help="check that splicing is exact for a checkpoint on this machine",
@@ -40,97 +45,76 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", metavar="MODEL", help='a folder, a hub id, or "embedded"')
-    parser.add_argument("--zooms", type=int, default=4, metavar="N", help="how many zooms (default: 4)")
+    parser.add_argument(
+        "--num-zooms", type=int, default=4, metavar="N", help="zooms of the conversation (default: %(default)s)"
+    )
     parser.add_argument("--video", metavar="FILE", help="a video of yours (default: one is rendered)")
-    parser.add_argument(
-        "--device", default="auto", help='"auto" (default: CUDA where there is one), "cpu", "cuda", "cuda:1"'
-    )
-    parser.add_argument(
-        "--dtype",
-        default="auto",
-        choices=("auto", "float32", "bfloat16", "float16"),
-        help="auto (default): float32 on the CPU, the checkpoint's own on a GPU",
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    share(parser, "--json")
+    add_model_options(parser, "the model that is checked")
     parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace) -> int:
-    if args.zooms < 0:
-        raise ValueError(f"--zooms must be 0 or more, got {args.zooms}")
-    if args.model[:1] in "./~" and not Path(args.model).is_dir():
-        raise ValueError(f"{args.model}: no such folder")
+def run(args: argparse.Namespace) -> ExitCode:
+    """Run the command."""
+    if args.num_zooms < 0:
+        raise ValueError(f"--num-zooms must be 0 or more, got {args.num_zooms}")
+    check_folder(args.model)
     from vzoom.video import open_video
 
     if args.video is not None:
         open_video(args.video).close()  # a file that is no video shows before a model is loaded
     import torch
-    import transformers
 
-    from vzoom.cli.exactness import verify
+    from ..exactness import verify
 
-    transformers.utils.logging.disable_progress_bar()
-    progress = _Progress()
+    progress = StageLine()
     with tempfile.TemporaryDirectory(prefix="vzoom-verify-") as folder:
         video = args.video or _rendered(Path(folder))
         try:
-            verdict = verify(
-                args.model, video, device=args.device, dtype=args.dtype, num_zooms=args.zooms, progress=progress
+            found = verify(
+                args.model, video, device=args.device, dtype=args.dtype, num_zooms=args.num_zooms, progress=progress
             )
         except torch.OutOfMemoryError as error:
-            raise ValueError("the GPU's memory is full: fewer --zooms, a smaller --video, or --device cpu") from error
+            raise ValueError(
+                "the GPU's memory is full: fewer --num-zooms, a smaller --video, or --device cpu"
+            ) from error
         finally:
             progress.end()
     if args.json:
-        print_json(summary(verdict))
+        print_json(summary(found))
     else:
-        _show(verdict, Style(sys.stdout))
-    return 0 if verdict.passed else _FAILED
+        _show(found, Style(sys.stdout))
+    return ExitCode.OK if found.passed else ExitCode.FAILED
 
 
 def _rendered(folder: Path) -> Path:
     from vzoom.synthetic import config_for, make_video, render
 
-    return render(make_video(_SEED, config_for("which")), folder / "world.mp4")
+    return render(make_video(_SEED, config_for("which")), folder / "synthetic.mp4")
 
 
-def summary(verdict: Verdict) -> dict[str, Any]:
+def summary(found: Exactness) -> dict[str, Any]:
     """The object of `--json`. A number that is not finite is null."""
-    found = {**vars(verdict), "ratio": verdict.ratio, "limit": verdict.limit, "passed": verdict.passed}
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in found.items()}
+    told = {**vars(found), "ratio": found.ratio, "limit": found.limit, "passed": found.passed}
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in told.items()}
 
 
-def _show(verdict: Verdict, style: Style) -> None:
-    positions = "equal to transformers'" if verdict.same_positions else style("NOT equal to transformers'", "red")
+def _show(found: Exactness, style: Style) -> None:
+    positions = "equal to transformers'" if found.same_positions else style("NOT equal to transformers'", "red")
     rows = [
-        ("model", f"{printable(verdict.model)}, {verdict.dtype} on {verdict.device}"),
-        ("replayed", f"glance and {verdict.num_zooms} zooms, {verdict.num_frames} frames, {verdict.num_tokens} tokens"),
+        ("model", f"{printable(found.model)}, {found.dtype} on {found.device}"),
+        ("replayed", f"glance and {found.num_zooms} zooms, {found.num_frames} frames, {found.num_tokens} tokens"),
         ("positions", positions),
-        ("likeliest", f"equal at {verdict.equal_argmax} of {verdict.num_sampled} sampled tokens"),
-        ("difference", f"{verdict.difference:.3g} at most, of a largest logit of {verdict.largest_logit:.4g}"),
+        ("likeliest", f"equal at {found.equal_argmax} of {found.num_sampled} sampled tokens"),
+        ("difference", f"{found.difference:.3g} at most, of a largest logit of {found.largest_logit:.4g}"),
     ]
     what = "difference over largest logit"
-    if verdict.splice_error is not None:
-        rows.append(("errors", f"splice {verdict.splice_error:.3g}, stock {verdict.stock_error:.3g} against float32"))
+    if found.splice_error is not None:
+        rows.append(("errors", f"splice {found.splice_error:.3g}, stock {found.stock_error:.3g} against float32"))
         what = "error of the splice over that of the stock run"
-    rows.append(("ratio", f"{verdict.ratio:.3g}, {verdict.limit:g} is allowed ({what})"))
-    if not math.isfinite(verdict.largest_logit):
-        rows.append(("note", f"the logits are not finite: {verdict.dtype} may be too small for this model"))
+    rows.append(("ratio", f"{found.ratio:.3g}, {found.limit:g} is allowed ({what})"))
+    if not math.isfinite(found.largest_logit):
+        rows.append(("note", f"the logits are not finite: {found.dtype} may be too small for this model"))
     for name, text in rows:
         print(f"{name:10}  {text}")
-    print(style("pass", "green") if verdict.passed else style("FAIL", "red"))
-
-
-class _Progress:
-    """One line on stderr that says what is being done: in place on a terminal, a line a stage elsewhere."""
-
-    def __call__(self, stage: str) -> None:
-        if sys.stderr.isatty():
-            print(f"\r\x1b[K{printable(stage)}", end="", file=sys.stderr, flush=True)
-        else:
-            print(printable(stage), file=sys.stderr, flush=True)
-
-    def end(self) -> None:
-        if sys.stderr.isatty():
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    print(style("pass", "green") if found.passed else style("FAIL", "red"))

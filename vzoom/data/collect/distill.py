@@ -18,6 +18,7 @@ from .expert import Expert, Verifier
 from .loop import Collected, CollectSummary, Rejected, collect
 from .messages import cut_turn, whole_turn
 from .progress import Say, silence
+from .settings import ExpertSettings
 
 
 def distill(
@@ -27,8 +28,8 @@ def distill(
     factory: EpisodeFactory,
     expert: Expert,
     verify: Verifier,
-    attempts: int = 1,
-    concurrency: int = 8,
+    attempts: int = ExpertSettings.attempts,
+    concurrency: int = ExpertSettings.concurrency,
     shard_records: int = 512,
     say: Say = silence,
     costs: Callable[[], str] = lambda: "",

@@ -24,6 +24,7 @@ from .loop import Collected, CollectSummary, Passed, Rejected, collect
 from .messages import with_request
 from .progress import Say, silence
 from .rollouts import StudentRollout, kind_of
+from .settings import ExpertSettings
 
 _REQUEST = (
     "Stop here. A student wrote the turns above, and then {ending} "
@@ -52,8 +53,8 @@ def reflect(
     factory: EpisodeFactory,
     expert: Expert,
     verify: Verifier,
-    attempts: int = 1,
-    concurrency: int = 8,
+    attempts: int = ExpertSettings.attempts,
+    concurrency: int = ExpertSettings.concurrency,
     shard_records: int = 512,
     say: Say = silence,
     costs: Callable[[], str] = lambda: "",

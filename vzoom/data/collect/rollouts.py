@@ -20,6 +20,7 @@ from ..videos import check_video
 from .messages import cut_turn
 from .progress import Say, silence
 from .reply_cache import ReplyCache, key_of
+from .settings import RolloutSettings
 
 if TYPE_CHECKING:
     from ...zoomer import Zoomer
@@ -63,7 +64,7 @@ def roll_out(
     num_rollouts: int,
     temperature: float,
     seed: int,
-    max_sessions: int = 16,
+    max_sessions: int = RolloutSettings.max_sessions,
     say: Say = silence,
 ) -> list[StudentRollout]:
     """`num_rollouts` conversations about each question. The same model, seed and questions give the same conversations.

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ...data import arrow
+
 _SPACE = re.compile(r"[\s,]*")
 
 
@@ -113,12 +115,8 @@ def jsonl_rows(path: Path) -> Iterator[AnnotationRow]:
 
 
 def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[AnnotationRow]:
-    """The named columns of a Parquet file, row by row. Needs pyarrow (extra `train`)."""
-    try:
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise ValueError(f"{path} is a Parquet file: pip install pyarrow") from error
-    with pq.ParquetFile(path) as file:
+    """The named columns of a Parquet file, row by row. ImportError, naming the extra, without pyarrow."""
+    with arrow().parquet.ParquetFile(path) as file:
         missing = sorted(set(columns) - set(file.schema_arrow.names))
         if missing:
             raise ValueError(f"{path}: column {', '.join(missing)} is missing, there are {file.schema_arrow.names}")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from ...config import ZoomConfig
+from ...config import LIMITS, Sampling, ZoomConfig
 from ..runs.policy import Policy, PolicyName
 from ..runs.shard import local_device
 
@@ -14,18 +14,19 @@ if TYPE_CHECKING:
     from ...zoomer import Zoomer
 
 _TEXTS = ("pretrained", "device", "dtype", "policy")
-_NUMBERS = ("fps", "confidence", "glance_fps")  # all others are whole numbers
+_NUMBERS = ("fps", "confidence", *(name for name, one in LIMITS.items() if one.kind is float))  # others: whole numbers
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The options of `vzoom eval`, by the names that they have there; None leaves the checkpoint's own.
+    """The options of `vzoom eval`, by the names that they have there.
 
     Questions are asked in blocks of twice `max_sessions`, as `vzoom eval` does.
 
     Args:
         pretrained: a folder, a hub id or "embedded".
         max_sessions: conversations at once; None is lmms-eval's batch_size.
+        limits: what is set of `ZoomConfig`; the others are the checkpoint's own.
     """
 
     pretrained: str
@@ -34,21 +35,16 @@ class Settings:
     policy: PolicyName = "zoom"
     budget: int | None = None
     fps: float | None = None
-    confidence: float = 0.9
-    max_zooms: int | None = None
-    glance_frames: int | None = None
-    glance_fps: float | None = None
-    zoom_frames: int | None = None
-    max_pixels: int | None = None
-    max_new_tokens: int | None = None
-    max_total_tokens: int | None = None
+    confidence: float = Policy.confidence
     max_sessions: int | None = None
     batch_size: int = 1
-    seed: int = 0
+    seed: int = Sampling.seed
+    limits: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in (field.name for field in fields(self)):
-            _check_type(name, getattr(self, name))
+        own = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "limits"}
+        for name, value in {**own, **self.limits}.items():
+            _check_type(name, value)
         if self.sessions < 1:
             raise ValueError(f"max_sessions must be 1 or more, got {self.sessions}")
         self.look.configs(self.limit(ZoomConfig()))  # checked before the model is loaded, which can take minutes
@@ -56,7 +52,7 @@ class Settings:
     @classmethod
     def from_args(cls, args: Mapping[str, Any]) -> Settings:
         """Read --model_args, batch_size and device as lmms-eval passes them. ValueError names what is wrong."""
-        known = [field.name for field in fields(cls)]
+        known = [*(one.name for one in fields(cls) if one.name != "limits"), *LIMITS]
         unknown = sorted(set(args) - set(known))
         if unknown:
             raise ValueError(f"--model_args: unknown {', '.join(unknown)}; there are {', '.join(known)}")
@@ -65,7 +61,9 @@ class Settings:
         size = args.get("batch_size", 1)  # comes as text, "auto" among them
         if not str(size).isdecimal():
             raise ValueError(f"--batch_size must be a whole number, the conversations held at once, got {size}")
-        return cls(**{**args, "batch_size": int(size)})
+        limits = {name: args[name] for name in LIMITS if name in args}
+        own = {name: value for name, value in args.items() if name not in limits}
+        return cls(**{**own, "batch_size": int(size)}, limits=limits)
 
     @property
     def sessions(self) -> int:
@@ -79,15 +77,7 @@ class Settings:
 
     def limit(self, own: ZoomConfig) -> ZoomConfig:
         """A checkpoint's own limits, changed by those that are set here."""
-        return own.override(
-            max_zooms=self.max_zooms,
-            glance_max_frames=self.glance_frames,
-            glance_fps=self.glance_fps,
-            zoom_max_frames=self.zoom_frames,
-            max_pixels=self.max_pixels,
-            max_new_tokens=self.max_new_tokens,
-            max_total_tokens=self.max_total_tokens,
-        )
+        return own.override(**self.limits)
 
     def load(self) -> Zoomer:
         """The model; on this process's own GPU if a launcher started several processes."""

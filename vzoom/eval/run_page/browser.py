@@ -40,7 +40,7 @@ def browser_section(groups: Sequence[Group], *, roots: Sequence[Path], most_item
                 missing += video is None
             items.append(_item_markup(group, position, video))
         if missing:
-            notes.append(f"{count_text(missing, 'video')} of {group.title} not found: name their folder with --root")
+            notes.append(f"{count_text(missing, 'video')} of {group.title} not found: name their folder with --cache")
     note = f'<p class="note">{escape("; ".join(notes))}.</p>' if notes else ""
     return (
         f'<section id="browser" class="part"><h2>Trajectories</h2><p class="note">{_KEY}</p>{_filters(groups)}{note}'

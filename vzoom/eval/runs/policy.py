@@ -24,12 +24,13 @@ class Policy:
     """How a conversation may look at its video.
 
     Args:
-        name: see the top of this file.
-        budget: most frames of a conversation, glance and zooms together; None is the model's own limit. The glance
-            takes what `glance_max_frames` allows of it first.
-        fps: frames per second of `uniform`, at most `budget` frames; None takes `budget` frames, or as many as the
-            video has.
-        confidence: from which gated and early-stop are content, see `confidence_of`.
+        name: how a conversation may look at its video.
+        budget: frames of glance and zooms together at most; without it max_frames of the model. The glance takes what
+            glance_max_frames allows of it first.
+        fps: uniform only: frames per second, at most budget frames. Without it uniform takes budget frames, or as many
+            as the video has.
+        confidence: gated and early-stop zoom no more from this one on. It is the probability of the answer's least
+            certain token.
 
     Raises:
         ValueError: there is no such policy, or a value is out of range.

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ...config import missing_extra
+
 
 def run_on_ray(words: Sequence[str], *, num_shards: int, gpus: float) -> None:
     """Run every shard as a task of a Ray cluster. Returns when all are done.
@@ -25,7 +27,7 @@ def run_on_ray(words: Sequence[str], *, num_shards: int, gpus: float) -> None:
     try:
         import ray
     except ImportError as error:
-        raise ImportError("--ray needs Ray: pip install 'vzoom[ray]'") from error
+        raise missing_extra("ray", "ray") from error
     if num_shards < 1:
         raise ValueError(f"--ray must be 1 or more, got {num_shards}")
     own = without_ray(words)

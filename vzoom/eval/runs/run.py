@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from ..scores.cost import ModelShape
 from ..scores.failures import failure_of
 from .ask import Asked, ask_block, seed_of
 from .model_hash import model_hash
-from .policy import Policy
+from .run_config import RunConfig
 from .shard import Shard
 from .store import ItemTiming, Prediction, PredictionRow, Store, check_same, merge, read_positions, read_settings
 
@@ -34,40 +34,6 @@ if TYPE_CHECKING:
 
 PREDICTIONS = "predictions.sqlite"
 _JUDGES = 8  # answers that are judged at once
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """What decides a run's predictions beside the model and the benchmark's files.
-
-    Args:
-        policy: how a conversation may look at its video.
-        seed: every item draws from its own stream of it.
-        temperature: 0 is greedy.
-        limit: only the first items; None is all.
-        subtitles: whether they are put into the questions.
-        sessions: conversations at once.
-        block: items that are asked in one batch. Both decide the last bits of the logits, so they are part of the run.
-        revision: of the benchmark's data, if it is known.
-
-    Raises:
-        ValueError: a number is out of range.
-    """
-
-    policy: Policy = field(default_factory=Policy)
-    seed: int = 0
-    temperature: float = 0.0
-    limit: int | None = None
-    subtitles: bool = False
-    sessions: int = 8
-    block: int = 16
-    revision: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit must be 1 or more, got {self.limit}")
-        if not 1 <= self.sessions <= self.block:
-            raise ValueError(f"need 1 ≤ sessions ≤ block, got {self.sessions} and {self.block}")
 
 
 @dataclass(frozen=True)
@@ -119,7 +85,10 @@ def settings_of(zoomer: Zoomer, benchmark: Benchmark, config: RunConfig, *, judg
         "device": zoomer.checkpoint.model.device.type,
         "protocol_hash": benchmark.protocol_hash(limits, revision=config.revision),
         **limits,
-        **{name: getattr(config, name) for name in ("seed", "limit", "sessions", "block")},
+        "seed": config.seed,
+        "limit": config.limit,
+        "sessions": config.max_sessions,
+        "block": config.block_size,
     }
     return dict(json.loads(json.dumps(settings)))
 
@@ -170,14 +139,15 @@ def run(
     with _locked(own), Store(own, settings) as store:
         there = set().union(*(read_positions(path) for path in _shard_files(out, settings)))
         shape = ModelShape.of(zoomer.checkpoint.model)
-        mine = [block for block in _blocks(len(items), config.block) if shard.mine(block.start // config.block)]
+        size = config.block_size
+        mine = [block for block in _blocks(len(items), size) if shard.mine(block.start // size)]
         left = [block for block in mine if block.start not in there]
         total, done = sum(map(len, mine)), sum(len(b) for b in mine if b.start in there)
         started, fresh = time.monotonic(), 0
         for block in left:
             asked = [(position, *_open(benchmark, root, items[position], config.seed)) for position in block]
             ready = [one for _, one, _ in asked if one is not None]
-            ask_block(zoomer, ready, config.policy, temperature=config.temperature, max_sessions=config.sessions)
+            ask_block(zoomer, ready, config.policy, temperature=config.temperature, max_sessions=config.max_sessions)
             store.add(_scored(benchmark, [(p, items[p], one, verdict) for p, one, verdict in asked], judge, shape))
             fresh += len(block)
             if progress:

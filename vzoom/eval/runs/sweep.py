@@ -1,13 +1,7 @@
 """Runs that differ in one setting: accuracy against frames, tokens and seconds, point by point.
 
-    zooms        zooms allowed, none to four, after the model's own glance
-    glance       most frames of the glance, then zooms as the model likes
-    frames       uniform frames, no zooms
-    fps          uniform frames at a fixed rate, at most the budget
-    gated        the glance alone, and zooms if the confidence is below a bound
-    early-stop   one more zoom allowed each time, until the confidence reaches a bound
-
-Each point is an ordinary run in a folder of its own, so a sweep is stopped, resumed and shared as runs are.
+`SWEEPS` says which there are. Each point is an ordinary run in a folder of its own, so a sweep is stopped, resumed and
+shared as runs are.
 """
 
 from __future__ import annotations
@@ -39,7 +33,19 @@ _FRAMES = (8, 16, 32, 64, 128)
 _RATES = (0.125, 0.25, 0.5, 1.0, 2.0)
 _CONFIDENCES = (0.5, 0.8, 0.9, 0.95, 0.99)
 
-SWEEPS = ("zooms", "glance", "frames", "fps", "gated", "early-stop")
+
+def _listed(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
+
+
+SWEEPS = {
+    "zooms": f"{_listed(_ZOOMS)} zooms allowed, after the model's own glance",
+    "glance": f"{_listed(_GLANCES)} frames of the glance at most, then zooms as the model likes",
+    "frames": f"uniform, {_listed(_FRAMES)} frames",
+    "fps": f"uniform, {_listed(_RATES)} frames per second, at most the budget",
+    "gated": f"gated, confidence {_listed(_CONFIDENCES)}",
+    "early-stop": f"early-stop, confidence {_listed(_CONFIDENCES)}",
+}
 
 
 def points_of(sweep: str, own: Policy) -> tuple[Point, ...]:

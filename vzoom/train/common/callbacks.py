@@ -1,95 +1,126 @@
-"""What happens beside the updates of an RL run: held-out evaluation, the best model, states of checkpoints, the log."""
+"""What happens beside the updates of a training, SFT's or GRPO's: held-out evaluation, best model, checkpoints, log."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from ...data import Record
-from ..rl.steps import Steps
-from .checkpoints import forget_others
+from ...protocol import Judge
+from ..rl.reward import RewardConfig
+from .checkpoints import Best, TrainingFolder
 from .held_out_eval import evaluate
-from .training_folder import TrainingFolder
+from .rollout_engine import RolloutEngine
+
+Line = Callable[[dict[str, Any], int, float], str]
+"""A row of the log, the number of steps of the run and the seconds per step -> a line for the console."""
 
 
-def keep_last(steps: Steps, model: Any, folder: TrainingFolder) -> None:
-    """Make the model as it is now the one to keep."""
-    steps.sampler.update(model)
-    steps.progress = replace(steps.progress, best=(None, steps.progress.step))
-    folder.keep(steps.sampler, steps.progress.step)
-    if folder.is_first:
-        forget_others(folder.out, steps.progress.step)
+class TrainingCallback:
+    """Evaluates, keeps the best model, completes checkpoints and writes the log while a trainer trains.
+
+    A step is what the folder's unit says: one update of SFT, or `updates_per_step` updates of GRPO.
+
+    Args:
+        folder: where all of it goes.
+        engine: answers the held-out questions, and is the model that is saved.
+        questions: held out. Without any, nothing is evaluated: call `save_last` after the training.
+        num_steps: of the run.
+        eval_every: steps from one evaluation to the next; the last step is always followed by one.
+        line: says a step on the console.
+        updates_per_step: the trainer's updates of one step.
+        judge: for questions without options.
+        reward: the weights of accuracy and format in the held-out reward.
+        evaluate_first: also evaluate the model before the first step.
+        progress: what a resumed run needs besides the trainer's own state and the best model.
+        best: of the run that is resumed.
+    """
+
+    def __init__(
+        self,
+        folder: TrainingFolder,
+        engine: RolloutEngine,
+        questions: Sequence[Record],
+        *,
+        num_steps: int,
+        eval_every: int,
+        line: Line,
+        updates_per_step: int = 1,
+        judge: Judge | None = None,
+        reward: RewardConfig | None = None,
+        evaluate_first: bool = False,
+        progress: Callable[[], dict[str, Any]] = dict,
+        best: Best | None = None,
+    ) -> None:
+        self.folder, self.engine, self.questions = folder, engine, questions
+        self.num_steps, self.eval_every, self.updates_per_step = num_steps, eval_every, updates_per_step
+        self.judge, self.reward, self.evaluate_first = judge, reward, evaluate_first
+        self.line, self.progress, self.best = line, progress, best
+
+    def attach(self, trainer: Any, *, step: int) -> None:
+        """Let a trainer call this, from after `step` on."""
+        from transformers import PrinterCallback, TrainerCallback
+
+        self.trainer = trainer
+        self.log = self.folder.open_log(step=step)
+        trainer.remove_callback(PrinterCallback)
+        events = ("on_train_begin", "on_step_end", "on_save", "on_log")
+        methods = {name: staticmethod(getattr(self, name)) for name in events}
+        trainer.add_callback(type("TrainingEvents", (TrainerCallback,), methods)())
+
+    def save_last(self, step: int) -> None:
+        """Make the model as it is now, after `step`, the one to keep."""
+        self.engine.update(self.trainer.model_wrapped)
+        self.best = (None, step)
+        self.folder.save_best(self.engine.checkpoint, self.engine.config, step)
+        self.folder.remove_other_best_models(self.best)
+
+    def evaluate(self, step: int) -> None:
+        """Answer the held-out questions with the weights of now, and keep the model if it is the best so far."""
+        started = time.perf_counter()
+        self.engine.update(self.trainer.model_wrapped)
+        found = evaluate(self.engine, self.questions, reward=self.reward, group=self.folder.group, judge=self.judge)
+        if self.best is None or self.best[0] is None or found.reward > self.best[0]:
+            self.best = (found.reward, step)
+            self.folder.save_best(self.engine.checkpoint, self.engine.config, step)
+        for name, value in asdict(found).items():
+            note(self.trainer, f"eval/{name}", float(value))
+        note(self.trainer, "seconds/eval", time.perf_counter() - started)
+        self.folder.say(f"{self.folder.unit} {step}: {found}")
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.started, self.first_step = time.perf_counter(), self._step(state)
+        if self.evaluate_first and self.questions and self.best is None:
+            self.evaluate(self.first_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        # What transformers calls a step is an update.
+        is_whole = state.global_step % self.updates_per_step == 0
+        step = self._step(state)
+        if self.questions and is_whole and (step % self.eval_every == 0 or step == self.num_steps):
+            self.evaluate(step)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.folder.mark_complete(
+            self.trainer, state.global_step, step=self._step(state), best=self.best, progress=self.progress()
+        )
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
+        if self.log is None or "loss" not in logs:
+            return
+        step = self._step(state)
+        row = {"step": step, **({} if self.folder.unit == "update" else {"update": state.global_step}), **logs}
+        self.log.add(row)
+        seconds_per_step = (time.perf_counter() - self.started) / max(1, step - self.first_step)
+        self.folder.say(self.line(row, self.num_steps, seconds_per_step))
+
+    def _step(self, state: Any) -> int:
+        """Whole steps that the trainer has done."""
+        return int(state.global_step) // self.updates_per_step
 
 
-def watch(trainer: Any, steps: Steps, held_out: Sequence[Record], folder: TrainingFolder) -> None:
-    """Hang all of this on the trainer."""
-    from transformers import PrinterCallback, TrainerCallback
-
-    part, log = steps.recipe.grpo, folder.log(step=steps.progress.step)
-
-    class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
-        def __init__(self) -> None:
-            self.begun = time.perf_counter()
-            self.first = steps.progress.step
-
-        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if steps.progress.best is None:
-                self.weigh()
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            step, left = divmod(state.global_step, part.updates_per_step)
-            if not left and (step % part.eval_every == 0 or step == part.steps):
-                self.weigh()
-
-        def weigh(self) -> None:
-            """Evaluate, and keep the model where it is the best so far."""
-            if not held_out:
-                return
-            started = time.perf_counter()
-            steps.sampler.update(trainer.model_wrapped)
-            found = evaluate(steps.sampler, held_out, config=part.reward, team=steps.team, judge=steps.judge)
-            progress = steps.progress
-            best = progress.best
-            if best is None or best[0] is None or found.reward > best[0]:
-                steps.progress = replace(progress, best=(found.reward, progress.step))
-                folder.keep(steps.sampler, progress.step)
-            for name, value in asdict(found).items():
-                trainer.note(f"eval/{name}", float(value))
-            trainer.note("seconds/eval", time.perf_counter() - started)
-            folder.say(f"step {progress.step}: {found}")
-
-        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            best = steps.progress.best
-            whole = {"progress": steps.progress.to_json()}
-            folder.mark(trainer, state.global_step, whole, best_step=None if best is None else best[1])
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
-            if log is None or "loss" not in logs:
-                return
-            row = {"step": steps.progress.step, "update": state.global_step, **logs}
-            log.add(row)
-            done = steps.progress.step - self.first
-            folder.say(line(row, part.steps, (time.perf_counter() - self.begun) / max(1, done)))
-
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(Watch())
-
-
-def line(row: dict[str, Any], num_steps: int, seconds_a_step: float) -> str:
-    """A step in the console."""
-
-    def figure(name: str, digits: int = 3) -> str:
-        value = row.get(name)
-        return "-" if value is None else f"{value:.{digits}f}"
-
-    left = seconds_a_step * (num_steps - row["step"])
-    return (
-        f"step {row['step']}/{num_steps} reward {figure('reward')} accuracy {figure('accuracy')} "
-        f"zoom rate {figure('zoom_rate', 2)} format {figure('format_rate', 2)} tokens {figure('tokens', 0)} "
-        f"keep {figure('keep_rate', 2)} refills {figure('refills', 0)} loss {figure('loss', 4)} "
-        f"kl {figure('kl', 4)} entropy {figure('entropy')} "
-        f"clipped {figure('clip_ratio/low_mean', 4)}/{figure('clip_ratio/high_mean', 4)} "
-        f"gap {row['sampler_gap']:.1e} {seconds_a_step:.1f} s/step, {left / 60:.0f} min left"
-    )
+def note(trainer: Any, name: str, value: float) -> None:
+    """Put a figure into the next row of the log of a trainer of TRL."""
+    trainer._metrics["train"].setdefault(name, []).append(value)

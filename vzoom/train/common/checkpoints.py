@@ -1,8 +1,9 @@
-"""What an RL run leaves on the disk: the best model so far, and which of the trainer's checkpoints are whole.
+"""The folder of one training run, SFT's or GRPO's: where it resumes, its best model so far, what it leaves in the end.
 
-OUT/best-000040/            the sampler's model after step 40, whole: weights, tokenizer, processor, vzoom.json
-OUT/checkpoints/checkpoint-80/   the trainer's own, whole when progress.json is in it, which is written last
-OUT/log.jsonl               a line a step
+OUT/best-000040/               the best model, after step (GRPO) or update (SFT) 40, as `vzoom.load` reads it
+OUT/checkpoints/checkpoint-80/ the trainer's own after 80 updates; complete once progress.json is in it
+OUT/log.jsonl                  one line per step (GRPO) or update (SFT)
+OUT/grpo.json, OUT/sft.json    written last: which model was published, and its held-out reward
 """
 
 from __future__ import annotations
@@ -10,19 +11,168 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ...config import ZoomConfig
 from ...data import write_atomically
 from ...models import Checkpoint
+from .dist import ProcessGroup
 
-_MARK = "progress.json"
+Best = tuple[float | None, int]
+"""Held-out reward of the best model and its step or update; the reward is None if nothing is held out."""
+
+_COMPLETE = "progress.json"  # written last, so a checkpoint that has it was written to its end
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "chat_template.jinja", "chat_template.json")
 
 
-def save_whole(checkpoint: Checkpoint, config: ZoomConfig, folder: Path) -> Path:
-    """The checkpoint's model as it is now, in its own dtype, as a folder for `vzoom.load`; there in one move."""
+@dataclass(frozen=True)
+class ResumePoint:
+    """Where a run begins: after `step`, from the trainer's checkpoint; at the defaults if it is new.
+
+    best: the best model by then. progress: what the run wrote besides, see `TrainingFolder.mark_complete`.
+    """
+
+    checkpoint: Path | None = None
+    step: int = 0
+    best: Best | None = None
+    progress: dict[str, Any] = field(default_factory=dict)
+
+
+class TrainingFolder:
+    """What a run reads from and writes to its folder. Every process has one; only the first process writes.
+
+    Args:
+        out: the folder.
+        group: the processes of the run.
+        identity: what the run is of. A checkpoint of another identity is not resumed.
+        unit: what the run counts. GRPO makes several updates of one step.
+        say: gets the lines for the console, from the first process only.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        group: ProcessGroup,
+        *,
+        identity: dict[str, str],
+        unit: Literal["step", "update"],
+        say: Callable[[str], None],
+    ) -> None:
+        self.out, self.group, self.identity, self.unit = out, group, identity, unit
+        self._say = say
+
+    @property
+    def is_first(self) -> bool:
+        return self.group.rank == 0
+
+    def say(self, line: str) -> None:
+        """Say a line once, however many processes there are."""
+        if self.is_first:
+            self._say(line)
+
+    def resume(self, resume: Literal["auto", "never"], *, identified_by: str) -> ResumePoint:
+        """Find the newest complete checkpoint. All processes must call it.
+
+        Args:
+            resume: "never" removes all checkpoints first.
+            identified_by: names what makes the identity, for the error.
+
+        Raises:
+            ValueError: the checkpoint is of another run.
+        """
+        checkpoints = self.out / "checkpoints"
+        if resume == "never" and self.is_first:
+            shutil.rmtree(checkpoints, ignore_errors=True)
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        found = self.group.all_gather(newest_complete(checkpoints) if self.is_first else None)[0]
+        if found is None:
+            return ResumePoint()
+        checkpoint, state = found
+        if state["identity"] != self.identity:
+            raise ValueError(f"{checkpoint} is of another {identified_by}: name another folder, or resume='never'")
+        best = None if state["best"] is None else (state["best"][0], state["best"][1])
+        return ResumePoint(checkpoint, state["step"], best, state["progress"])
+
+    def open_log(self, *, step: int) -> TrainingLog | None:
+        """The log up to and including `step`, to be continued. None except in the first process."""
+        return TrainingLog(self.out / "log.jsonl", step=step) if self.is_first else None
+
+    def save_best(self, checkpoint: Checkpoint, config: ZoomConfig, step: int) -> None:
+        """Save a model as the best so far."""
+        if self.is_first:
+            save_model(checkpoint, config, _best_folder(self.out, step))
+
+    def mark_complete(
+        self, trainer: Any, update: int, *, step: int, best: Best | None, progress: dict[str, Any]
+    ) -> None:
+        """The trainer has written its checkpoint: make it one to resume from. All processes must call it.
+
+        Args:
+            trainer: transformers' Trainer.
+            update: its number of updates so far.
+            step: steps or updates, as `unit` says.
+            best: the best model so far; older best models are removed.
+            progress: what a resumed run needs besides.
+        """
+        if self.group.size > 1:
+            trainer.accelerator.wait_for_everyone()  # each process writes a part of it
+        if self.is_first:
+            state = {"identity": self.identity, "step": step, "best": best, "progress": progress}
+            mark_complete(self.out / "checkpoints" / f"checkpoint-{update}", state)
+            if best is not None:
+                self.remove_other_best_models(best)
+
+    def remove_other_best_models(self, best: Best) -> None:
+        if self.is_first:
+            for folder in self.out.glob("best-*"):
+                if folder != _best_folder(self.out, best[1]):
+                    shutil.rmtree(folder)
+
+    def finish(self, trainer: Any, summary_name: str, *, done: int, best: Best, **more: Any) -> None:
+        """Publish the best model as OUT itself and write the summary. All processes must call it.
+
+        Args:
+            trainer: transformers' Trainer.
+            summary_name: file name of the summary.
+            done: steps or updates that the run made.
+            best: the model to publish.
+            more: further entries of the summary.
+        """
+        if self.is_first:
+            reward, step = best
+            _publish(_best_folder(self.out, step), self.out)
+            summary = {f"{self.unit}s": done, f"best_{self.unit}": step, "best_reward": reward, **more}
+            (self.out / summary_name).write_text(json.dumps(summary, indent=1) + "\n")
+            worth = "" if reward is None else f", its held-out reward is {reward:.3f}"
+            self.say(f"{self.unit} {step} is kept in {self.out}{worth}")
+        if self.group.size > 1:
+            trainer.accelerator.wait_for_everyone()  # the caller may load the model at once
+
+
+class TrainingLog:
+    """OUT/log.jsonl: a JSON object per line, up to and including `step` of an earlier attempt."""
+
+    def __init__(self, path: Path, *, step: int) -> None:
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        part = path.with_suffix(".part")
+        part.write_text("".join(kept))
+        os.replace(part, path)
+        self._path = path
+
+    def add(self, row: dict[str, Any]) -> None:
+        with self._path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def save_model(checkpoint: Checkpoint, config: ZoomConfig, folder: Path) -> Path:
+    """Save the checkpoint's model as it is now, in its own dtype, as a folder for `vzoom.load`.
+
+    The folder appears in one move: a kill leaves the earlier one, or none.
+    """
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     checkpoint.model.hf.save_pretrained(part)
@@ -38,7 +188,35 @@ def save_whole(checkpoint: Checkpoint, config: ZoomConfig, folder: Path) -> Path
     return folder
 
 
+def mark_complete(folder: Path, state: dict[str, Any]) -> None:
+    """A checkpoint of the trainer is complete: write `state` into it, in one move."""
+    write_atomically(folder / _COMPLETE, json.dumps(state))
+
+
+def newest_complete(checkpoints: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint that was written to its end, and its state. Younger ones are removed."""
+    found = sorted(checkpoints.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), reverse=True)
+    for folder in found:
+        if (folder / _COMPLETE).exists():
+            return folder, json.loads((folder / _COMPLETE).read_text())
+        shutil.rmtree(folder)
+    return None
+
+
+def _best_folder(out: Path, step: int) -> Path:
+    return out / f"best-{step:06d}"
+
+
+def _publish(folder: Path, out: Path) -> None:
+    """Copy a model's files into `out`, each in one move."""
+    for file in sorted(folder.iterdir()):
+        part = out / f".{file.name}.part"
+        shutil.copyfile(file, part)
+        os.replace(part, out / file.name)
+
+
 def _file_of(name_or_path: str, file: str) -> Path | None:
+    """A file of a checkpoint: of a folder, or of the hub's cache."""
     if (folder := Path(name_or_path)).is_dir():
         path = folder / file
         return path if path.is_file() else None
@@ -46,53 +224,3 @@ def _file_of(name_or_path: str, file: str) -> Path | None:
 
     found = cached_file(name_or_path, file, _raise_exceptions_for_missing_entries=False)
     return None if found is None else Path(found)
-
-
-def best_folder(out: Path, step: int) -> Path:
-    return out / f"best-{step:06d}"
-
-
-def forget_others(out: Path, step: int) -> None:
-    """Remove the best models of other steps."""
-    for folder in out.glob("best-*"):
-        if folder != best_folder(out, step):
-            shutil.rmtree(folder)
-
-
-def publish(folder: Path, out: Path) -> None:
-    """Put a whole model's files into `out` itself, each in one move."""
-    for file in sorted(folder.iterdir()):
-        part = out / f".{file.name}.part"
-        shutil.copyfile(file, part)
-        os.replace(part, out / file.name)
-
-
-def mark_whole(folder: Path, state: dict[str, Any]) -> None:
-    """A checkpoint of the trainer is whole: `state` is what it holds beside it."""
-    write_atomically(folder / _MARK, json.dumps(state))
-
-
-def newest_whole(checkpoints: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint that was written to its end, and its state; what is younger than it is removed."""
-    found = sorted(checkpoints.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), reverse=True)
-    for folder in found:
-        if (folder / _MARK).exists():
-            return folder, json.loads((folder / _MARK).read_text())
-        shutil.rmtree(folder)
-    return None
-
-
-class Log:
-    """OUT/log.jsonl: a JSON line a step, up to and including `step` of an earlier attempt."""
-
-    def __init__(self, path: Path, *, step: int) -> None:
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        part = path.with_suffix(".part")
-        part.write_text("".join(kept))
-        os.replace(part, path)
-        self._path = path
-
-    def add(self, row: dict[str, Any]) -> None:
-        with self._path.open("a") as file:
-            file.write(json.dumps(row) + "\n")

@@ -1,6 +1,6 @@
 """Rows of features under keys, in memory or in a file that outlives the run.
 
-The file is FOLDER/rows.bin, one row behind the other, and FOLDER/index.jsonl, one line a key: a line is written when
+The file is FOLDER/rows.bin, one row after the other, and FOLDER/index.jsonl, one line per key: a line is written after
 its rows are, so what a kill cut short is not in the index and is made again.
 """
 
@@ -45,9 +45,12 @@ class MemoryRows:
 
 
 class FileRows:
-    """Rows in the folder `path`. version: what they were made by; those of another are dropped.
+    """Rows in a folder that one process uses. Keys are tuples of text and numbers.
 
-    One process a folder. Keys are tuples of text and numbers.
+    Args:
+        path: the folder.
+        dtype: of the rows.
+        version: what they were made by; rows of another version are dropped.
     """
 
     def __init__(self, path: Path, *, dtype: torch.dtype, version: str) -> None:

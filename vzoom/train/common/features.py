@@ -1,14 +1,15 @@
-"""What fills the image tokens of training samples: pixels for a tower in training, or its features where it is frozen.
+"""What fills the image tokens of training samples: pixels for a tower in training, or its features if it is frozen.
 
 Frames are read, resized, cut into patches and encoded by the code that the engine runs, so a trainer sees what the
-sampler saw. A frozen tower encodes each distinct frame once; a file keeps the features for a run that is resumed.
+engine saw. A frozen tower encodes each distinct frame once; a file keeps the features for a run that is resumed.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -29,15 +30,27 @@ class Visuals(Protocol):
 
     rows_per_token: int
 
-    def values(self, samples: Sequence[Sample]) -> torch.Tensor:
-        """[rows, width] of all images of all samples, in order; none without images."""
+    def find(self, samples: Sequence[Sample]) -> Callable[[], torch.Tensor]:
+        """Read or encode the samples' frames, now and once.
+
+        Returns:
+            A function that gives [rows, width] of all images of all samples, in order, as often as it is called. Until
+            then it holds what is smaller: pixels themselves, but of features only the numbers of their rows.
+        """
         ...
 
 
 def read_frames(sample: Sample, times: Sequence[float], *, cache: ClipCache, spec: PatchSpec) -> Clip:
-    """The sample's frames at `times` (distinct), at the model's size.
+    """Read a sample's frames at the model's size.
 
-    ValueError where the file holds other bytes than when the sample was made, or other frames than it names.
+    Args:
+        sample: says which video, and how large its frames are made.
+        times: seconds on display, distinct.
+        cache: of decoded clips.
+        spec: of the checkpoint's patches.
+
+    Raises:
+        ValueError: the file holds other bytes than when the sample was made, or other frames than it names.
     """
     check_video(sample.video)
     video = cache.open(sample.video.path, config=sample.config, spec=spec)
@@ -72,9 +85,10 @@ class Pixels:
         self.rows_per_token = spec.merge_size**2
         self._cache = clip_cache or ClipCache()
 
-    def values(self, samples: Sequence[Sample]) -> torch.Tensor:
+    def find(self, samples: Sequence[Sample]) -> Callable[[], torch.Tensor]:
         width = 3 * self.spec.temporal_patch_size * self.spec.patch_size**2
-        return torch.cat([torch.empty(0, width), *(self._patches(sample) for sample in samples if sample.frames)])
+        rows = torch.cat([torch.empty(0, width), *(self._patches(sample) for sample in samples if sample.frames)])
+        return lambda: rows
 
     def _patches(self, sample: Sample) -> torch.Tensor:
         times = sorted({frame.pts_seconds for frame in sample.frames})
@@ -87,9 +101,14 @@ class Pixels:
 class FrozenFeatures:
     """Visual tokens of a tower that does not change, each distinct frame encoded once.
 
-    encoder: an engine's model, or `Tower`. feature_cache: that of an engine with the same weights, which may know
-    frames already. file: keeps them on the disk, [rows, width] in the tower's dtype, read through a memory map.
-    Memory otherwise.
+    Args:
+        encoder: an engine's model, or `Tower`.
+        spec: of the checkpoint's patches.
+        clip_cache: of decoded clips.
+        feature_cache: that of an engine with the same weights, which may know frames already.
+        file: a folder that keeps features on the disk, [rows, width] in the tower's dtype, read through a memory map.
+            None keeps them in memory.
+        version: of the tower's weights; features of another version in `file` are dropped.
     """
 
     rows_per_token = 1
@@ -118,12 +137,12 @@ class FrozenFeatures:
         all at once they are the same in every run, however often it was stopped."""
         self._encode(samples)
 
-    def values(self, samples: Sequence[Sample]) -> torch.Tensor:
+    def find(self, samples: Sequence[Sample]) -> Callable[[], torch.Tensor]:
         self._encode([sample for sample in samples if sample not in self._of_sample])
-        return self._held.take(torch.cat([self._of_sample[sample] for sample in samples]))
+        return partial(self._held.take, torch.cat([self._of_sample[sample] for sample in samples]))
 
     def _encode(self, samples: Sequence[Sample]) -> None:
-        """Encode frames that are not held yet, video by video, and find where the samples' features lie."""
+        """Encode frames that are not held yet, video by video, and note where the samples' features are."""
         wanted: defaultdict[tuple[str, Hashable], dict[FrameRef, Sample]] = defaultdict(dict)
         for sample in samples:
             for frame in sample.frames:

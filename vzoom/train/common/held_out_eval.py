@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 
 from ...data import Record
 from ...protocol import Judge
-from ..rl.reward import Reward, RewardConfig
-from ..rl.rollout import Sampler, score_all
-from .dist import Team
+from ..rl.reward import Reward, RewardConfig, score_rollouts
+from .dist import ProcessGroup
+from .rollout_engine import RolloutEngine
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """Means over `count` questions whose answers could be judged. reward: without the bonus for zooms."""
+class HeldOutScores:
+    """Means over the `count` questions whose answers could be judged. reward: without the bonus for zooms."""
 
     count: int
     reward: float
@@ -33,36 +33,45 @@ class HeldOut:
 
 
 def evaluate(
-    sampler: Sampler,
-    records: Sequence[Record],
+    engine: RolloutEngine,
+    questions: Sequence[Record],
     *,
-    config: RewardConfig | None = None,
-    team: Team | None = None,
+    reward: RewardConfig | None = None,
+    group: ProcessGroup | None = None,
     judge: Judge | None = None,
-) -> HeldOut:
-    """Answer `records` greedily. All processes call it and share the work; all get the same figures.
+) -> HeldOutScores:
+    """Answer the questions greedily. All processes must call it; they share the work and get the same scores.
 
-    ValueError where the judge failed on every question.
+    Args:
+        engine: has the weights to evaluate.
+        questions: each with a reference answer.
+        reward: the weights of accuracy and format.
+        group: the processes.
+        judge: for questions without options.
+
+    Raises:
+        ValueError: the judge failed on every question.
     """
-    team = team or Team()
-    config = replace(config or RewardConfig(), tool_bonus=0.0)
-    mine = team.part(records)
-    answers = [(trajectory,) for trajectory in sampler.answer(mine)]
-    rolled = team.whole(score_all(mine, answers, zoom_rate=0.0, config=config, judge=judge))
-    judged = [(r, one.trajectories[0]) for one in rolled for r in one.rewards if isinstance(r, Reward)]
+    group = group or ProcessGroup()
+    reward = replace(reward or RewardConfig(), tool_bonus=0.0)
+    mine = group.shard(questions)
+    answers = engine.answer(mine)
+    rewards = score_rollouts(mine, [(t,) for t in answers], zoom_rate=0.0, config=reward, judge=judge)
+    answered = group.unshard([(t, r) for t, (r,) in zip(answers, rewards, strict=True)])
+    judged = [(t, r) for t, r in answered if isinstance(r, Reward)]
     if not judged:
-        raise ValueError(f"the judge failed on all of {len(records)} held-out questions: is its endpoint up?")
+        raise ValueError(f"the judge failed on all of {len(questions)} held-out questions: is its endpoint up?")
 
     def mean(values: Sequence[float]) -> float:
         return sum(values) / len(values)
 
-    return HeldOut(
+    return HeldOutScores(
         count=len(judged),
-        reward=mean([r.total for r, _ in judged]),
-        accuracy=mean([r.accuracy for r, _ in judged]),
-        format_rate=mean([r.format for r, _ in judged]),
-        zoom_rate=mean([float(bool(t.zooms)) for _, t in judged]),
-        zooms=mean([float(len(t.zooms)) for _, t in judged]),
-        frames=mean([float(t.num_frames) for _, t in judged]),
-        judge_failures=len(records) - len(judged),
+        reward=mean([r.total for _, r in judged]),
+        accuracy=mean([r.accuracy for _, r in judged]),
+        format_rate=mean([r.format for _, r in judged]),
+        zoom_rate=mean([float(bool(t.zooms)) for t, _ in judged]),
+        zooms=mean([float(len(t.zooms)) for t, _ in judged]),
+        frames=mean([float(t.num_frames) for t, _ in judged]),
+        judge_failures=len(questions) - len(judged),
     )

@@ -1,7 +1,7 @@
-"""What a training stage will take of a device's memory: said before anything is loaded.
+"""How much of a device's memory a training will take: said before anything is loaded.
 
 Weights, gradients and optimizer are counted exactly. Activations are a model: what a decoder layer of transformers
-keeps for its backward pass, of all layers, or of one and every layer's input where they are computed again.
+keeps for its backward pass, of all layers, or of one and every layer's input if they are computed again.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _HEAD_TOKENS, _HEAD_COLUMNS = 4096, 32768  # of a tile of logits in TRL's loss
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelSizes:
     """Numbers of parameters, and the sizes that activations and the KV cache depend on."""
 
     language: int
     vision: int
-    adapters_a_rank: int  # parameters of LoRA on every projection, for rank 1
+    adapters_per_rank: int  # parameters of LoRA on every projection, for rank 1
     layers: int
     hidden: int
     intermediate: int
@@ -31,7 +31,7 @@ class Shape:
     vocabulary: int
 
     @classmethod
-    def of(cls, config: Any) -> Shape:
+    def of(cls, config: Any) -> ModelSizes:
         """config: transformers' config of a Qwen-VL model. No weight is made."""
         import torch
         from transformers import AutoModelForImageTextToText
@@ -50,7 +50,7 @@ class Shape:
         return cls(
             language=sum(p.numel() for p in model.parameters()) - vision,
             vision=vision,
-            adapters_a_rank=sum(adapted),
+            adapters_per_rank=sum(adapted),
             layers=text.num_hidden_layers,
             hidden=text.hidden_size,
             intermediate=text.intermediate_size,
@@ -60,8 +60,8 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """Bytes a device, by what they are for."""
+class MemoryEstimate:
+    """Bytes per device, by what they are for."""
 
     stage: str
     parts: dict[str, int]
@@ -72,48 +72,52 @@ class Estimate:
 
     def __str__(self) -> str:
         parts = ", ".join(f"{name} {size / _GB:.1f}" for name, size in self.parts.items())
-        return f"{self.stage} will take about {self.total / _GB:.1f} GB a device: {parts}"
+        return f"{self.stage} will take about {self.total / _GB:.1f} GB per device: {parts}"
 
 
 def estimate(
-    recipe: Recipe, part: SFTRecipe | GRPORecipe, shape: Shape, *, on_gpu: bool, num_shards: int = 1
-) -> Estimate:
-    """Of one stage at the longest conversation that recipe.zoom allows.
+    recipe: Recipe, part: SFTRecipe | GRPORecipe, sizes: ModelSizes, *, on_gpu: bool, num_shards: int = 1
+) -> MemoryEstimate:
+    """Estimate one training at the longest conversation that recipe.zoom allows.
 
-    on_gpu: mixed precision, as the trainers choose it there. num_shards: processes that share weights, gradients and
-    optimizer (FSDP2, ZeRO-3); 1 where each holds all.
+    Args:
+        recipe: says how long a conversation may be.
+        part: the recipe's sft or grpo.
+        sizes: of the checkpoint.
+        on_gpu: mixed precision, as the trainers choose it there.
+        num_shards: processes that share weights, gradients and optimizer (FSDP2, ZeRO-3); 1 if each holds all.
     """
     narrow = 2 if on_gpu else 4
     if part.lora is not None:
-        trained, held = shape.adapters_a_rank * part.lora.rank, shape.language * narrow
+        trained, held = sizes.adapters_per_rank * part.lora.rank, sizes.language * narrow
         weights = held + trained * 4
     else:
-        trained = shape.language + (0 if part.freeze_vision else shape.vision)
-        weights = shape.language * 4
-    tower = shape.vision * (narrow if part.lora is not None else 4)
+        trained = sizes.language + (0 if part.freeze_vision else sizes.vision)
+        weights = sizes.language * 4
+    tower = sizes.vision * (narrow if part.lora is not None else 4)
     has_muon = part.optimisation.muon_learning_rate is not None
     parts = {
-        # A tower whose features are cached stands aside, whole, in every process.
+        # A tower whose features are cached is not sharded: every process holds the whole of it.
         "weights": weights // num_shards + tower // (1 if part.cache_features else num_shards),
         "gradients": trained * 4 // num_shards,
         "optimizer": trained * (4 if has_muon else 8) // num_shards,
-        "activations": part.micro_batch_size * _activations(recipe, part, shape, narrow),
-        "sampler's weights": (shape.language + shape.vision) * narrow,
-        "sampler's KV": _pool_tokens(recipe, part) * 2 * shape.layers * shape.kv_width * narrow,
+        "activations": part.micro_batch_size * _activations(recipe, part, sizes, narrow),
+        "engine's weights": (sizes.language + sizes.vision) * narrow,
+        "engine's KV": _pool_tokens(recipe, part) * 2 * sizes.layers * sizes.kv_width * narrow,
     }
     if isinstance(part, GRPORecipe) and part.kl_weight and part.lora is None:
-        parts["reference"] = shape.language * 4 // num_shards
-    return Estimate("sft" if isinstance(part, SFTRecipe) else "grpo", parts)
+        parts["reference"] = sizes.language * 4 // num_shards
+    return MemoryEstimate("sft" if isinstance(part, SFTRecipe) else "grpo", parts)
 
 
-def _activations(recipe: Recipe, part: SFTRecipe | GRPORecipe, shape: Shape, narrow: int) -> int:
+def _activations(recipe: Recipe, part: SFTRecipe | GRPORecipe, sizes: ModelSizes, narrow: int) -> int:
     """Of one conversation of max_total_tokens."""
     tokens = recipe.zoom.max_total_tokens
     # Norms, queries, attention's output and residuals; keys and values; gate, up, their product and the activation.
-    layer = tokens * (8 * shape.hidden + 2 * shape.kv_width + 4 * shape.intermediate) * narrow
-    inputs = shape.layers * tokens * shape.hidden * narrow
-    head = 2 * 4 * min(tokens, _HEAD_TOKENS) * min(shape.vocabulary, _HEAD_COLUMNS)
-    return (inputs + layer if part.gradient_checkpointing else shape.layers * layer) + head
+    layer = tokens * (8 * sizes.hidden + 2 * sizes.kv_width + 4 * sizes.intermediate) * narrow
+    inputs = sizes.layers * tokens * sizes.hidden * narrow
+    head = 2 * 4 * min(tokens, _HEAD_TOKENS) * min(sizes.vocabulary, _HEAD_COLUMNS)
+    return (inputs + layer if part.gradient_checkpointing else sizes.layers * layer) + head
 
 
 def _pool_tokens(recipe: Recipe, part: SFTRecipe | GRPORecipe) -> int:
@@ -122,12 +126,20 @@ def _pool_tokens(recipe: Recipe, part: SFTRecipe | GRPORecipe) -> int:
     return part.pool_tokens or part.max_sessions * recipe.zoom.max_total_tokens
 
 
-def announce(recipe: Recipe, part: SFTRecipe | GRPORecipe, base: str, *, on_gpu: bool) -> Estimate:
-    """The estimate for the checkpoint `base` under the launcher that this process was started by."""
+def estimate_for(recipe: Recipe, part: SFTRecipe | GRPORecipe, base: str, *, on_gpu: bool) -> MemoryEstimate:
+    """Estimate one training of a checkpoint under the launcher that started this process. No weight is loaded.
+
+    Args:
+        recipe: says how long a conversation may be.
+        part: the recipe's sft or grpo.
+        base: the checkpoint, a folder or hub id.
+        on_gpu: whether it runs on a GPU.
+    """
     import os
 
     from transformers import AutoConfig
 
     is_sharded = any(os.environ.get(f"ACCELERATE_USE_{kind}") == "true" for kind in ("FSDP", "DEEPSPEED"))
     num_shards = int(os.environ.get("WORLD_SIZE", "1")) if is_sharded else 1
-    return estimate(recipe, part, Shape.of(AutoConfig.from_pretrained(base)), on_gpu=on_gpu, num_shards=num_shards)
+    sizes = ModelSizes.of(AutoConfig.from_pretrained(base))
+    return estimate(recipe, part, sizes, on_gpu=on_gpu, num_shards=num_shards)

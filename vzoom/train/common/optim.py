@@ -21,8 +21,10 @@ def is_matrix(name: str, parameter: Tensor) -> bool:
 class MuonWithAdamW(torch.optim.Optimizer):
     """Muon for some groups of parameters, AdamW for the others: one optimizer for schedulers, trainers and checkpoints.
 
-    groups: torch's, each with its "kind", "muon" or "adamw", its "lr" and "weight_decay"; there must be some of both.
     Not for sharded matrices: Muon orthogonalises whole ones.
+
+    Args:
+        groups: torch's, each with its "kind", "muon" or "adamw", its "lr" and "weight_decay"; some of both kinds.
     """
 
     def __init__(self, groups: Sequence[dict[str, Any]]) -> None:
@@ -53,8 +55,15 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
 
 def make_optimizer(model: nn.Module, settings: Optimisation) -> torch.optim.Optimizer:
-    """For the parameters of `model` that are in training: AdamW, or, where there is a muon_learning_rate, Muon for the
-    matrices among them and AdamW for the rest. Rates are peaks: a scheduler moves them."""
+    """An optimizer of the parameters in training: AdamW, or Muon for the matrices among them and AdamW for the rest.
+
+    Args:
+        model: has the parameters.
+        settings: Muon is used if they have a muon_learning_rate. Rates are peaks: a scheduler moves them.
+
+    Raises:
+        ValueError: with Muon, if there are only matrices or only others.
+    """
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     decay = settings.weight_decay
     if settings.muon_learning_rate is None:

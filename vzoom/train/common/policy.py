@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,12 @@ from packaging.version import Version
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ...config import missing_extra
 from ...models import FeatureCache, load_patch_spec, load_vocabulary, never_sampled
 from ...protocol import Vocabulary
 from ...video import ClipCache, PatchSpec
 from ..recipes.recipe import GRPORecipe, Lora, SFTRecipe
-from .collate import IGNORED, Targets, collate
+from .collate import IGNORED, CollatedBatch, Targets, collate
 from .features import FrozenFeatures, Pixels, Tower, Visuals, version_of
 from .samples import Sample
 
@@ -32,20 +32,15 @@ DEEPSTACK_SINCE = Version("5.23")
 
 
 class CachedTower(nn.Module):
-    """Stands where the vision tower stands and passes on what is given as pixel_values: its features, made before.
+    """Takes the place of the vision tower and passes on what is given as pixel_values: features, made before.
 
-    The tower itself is kept aside, out of the reach of optimizers, wrappers and state dicts.
+    So the tower is out of the reach of optimizers, wrappers and state dicts; `FrozenFeatures` encodes with it.
     """
 
     def __init__(self, tower: Any) -> None:
         super().__init__()
-        self._aside = (tower,)
         self.spatial_merge_size: int = tower.spatial_merge_size
         self.dtype: torch.dtype = next(tower.parameters()).dtype
-
-    @property
-    def tower(self) -> Any:
-        return self._aside[0]
 
     def forward(self, features: Tensor, grid_thw: Tensor | None = None, **kwargs: Any) -> Any:
         from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -54,8 +49,8 @@ class CachedTower(nn.Module):
 
 
 @dataclass(frozen=True)
-class Policy:
-    """model: transformers' own, or a PeftModel around it. `collate` makes its batches."""
+class PolicyModel:
+    """The model in training: transformers' own, or a PeftModel around it. `collate` makes its batches."""
 
     base: str
     model: Any
@@ -68,8 +63,8 @@ class Policy:
     def tokenizer(self) -> Any:
         return self.vocabulary.tokenizer
 
-    def collate(self, samples: Sequence[Sample], *, targets: Targets = "learned") -> dict[str, Tensor]:
-        """A batch for `model`, on the CPU. See `collate.collate`."""
+    def collate(self, samples: Sequence[Sample], *, targets: Targets = "learned") -> CollatedBatch:
+        """A batch for `model`. See `collate.collate`."""
         return collate(
             samples,
             self.visuals,
@@ -89,12 +84,20 @@ def load_policy(
     clip_cache: ClipCache | None = None,
     feature_cache: FeatureCache | None = None,
     feature_file: Path | None = None,
-) -> Policy:
-    """The checkpoint `base` (folder or hub id) as `part` of a recipe trains it.
+) -> PolicyModel:
+    """Load a checkpoint as a part of a recipe trains it.
 
-    dtype: of the weights; mixed precision is accelerate's affair. seed: of the adapters' initial values. The caches
-    and the file are those of `FrozenFeatures`. ImportError without peft where LoRA is asked for; ValueError where
-    features cannot be cached for this family.
+    Args:
+        base: a folder or hub id.
+        part: says what is frozen, cached and adapted.
+        device: of the weights.
+        dtype: of the weights; accelerate sees to mixed precision.
+        seed: of the adapters' initial values.
+        clip_cache, feature_cache, feature_file: see `FrozenFeatures`.
+
+    Raises:
+        ImportError: LoRA is asked for and peft is not installed.
+        ValueError: features of this family cannot be cached, or this transformers trains it wrongly.
     """
     import transformers
     from transformers import AutoModelForImageTextToText
@@ -137,36 +140,18 @@ def load_policy(
     if part.lora is not None:
         model = _with_lora(model, part.lora, seed)
     pad_id = vocabulary.tokenizer.encode("<|endoftext|>", add_special_tokens=False)[0]
-    return Policy(base, model, vocabulary, patch_spec, visuals, pad_id)
+    return PolicyModel(base, model, vocabulary, patch_spec, visuals, pad_id)
 
 
 def _with_lora(model: Any, lora: Lora, seed: int) -> Any:
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
-        raise ImportError("LoRA needs peft: pip install 'vzoom[train]'") from error
+        raise missing_extra("peft", "train") from error
     config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=LORA_MODULES)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return get_peft_model(model, config)
-
-
-def stock_model(model: Any) -> Any:
-    """The transformers model inside of a PeftModel, or the model itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-@contextmanager
-def whole_tower(model: Any) -> Iterator[None]:
-    """Put the vision tower back in its place for a while, to save or to run the checkpoint as a whole."""
-    inner = stock_model(model).model
-    stand_in = inner.visual
-    if isinstance(stand_in, CachedTower):
-        inner.visual = stand_in.tower
-    try:
-        yield
-    finally:
-        inner.visual = stand_in
 
 
 # ---------------------------------------------------------------- log-probabilities
@@ -175,10 +160,18 @@ def whole_tower(model: Any) -> Iterator[None]:
 def token_logprobs(
     model: Any, batch: Mapping[str, Tensor], *, temperature: float = 1.0, num_together: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of the batch's labels and entropies in nats, both float32 [B, T], 0 where there is no label.
+    """Log-probabilities of the batch's labels, as the engine reports them, and entropies.
 
-    Those of softmax(logits / temperature) without the ids that no model may write, as the engine reports them. model: a
-    policy's, wrapped by accelerate or not. Logits are made for labelled positions only, num_together of them at a time.
+    They are of softmax(logits / temperature) without the ids that no model may write.
+
+    Args:
+        model: a policy's, wrapped by accelerate or not.
+        batch: what `CollatedBatch.to` gives.
+        temperature: that of sampling, above 0.
+        num_together: logits are made for this many labelled positions at a time.
+
+    Returns:
+        Log-probabilities and entropies in nats, both float32 [B, T], 0 at positions without a label.
     """
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, got {temperature}: a greedy token has no probability to train")
@@ -189,7 +182,7 @@ def token_logprobs(
 def _add_scores(model: Any, banned_ids: Sequence[int]) -> None:
     """Let `model(..., labels=…, score_temperature=…)` return what `token_logprobs` does.
 
-    It is part of forward so that DDP, FSDP and DeepSpeed, which prepare weights there, are in the way as ever.
+    It is part of forward so that DDP, FSDP and DeepSpeed, which prepare weights there, work as for any forward.
     """
     original = model.forward
     banned = torch.tensor(banned_ids, dtype=torch.int64)

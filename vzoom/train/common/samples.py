@@ -1,4 +1,4 @@
-"""A conversation as training sees it: tokens, masks, positions, and which frames stand behind its image tokens.
+"""A conversation as training sees it: tokens, masks, positions, and which frames its image tokens are of.
 
 Both ways to a sample, a record on disk and a rollout of our engine, take ids and positions from the session that holds
 such conversations: nothing here tokenises and nothing guesses a position.
@@ -28,9 +28,12 @@ class FrameRef:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """T tokens. ids int64 [T]; positions int32 [3, T]; sampled, learned bool [T]; logprobs float32 [T] of the sampler,
-    None where no model of ours wrote it. frames: one for each image, in the order of the image tokens. config: what the
-    conversation was held under, which says how large its frames are made."""
+    """A conversation of T tokens.
+
+    ids int64 [T]; positions int32 [3, T]; sampled, learned bool [T]. logprobs float32 [T], the engine's; None if our
+    engine did not sample it. frames: one per image, in the order of the image tokens. config: what the conversation
+    was held under, which says how large its frames are made.
+    """
 
     id: str
     video: VideoRef
@@ -47,7 +50,11 @@ class Sample:
 
 
 def from_record(record: Record, vocabulary: Vocabulary) -> Sample:
-    """The record's conversation. InvalidRecord where the engine would not have held it."""
+    """The record's conversation.
+
+    Raises:
+        InvalidRecord: the engine would not have held it.
+    """
     tokens = tokenize_record(record, vocabulary)
     return _sample(tokens.trajectory, tokens.learned, record.config, vocabulary, id=record.id, video=record.video)
 
@@ -55,9 +62,17 @@ def from_record(record: Record, vocabulary: Vocabulary) -> Sample:
 def from_trajectory(
     trajectory: Trajectory, config: ZoomConfig, vocabulary: Vocabulary, *, id: str, video: VideoRef
 ) -> Sample:
-    """A rollout with the sampler's log-probabilities; all that was sampled counts as learned.
+    """A rollout with the engine's log-probabilities; all that was sampled counts as learned.
 
-    ValueError for a conversation that is not finished, or whose clips were not fed but reused.
+    Args:
+        trajectory: the rollout.
+        config: what it was held under.
+        vocabulary: of its checkpoint.
+        id: names it in errors.
+        video: what it is about.
+
+    Raises:
+        ValueError: it is not finished, or its clips were not run but reused.
     """
     if trajectory.stop_reason in (None, StopReason.CANCELLED):
         raise ValueError(f"conversation {id} is not finished: stop_reason {trajectory.stop_reason}")
@@ -91,7 +106,7 @@ def _sample(
     if num_tokens != is_image.sum() or not np.array_equal(at_visuals, is_image):
         raise ValueError(
             f"conversation {id}: {int(is_image.sum())} image tokens, but its {len(trajectory.visuals)} frames have "
-            f"{num_tokens} features, or lie elsewhere"
+            f"{num_tokens} features, or are elsewhere"
         )
     return Sample(
         id=id,
@@ -104,3 +119,19 @@ def _sample(
         frames=tuple(FrameRef(video.path, visual.pts_seconds, visual.grid_hw) for visual in trajectory.visuals),
         logprobs=np.array(trajectory.logprobs, np.float32) if has_logprobs else None,
     )
+
+
+def sampled_index(samples: Sequence[Sample]) -> tuple[np.ndarray, np.ndarray]:
+    """Where the sampled tokens of each sample are.
+
+    Returns:
+        The index of the n-th sampled token, int64 [B, N] padded with 0, and which of these are no padding, bool [B, N].
+    """
+    index = [np.flatnonzero(sample.sampled) for sample in samples]
+    width = max(map(len, index))
+    index_BN = np.zeros((len(index), width), np.int64)
+    mask_BN = np.zeros((len(index), width), bool)
+    for row, own in enumerate(index):
+        index_BN[row, : len(own)] = own
+        mask_BN[row, : len(own)] = True
+    return index_BN, mask_BN

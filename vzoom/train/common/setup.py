@@ -10,14 +10,23 @@ from typing import Any
 from ...data import Record, read, reference_of
 from ...models import load_checkpoint
 from ..recipes.recipe import GRPORecipe, Recipe, SFTRecipe
-from ..rl.rollout import Sampler
-from .policy import Policy, load_policy
+from .policy import PolicyModel, load_policy
+from .rollout_engine import RolloutEngine
 
 Data = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Sequence[Record]
+"""Records, or a folder or folders of them."""
 
 
 def records_of(data: Data, purpose: str) -> list[Record]:
-    """Records, or those of a folder or folders. ValueError where there are none for `purpose`."""
+    """Read records.
+
+    Args:
+        data: records, or a folder or folders of them.
+        purpose: names them in the error.
+
+    Raises:
+        ValueError: there are none.
+    """
     if isinstance(data, str | os.PathLike):
         data = [data]
     records: list[Record] = []
@@ -29,19 +38,23 @@ def records_of(data: Data, purpose: str) -> list[Record]:
 
 
 def questions_of(data: Data, purpose: str, *, count: int | None = None) -> list[Record]:
-    """The first `count` of them, all to be rewarded. ValueError also where one has no reference answer."""
+    """Read the first `count` questions, all of which can be rewarded.
+
+    Raises:
+        ValueError: there are none, or one has no reference answer.
+    """
     records = records_of(data, purpose)[:count]
     for record in records:
         reference_of(record)
     return records
 
 
-def held_out_of(data: Data | None, count: int) -> list[Record]:
-    """The questions that choose the best checkpoint."""
+def held_out_questions(data: Data | None, count: int) -> list[Record]:
+    """Read the questions that choose the best model; none without data."""
     return [] if data is None else questions_of(data, "held-out questions", count=count)
 
 
-def models_of(
+def load_models(
     recipe: Recipe,
     part: SFTRecipe | GRPORecipe,
     base: str,
@@ -50,13 +63,22 @@ def models_of(
     *,
     max_sessions: int,
     pool_tokens: int | None = None,
-) -> tuple[Policy, Sampler]:
-    """The policy, and the engine that asks it. What one decodes and encodes the other need not. args: the trainer's."""
+) -> tuple[PolicyModel, RolloutEngine]:
+    """Load the model to train, and an engine with a copy of it. What one decodes and encodes, the other need not.
+
+    Args:
+        recipe: says how conversations are held.
+        part: its sft or grpo.
+        base: the checkpoint, a folder or hub id.
+        args: the trainer's settings.
+        out: the run's folder.
+        max_sessions, pool_tokens: see `RolloutEngine`.
+    """
     import torch
 
     on_gpu = args.device.type == "cuda"
     checkpoint = load_checkpoint(base, device=str(args.device))
-    sampler = Sampler(checkpoint, recipe.zoom, max_sessions=max_sessions, pool_tokens=pool_tokens)
+    engine = RolloutEngine(checkpoint, recipe.zoom, max_sessions=max_sessions, pool_tokens=pool_tokens)
     policy = load_policy(
         base,
         part,
@@ -64,8 +86,8 @@ def models_of(
         # Adapters are kept in float32 by peft; all weights in training must be, under mixed precision.
         dtype=torch.bfloat16 if on_gpu and part.lora else torch.float32,
         seed=recipe.seed,
-        clip_cache=sampler.clip_cache,
-        feature_cache=sampler.feature_cache,
+        clip_cache=engine.clip_cache,
+        feature_cache=engine.feature_cache,
         feature_file=out / f"features-{args.process_index}" if part.cache_features and on_gpu else None,
     )
-    return policy, sampler
+    return policy, engine

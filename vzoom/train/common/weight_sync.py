@@ -1,9 +1,9 @@
-"""The trainer's weights -> the model that the engine samples with, in place.
+"""The weights in training -> the model that the engine samples with, in place.
 
-The sampler is a model of its own (`models.load_checkpoint` of the folder that training began from), so that rollouts
-run on our kernels in their own dtype while the trainer's model may be sharded, wrapped or adapted. What the trainer
-may be: a plain transformers model, one under peft (W + B·A·scale is formed on the way, the policy stays as it is), and
-either of them under DDP, FSDP2 (DTensor) or DeepSpeed ZeRO-3.
+The engine has a model of its own (`models.load_checkpoint` of the folder that training began from), so that rollouts
+run on our kernels in their own dtype while the trainer's model may be sharded, wrapped or adapted. What may be in
+training: a plain transformers model, one under peft (W + B·A·scale is formed on the way, the policy stays as it is),
+and either of them under DDP, FSDP2 (DTensor) or DeepSpeed ZeRO-3.
 """
 
 from __future__ import annotations
@@ -24,20 +24,28 @@ _PEFT_PREFIX = "base_model.model."
 
 
 @torch.no_grad()
-def sync(
+def sync_weights(
     policy: nn.Module,
     checkpoint: Checkpoint,
     *,
     feature_cache: FeatureCache | None = None,
     only_trained: bool = False,
 ) -> int:
-    """Copy the policy's weights into the checkpoint's model; the number of tensors that were written.
+    """Copy the policy's weights into the checkpoint's model. All processes must call it: sharded weights are gathered.
 
-    Every process calls it, as sharded weights are gathered. only_trained: leave out what is frozen and not adapted,
-    which the sampler has already. feature_cache is cleared where the vision tower is in training. A policy without a
-    tower (features in place of pixels) leaves the sampler's alone. ValueError where the two are not the same model.
+    Args:
+        policy: the model in training. One without a tower (features in place of pixels) leaves the engine's alone.
+        checkpoint: the engine's.
+        feature_cache: the engine's; cleared if the vision tower is in training.
+        only_trained: leave out what is frozen and not adapted, which the engine has already.
+
+    Returns:
+        The number of tensors that were written.
+
+    Raises:
+        ValueError: the two are not the same model.
     """
-    sources = _sources(bare(policy))
+    sources = _sources(unwrapped(policy))
     targets = dict(checkpoint.model.hf.named_parameters(remove_duplicate=False))
     has_tower = any(map(_is_vision, sources))
     wanted = {name for name in targets if has_tower or not _is_vision(name)}
@@ -62,8 +70,8 @@ def sync(
     return len(chosen)
 
 
-def bare(policy: nn.Module) -> nn.Module:
-    """The model inside of DDP, DeepSpeed's engine or a compiled module."""
+def unwrapped(policy: nn.Module) -> nn.Module:
+    """The model inside DDP, DeepSpeed's engine or a compiled module."""
     while True:
         inner = getattr(policy, "_orig_mod", None) or getattr(policy, "module", None)
         if not isinstance(inner, nn.Module):
@@ -73,7 +81,7 @@ def bare(policy: nn.Module) -> nn.Module:
 
 @dataclass
 class _Source:
-    """What one weight of the sampler is made of: a parameter, and low-rank terms (A, B, scale, transposed)."""
+    """What one weight of the engine's model is made of: a parameter, and low-rank terms (A, B, scale, transposed)."""
 
     base: nn.Parameter
     terms: list[tuple[nn.Parameter, nn.Parameter, float, bool]] = field(default_factory=list)
@@ -107,9 +115,7 @@ def _sources(model: nn.Module) -> dict[str, _Source]:
                 sources[plain] = _Source(parameter)
     for name, module in adapted:
         if getattr(module, "use_dora", None) and any(module.use_dora.values()):
-            raise ValueError(
-                f"{name} uses DoRA, which vzoom cannot merge on the way to the sampler: set use_dora=False"
-            )
+            raise ValueError(f"{name} uses DoRA, which vzoom cannot merge on the way to the engine: set use_dora=False")
         weight = _plain(f"{name}.weight")
         if weight not in sources or not len(module.lora_A) == len(module.lora_B) > 0:
             raise ValueError(f"{name} has an adapter on something that is no matrix: only linear layers can be adapted")

@@ -1,5 +1,6 @@
-"""The model that trains on one CPU core: its tokenizer, its shape, and the drills that teach it to see.
+"""The base of the synthetic recipes: a small model, its tokenizer, and the tasks that teach it to see.
 
-What a hub checkpoint brings along, perception and words, this model must learn first; the school's stages after that
-(SFT, GRPO) are the same for both.
+A hub checkpoint brings perception and words along; this model must learn them first. SFT and GRPO are then the same for
+both. It is here and not in `vzoom.synthetic` because it is a stage of training, with the optimizer of the others; so
+`vzoom.synthetic` needs no torch.
 """

@@ -1,6 +1,6 @@
 """A training example: tokens, which of them are learned, and the frames between them.
 
-It is laid out by `protocol` and `layout`, as the engine does it.
+`vzoom.protocol` renders and tokenizes it, as for the engine.
 """
 
 from __future__ import annotations
@@ -12,35 +12,31 @@ from typing import Any
 import numpy as np
 
 from ...config import ZoomConfig
-from ...protocol import (
-    ImagePart,
-    Part,
-    TextPart,
-    Tokenizer,
-    TokenSpan,
-    prompt,
-    tokenize_parts,
-    tool_turn,
-    zoom_timestamps,
-)
-from ...types import Malformed, ZoomCall
-from .frame_store import BankedVideo
+from ...protocol import ImagePart, Part, TextPart, Tokenizer, TokenSpan, prompt, tokenize_parts
+from .frame_store import StoredVideo
 
 MERGE = 2
 
 
 @dataclass
 class Example:
-    """ids[i] is learned where learned[i]. frames: (video number, row in the bank) of each image, in order."""
+    """A training example.
 
-    run: TokenSpan = field(default_factory=TokenSpan)
+    Args:
+        span: its tokens and the places of its images.
+        learned: per token, whether it is learned.
+        frames: (video number, row) in the frame store of each image, in order.
+        turn_ends: index after the last token of each learned piece, for greedy checks.
+    """
+
+    span: TokenSpan = field(default_factory=TokenSpan)
     learned: list[bool] = field(default_factory=list)
     frames: list[tuple[int, int]] = field(default_factory=list)
-    turn_ends: list[int] = field(default_factory=list)  # index behind each learned turn, for greedy checks
+    turn_ends: list[int] = field(default_factory=list)
 
 
 class CachedTokenizer:
-    """The same tokens as `tokenizer`, remembered: dialogues repeat a few hundred pieces of text."""
+    """The tokens of `tokenizer`, remembered: conversations repeat a few hundred pieces of text."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -59,8 +55,15 @@ class CachedTokenizer:
         return self._tokenizer.convert_tokens_to_ids(token)
 
 
-class Layout:
-    """Puts examples together from banked videos. side: of a frame in pixels; rng: owned by the caller."""
+class ExampleWriter:
+    """Writes text and frames into examples.
+
+    Args:
+        tokenizer: of the model.
+        config: limits and prompt.
+        side: of a frame, in pixels.
+        rng: for all that a task draws.
+    """
 
     def __init__(self, tokenizer: Tokenizer, config: ZoomConfig, *, side: int, rng: np.random.Generator) -> None:
         self.tokenizer, self.config, self.rng = CachedTokenizer(tokenizer), config, rng
@@ -68,9 +71,10 @@ class Layout:
         self.image_token = tokenizer.convert_tokens_to_ids("<|image_pad|>")
 
     def put_prompt(
-        self, example: Example, banked: BankedVideo, text: str, max_zooms: int, *, times: Sequence[float]
+        self, example: Example, stored: StoredVideo, text: str, max_zooms: int, *, times: Sequence[float]
     ) -> None:
-        info = banked.video.info()
+        """The opening of a conversation: the question after frames at these times."""
+        info = stored.video.info()
         parts = prompt(
             text,
             info,
@@ -79,39 +83,36 @@ class Layout:
             zoom_max_frames=self.config.zoom_max_frames,
             style=self.config.prompt,
         )
-        self._add(example, parts, banked, times)
+        self.put(example, parts, stored, times)
 
-    def put_clip(self, example: Example, banked: BankedVideo, call: ZoomCall, *, zooms_left: int) -> None:
-        times = zoom_timestamps(call, banked.video.info(), self.config)
-        if isinstance(times, Malformed):
-            raise ValueError(f"the oracle's own call is malformed: {times}")
-        self._add(example, tool_turn(times, "", zooms_left=zooms_left, style=self.config.prompt), banked, times)
-
-    def put_frames(self, example: Example, banked: BankedVideo, times: Sequence[float]) -> None:
+    def put_frames(self, example: Example, stored: StoredVideo, times: Sequence[float]) -> None:
+        """Frames with their times, and nothing else."""
         parts: list[Part] = []
         for i, t in enumerate(times):
             parts += [TextPart(f"{t:.2f}s<|vision_start|>"), ImagePart(i), TextPart("<|vision_end|>")]
-        self._add(example, parts, banked, times)
+        self.put(example, parts, stored, times)
 
     def write(self, example: Example, text: str, *, learned: bool) -> None:
-        self._add(example, [TextPart(text)], None, [], learned=learned)
+        """TextPart that the model reads, or learns to write."""
+        self.put(example, [TextPart(text)], None, [], learned=learned)
         if learned:
-            example.turn_ends.append(len(example.run.ids))
+            example.turn_ends.append(len(example.span.ids))
 
-    def _add(
+    def put(
         self,
         example: Example,
         parts: Sequence[Part],
-        banked: BankedVideo | None,
+        stored: StoredVideo | None,
         times: Sequence[float],
         *,
         learned: bool = False,
     ) -> None:
+        """Rendered parts, with frames of a stored video at `times` in the places of the images."""
         piece = tokenize_parts(parts, [self.grid] * len(times), self.tokenizer, self.image_token, MERGE)
-        offset = len(example.run.ids)
+        offset = len(example.span.ids)
         for index, start, grid in piece.images:
-            example.run.images.append((len(example.frames), offset + start, grid))
-            assert banked is not None
-            example.frames.append((banked.number, banked.index_of(times[index])))
-        example.run.ids += piece.ids
+            example.span.images.append((len(example.frames), offset + start, grid))
+            assert stored is not None
+            example.frames.append((stored.number, stored.index_of(times[index])))
+        example.span.ids += piece.ids
         example.learned += [learned] * len(piece.ids)

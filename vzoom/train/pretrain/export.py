@@ -27,9 +27,15 @@ _PROCESSOR = {
 
 
 def export(model: Any, tokenizer: Any, config: ZoomConfig, folder: Path) -> None:
-    """Write safetensors (bf16), configs, tokenizer, processor values and vzoom.json. `model` keeps its dtype.
+    """Write weights, configs, tokenizer, processor values and vzoom.json.
 
-    The weights are rounded to bf16 on disk; config.json says float32, so they are computed with as that.
+    The weights are rounded to bfloat16 on disk; config.json says float32, so that they are used as that.
+
+    Args:
+        model: keeps its dtype.
+        tokenizer: of the model.
+        config: written as vzoom.json.
+        folder: made if it does not exist.
     """
     from safetensors.torch import load_file, save_file
     from transformers import GenerationConfig

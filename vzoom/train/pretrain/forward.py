@@ -1,8 +1,9 @@
 """One training forward: unique frames through the vision tower once, packed rows through the language model.
 
-Equal to the model's own forward on the same conversation (a test holds it to that), but every frame has the same
-size, so the vision attention of all frames is one batched call instead of a Python loop over frames.
-Legend: F unique frames, P patches of a frame, B rows, T tokens, D width, V vocabulary, S learned tokens.
+A test holds it equal to the model's own forward. It is faster: all frames have one size, so that their vision attention
+is one batched call instead of a Python loop over frames.
+Legend: F unique frames, P patches per frame, K values per patch, B rows, T tokens, D width, V vocabulary, S learned
+tokens.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from ...protocol import span_positions
 from ...video import PatchSpec
 from .example import MERGE, Example
-from .frame_store import FrameBank
+from .frame_store import FrameStore
 
 SPEC = PatchSpec()  # of Qwen2VLImageProcessor
 PATCH = SPEC.patch_size
@@ -26,7 +27,7 @@ PATCH = SPEC.patch_size
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows padded on the right. targets_S are the learned tokens, predicted at flat positions `at_S` of [B, T]."""
+    """Rows padded on the right. The logits at flat positions at_S of [B, T] predict the learned tokens targets_S."""
 
     ids_BT: torch.Tensor
     positions_3BT: torch.Tensor
@@ -38,8 +39,9 @@ class Batch:
     turn_S: torch.Tensor  # number of the turn that each learned token belongs to
 
 
-def collate(examples: Sequence[Example], bank: FrameBank, *, pad_token: int) -> Batch:
-    width = max(len(e.run.ids) for e in examples)
+def collate(examples: Sequence[Example], store: FrameStore, *, pad_token: int) -> Batch:
+    """Examples as one batch; each distinct frame comes once."""
+    width = max(len(e.span.ids) for e in examples)
     ids = torch.full((len(examples), width), pad_token)
     positions = torch.zeros((3, len(examples), width), dtype=torch.long)
     unique = {ref: i for i, ref in enumerate(dict.fromkeys(ref for e in examples for ref in e.frames))}
@@ -50,17 +52,17 @@ def collate(examples: Sequence[Example], bank: FrameBank, *, pad_token: int) -> 
     turns: list[int] = []
     num_turns = 0
     for row, example in enumerate(examples):
-        run, base = example.run, row * width
-        ids[row, : len(run.ids)] = torch.tensor(run.ids)
-        positions[:, row, : len(run.ids)] = torch.from_numpy(span_positions(0, run, MERGE)[0].copy())
-        for index, offset, (h, w) in run.images:
+        span, base = example.span, row * width
+        ids[row, : len(span.ids)] = torch.tensor(span.ids)
+        positions[:, row, : len(span.ids)] = torch.from_numpy(span_positions(0, span, MERGE)[0].copy())
+        for index, offset, (h, w) in span.images:
             tokens = (h // MERGE) * (w // MERGE)
             visual_at += range(base + offset, base + offset + tokens)
             first = unique[example.frames[index]] * tokens
             visual_from += range(first, first + tokens)
         ends = iter(example.turn_ends)
         end = next(ends, None)
-        for i, (token, learned) in enumerate(zip(run.ids, example.learned, strict=True)):
+        for i, (token, learned) in enumerate(zip(span.ids, example.learned, strict=True)):
             if end is not None and i >= end:
                 num_turns, end = num_turns + 1, next(ends, None)
             if learned:
@@ -71,13 +73,13 @@ def collate(examples: Sequence[Example], bank: FrameBank, *, pad_token: int) -> 
     return Batch(
         ids,
         positions,
-        bank.gather(list(unique)),
+        store.gather(list(unique)),
         *(torch.tensor(x, dtype=torch.long) for x in (visual_at, visual_from, at, targets, turns)),
     )
 
 
 def augment(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What encoding, decoding and shrinking do to colours: a little noise and a shift a frame. uint8 in, uint8 out."""
+    """What encoding and shrinking do to colours: a shift per frame and a little noise. uint8 in, uint8 out."""
     shift = rng.normal(0, 2.5, size=(len(frames), 1, 1, 3))
     noise = rng.normal(0, 2.0, size=frames.shape).astype(np.float32)
     return np.clip(np.rint(frames + shift + noise), 0, 255).astype(np.uint8)
@@ -93,9 +95,19 @@ def frames_to_pixels(frames: np.ndarray) -> torch.Tensor:
 
 
 def encode_frames(vision: Any, pixels_FPK: torch.Tensor, grid_hw: tuple[int, int]) -> torch.Tensor:
-    """Visual tokens [F * P / 4, D] of equal frames that fit in one attention window of the tower."""
-    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
+    """Visual tokens of frames of one size.
 
+    Args:
+        vision: the tower.
+        pixels_FPK: of `frames_to_pixels`.
+        grid_hw: rows and columns of patches in a frame.
+
+    Returns:
+        [F * P / 4, D].
+
+    Raises:
+        ValueError: a frame is larger than an attention window of the tower.
+    """
     num_frames, num_patches, _ = pixels_FPK.shape
     if max(grid_hw) * PATCH > vision.window_size:
         raise ValueError(f"a frame of {grid_hw} patches does not fit in one window of {vision.window_size} pixels")
@@ -107,11 +119,18 @@ def encode_frames(vision: Any, pixels_FPK: torch.Tensor, grid_hw: tuple[int, int
         attention = block.attn
         qkv = attention.qkv(block.norm1(x)).view(num_frames, num_patches, 3, attention.num_heads, -1)
         q, k, v = qkv.unbind(2)
-        q, k = apply_rotary_pos_emb_vision(q, k, cos, sin)
+        q, k = _rotated(q, cos, sin), _rotated(k, cos, sin)
         mixed = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
         x = x + attention.proj(mixed.transpose(1, 2).reshape(num_frames, num_patches, -1))
         x = x + block.mlp(block.norm2(x))
     return vision.merger(x)
+
+
+def _rotated(x_FPHd: torch.Tensor, cos_Pd: torch.Tensor, sin_Pd: torch.Tensor) -> torch.Tensor:
+    """Queries or keys turned by the rotary embedding, all heads alike."""
+    first, second = x_FPHd.chunk(2, dim=-1)
+    turned = torch.cat([-second, first], dim=-1)
+    return x_FPHd * cos_Pd[:, None] + turned * sin_Pd[:, None]
 
 
 def _rotation(vision: Any, grid_hw: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,15 +8,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
 
-_OFFSETS = (1, 2, 3, 6)  # a head each: the word before, …, a frame's time before its pixels, the frame before
+_OFFSETS = (1, 2, 3, 6)  # per head: the word before, …, a frame's time before its pixels, the frame before
 _FAST = 4  # the time axis' share of the frequencies, and the fastest
 _STRENGTH = 6.0
 
 
 @dataclass(frozen=True)
-class Shape:
-    """Widths and layers of the language model and of its vision tower. Four heads, so width is a multiple of 32 or
-    24 x 4: a head's half must hold the three axes of M-RoPE."""
+class BaseShape:
+    """Widths and layers of the small model.
+
+    Args:
+        width: of the language model. It has four heads, and half a head must hold the three axes of M-RoPE: a multiple
+            of 32, or 96.
+        layers: of the language model.
+        vision_width: of the vision tower.
+        vision_layers: of the vision tower.
+    """
 
     width: int = 128
     layers: int = 4
@@ -25,14 +32,23 @@ class Shape:
 
 
 def build_model(
-    tokenizer: PreTrainedTokenizerFast, shape: Shape | None = None, *, seed: int = 0
+    tokenizer: PreTrainedTokenizerFast, shape: BaseShape | None = None, *, seed: int = 0
 ) -> Qwen2_5_VLForConditionalGeneration:
-    """A freshly initialised fp32 model for `tokenizer`."""
+    """A new model for a tokenizer.
+
+    Args:
+        tokenizer: of `build_tokenizer`.
+        shape: widths and layers.
+        seed: of the weights.
+
+    Returns:
+        The model in float32, on the CPU.
+    """
     import torch
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     number = tokenizer.convert_tokens_to_ids
-    shape = shape or Shape()
+    shape = shape or BaseShape()
     half_head = shape.width // 8
     space = (half_head - _FAST) // 2
     config = Qwen2_5_VLConfig(
@@ -77,7 +93,7 @@ def build_model(
     torch.manual_seed(seed)
     model = Qwen2_5_VLForConditionalGeneration(config).float()
     with torch.no_grad():
-        # Words must be told apart from the first step on, else nothing learns to look the same word up again.
+        # Words must differ from the first step on; otherwise nothing learns to look the same word up again.
         model.model.language_model.embed_tokens.weight.normal_()
         _look_back(model.model.language_model)
     return model
@@ -86,8 +102,8 @@ def build_model(
 def _look_back(language: Any) -> None:
     """Let each head of the first layer begin by attending a fixed number of positions back.
 
-    A look-up needs a layer that brings each word what stands just before it; found by training alone, that takes
-    most of the run. The score of a query bias q and a key bias k at distance d is a sum of cos(w (d - offset)) over
+    A look-up needs a layer that brings to each word what is just before it. Training alone needs most of the run to
+    find that. The score of a query bias q and a key bias k at distance d is a sum of cos(w (d - offset)) over
     the fastest frequencies w, largest at d = offset. All of it is trained further.
     """
     import torch

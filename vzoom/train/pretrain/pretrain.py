@@ -1,6 +1,7 @@
-"""The pretraining loop: batches from the recipe's mix, one loss, checks on held-out videos, checkpoints to go on from.
+"""The loop of pretraining: batches of the curriculum's tasks, one loss, checks on held-out videos, a saved state.
 
-Every step draws from its own generator (seed, step), so a run that was stopped and resumed sees the same batches.
+Every step draws from its own generator (seed, step), so that a run which was stopped sees the same batches when it
+resumes.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ import torch
 import torch.nn.functional as F
 
 from ..common.optim import MuonWithAdamW, is_matrix
-from .curriculum import Curriculum, Stage
-from .example import Example
+from . import tasks
+from .curriculum import Curriculum, CurriculumStage
+from .example import Example, ExampleWriter
 from .export import export
 from .forward import augment, collate, learned_logits
-from .frame_store import FrameBank
+from .frame_store import FrameStore
 from .model import build_model
-from .tasks import Builder
 from .tokenizer import build_tokenizer
 
 _STATE = "trainer.pt"
@@ -32,20 +33,27 @@ _OF_FAMILIES = ("listing", "reading", "answers")
 
 
 class Pretraining:
-    """One run. `out`: folder for trainer.pt (to resume) and log.jsonl."""
+    """A model in pretraining.
 
-    def __init__(self, recipe: Curriculum, out: Path, *, say: Callable[[str], None] = print) -> None:
-        self.recipe, self.out, self.say = recipe, out, say
+    Args:
+        curriculum: what it learns.
+        out: folder of trainer.pt (the state to resume from) and log.jsonl.
+        say: takes a line of progress.
+    """
+
+    def __init__(self, curriculum: Curriculum, out: Path, *, say: Callable[[str], None] = print) -> None:
+        self.curriculum, self.out, self.say = curriculum, out, say
         self.tokenizer = build_tokenizer()
-        self.model: Any = build_model(self.tokenizer, recipe.shape, seed=recipe.seed)
+        self.model: Any = build_model(self.tokenizer, curriculum.shape, seed=curriculum.seed)
         self.optimizer = _optimizer(self.model)
-        first, side = recipe.check_videos, recipe.side
-        self.banks = {
-            family: FrameBank(world, side=side, first=first, count=recipe.num_videos)
-            for family, world in recipe.families.items()
+        first, side = curriculum.check_videos, curriculum.side
+        self.stores = {
+            family: FrameStore(config, side=side, first=first, count=curriculum.num_videos)
+            for family, config in curriculum.families.items()
         }
-        self.check_banks = {
-            family: FrameBank(world, side=side, first=0, count=first) for family, world in recipe.families.items()
+        self.check_stores = {
+            family: FrameStore(config, side=side, first=0, count=first)
+            for family, config in curriculum.families.items()
         }
         self.pad = self.tokenizer.convert_tokens_to_ids("<|endoftext|>")
         self.step = 0
@@ -53,59 +61,55 @@ class Pretraining:
 
     # ------------------------------------------------------------ running
 
-    def run(self, *, minutes: float | None = None) -> bool:
-        """Train to the recipe's end, or for `minutes`. True when the end was reached."""
+    def run(self) -> None:
+        """Train to the end of the curriculum."""
         self.out.mkdir(parents=True, exist_ok=True)
         started, before, first_step = time.perf_counter(), self.trained_seconds, self.step
         losses: dict[str, list[float]] = {}
-        while self.step < self.recipe.num_steps:
-            elapsed = time.perf_counter() - started
-            if minutes is not None and elapsed > 60 * minutes:
-                self.save()
-                return False
-            kind, loss = self.train_step()
-            losses.setdefault(kind, []).append(loss)
+        num_steps = self.curriculum.num_steps
+        while self.step < num_steps:
+            task, loss = self.train_step()
+            losses.setdefault(task, []).append(loss)
             self.trained_seconds = before + time.perf_counter() - started
-            done = self.step == self.recipe.num_steps
+            done = self.step == num_steps
             if self.step % 10 == 0 or done:
                 pace = (time.perf_counter() - started) / (self.step - first_step)
-                stage, factor = self.recipe.at(self.step - 1)
+                stage, factor = self.curriculum.at(self.step - 1)
                 means = {name: round(float(np.mean(values)), 4) for name, values in sorted(losses.items())}
                 self.say(
-                    f"step {self.step}/{self.recipe.num_steps} {stage.name} "
+                    f"step {self.step}/{num_steps} {stage.name} "
                     f"loss {' '.join(f'{name} {value:.3f}' for name, value in means.items())} lr x{factor:.2f} "
-                    f"{pace:.2f} s/step, {pace * (self.recipe.num_steps - self.step) / 60:.1f} min left"
+                    f"{pace:.2f} s/step, {pace * (num_steps - self.step) / 60:.1f} min left"
                 )
                 self._log({"step": self.step, "stage": stage.name, "loss": means})
                 losses = {}
-            if self.step % self.recipe.check_every == 0 or done:
+            if self.step % self.curriculum.check_every == 0 or done:
                 figures = self.check()
                 self.say("  check " + " ".join(f"{k} {v:.3f}" for k, v in figures.items()))
                 self._log({"step": self.step, "seconds": round(self.trained_seconds, 1), **figures})
-            if self.step % self.recipe.save_every == 0 or done:
+            if self.step % self.curriculum.save_every == 0 or done:
                 self.save()
-        return True
 
     def train_step(self) -> tuple[str, float]:
-        """One batch, one update. Returns the kind of batch and its loss."""
-        recipe = self.recipe
-        rng = np.random.default_rng((recipe.seed, self.step))
-        stage, factor = recipe.at(self.step)
+        """One batch, one update. Returns the task of the batch and its loss."""
+        curriculum = self.curriculum
+        rng = np.random.default_rng((curriculum.seed, self.step))
+        stage, factor = curriculum.at(self.step)
         weights = np.array(list(stage.mix.values()), dtype=float)
-        kind = str(rng.choice(list(stage.mix), p=weights / weights.sum()))
-        family = self._family(kind, rng)
-        examples = self.examples(kind, stage, rng, family=family)
-        batch = collate(examples, self.banks[family], pad_token=self.pad)
+        task = str(rng.choice(list(stage.mix), p=weights / weights.sum()))
+        family = self._family(task, rng)
+        examples = self.examples(task, stage, rng, family=family)
+        batch = collate(examples, self.stores[family], pad_token=self.pad)
         self.model.train()
         logits = learned_logits(self.model, batch, augment(batch.frames_F, rng))
         loss = F.cross_entropy(logits, batch.targets_S)
         loss.backward()
         self.update(muon_lr=stage.muon_lr * factor, adam_lr=stage.adam_lr * factor, vision_factor=stage.vision_factor)
         self.step += 1
-        return kind, float(loss.detach())
+        return task, float(loss.detach())
 
     def update(self, *, muon_lr: float, adam_lr: float, vision_factor: float = 1.0) -> None:
-        """Clip the gradient's norm, step at these rates, clear."""
+        """Clip the norm of the gradient, update the weights at these rates, clear the gradient."""
         for group in self.optimizer.param_groups:
             rate = muon_lr if group["kind"] == "muon" else adam_lr
             group["lr"] = rate * (vision_factor if group["vision"] else 1.0)
@@ -114,71 +118,75 @@ class Pretraining:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _family(self, kind: str, rng: np.random.Generator) -> str:
-        """Only what is read and answered differs between families; all else is seen in the first one's world."""
-        families = list(self.recipe.families)
-        return families[int(rng.integers(len(families)))] if kind in _OF_FAMILIES else families[0]
+    def _family(self, task: str, rng: np.random.Generator) -> str:
+        """The tasks of questions draw one; the others use the videos of the first."""
+        families = list(self.curriculum.families)
+        return families[int(rng.integers(len(families)))] if task in _OF_FAMILIES else families[0]
 
-    def examples(self, kind: str, stage: Stage, rng: np.random.Generator, *, family: str) -> list[Example]:
-        """A batch of one kind; several questions share a video, so its frames are encoded once."""
-        builder, bank = self._builder(rng), self.banks[family]
-        count, share = self.recipe.batch_sizes[kind], self.recipe.questions_per_video
-        if kind == "scenes" and stage.glance_frames <= 16:
+    def examples(self, task: str, stage: CurriculumStage, rng: np.random.Generator, *, family: str) -> list[Example]:
+        """A batch of one task. Several questions share a video, whose frames are then encoded once."""
+        writer, store = self._writer(rng), self.stores[family]
+        count, share = self.curriculum.batch_sizes[task], self.curriculum.questions_per_video
+        if task == "scenes" and stage.glance_frames <= 16:
             count *= 2
-        numbers = rng.integers(len(bank), size=-(-count // share))
-        return [self._example(kind, stage, builder, bank, int(numbers[i // share]), family) for i in range(count)]
+        numbers = rng.integers(len(store), size=-(-count // share))
+        return [self._example(task, stage, writer, store, int(numbers[i // share]), family) for i in range(count)]
 
-    def _example(self, kind: str, stage: Stage, builder: Builder, bank: FrameBank, number: int, family: str) -> Example:
-        if kind == "recall":
-            return builder.recall()
-        rng, banked = builder.rng, bank[number]
-        if kind == "captions":
-            return builder.captions([banked, *(bank[int(n)] for n in rng.integers(len(bank), size=7))])
-        if kind == "letters":
-            return builder.letters(banked)
-        if kind == "look":
-            return builder.look(banked)
-        if kind == "scenes":
-            return builder.scenes(banked, max_frames=stage.glance_frames)
-        if kind == "listing":
-            return builder.listing(banked, max_frames=stage.clip_frames)
-        if kind == "reading":
-            return builder.reading(banked, nothing=self.recipe.nothing, max_frames=stage.clip_frames, family=family)
-        if kind == "answers":
-            return builder.answers(banked, family=family)
-        raise ValueError(f"unknown kind of drill {kind!r}")
+    def _example(
+        self, task: str, stage: CurriculumStage, writer: ExampleWriter, store: FrameStore, number: int, family: str
+    ) -> Example:
+        if task == "recall":
+            return tasks.recall(writer)
+        rng, stored = writer.rng, store[number]
+        if task == "captions":
+            return tasks.captions(writer, [stored, *(store[int(n)] for n in rng.integers(len(store), size=7))])
+        if task == "letters":
+            return tasks.letters(writer, stored)
+        if task == "look":
+            return tasks.look(writer, stored)
+        if task == "scenes":
+            return tasks.scenes(writer, stored, max_frames=stage.glance_frames)
+        if task == "listing":
+            return tasks.listing(writer, stored, max_frames=stage.clip_frames)
+        if task == "reading":
+            return tasks.reading(
+                writer, stored, nothing=self.curriculum.nothing, max_frames=stage.clip_frames, family=family
+            )
+        if task == "answers":
+            return tasks.answers(writer, stored, family=family)
+        raise ValueError(f"unknown task {task!r}")
 
-    def _builder(self, rng: np.random.Generator) -> Builder:
-        return Builder(self.tokenizer, self.recipe.zoom, side=self.recipe.side, rng=rng)
+    def _writer(self, rng: np.random.Generator) -> ExampleWriter:
+        return ExampleWriter(self.tokenizer, self.curriculum.zoom, side=self.curriculum.side, rng=rng)
 
     # ------------------------------------------------------------ checks
 
     @torch.no_grad()
     def check(self) -> dict[str, float]:
-        """Per kind, on videos never trained on: the share of turns that it would write greedily as the oracle."""
+        """Per task, on videos never trained on: the share of learned pieces that the model would write greedily."""
         self.model.eval()
         figures = {}
-        stage = self.recipe.stages[-1]
-        for kind in self.recipe.checks:
-            for family in self.recipe.families if kind in _OF_FAMILIES else list(self.recipe.families)[:1]:
-                builder, bank = self._builder(np.random.default_rng(0)), self.check_banks[family]
+        stage = self.curriculum.stages[-1]
+        for task in self.curriculum.checks:
+            for family in self.curriculum.families if task in _OF_FAMILIES else list(self.curriculum.families)[:1]:
+                writer, store = self._writer(np.random.default_rng(0)), self.check_stores[family]
                 examples = [
-                    self._example(kind, stage, builder, bank, n, family)
-                    for n in range(min(len(bank), 4 * self.recipe.batch_sizes[kind]))
+                    self._example(task, stage, writer, store, n, family)
+                    for n in range(min(len(store), 4 * self.curriculum.batch_sizes[task]))
                 ]
-                batch = collate(examples, bank, pad_token=self.pad)
+                batch = collate(examples, store, pad_token=self.pad)
                 right = learned_logits(self.model, batch, batch.frames_F).argmax(-1) == batch.targets_S
                 wrong_turns = torch.unique(batch.turn_S[~right])
-                name = f"{kind}_{family}" if kind in _OF_FAMILIES else kind
+                name = f"{task}_{family}" if task in _OF_FAMILIES else task
                 figures[name] = 1 - len(wrong_turns) / len(torch.unique(batch.turn_S))
         return figures
 
     # ------------------------------------------------------------ state
 
     def save(self) -> None:
-        """Write trainer.pt in one move, so a stop in the middle leaves the old one whole."""
+        """Write trainer.pt in one move: a stop in the middle leaves the old one whole."""
         state = {
-            "recipe": repr(self.recipe),
+            "curriculum": repr(self.curriculum),
             "step": self.step,
             "trained_seconds": self.trained_seconds,
             "model": self.model.state_dict(),
@@ -189,15 +197,20 @@ class Pretraining:
         os.replace(part, self.out / _STATE)
 
     def resume(self) -> None:
-        """Go on from trainer.pt. ValueError where it is missing or of another recipe."""
+        """Continue from trainer.pt.
+
+        Raises:
+            ValueError: there is none, or it is of another curriculum.
+        """
         path = self.out / _STATE
         if not path.exists():
             raise ValueError(f"nothing to resume: {path} does not exist")
         state = torch.load(path, weights_only=True)
-        if state["recipe"] != repr(self.recipe):
-            raise ValueError(f"{path} is of another recipe:\n{state['recipe']}\nnot\n{self.recipe!r}")
-        if "optimizer" not in state:
-            raise ValueError(f"{path} was written by an earlier version of vzoom: remove it to begin anew")
+        held = state.get("curriculum")
+        if held != repr(self.curriculum):
+            raise ValueError(
+                f"{path} is of another curriculum:\n{held}\nnot\n{self.curriculum!r}\nRemove it, or name another folder"
+            )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.trained_seconds = state["step"], state["trained_seconds"]
@@ -208,7 +221,10 @@ class Pretraining:
 
 
 def _optimizer(model: torch.nn.Module) -> MuonWithAdamW:
-    """The vision tower has groups of its own ("vision"), as its rate is another one; `update` sets all rates."""
+    """Muon for the matrices, AdamW for the rest; the vision tower, whose rates differ, has groups of its own.
+
+    `update` sets all rates.
+    """
     groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         groups.setdefault((is_matrix(name, parameter), ".visual." in name), []).append(parameter)
@@ -222,10 +238,22 @@ def _optimizer(model: torch.nn.Module) -> MuonWithAdamW:
 
 
 def pretrain(curriculum: Curriculum, out: Path, *, say: Callable[[str], None] = print) -> Path:
-    """Run a curriculum to its end, from where it stopped before, and write what `vzoom.load` reads. Returns `out`."""
-    run = Pretraining(curriculum, out, say=say)
+    """Pretrain a model to the end of a curriculum, from where an earlier call stopped.
+
+    Args:
+        curriculum: what it learns.
+        out: folder of the model, of its log and of the state to resume from.
+        say: takes a line of progress.
+
+    Returns:
+        `out`, which `vzoom.load` reads.
+
+    Raises:
+        ValueError: `out` holds the state of another curriculum.
+    """
+    pretraining = Pretraining(curriculum, out, say=say)
     if (out / _STATE).exists():
-        run.resume()
-    run.run()
-    export(run.model, run.tokenizer, curriculum.zoom, out)
+        pretraining.resume()
+    pretraining.run()
+    export(pretraining.model, pretraining.tokenizer, curriculum.zoom, out)
     return out

@@ -1,4 +1,4 @@
-"""A small byte-level BPE tokenizer that knows the world's words: any text encodes, the world's text is short.
+"""A small byte-level BPE tokenizer: any text encodes, and text about the rendered videos is short.
 
 An integer up to 127, the ".50s" of a frame's label and the fixed part of a call are one token each, so the time that
 a label shows and the time that a call asks for are the same token.
@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...config import ZoomConfig
-from ...protocol import TAGS, TOOL_CLOSE, TOOL_OPEN, TextPart, glance_timestamps, prompt, tool_turn
+from ...protocol import (
+    TAGS,
+    TOOL_CLOSE,
+    TOOL_OPEN,
+    TextPart,
+    glance_timestamps,
+    prompt,
+    tool_turn,
+)
 from ...synthetic import COLOURS, FAMILIES, SHAPES, Flaw, ask, config_for, make_training_video, oracle_turns
 
 if TYPE_CHECKING:
@@ -50,7 +58,11 @@ _SPLIT = "|".join(
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Train it on the dialogues of every family; the same tokenizer every time."""
+    """Train the tokenizer on conversations of every family of questions.
+
+    Returns:
+        The same tokenizer every time.
+    """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -63,7 +75,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=4096,  # never reached: every word of the world becomes one token
+        vocab_size=4096,  # never reached: every word becomes one token
         min_frequency=2,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -82,7 +94,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def _texts() -> Iterator[str]:
-    """Every word of the world at least twice, and enough dialogues for the rest."""
+    """Every word at least twice, and enough conversations for the rest."""
     numbers = range(_LARGEST_INTEGER + 1)
     for _ in range(2):
         yield from (str(n) for n in numbers)

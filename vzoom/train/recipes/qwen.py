@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...config import ZoomConfig
-from ..rl.groups import ClipBounds
 from ..rl.reward import RewardConfig
-from .recipe import GRPORecipe, Lora, Optimisation, Recipe, ReflectionRecipe, SFTRecipe
+from .recipe import ClipBounds, GRPORecipe, Lora, Optimisation, Recipe, ReflectionRecipe, SFTRecipe
 
 
 def qwen2_5_vl_7b() -> Recipe:
-    """VideoZoomer's figures (arXiv 2512.22315) on eight GPUs of 80 GB: see `vzoom/train/accelerate_configs/fsdp2.yaml`.
+    """VideoZoomer's figures (arXiv 2512.22315), for eight GPUs of 80 GB (`--launch fsdp2`).
 
-    Where the paper gives none (batch of SFT, ratio of reflections, length of RL), they are ours.
+    Those that the paper does not give are ours: the batch of SFT, the ratio of reflections, the length of RL.
     """
     return Recipe(
         name="qwen2.5-vl-7b",

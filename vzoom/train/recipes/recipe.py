@@ -1,4 +1,4 @@
-"""A recipe: everything that a school run does, as frozen data. Recipes are functions; the CLI picks one and overrides.
+"""A recipe: everything that training does, as frozen data. Recipes are functions; the command line picks one by name.
 
 The defaults are VideoZoomer's (arXiv 2512.22315).
 """
@@ -13,13 +13,18 @@ from ...config import ZoomConfig
 from ...synthetic import SyntheticConfig
 from ..pretrain.curriculum import Curriculum
 from ..rl.collapse import CollapseLimits
-from ..rl.groups import ClipBounds
 from ..rl.reward import RewardConfig
 
 
 @dataclass(frozen=True)
 class Lora:
-    """Low-rank adapters on the language model's projections (peft)."""
+    """Low-rank adapters on the projections of the language model (peft).
+
+    Args:
+        rank: width of an adapter.
+        alpha: an adapter's output is scaled by alpha / rank.
+        dropout: probability of dropping an adapter's input.
+    """
 
     rank: int = 64
     alpha: int = 128
@@ -32,9 +37,15 @@ class Lora:
 
 @dataclass(frozen=True)
 class Optimisation:
-    """learning_rate: of AdamW, a peak. muon_learning_rate: of Muon for the matrices; None trains all with AdamW.
+    """How weights are updated.
 
-    schedule: behind the warm-up, whose length is a fraction of all steps.
+    Args:
+        learning_rate: the peak rate of AdamW.
+        muon_learning_rate: the peak rate of Muon, which then trains the matrices; None trains everything with AdamW.
+        weight_decay: of AdamW.
+        warmup: the fraction of all updates in which the rates rise.
+        schedule: what the rates do after the warm-up.
+        max_grad_norm: a larger gradient is scaled down to this norm.
     """
 
     learning_rate: float
@@ -52,8 +63,31 @@ class Optimisation:
 
 
 @dataclass(frozen=True)
+class ClipBounds:
+    """A token's probability ratio counts between 1 − low and 1 + high. The defaults are VideoZoomer's.
+
+    Args:
+        low: below 1.
+        high: low or more; above it leaves rare tokens room to grow (clip-higher, DAPO, arXiv 2503.14476).
+    """
+
+    low: float = 0.2
+    high: float = 0.27
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low < 1 or not self.high >= self.low:
+            raise ValueError(f"need 0 < low < 1 and high ≥ low, got low {self.low}, high {self.high}")
+
+
+@dataclass(frozen=True)
 class ReflectionRecipe:
-    """ratio: reflection trajectories for each exemplar in SFT's data. rollouts: of the student, a question."""
+    """How reflections are collected and mixed in.
+
+    Args:
+        ratio: reflections per exemplar in the data of SFT.
+        rollouts: the student's attempts per question.
+        temperature: of the student's sampling.
+    """
 
     ratio: float = 0.25
     rollouts: int = 1
@@ -66,11 +100,21 @@ class ReflectionRecipe:
 
 @dataclass(frozen=True)
 class SFTRecipe:
-    """batch_size: conversations of an update over all processes, in micro-batches of micro_batch_size a process.
+    """Supervised fine-tuning.
 
-    freeze_vision: the tower and its projector. cache_features: encode each frame once, which needs a frozen tower.
-    epochs: passes over the data. eval_questions: held out, answered greedily every eval_every updates for the best
-    checkpoint, eval_sessions at once; 0 keeps the last.
+    Args:
+        optimisation: how weights are updated.
+        epochs: passes over the data.
+        batch_size: conversations per update, over all processes.
+        micro_batch_size: conversations per forward pass and process.
+        freeze_vision: leave the vision tower and its projector as they are.
+        cache_features: encode each frame once; needs freeze_vision.
+        gradient_checkpointing: compute activations again in the backward pass, to save memory.
+        lora: train adapters only; None trains all weights.
+        eval_questions: how many held-out questions choose the best checkpoint; 0 keeps the last.
+        eval_every: updates between two evaluations.
+        eval_sessions: held-out questions that are answered at once.
+        save_every: updates between two checkpoints of the trainer.
     """
 
     optimisation: Optimisation = field(default_factory=lambda: Optimisation(5e-6, warmup=0.1, schedule="cosine"))
@@ -94,14 +138,38 @@ class SFTRecipe:
 
 @dataclass(frozen=True)
 class GRPORecipe:
-    """steps of questions_per_step groups of num_rollouts each, used for updates_per_step updates.
+    """Reinforcement learning by group-relative policy optimisation.
 
-    max_refills: times that groups without signal are replaced in a step. kl_weight: towards the policy before training.
-    parity_limit: mean |log-probability of sampler − trainer| of a step above which the run stops.
-    max_sessions: rollouts that a process's engine feeds together. pool_tokens: what its pages hold, see `Engine`; None
-    is max_sessions whole conversations, more than a large model's memory has room for. share_prompt: run what a
-    question's rollouts have in common once for those of a micro-batch (`pack`); pays where the glance is most of a
-    conversation, and takes an attention mask of its own, tokens x tokens of a micro-batch's question.
+    Args:
+        optimisation: how weights are updated.
+        steps: rounds of rolling out and learning.
+        questions_per_step: groups per step, over all processes.
+        num_rollouts: rollouts per question: the size of a group.
+        updates_per_step: updates that a step's rollouts are split into.
+        micro_batch_size: rollouts per forward pass and process.
+        temperature: of the rollouts.
+        clip: bounds of the probability ratio.
+        kl_weight: of the divergence from the policy before training.
+        entropy_weight: of the policy's entropy.
+        importance_cap: largest importance weight between trainer and engine.
+        reward: what a rollout earns.
+        max_refills: how often a step replaces groups without signal.
+        max_logprob_mismatch: a step stops the run if the mean |log-probability of the engine - that of the trainer|
+            is above.
+        collapse: a policy beyond these limits stops the run.
+        freeze_vision: leave the vision tower and its projector as they are.
+        cache_features: encode each frame once; needs freeze_vision.
+        gradient_checkpointing: compute activations again in the backward pass, to save memory.
+        lora: train adapters only; None trains all weights.
+        eval_questions: how many held-out questions choose the best checkpoint; 0 keeps the last.
+        eval_every: steps between two evaluations.
+        save_every: steps between two checkpoints of the trainer.
+        max_sessions: rollouts that the engine of a process runs together.
+        pool_tokens: what the pages of that engine hold (`Engine`). None makes room for max_sessions whole
+            conversations, which is more than the memory beside a large model.
+        share_prompt: compute what a question's rollouts have in common once per micro-batch (`rl/shared_prompt.py`).
+            It pays if the glance is most of a conversation, and needs an attention mask of tokens x tokens of that
+            question.
     """
 
     optimisation: Optimisation = field(default_factory=lambda: Optimisation(1e-6))
@@ -114,10 +182,10 @@ class GRPORecipe:
     clip: ClipBounds = field(default_factory=ClipBounds)
     kl_weight: float = 0.001
     entropy_weight: float = 0.001
-    sampler_cap: float = 2.0
+    importance_cap: float = 2.0
     reward: RewardConfig = field(default_factory=RewardConfig)
     max_refills: int = 3
-    parity_limit: float = 0.05
+    max_logprob_mismatch: float = 0.05
     collapse: CollapseLimits = field(default_factory=CollapseLimits)
     freeze_vision: bool = True
     cache_features: bool = True
@@ -152,17 +220,23 @@ class GRPORecipe:
 
 
 @dataclass(frozen=True)
-class WorldLessons:
-    """What a recipe for the rendered world needs beside the rest: its base is made here, its questions are rendered.
+class SyntheticData:
+    """What a recipe for rendered videos has beside the rest: it pretrains its own base and renders its questions.
 
-    worlds, num_videos: by family of questions. curriculum: of the base (`train/tiny`). fewer_zooms: the share of
-    questions that are held under a lower limit of zooms. exemplars, eval_questions: how many questions are distilled,
-    and how many fresh ones of each family are asked in the end. rl_videos: by family, further videos for RL alone,
-    since rollouts of a question whose answer was learned are all alike; without them RL asks SFT's questions.
+    Args:
+        curriculum: how the base is pretrained.
+        configs: what videos look like, by family of questions.
+        num_videos: training videos by family.
+        questions_per_video: questions about each of them.
+        fewer_zooms: the share of questions that are asked under a lower limit of zooms.
+        exemplars: how many questions the expert answers.
+        eval_questions: fresh questions per family in the final evaluation.
+        rl_videos: further videos by family that only RL asks about: the rollouts of a question whose answer was
+            learned are all alike. Without any, RL asks the questions of SFT.
     """
 
     curriculum: Curriculum
-    worlds: Mapping[str, SyntheticConfig]
+    configs: Mapping[str, SyntheticConfig]
     num_videos: Mapping[str, int]
     questions_per_video: int = 2
     fewer_zooms: float = 0.0
@@ -171,20 +245,31 @@ class WorldLessons:
     rl_videos: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not set(self.rl_videos) <= set(self.worlds):
-            raise ValueError(f"rl_videos are of {sorted(self.rl_videos)}, the worlds {sorted(self.worlds)}")
-        if set(self.worlds) != set(self.num_videos):
-            raise ValueError(f"worlds {sorted(self.worlds)} and num_videos {sorted(self.num_videos)} differ")
+        if not set(self.rl_videos) <= set(self.configs):
+            raise ValueError(f"rl_videos are of {sorted(self.rl_videos)}, configs of {sorted(self.configs)}")
+        if set(self.configs) != set(self.num_videos):
+            raise ValueError(f"configs are of {sorted(self.configs)}, num_videos of {sorted(self.num_videos)}")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """base: a hub id or folder; "" where `world` says how to make one."""
+    """All of a training.
+
+    Args:
+        name: what the command line calls it.
+        base: the checkpoint to begin with, a folder or a hub id; "" if `synthetic` says how to make one.
+        zoom: how every conversation is held.
+        synthetic: rendered videos to learn from; None trains on questions of your own.
+        reflection: how reflections are collected and mixed in.
+        sft: supervised fine-tuning.
+        grpo: reinforcement learning.
+        seed: of data, training and rollouts.
+    """
 
     name: str
     base: str
     zoom: ZoomConfig
-    world: WorldLessons | None = None
+    synthetic: SyntheticData | None = None
     reflection: ReflectionRecipe = field(default_factory=ReflectionRecipe)
     sft: SFTRecipe = field(default_factory=SFTRecipe)
     grpo: GRPORecipe = field(default_factory=GRPORecipe)
@@ -199,7 +284,15 @@ def _batches(batch_size: int, micro_batch_size: int) -> None:
 def scaled(recipe: Recipe, factor: float) -> Recipe:
     """The same recipe with less (or more) of everything that takes time: a rehearsal, not a training.
 
-    What is left is at least what each stage needs to run at all.
+    Args:
+        recipe: the recipe.
+        factor: 0.01 leaves a hundredth, and at least what each stage needs to run at all.
+
+    Returns:
+        The smaller recipe.
+
+    Raises:
+        ValueError: the factor is not above 0.
     """
     if not factor > 0:
         raise ValueError(f"the scale must be above 0, got {factor}")
@@ -207,19 +300,20 @@ def scaled(recipe: Recipe, factor: float) -> Recipe:
     def some(number: int, least: int = 1) -> int:
         return max(least, round(number * factor))
 
-    world, sft, grpo = recipe.world, recipe.sft, recipe.grpo
-    if world is not None:
-        world = replace(
-            world,
-            curriculum=world.curriculum.scaled(some(world.curriculum.num_steps, len(world.curriculum.stages))),
-            num_videos={family: some(number, 4) for family, number in world.num_videos.items()},
-            rl_videos={family: some(number, 2) for family, number in world.rl_videos.items()},
-            exemplars=some(world.exemplars, 4),
-            eval_questions=some(world.eval_questions, 2),
+    synthetic, sft, grpo = recipe.synthetic, recipe.sft, recipe.grpo
+    if synthetic is not None:
+        curriculum = synthetic.curriculum
+        synthetic = replace(
+            synthetic,
+            curriculum=curriculum.scaled(some(curriculum.num_steps, len(curriculum.stages))),
+            num_videos={family: some(number, 4) for family, number in synthetic.num_videos.items()},
+            rl_videos={family: some(number, 2) for family, number in synthetic.rl_videos.items()},
+            exemplars=some(synthetic.exemplars, 4),
+            eval_questions=some(synthetic.eval_questions, 2),
         )
     return replace(
         recipe,
-        world=world,
+        synthetic=synthetic,
         sft=replace(sft, eval_questions=min(sft.eval_questions, some(sft.eval_questions, 2))),
         grpo=replace(
             grpo,

@@ -1,7 +1,7 @@
-"""Recipes for one CPU core: the world of the ablation, and that of the embedded model.
+"""Recipes for one CPU core, on rendered videos: that of the ablation, and that of the embedded model.
 
-Their base is made here (`train/tiny`): drills teach it to see, to look words up and to answer without zooming. All that
-it knows of zooming comes from the school's later stages.
+They pretrain their own base (`train/pretrain`): its tasks teach it to see, to look words up and to answer without
+zooming. All that it knows of zooming comes from the later stages of the pipeline.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from dataclasses import replace
 
 from ...config import ZoomConfig
 from ...synthetic import SyntheticConfig, config_for
-from ..pretrain.curriculum import Curriculum, Stage
+from ..pretrain.curriculum import Curriculum, CurriculumStage
 from ..rl.collapse import CollapseLimits
 from ..rl.reward import RewardConfig
-from .recipe import GRPORecipe, Optimisation, Recipe, ReflectionRecipe, SFTRecipe, WorldLessons
+from .recipe import GRPORecipe, Optimisation, Recipe, ReflectionRecipe, SFTRecipe, SyntheticData
 
 _SIDE = 56  # pixels of a frame: four visual tokens
 
 
 def ablation() -> Recipe:
-    """32 s videos, 4 to 8 scenes, of which one in five shows its shape to the glance; a call shows at most 4 s."""
+    """Videos of 32 s with 4 to 8 scenes; one in five shows its shape to the glance, and a zoom shows at most 4 s."""
     zoom = ZoomConfig(
         prompt="brief",
         zoom_max_frames=8,
@@ -32,32 +32,32 @@ def ablation() -> Recipe:
         max_total_tokens=1280,
         answer_reserve=64,
     )
-    world = SyntheticConfig(
+    config = SyntheticConfig(
         duration_seconds=32.0,
         frame_size=84,
         num_scenes=(4, 8),
         scene_seconds=(4.0, 8.0),
         lingering=0.2,
     )
-    worlds = {"which": world}
+    configs = {"which": config}
     curriculum = Curriculum(
         name="ablation",
         zoom=zoom,
-        # More that lingers than in the questions: to answer at a glance, or not, is to be learned as well.
-        families={"which": replace(world, lingering=0.5)},
+        # More lingers than in the questions: the model must also learn when a glance is enough.
+        families={"which": replace(config, lingering=0.5)},
         side=_SIDE,
         num_videos=600,
         stages=(
-            Stage("recall", 500, {"recall": 1}, last=0.8),
-            Stage("see", 420, {"captions": 2, "look": 3, "recall": 1, "letters": 1}, last=0.7),
-            Stage(
+            CurriculumStage("recall", 500, {"recall": 1}, last=0.8),
+            CurriculumStage("see", 420, {"captions": 2, "look": 3, "recall": 1, "letters": 1}, last=0.7),
+            CurriculumStage(
                 "shapes",
                 200,
                 {"captions": 3, "look": 2, "recall": 0.3, "letters": 0.3, "reading": 1.5},
                 clip_frames=6,
                 last=0.7,
             ),
-            Stage(
+            CurriculumStage(
                 "few",
                 250,
                 {"captions": 1.5, "look": 2, "recall": 0.5, "letters": 0.7, "scenes": 3, "reading": 3},
@@ -67,7 +67,7 @@ def ablation() -> Recipe:
                 clip_frames=8,
                 last=0.7,
             ),
-            Stage(
+            CurriculumStage(
                 "all",
                 600,
                 {"captions": 1, "look": 0.7, "letters": 0.5, "scenes": 3, "reading": 4, "answers": 2.5},
@@ -82,7 +82,7 @@ def ablation() -> Recipe:
         name="ablation",
         base="",
         zoom=zoom,
-        world=WorldLessons(curriculum, worlds, num_videos={"which": 600}, exemplars=250),
+        synthetic=SyntheticData(curriculum, configs, num_videos={"which": 600}, exemplars=250),
         reflection=ReflectionRecipe(ratio=0.5, rollouts=2),
         sft=_sft(epochs=4),
         grpo=_grpo(steps=20),
@@ -90,7 +90,7 @@ def ablation() -> Recipe:
 
 
 def tiny() -> Recipe:
-    """The embedded model: 64 s videos of the default world, two families of questions."""
+    """The embedded model: videos of 64 s, two families of questions."""
     zoom = ZoomConfig(
         prompt="brief",
         min_pixels=_SIDE * _SIDE // 4,
@@ -99,24 +99,24 @@ def tiny() -> Recipe:
         max_total_tokens=2048,
         answer_reserve=96,
     )
-    worlds = {family: config_for(family) for family in ("which", "count")}
+    configs = {family: config_for(family) for family in ("which", "count")}
     curriculum = Curriculum(
         name="tiny",
         zoom=zoom,
-        families=worlds,
+        families=configs,
         side=_SIDE,
         num_videos=300,
         stages=(
-            Stage("recall", 500, {"recall": 1}, last=0.8),
-            Stage("see", 450, {"captions": 2, "look": 3, "recall": 1, "letters": 1}, last=0.7),
-            Stage(
+            CurriculumStage("recall", 500, {"recall": 1}, last=0.8),
+            CurriculumStage("see", 450, {"captions": 2, "look": 3, "recall": 1, "letters": 1}, last=0.7),
+            CurriculumStage(
                 "shapes",
                 220,
                 {"captions": 3, "look": 2, "recall": 0.3, "letters": 0.3, "listing": 2},
                 clip_frames=6,
                 last=0.7,
             ),
-            Stage(
+            CurriculumStage(
                 "few",
                 400,
                 {"captions": 1.5, "look": 1.5, "recall": 0.4, "letters": 0.5, "scenes": 3, "reading": 2, "listing": 2},
@@ -126,7 +126,7 @@ def tiny() -> Recipe:
                 clip_frames=8,
                 last=0.7,
             ),
-            Stage(
+            CurriculumStage(
                 "all",
                 900,
                 {"captions": 1, "look": 0.6, "letters": 0.4, "scenes": 3, "reading": 4, "listing": 2, "answers": 0.6},
@@ -141,9 +141,9 @@ def tiny() -> Recipe:
         name="tiny",
         base="",
         zoom=zoom,
-        world=WorldLessons(
+        synthetic=SyntheticData(
             curriculum,
-            worlds,
+            configs,
             num_videos={"which": 250, "count": 350},
             questions_per_video=4,
             fewer_zooms=0.2,
@@ -179,7 +179,7 @@ def _grpo(*, steps: int, eval_questions: int = 100) -> GRPORecipe:
         share_prompt=True,
         kl_weight=0.0,
         entropy_weight=0.0,
-        # Most of what is asked cannot be seen without a zoom: the bonus is for the rest.
+        # Most questions cannot be answered without a zoom: the bonus is for the others.
         reward=RewardConfig(target_zoom_rate=0.95),
         collapse=CollapseLimits(min_zoom_rate=0.0),  # a policy that was never shown a zoom makes none
         gradient_checkpointing=False,

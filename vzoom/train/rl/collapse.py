@@ -34,7 +34,11 @@ class StepStats:
 
     @classmethod
     def of(cls, trajectories: Sequence[Trajectory]) -> StepStats:
-        """ValueError without trajectories."""
+        """Count the rollouts of one step.
+
+        Raises:
+            ValueError: there are none.
+        """
         if not trajectories:
             raise ValueError("a step without rollouts has no statistics")
 
@@ -109,7 +113,15 @@ _ADVICE = {
 
 
 def alarm(history: Sequence[StepStats], limits: CollapseLimits | None = None) -> Alarm | None:
-    """The first of Collapse's kinds that has held for the last `patience` steps of the run, or None."""
+    """The first kind of collapse that the last `patience` steps of a run show.
+
+    Args:
+        history: of each step so far.
+        limits: CollapseLimits() by default.
+
+    Returns:
+        What collapsed, or None.
+    """
     limits = limits or CollapseLimits()
     if len(history) < limits.patience:
         return None

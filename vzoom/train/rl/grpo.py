@@ -1,12 +1,12 @@
-"""`run_grpo`: reinforcement learning of a policy that zooms. Rollouts by our engine, the loss by TRL (`seam.py`).
+"""`run_grpo`: reinforcement learning of a policy that zooms.
 
-A step rolls out questions_per_step groups (`steps.py`) and uses them for updates_per_step updates. Every eval_every
-steps held-out questions are answered greedily; the best model by their reward is what the folder holds in the end.
+Our engine rolls out, TRL computes the loss (`trl_adapter.py`). A step rolls out questions_per_step groups
+(`grpo_step.py`) and uses them for updates_per_step updates. Every eval_every steps held-out questions are answered
+greedily; the best model by their reward is what the folder holds in the end.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,16 +16,18 @@ from typing import Any, Literal
 
 from ...eval import judge_for
 from ...protocol import Judge
-from ..common.callbacks import keep_last, watch
-from ..common.dist import Team
+from ..common.callbacks import TrainingCallback
+from ..common.checkpoints import TrainingFolder
+from ..common.dist import ProcessGroup
+from ..common.memory import estimate_for
 from ..common.optim import make_optimizer
-from ..common.policy import Policy, load_policy
-from ..common.setup import Data, held_out_of, models_of, questions_of
-from ..common.training_folder import TrainingFolder
-from ..common.weight_sync import bare
+from ..common.policy import PolicyModel, load_policy
+from ..common.setup import Data, held_out_questions, load_models, questions_of
+from ..common.trl_settings import grpo_config
+from ..common.weight_sync import unwrapped
 from ..recipes.recipe import GRPORecipe, Recipe
-from .progress import Progress
-from .steps import Collapsed, Steps
+from .grpo_step import Collapsed, GRPOSteps, ReferenceModel
+from .progress import GRPOProgress
 from .trl_adapter import no_reward, prepared, trainer_class
 
 
@@ -40,127 +42,103 @@ def run_grpo(
     judge: Judge | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Train `base` (folder or hub id) on `questions` (records, or their folders). Returns `out`, for `vzoom.load`.
+    """Train a checkpoint on questions. Under `accelerate launch` every process calls it.
 
-    recipe.zoom is how every conversation is held. eval_questions: held out, for the best checkpoint; without them the
-    last is kept. judge: for questions without options; None takes it from the environment where it is needed.
-    resume "auto" goes on from the newest whole checkpoint in `out`, "never" begins anew. Under `accelerate launch`
-    every process calls it. Ends early where the policy collapses: out/grpo.json says why. ValueError for a recipe, a
-    base or questions that do not fit, ParityError where sampler and trainer do not agree.
+    The run ends early if the policy collapses: out/grpo.json says why.
+
+    Args:
+        recipe: its `grpo` says how, its `zoom` how every conversation is held.
+        base: the checkpoint, a folder or hub id.
+        questions: to roll out: records with reference answers, or a folder or folders of them.
+        out: the run's folder.
+        resume: "auto" resumes from the newest complete checkpoint in `out`, "never" begins anew.
+        eval_questions: held out, to choose the best model by. Without them the last model is kept.
+        judge: for questions without options; None takes it from the environment if it is needed.
+        say: gets the lines for the console.
+
+    Returns:
+        `out`, which `vzoom.load` reads.
+
+    Raises:
+        ValueError: the recipe, the base or the questions do not fit.
+        ImportError: an extra is not installed, or TRL is of another version than we know.
+        LogprobMismatchError: engine and trainer do not agree on what was sampled.
     """
     out, base, part = Path(out), os.fspath(base), recipe.grpo
     records = questions_of(questions, "questions to roll out")
-    held_out = held_out_of(eval_questions, part.eval_questions)
+    held_out = held_out_questions(eval_questions, part.eval_questions)
     judge = judge or judge_for((*records, *held_out))
-    made = trainer_class()
-    args = _arguments(recipe, out / "checkpoints")
-    team = Team(args.process_index, args.world_size)
+    args = grpo_config(part, out / "checkpoints", seed=recipe.seed)
+    make_trainer = trainer_class()
+    group = ProcessGroup(args.process_index, args.world_size)
     identity = {"recipe": repr((part, recipe.zoom, recipe.seed)), "base": base}
-    folder = TrainingFolder(out, team, identity=identity, unit="step", say=say)
-    held = folder.begin(resume, of="recipe or base")
+    folder = TrainingFolder(out, group, identity=identity, unit="step", say=say)
+    start = folder.resume(resume, identified_by="recipe or base")
 
-    policy, sampler = models_of(
+    folder.say(str(estimate_for(recipe, part, base, on_gpu=args.device.type == "cuda")))
+    policy, engine = load_models(
         recipe, part, base, args, out, max_sessions=part.max_sessions, pool_tokens=part.pool_tokens
     )
-    steps = Steps(recipe, policy, sampler, records, team=team, judge=judge)
-    if held is not None:
-        steps.progress = Progress.from_json(held[1]["progress"])
-        folder.say(f"going on behind step {steps.progress.step} of {part.steps}")
-    trainer = made(
+    steps = GRPOSteps(recipe, policy, engine, records, group=group, judge=judge)
+    if start.checkpoint is not None:
+        steps.progress = GRPOProgress.from_json(start.progress)
+        folder.say(f"resumes after step {start.step} of {part.steps}")
+    trainer = make_trainer(
         model=policy.model,
         reward_funcs=no_reward,
         args=args,
-        train_dataset=_numbers(part),
+        train_dataset=numbers_of_questions(part),
         processing_class=policy.tokenizer,
         optimizers=(_optimizer(policy, part), None),
     )
     trainer.steps = steps
-    _give_reference(trainer, policy, part)
-    watch(trainer, steps, held_out, folder)
+    if part.kl_weight:
+        trainer.beta = part.kl_weight  # set now: told earlier, TRL would load a reference that knows no features
+        steps.reference = _reference(trainer, policy, part)
+    callback = TrainingCallback(
+        folder,
+        engine,
+        held_out,
+        num_steps=part.steps,
+        eval_every=part.eval_every,
+        line=_line,
+        updates_per_step=part.updates_per_step,
+        judge=judge,
+        reward=part.reward,
+        evaluate_first=True,
+        progress=lambda: steps.progress.to_json(),  # noqa: PLW0108  (each step makes another `progress`)
+        best=start.best,
+    )
+    callback.attach(trainer, step=start.step)
     stopped = None
     try:
-        trainer.train(resume_from_checkpoint=None if held is None else str(held[0]))
+        trainer.train(resume_from_checkpoint=None if start.checkpoint is None else str(start.checkpoint))
     except Collapsed as problem:
         stopped = str(problem)
         folder.say(f"stopped at step {steps.progress.step}: {stopped}")
     finally:
-        sampler.close()
+        engine.close()
     if not held_out:
-        keep_last(steps, policy.model, folder)
-    assert steps.progress.best is not None
-    folder.finish(trainer, "grpo.json", done=steps.progress.step, best=steps.progress.best, stopped=stopped)
+        callback.save_last(steps.progress.step)
+    assert callback.best is not None
+    folder.finish(trainer, "grpo.json", done=steps.progress.step, best=callback.best, stopped=stopped)
     return out
 
 
-def _arguments(recipe: Recipe, checkpoints: Path) -> Any:
-    """The recipe as TRL's settings."""
-    import torch
-    from trl import GRPOConfig
-
-    part = recipe.grpo
-    places = part.questions_per_step * part.num_rollouts
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if places % (part.updates_per_step * part.micro_batch_size * processes):
-        raise ValueError(
-            f"{places} rollouts a step cannot be split in {part.updates_per_step} updates of micro-batches of "
-            f"{part.micro_batch_size} on {processes} processes: change questions_per_step, num_rollouts or "
-            "micro_batch_size"
-        )
-    accumulated = places // (part.updates_per_step * part.micro_batch_size * processes)
-    return GRPOConfig(
-        output_dir=str(checkpoints),
-        max_steps=part.steps * part.updates_per_step,
-        per_device_train_batch_size=part.micro_batch_size,
-        gradient_accumulation_steps=accumulated,
-        steps_per_generation=part.updates_per_step * accumulated,
-        num_generations=part.num_rollouts,
-        temperature=part.temperature,
-        loss_type="dapo",
-        beta=0.0,  # see `_give_reference`
-        use_bias_correction_kl=False,  # the k3 estimate as it is, VideoZoomer's
-        epsilon=part.clip.low,
-        epsilon_high=part.clip.high,
-        entropy_coef=part.entropy_weight,
-        learning_rate=part.optimisation.learning_rate,
-        weight_decay=part.optimisation.weight_decay,
-        max_grad_norm=part.optimisation.max_grad_norm,
-        lr_scheduler_type="cosine" if part.optimisation.schedule == "cosine" else "constant_with_warmup",
-        warmup_steps=part.optimisation.warmup,
-        logging_steps=part.updates_per_step,
-        save_steps=part.save_every * part.updates_per_step,
-        save_total_limit=2,
-        bf16=torch.cuda.is_available(),
-        use_cpu=not torch.cuda.is_available(),  # accelerate then takes gloo
-        dataloader_pin_memory=False,
-        gradient_checkpointing=False,  # `load_policy` has switched it on where the recipe wants it
-        ddp_find_unused_parameters=False,
-        disable_dropout=True,
-        shuffle_dataset=False,
-        ignore_data_skip=True,  # what comes next is in `Progress`
-        remove_unused_columns=False,
-        disable_tqdm=True,
-        report_to=["tensorboard"] if importlib.util.find_spec("tensorboard") else [],
-        seed=recipe.seed,
-    )
-
-
-def _numbers(part: GRPORecipe) -> Any:
-    """TRL's data set: one pass over it is one step. What is asked, `Steps` decides."""
+def numbers_of_questions(part: GRPORecipe) -> Any:
+    """TRL's data set: one pass over it is one step. Which questions these are, `GRPOSteps` decides."""
     from datasets import Dataset
 
     return Dataset.from_dict({"prompt": [str(i) for i in range(part.questions_per_step)]})
 
 
-def _optimizer(policy: Policy, part: GRPORecipe) -> Any:
-    """None: AdamW as the Trainer makes it, over shards where weights are sharded."""
+def _optimizer(policy: PolicyModel, part: GRPORecipe) -> Any:
+    """None: AdamW as the Trainer makes it, over shards if weights are sharded."""
     return None if part.optimisation.muon_learning_rate is None else make_optimizer(policy.model, part.optimisation)
 
 
-def _give_reference(trainer: Any, policy: Policy, part: GRPORecipe) -> None:
+def _reference(trainer: Any, policy: PolicyModel, part: GRPORecipe) -> ReferenceModel:
     """The policy before training: without its adapters, or a frozen copy of the base."""
-    if part.kl_weight == 0:
-        return
-    trainer.beta = part.kl_weight  # told later, as TRL would load a copy of its own, which knows no features
     frozen = None
     if not part.lora:
         model = load_policy(
@@ -176,7 +154,25 @@ def _give_reference(trainer: Any, policy: Policy, part: GRPORecipe) -> None:
         if frozen is not None:
             yield frozen
         else:
-            with bare(trainer.model_wrapped).disable_adapter():  # type: ignore[operator]
+            with unwrapped(trainer.model_wrapped).disable_adapter():  # type: ignore[operator]
                 yield trainer.model_wrapped
 
-    trainer.steps.layout.reference = reference
+    return reference
+
+
+def _line(row: dict[str, Any], num_steps: int, seconds_per_step: float) -> str:
+    """One step on the console."""
+
+    def figure(name: str, digits: int = 3) -> str:
+        value = row.get(name)
+        return "-" if value is None else f"{value:.{digits}f}"
+
+    left = seconds_per_step * (num_steps - row["step"])
+    return (
+        f"step {row['step']}/{num_steps} reward {figure('reward')} accuracy {figure('accuracy')} "
+        f"zoom rate {figure('zoom_rate', 2)} format {figure('format_rate', 2)} tokens {figure('tokens', 0)} "
+        f"keep {figure('keep_rate', 2)} refills {figure('refills', 0)} loss {figure('loss', 4)} "
+        f"kl {figure('kl', 4)} entropy {figure('entropy')} "
+        f"clipped {figure('clip_ratio/low_mean', 4)}/{figure('clip_ratio/high_mean', 4)} "
+        f"mismatch {row['logprob_mismatch']:.1e} {seconds_per_step:.1f} s/step, {left / 60:.0f} min left"
+    )

@@ -1,4 +1,4 @@
-"""Whether the trainer gives the sampled tokens the probabilities that the sampler gave them.
+"""Whether the trainer gives the sampled tokens the probabilities that the engine gave them.
 
 Both run the same weights, so they differ by rounding alone, unless something is wrong: positions, frames, a mask, the
 weights themselves. Importance weights would hide that, so the run stops and says where the largest difference is.
@@ -6,7 +6,7 @@ weights themselves. Importance weights would hide that, so the run stops and say
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,13 +15,13 @@ from ...protocol import Vocabulary
 from ..common.samples import Sample
 
 
-class ParityError(RuntimeError):
-    """Sampler and trainer do not agree on what was sampled."""
+class LogprobMismatchError(RuntimeError):
+    """Engine and trainer do not agree on what was sampled."""
 
 
 @dataclass(frozen=True)
-class Gap:
-    """Differences |sampler − trainer| of log-probabilities over `count` tokens. worst: the largest, and where it is."""
+class LogprobMismatch:
+    """Differences |engine − trainer| of log-probabilities over `count` tokens. worst: the largest, and where it is."""
 
     total: float = 0.0
     count: int = 0
@@ -32,59 +32,60 @@ class Gap:
     def mean(self) -> float:
         return self.total / max(1, self.count)
 
+    @classmethod
+    def sum(cls, parts: Iterable[LogprobMismatch]) -> LogprobMismatch:
+        """All of them as one."""
+        parts = list(parts)
+        worst = max(parts, key=lambda part: part.worst, default=cls())
+        return cls(sum(p.total for p in parts), sum(p.count for p in parts), worst.worst, worst.where)
 
-def gap_of(sample: Sample, trainer_N: np.ndarray, vocabulary: Vocabulary) -> Gap:
-    """trainer_N: the trainer's log-probabilities of the sample's sampled tokens, in order."""
+    def check(self, limit: float) -> None:
+        """Check that the mean is at most `limit`.
+
+        Raises:
+            LogprobMismatchError: it is above, or no number.
+        """
+        if not self.mean <= limit:
+            raise LogprobMismatchError(
+                f"the engine's and the trainer's log-probabilities of {self.count} sampled tokens differ by "
+                f"{self.mean:.3g} on average, {limit:g} is allowed; most in {self.where}. Positions, frames, masks or "
+                "weights of the two are not the same; max_logprob_mismatch may only be raised if their dtypes differ"
+            )
+
+
+def mismatch_of(sample: Sample, trainer_N: np.ndarray, vocabulary: Vocabulary) -> LogprobMismatch:
+    """Compare one rollout.
+
+    Args:
+        sample: has the engine's log-probabilities.
+        trainer_N: the trainer's, of the sample's sampled tokens, in order.
+        vocabulary: to name the token where they differ most.
+    """
     at_N = np.flatnonzero(sample.sampled)
     if len(trainer_N) != len(at_N):
         raise ValueError(f"conversation {sample.id}: {len(trainer_N)} log-probabilities for {len(at_N)} tokens")
     if not len(at_N):
-        return Gap()
-    sampler_N = logprobs_of(sample)[at_N]
-    gaps_N = np.abs(sampler_N.astype(np.float64) - trainer_N)
-    gaps_N[np.isnan(gaps_N)] = np.inf  # a trainer that gives no number is as wrong as can be
-    n = int(gaps_N.argmax())
-    starts = np.flatnonzero(np.diff(at_N, prepend=at_N[0] - 2) > 1)  # a turn is one run of sampled tokens
+        return LogprobMismatch()
+    engine_N = engine_logprobs(sample)[at_N]
+    differences_N = np.abs(engine_N.astype(np.float64) - trainer_N)
+    differences_N[np.isnan(differences_N)] = np.inf  # a trainer that gives no number is as wrong as can be
+    n = int(differences_N.argmax())
+    starts = np.flatnonzero(np.diff(at_N, prepend=at_N[0] - 2) > 1)  # the sampled tokens of a turn are consecutive
     turn = int(np.searchsorted(starts, n, side="right"))
     text = vocabulary.tokenizer.decode([int(sample.ids[at_N[n]])])
     where = (
         f"{sample.id}, turn {turn}, its token {n - int(starts[turn - 1]) + 1}, {text!r} at {at_N[n]} of {len(sample)}: "
-        f"sampler {sampler_N[n]:.4f}, trainer {trainer_N[n]:.4f}"
+        f"engine {engine_N[n]:.4f}, trainer {trainer_N[n]:.4f}"
     )
-    return Gap(float(gaps_N.sum()), len(gaps_N), float(gaps_N[n]), where)
+    return LogprobMismatch(float(differences_N.sum()), len(differences_N), float(differences_N[n]), where)
 
 
-def logprobs_of(sample: Sample) -> np.ndarray:
-    """The sampler's, [T]. ValueError where no engine of ours sampled it."""
+def engine_logprobs(sample: Sample) -> np.ndarray:
+    """The engine's log-probabilities, [T].
+
+    Raises:
+        ValueError: our engine did not sample it.
+    """
     if sample.logprobs is None:
         raise ValueError(f"conversation {sample.id} was not sampled by an engine of ours: nothing to compare with")
     return sample.logprobs
-
-
-def total(gaps: Iterable[Gap]) -> Gap:
-    """All of them as one."""
-    gaps = list(gaps)
-    worst = max(gaps, key=lambda gap: gap.worst, default=Gap())
-    return Gap(sum(g.total for g in gaps), sum(g.count for g in gaps), worst.worst, worst.where)
-
-
-def check(gap: Gap, limit: float) -> None:
-    """ParityError where the mean is above `limit`."""
-    if not gap.mean <= limit:
-        raise ParityError(
-            f"the sampler's and the trainer's log-probabilities of {gap.count} sampled tokens differ by {gap.mean:.3g} "
-            f"on average, {limit:g} is allowed; most in {gap.where}. Positions, frames, masks or weights of the two "
-            "are not the same; parity_limit may only be raised where their dtypes differ"
-        )
-
-
-def compact(samples: Sequence[Sample]) -> tuple[np.ndarray, np.ndarray]:
-    """Where the sampled tokens of each sample are, int64 [B, N] filled up with 0, and which of these count, bool."""
-    at = [np.flatnonzero(sample.sampled) for sample in samples]
-    width = max(map(len, at))
-    index_BN = np.zeros((len(at), width), np.int64)
-    mask_BN = np.zeros((len(at), width), bool)
-    for row, own in enumerate(at):
-        index_BN[row, : len(own)] = own
-        mask_BN[row, : len(own)] = True
-    return index_BN, mask_BN

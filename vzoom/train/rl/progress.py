@@ -1,4 +1,4 @@
-"""Where an RL run stands, beside weights and optimizer: what the next step depends on."""
+"""Where an RL run is, beside weights and optimizer: what the next step depends on."""
 
 from __future__ import annotations
 
@@ -14,33 +14,29 @@ from .reward import ZoomRate
 
 
 @dataclass(frozen=True)
-class Progress:
-    """step: rollout steps done. drawn: questions rolled out so far. idle: steps in a row that found no group to learn
-    from. best: held-out reward and its step, None before the first evaluation; its reward is None where nothing is held
-    out and the last model is kept."""
+class GRPOProgress:
+    """step: rollout steps done. drawn: questions rolled out so far. zoom_rate: the policy's running rate. history: of
+    each step's rollouts. idle: steps in a row that found no group to learn from."""
 
     step: int = 0
     drawn: int = 0
     zoom_rate: ZoomRate = field(default_factory=ZoomRate)
     history: tuple[StepStats, ...] = ()
-    best: tuple[float | None, int] | None = None
     idle: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Progress:
-        best = data["best"]
+    def from_json(cls, data: dict[str, Any]) -> GRPOProgress:
         return replace(
             cls(**data),
             zoom_rate=ZoomRate(**data["zoom_rate"]),
             history=tuple(StepStats(**stats) for stats in data["history"]),
-            best=None if best is None else (best[0], best[1]),
         )
 
 
-def draw(questions: Sequence[Record], *, first: int, count: int, seed: int) -> list[Record]:
+def draw_questions(questions: Sequence[Record], *, first: int, count: int, seed: int) -> list[Record]:
     """Draws number first … first + count − 1: all questions in a random order, then all of them in another."""
     found = []
     for number in range(first, first + count):

@@ -5,15 +5,20 @@ R_tool is a bonus for right answers with at least one zoom, and is paid only whi
 a target rate: without it zooming dies out, with it for ever the policy would zoom for its own sake.
 
 Rewards are pure functions of a trajectory. A judge that fails gives no reward at all: `score` returns the failure, the
-rollout is left out and counted (`groups`), because a 0 would teach that a good answer is bad.
+rollout's group is left out and counted (`dynamic_sampling`), because a 0 would teach that a good answer is bad.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from ...data import Record, reference_of
 from ...protocol import Judge, JudgeFailed, Reference, is_right, is_well_formed
 from ...types import Trajectory
+
+_JUDGES = 8  # questions that are with the judge at once
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,12 @@ class ZoomRate:
             raise ValueError(f"need 0 ≤ memory < 1 and 0 ≤ value ≤ 1, got memory {self.memory}, value {self.value}")
 
     def after(self, *, num_zoomed: int, num_rollouts: int) -> ZoomRate:
-        """The rate with one more step. The first step counts in full."""
+        """The rate with one more step. The first step counts in full.
+
+        Args:
+            num_zoomed: rollouts of the step that brought a clip.
+            num_rollouts: of the step.
+        """
         if not 0 <= num_zoomed <= num_rollouts or num_rollouts < 1:
             raise ValueError(f"{num_zoomed} of {num_rollouts} rollouts cannot have zoomed")
         rate = num_zoomed / num_rollouts
@@ -72,9 +82,20 @@ class ZoomRate:
 def score(
     trajectory: Trajectory, reference: Reference, *, zoom_rate: float, config: RewardConfig, judge: Judge | None = None
 ) -> Reward | JudgeFailed:
-    """The reward of a rollout, or the judge's failure. zoom_rate: the policy's running rate before this step.
+    """Score one rollout.
 
-    ValueError where a question without options is to be judged and there is no judge.
+    Args:
+        trajectory: the rollout.
+        reference: the right answer.
+        zoom_rate: the policy's running rate before this step.
+        config: the weights.
+        judge: for questions without options.
+
+    Returns:
+        The reward, or the judge's failure.
+
+    Raises:
+        ValueError: the question has no options and there is no judge.
     """
     right = is_right(trajectory.answer, reference, judge=judge)
     if isinstance(right, JudgeFailed):
@@ -84,8 +105,48 @@ def score(
     return Reward(accuracy, form, tool, config.accuracy_weight * accuracy + config.format_weight * form + tool)
 
 
+def score_rollouts(
+    records: Sequence[Record],
+    rollouts: Sequence[Sequence[Trajectory]],
+    *,
+    zoom_rate: float,
+    config: RewardConfig,
+    judge: Judge | None = None,
+) -> list[tuple[Reward | JudgeFailed, ...]]:
+    """Score the rollouts of each question. Those that need the judge go to it several at a time.
+
+    Args:
+        records: the questions.
+        rollouts: of each question, in order.
+        zoom_rate, config, judge: see `score`.
+
+    Returns:
+        The reward of each rollout, by question.
+    """
+    references = [reference_of(record) for record in records]
+    pairs = [(reference, t) for reference, group in zip(references, rollouts, strict=True) for t in group]
+
+    def one(pair: tuple[Reference, Trajectory]) -> Reward | JudgeFailed:
+        reference, trajectory = pair
+        return score(trajectory, reference, zoom_rate=zoom_rate, config=config, judge=judge)
+
+    if all(reference.options for reference in references):
+        rewards = iter([one(pair) for pair in pairs])
+    else:
+        with ThreadPoolExecutor(_JUDGES, "vzoom-judge") as pool:
+            rewards = iter(list(pool.map(one, pairs)))
+    return [tuple(next(rewards) for _ in group) for group in rollouts]
+
+
 def tool_reward(*, right: bool, num_zooms: int, zoom_rate: float, config: RewardConfig) -> float:
-    """R_tool: the bonus for a right answer with a zoom, while the policy's zoom_rate is at or below the target."""
+    """R_tool: the bonus for a right answer with a zoom, while the policy's zoom_rate is at or below the target.
+
+    Args:
+        right: whether the answer is.
+        num_zooms: that brought a clip.
+        zoom_rate: the policy's running rate before this step.
+        config: the bonus and the target.
+    """
     if not 0 <= zoom_rate <= 1:
         raise ValueError(f"zoom_rate must be from 0 to 1, got {zoom_rate}")
     return config.tool_bonus if right and num_zooms > 0 and zoom_rate <= config.target_zoom_rate else 0.0

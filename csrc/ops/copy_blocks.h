@@ -1,0 +1,13 @@
+// The arguments of copy_blocks; kernels/copy_blocks/op.py says what they are.
+#pragma once
+
+#include "../op.h"
+
+namespace vz {
+
+struct CopyBlocks {
+  View k_pages, v_pages, sources, targets;
+  VZ_ARGUMENTS(k_pages, v_pages, sources, targets)
+};
+
+}  // namespace vz

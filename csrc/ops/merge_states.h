@@ -1,0 +1,14 @@
+// The arguments of merge_states; kernels/merge_states/op.py says what they are.
+#pragma once
+
+#include "../op.h"
+
+namespace vz {
+
+struct MergeStates {
+  View out_a, lse_a, out_b, lse_b, out;
+  Maybe lse;
+  VZ_ARGUMENTS(out_a, lse_a, out_b, lse_b, out, lse)
+};
+
+}  // namespace vz

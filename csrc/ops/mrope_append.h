@@ -1,0 +1,16 @@
+// The arguments of mrope_append; kernels/mrope_append/op.py says what they are.
+#pragma once
+
+#include "../op.h"
+
+namespace vz {
+
+struct MropeAppend {
+  Maybe q;
+  View k, v;
+  Maybe cos, sin;
+  View k_pages, v_pages, slots;
+  VZ_ARGUMENTS(q, k, v, cos, sin, k_pages, v_pages, slots)
+};
+
+}  // namespace vz

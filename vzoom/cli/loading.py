@@ -1,0 +1,70 @@
+"""What --model names: loaded with the limits that the options set, or only found."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..config import ZoomConfig
+from .console import note
+from .options import given
+
+if TYPE_CHECKING:
+    from ..zoomer import Zoomer
+
+EMBEDDED_NOTE = (
+    "the embedded model knows nothing but vzoom's own synthetic videos. For real videos name a model, "
+    "for example --model zsgvivo/videozoomer or --model Qwen/Qwen2.5-VL-7B-Instruct"
+)
+
+
+def load_zoomer(args: argparse.Namespace, *, warn: bool = True) -> Zoomer:
+    """Load the model that the options name, with the limits that they set.
+
+    Args:
+        args: of a parser with `add_model_options`, and maybe `add_limits`.
+        warn: say so if it is the embedded model, which real videos are strange to.
+
+    Raises:
+        ValueError: limits that do not fit together, or a folder that is not there.
+        OSError: a model that cannot be found or read.
+    """
+    limits = given(args, ZoomConfig)
+    ZoomConfig().override(**limits)  # checked before the model is loaded, which can take minutes
+    if warn and args.model == "embedded":
+        note(EMBEDDED_NOTE)
+    elif sys.stderr.isatty():
+        note(f"loading {args.model}")
+    zoomer = open_model(args.model, device=args.device, dtype=args.dtype)
+    zoomer.config = zoomer.config.override(**limits)
+    return zoomer
+
+
+def open_model(model: str, *, device: str, dtype: str) -> Zoomer:
+    """`vzoom.load`, with errors that name --model and say how to mend it."""
+    check_folder(model)
+    import transformers
+
+    import vzoom
+
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        return vzoom.load(model, device=device, dtype=dtype)
+    except OSError as error:  # transformers does not always name the model, nor say what to do
+        hint = "name a folder with a checkpoint, or a hub id that can be reached from here"
+        raise OSError(f"--model {model}: {hint} ({error})") from error
+
+
+def check_folder(model: str) -> None:
+    """ValueError if `model` can only be a folder, and there is none."""
+    if model[:1] in "./~" and not Path(model).is_dir():
+        raise ValueError(f"--model {model}: no such folder")
+
+
+def model_path(model: str) -> str:
+    """The folder or hub id to read a tokenizer or a configuration from, without loading the model."""
+    from ..zoomer import EMBEDDED, embedded_path
+
+    return str(embedded_path()) if model == EMBEDDED else model
