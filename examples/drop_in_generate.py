@@ -23,7 +23,7 @@ from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTo
 import vzoom
 from vzoom.protocol import (
     TURN_ENDS,
-    Image,
+    ImagePart,
     Part,
     clip_note,
     glance_timestamps,
@@ -50,7 +50,7 @@ def main() -> None:
         """A turn as AutoProcessor makes it, which needs torchvision: one image token for each visual token."""
         pixels: Mapping[str, Any] = processor(images=list(frames), return_tensors="pt")
         counts = (pixels["image_grid_thw"].prod(dim=1) // merge**2).tolist()
-        text = "".join("<|image_pad|>" * counts[p.index] if isinstance(p, Image) else p.text for p in parts)
+        text = "".join("<|image_pad|>" * counts[p.index] if isinstance(p, ImagePart) else p.text for p in parts)
         ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **pixels}
         if "mm_token_type_ids" in inspect.signature(model.forward).parameters:  # transformers 5.3 and newer ask for it

@@ -172,7 +172,7 @@ class Zoomer:
         base = sampling or self.checkpoint.sampling
         # One seed for all would draw the same numbers in every session.
         requests = [
-            self._request(video, question, config, replace(base, seed=base.seed + i))
+            self.request(video, question, config=config, sampling=replace(base, seed=base.seed + i))
             for i, (video, question) in enumerate(questions)
         ]
         return self._run(requests, on_event, max_sessions=min(max_sessions, len(requests)), reuse=reuse)
@@ -205,18 +205,46 @@ class Zoomer:
         """
         if num_rollouts < 1:
             raise ValueError(f"num_rollouts must be 1 or more, got {num_rollouts}")
-        config = self.config.override(max_zooms=max_zooms)
-        request = self._request(video, question, config, sampling or Sampling(temperature=1.0))
-        return self._run([replace(request, num_rollouts=num_rollouts)], on_event, max_sessions=num_rollouts)
+        request = self.request(
+            video,
+            question,
+            config=self.config.override(max_zooms=max_zooms),
+            sampling=sampling or Sampling(temperature=1.0),
+            num_rollouts=num_rollouts,
+        )
+        return self._run([request], on_event, max_sessions=num_rollouts)
+
+    def request(
+        self,
+        video: str | PathLike[str],
+        question: str,
+        *,
+        config: ZoomConfig | None = None,
+        sampling: Sampling | None = None,
+        num_rollouts: int = 1,
+    ) -> Request:
+        """A request for an `Engine` of this model, whose frames go through this zoomer's cache.
+
+        Args:
+            video: a file or a URL. It is opened when the engine gets to it.
+            question: the text, options included.
+            config: this zoomer's if not given.
+            sampling: greedy if not given.
+            num_rollouts: how many answers.
+        """
+        return Request.about(
+            video,
+            question,
+            checkpoint=self.checkpoint,
+            clip_cache=self.clip_cache,
+            config=config or self.config,
+            sampling=sampling,
+            num_rollouts=num_rollouts,
+        )
 
     def cache_stats(self) -> dict[str, CacheStats]:
         """Hits and misses so far: "frames" of decoding, "features" of the vision tower."""
         return {"frames": self.clip_cache.stats(), "features": self.feature_cache.stats()}
-
-    def _request(self, video: str | PathLike[str], question: str, config: ZoomConfig, sampling: Sampling) -> Request:
-        return Request.about(
-            video, question, checkpoint=self.checkpoint, clip_cache=self.clip_cache, config=config, sampling=sampling
-        )
 
     def _run(
         self,

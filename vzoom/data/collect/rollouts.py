@@ -14,7 +14,7 @@ from zlib import crc32
 from ...config import Sampling
 from ...engine import Outcome
 from ...types import Malformed, ZoomCall
-from ..ask import VideoQuestion, ask_alone
+from ..ask import ask_alone
 from ..record import Record
 from ..videos import check_video
 from .messages import cut_turn
@@ -107,15 +107,19 @@ def roll_out(
 def _block(
     zoomer: Zoomer, block: Sequence[Record], num_rollouts: int, sampling: Sampling, seed: int
 ) -> Iterator[StudentRollout]:
-    asked = []
+    requests = []
     for question in block:
         check_video(question.video)
         own = Sampling(sampling.temperature, seed=crc32(f"{seed} {question.id}".encode()) * num_rollouts)
-        asked.append(VideoQuestion(question.video.path, question.question, question.config, own, num_rollouts))
-    held = ask_alone(zoomer, asked, max_sessions=len(block) * num_rollouts)
-    for question, rollouts in zip(block, held, strict=True):
-        for number, one in enumerate(rollouts):
-            yield _rollout(question.id, number, one)
+        requests.append(
+            zoomer.request(
+                question.video.path, question.question, config=question.config, sampling=own, num_rollouts=num_rollouts
+            )
+        )
+    groups = ask_alone(zoomer, requests, max_sessions=len(block) * num_rollouts)
+    for question, outcomes in zip(block, groups, strict=True):
+        for number, outcome in enumerate(outcomes):
+            yield _rollout(question.id, number, outcome)
 
 
 def _rollout(question: str, number: int, outcome: Outcome) -> StudentRollout:
