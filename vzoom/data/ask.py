@@ -37,7 +37,9 @@ class VideoQuestion:
     num_rollouts: int = 1
 
 
-def ask_alone(zoomer: Zoomer, questions: Sequence[VideoQuestion], *, max_sessions: int) -> list[list[Outcome]]:
+def ask_alone(
+    zoomer: Zoomer, questions: Sequence[VideoQuestion], *, max_sessions: int, untagged_answers: bool | None = None
+) -> list[list[Outcome]]:
     """Hold conversations so that the same questions get the same answers to the last bit.
 
     Which tokens are fed together decides the last bits of the logits. So each call has an engine and a cache of visual
@@ -47,6 +49,7 @@ def ask_alone(zoomer: Zoomer, questions: Sequence[VideoQuestion], *, max_session
         zoomer: the model. Its engine is not used, its cache of frames is.
         questions: asked in one batch.
         max_sessions: conversations at once.
+        untagged_answers: see `Engine`.
 
     Returns:
         For each question, in order, one outcome per rollout.
@@ -69,6 +72,7 @@ def ask_alone(zoomer: Zoomer, questions: Sequence[VideoQuestion], *, max_session
         max_total_tokens=max(question.config.max_total_tokens for question in questions),
         overlap=False,
         feature_cache=FeatureCache(),
+        untagged_answers=untagged_answers,
     ) as engine:
         return engine.run(requests, keep_clips=False)
 

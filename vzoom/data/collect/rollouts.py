@@ -13,11 +13,11 @@ from zlib import crc32
 
 from ...config import Sampling
 from ...engine import Outcome
+from ...protocol import cut_turn
 from ...types import Malformed, ZoomCall
 from ..ask import VideoQuestion, ask_alone
 from ..record import Record
 from ..videos import check_video
-from .messages import cut_turn
 from .progress import Say, silence
 from .reply_cache import ReplyCache, key_of
 from .settings import RolloutSettings
@@ -112,7 +112,8 @@ def _block(
         check_video(question.video)
         own = Sampling(sampling.temperature, seed=crc32(f"{seed} {question.id}".encode()) * num_rollouts)
         asked.append(VideoQuestion(question.video.path, question.question, question.config, own, num_rollouts))
-    held = ask_alone(zoomer, asked, max_sessions=len(block) * num_rollouts)
+    # What a student writes becomes data, which shows tags: an answer without them is refused.
+    held = ask_alone(zoomer, asked, max_sessions=len(block) * num_rollouts, untagged_answers=False)
     for question, rollouts in zip(block, held, strict=True):
         for number, one in enumerate(rollouts):
             yield _rollout(question.id, number, one)
