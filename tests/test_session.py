@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from checkpoints import token_id, write_tokenizer
 
 from vzoom.config import ZoomConfig
 from vzoom.engine.session import Done, NeedFrames, NeedTokens, Session
+from vzoom.protocol.tags import TAGS
 from vzoom.protocol.text_codec import TextCodec
 from vzoom.protocol.vocabulary import Vocabulary
 from vzoom.types import Answer, CallError, Clip, Malformed, StopReason, VideoInfo, ZoomCall
@@ -240,6 +242,73 @@ def test_a_multi_token_character_streams_whole(vocabulary: Vocabulary) -> None:
     assert "".join(pieces) == "a東é<answer>ü</answer>"
     assert "�" not in "".join(pieces)
     assert driver.session.turn.outcome == Answer("ü")
+
+
+def test_closing_tags_in_an_open_thought_do_not_end_the_turn(vocabulary: Vocabulary) -> None:
+    driver = Driver(vocabulary)
+    driver.write("<think>could be <answer>C</answer>? Or <video_zoom>{}</video_zoom>? No, B</think>")
+    assert isinstance(driver.session.action, NeedTokens)
+    assert not driver.session.action.opens_turn
+    driver.write("<answer>B</answer>")
+    assert driver.session.action == Done(StopReason.ANSWERED)
+    assert driver.session.trajectory.answer == "B"
+    assert len(driver.session.trajectory.turns) == 1
+
+
+def test_an_answer_in_a_thought_that_is_never_closed_is_refused(vocabulary: Vocabulary) -> None:
+    driver = Driver(vocabulary)
+    driver.write("<think>could be <answer>C</answer>", IM_END)
+    assert driver.session.trajectory.answer is None
+    assert "Error (unclosed)" in driver.opening
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_an_answer_without_tags_counts_only_if_nobody_trained_the_model_for_them(
+    trained: bool, vocabulary: Vocabulary
+) -> None:
+    driver = Driver(dataclasses.replace(vocabulary, untagged_answers=not trained))
+    driver.write("<think>It is red.</think> The answer is B.", IM_END)
+    trajectory = driver.session.trajectory
+    if trained:
+        assert trajectory.answer is None
+        assert not trajectory.answer_is_untagged
+        assert "Error (empty)" in driver.opening
+    else:
+        assert driver.session.action == Done(StopReason.ANSWERED)
+        assert trajectory.answer == "The answer is B."
+        assert trajectory.answer_is_untagged
+        assert trajectory.turns[0].outcome == Answer("The answer is B.")
+        assert trajectory.to_json()["answer_is_untagged"]
+
+
+def test_tags_count_for_an_untrained_model_too(vocabulary: Vocabulary) -> None:
+    driver = Driver(dataclasses.replace(vocabulary, untagged_answers=True), max_new_tokens=200)
+    driver.write(CALL)
+    driver.write("<answer>x</answer>")
+    assert driver.session.trajectory.answer == "x"
+    assert not driver.session.trajectory.answer_is_untagged
+    assert len(driver.session.trajectory.zooms) == 1
+    cut = Driver(dataclasses.replace(vocabulary, untagged_answers=True), max_new_tokens=5)
+    cut.write("It is")
+    assert cut.session.action == Done(StopReason.TURN_TOKENS)  # the model had not ended its turn
+    assert cut.session.trajectory.answer is None
+
+
+def test_tags_that_are_special_tokens_are_read(tmp_path: Path) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    write_tokenizer(tmp_path)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"))
+    tokenizer.add_special_tokens({"additional_special_tokens": list(TAGS)})
+    codec = TextCodec(tokenizer.backend_tokenizer)
+    grids = {"merge": 2, "grid_hw": lambda height, width, config: (height // 14, width // 14)}
+    driver = Driver(Vocabulary(codec, token_id("<|image_pad|>"), IM_END, frozenset({IM_END}), **grids))
+    driver.write(CALL)
+    driver.write("<think>b</think><answer>x", IM_END)
+    trajectory = driver.session.trajectory
+    assert [turn.text for turn in trajectory.turns] == [CALL, "<think>b</think><answer>x"]
+    assert trajectory.calls == [ZoomCall(4, 8, 2)]
+    assert trajectory.answer == "x"
 
 
 def test_user_errors(vocabulary: Vocabulary) -> None:

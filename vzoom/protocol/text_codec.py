@@ -76,7 +76,9 @@ class TextCodec:
         return self._encode_split(self._all, (("".join(part.text for part in run), trusted) for trusted, run in runs))
 
     def encode_plain(self, text: str) -> list[int]:
-        """Ids of text from outside, without any added token."""
+        """Ids of text from outside, without any added token. What is no Unicode (in a file's name) becomes U+FFFD."""
+        if not text.isascii():
+            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         return self._plain.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
