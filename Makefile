@@ -26,6 +26,7 @@ demo: $(VENV)/.package ## install, render a video, and watch the embedded model 
 	$(BIN)/vzoom demo
 
 test: $(VENV)/.test ## install and run the tests; ARGS='…' goes to pytest
+	$(BIN)/python tests/fetch_tokenizers.py
 	$(BIN)/pytest $(ARGS)
 
 test-extras: $(VENV)/.test ## the tests that need Ray or lmms-eval, which it installs

@@ -26,6 +26,7 @@ from vzoom.protocol import (
     ImagePart,
     Part,
     clip_note,
+    cut_turn,
     glance_timestamps,
     parse_turn,
     prompt,
@@ -62,12 +63,18 @@ def main() -> None:
     settings = {"past_key_values": cache, "stop_strings": list(TURN_ENDS), "tokenizer": tokenizer, "do_sample": False}
     settings |= {"max_new_tokens": config.max_new_tokens, "pad_token_id": tokenizer.pad_token_id}
 
+    def whole_turn(ids: torch.Tensor, fed: int) -> torch.Tensor:
+        """The rest of a turn that stopped at a tag in a thought, where tags are talk."""
+        while cut_turn(text := tokenizer.decode(ids[0, fed:])) is None and text.rstrip().endswith(TURN_ENDS):
+            ids = model.generate(ids, **settings)
+        return ids
+
     with vzoom.open_video(args.video) as video:
         glance = video.frames_at(glance_timestamps(video.info, config))
         limits = {"max_zooms": config.max_zooms, "zoom_max_frames": config.zoom_max_frames, "style": config.prompt}
         opening = inputs_of(prompt(args.question, video.info, glance.pts_seconds, **limits), list(glance.frames))
         fed = opening["input_ids"].shape[1]
-        ids = model.generate(**opening, **settings)
+        ids = whole_turn(model.generate(**opening, **settings), fed)
         for zooms_left in reversed(range(config.max_zooms)):
             text = tokenizer.decode(ids[0, fed:])
             print(text)
@@ -83,7 +90,7 @@ def main() -> None:
             turn = tool_turn(clip.pts_seconds, note, zooms_left=zooms_left, style=config.prompt)
             ids = cache.append(ids, inputs_of(turn, list(clip.frames)))  # the splice: only the new turn is fed
             fed = ids.shape[1]
-            ids = model.generate(ids, **settings)
+            ids = whole_turn(model.generate(ids, **settings), fed)
     outcome = parse_turn(tokenizer.decode(ids[0, fed:]))
     print(f"answer: {outcome.text if isinstance(outcome, Answer) else 'none'}, {ids.shape[1]} tokens in the cache")
 

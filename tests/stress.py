@@ -49,7 +49,7 @@ class Random(ScriptedSession):
         self.by_trajectory[id(other.trajectory)] = other
         # The turn in progress is finished as the parent would, then the fork goes its own way.
         turns = make_turns(sampling.seed)
-        encode = self.vocabulary.tokenizer.encode
+        encode = self.vocabulary.codec.encode
         end = len(self.heard)
         while end < len(self.script) and not self._ends_turn(end):
             end += 1
@@ -57,7 +57,7 @@ class Random(ScriptedSession):
         return other
 
     def _ends_turn(self, index: int) -> bool:
-        text = self.vocabulary.tokenizer.decode(self.script[max(0, index - 40) : index + 1])
+        text = self.vocabulary.codec.decode(self.script[max(0, index - 40) : index + 1])
         return text.endswith(("</video_zoom>", "</answer>"))
 
 

@@ -279,6 +279,19 @@ def test_no_answer_says_why(video: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert "no answer: a turn reached its limit of new tokens (--max-new-tokens)" in capsys.readouterr().out
 
 
+def test_an_answer_without_tags_is_marked(
+    video: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = make_result(answer="It is red.")
+    monkeypatch.setattr(vzoom, "load", lambda model, **options: ScriptedZoomer(result))
+    for untagged in (False, True):
+        result.trajectory.answer_is_untagged = untagged
+        assert main(["ask", str(video), "Which?"]) == 0
+        assert ("(without tags: this model was not trained for them)" in capsys.readouterr().out) is untagged
+        assert main(["ask", str(video), "Which?", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["answer_is_untagged"] is untagged
+
+
 def test_control_characters_of_the_model_do_not_reach_the_terminal() -> None:
     stream = io.StringIO()
     result = make_result(thought="\x1b[2Jgone\x9b31m\rover", answer="\x1b]0;title\x07B")

@@ -13,14 +13,17 @@ import numpy as np
 import pytest
 from expert_tools import CONFIG, ZOOM, make_factory, make_questions, read_questions
 from PIL import Image
+from transformers import AutoTokenizer
 
 from vzoom.data.collect.episode import Episode, EpisodeFactory, EpisodeFailed
 from vzoom.data.collect.messages import data_url, whole_turn, with_request
 from vzoom.data.record import Record
 from vzoom.data.tokens import tokenize_record
+from vzoom.protocol.text_codec import TextCodec
 from vzoom.protocol.well_formed import strict_action
 from vzoom.types import Answer, CallError, Clip, Malformed, StopReason, ZoomCall
 from vzoom.video import VideoReadError
+from vzoom.zoomer import embedded_path
 
 pytest.importorskip("pyarrow", reason="pyarrow (extra train) is not installed")
 
@@ -187,7 +190,7 @@ def test_a_conversation_becomes_a_record_with_the_engines_tokens(question: Recor
     assert len(record.glance_seconds) == 16
     tokens = tokenize_record(record, factory.vocabulary)
     learned = [i for i, yes in zip(tokens.trajectory.ids, tokens.learned, strict=True) if yes]
-    assert factory.vocabulary.tokenizer.decode(learned) == LOOK + DONE
+    assert factory.vocabulary.codec.decode(learned) == LOOK + DONE
 
 
 def test_turns_that_are_said_to_be_flawed_are(question: Record, factory: EpisodeFactory) -> None:
@@ -223,21 +226,16 @@ def test_an_expert_that_spells_control_tokens_only_spells(question: Record, fact
     assert factory.vocabulary.end_of_turn_id not in sampled
 
 
-class Lossy:
-    """A tokenizer that knows no "ö"."""
+class Lossy(TextCodec):
+    """A codec that knows no "ö"."""
 
-    def __init__(self, inner: Any) -> None:
-        self.inner = inner
-
-    def encode(self, text: str, **options: Any) -> list[int]:
-        return self.inner.encode(text.replace("ö", "o"), **options)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
+    def encode_plain(self, text: str) -> list[int]:
+        return super().encode_plain(text.replace("ö", "o"))
 
 
 def test_a_text_that_the_vocabulary_lacks(question: Record, factory: EpisodeFactory) -> None:
-    vocabulary = replace(factory.vocabulary, tokenizer=Lossy(factory.vocabulary.tokenizer))
+    tokenizer = AutoTokenizer.from_pretrained(embedded_path())
+    vocabulary = replace(factory.vocabulary, codec=Lossy(tokenizer.backend_tokenizer))
     episode = replace(factory, vocabulary=vocabulary).open(question)
     with pytest.raises(EpisodeFailed, match="in this vocabulary") as problem:
         episode.say("<think>schön</think><answer>B</answer>", "expert")

@@ -64,7 +64,7 @@ def test_a_conversation_of_the_expert(tmp_path: Path, folder: Path) -> None:
     vocabulary = load_vocabulary(str(embedded_path()))
     tokens = tokenize_record(record, vocabulary)
     learned = [i for i, yes in zip(tokens.trajectory.ids, tokens.learned, strict=True) if yes]
-    assert vocabulary.tokenizer.decode(learned) == CALL + ANSWER
+    assert vocabulary.codec.decode(learned) == CALL + ANSWER
     assert [visual.pts_seconds for visual in tokens.trajectory.visuals] == [0, 2, 4, 4, 5, 6, 7]
 
 

@@ -121,7 +121,7 @@ def test_a_vain_zoom_is_corrected(questions: list[Record], factory: EpisodeFacto
     assert (record.answer, record.reference) == (right(one), right(one))
     tokens = tokenize_record(record, factory.vocabulary)
     learned = [i for i, yes in zip(tokens.trajectory.ids, tokens.learned, strict=True) if yes]
-    assert factory.vocabulary.tokenizer.decode(learned) == LOOK + answer(right(one))
+    assert factory.vocabulary.codec.decode(learned) == LOOK + answer(right(one))
     assert [(tag, task) for tag, task, _ in chat.asked] == [(one.id, "reflect")] * 2
 
 
@@ -142,7 +142,7 @@ def test_what_the_expert_is_asked(questions: list[Record], factory: EpisodeFacto
     assert second[: len(first)] == first
     assert [m["role"] for m in second[len(first) :]] == ["assistant", "user"]
     (record,) = read(tmp_path / "kept")
-    assert "Stop here" not in factory.vocabulary.tokenizer.decode(
+    assert "Stop here" not in factory.vocabulary.codec.decode(
         tokenize_record(record, factory.vocabulary).trajectory.ids
     )
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +17,8 @@ from vzoom.data.record import Record, from_trajectory
 from vzoom.data.show import MARKS, token_lines
 from vzoom.engine.scripted_session import ScriptedSession
 from vzoom.engine.session import Done, NeedFrames, NeedTokens
+from vzoom.protocol.render import TextPart
+from vzoom.protocol.text_codec import TextCodec
 from vzoom.protocol.vocabulary import Vocabulary
 from vzoom.types import Clip, StopReason
 
@@ -27,36 +28,40 @@ _CONTROL = r"<\|\w+\|>"
 _PIECE = re.compile(r"</?\w+>| ?\w+|\s|.", re.DOTALL)
 
 
-class WordTokenizer:
+class WordCodec(TextCodec):
     """Words, tags and single signs: what a token is can be read off, and no checkpoint changes it."""
 
     def __init__(self) -> None:
         self.ids: dict[str, int] = {}
 
-    def encode(self, text: str, *, split_special_tokens: bool = False, **_: Any) -> list[int]:
+    def encode_parts(self, parts: Iterable[TextPart]) -> list[int]:
         pieces = []
-        for part in [text] if split_special_tokens else re.split(f"({_CONTROL})", text):
-            pieces += [part] if re.fullmatch(_CONTROL, part) and not split_special_tokens else _PIECE.findall(part)
-        return [self.convert_tokens_to_ids(piece) for piece in pieces]
+        for part in parts:
+            for text in re.split(f"({_CONTROL})", part.text) if part.trusted else [part.text]:
+                pieces += [text] if part.trusted and re.fullmatch(_CONTROL, text) else _PIECE.findall(text)
+        return [self.id_of(piece) for piece in pieces]
 
-    def decode(self, ids: Sequence[int], **_: Any) -> str:
+    def encode_turn(self, text: str) -> list[int]:
+        return self.encode_parts([TextPart(text, trusted=False)])
+
+    def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
         texts = list(self.ids)
         return "".join(texts[i] for i in ids)
 
-    def convert_tokens_to_ids(self, token: str) -> int:
-        return self.ids.setdefault(token, len(self.ids))
+    def id_of(self, piece: str) -> int:
+        return self.ids.setdefault(piece, len(self.ids))
 
 
 @pytest.fixture(scope="module")
 def vocabulary() -> Vocabulary:
-    tokenizer = WordTokenizer()
-    image, end = (tokenizer.convert_tokens_to_ids(token) for token in ("<|image_pad|>", "<|im_end|>"))
-    return Vocabulary(tokenizer, image, end, frozenset({end}), merge=2, grid_hw=lambda h, w, config: (4, 4))
+    codec = WordCodec()
+    image, end = (codec.id_of(token) for token in ("<|image_pad|>", "<|im_end|>"))
+    return Vocabulary(codec, image, end, frozenset({end}), merge=2, grid_hw=lambda h, w, config: (4, 4))
 
 
 def cut_short(vocabulary: Vocabulary) -> Record:
     """A student whose second turn reaches the limit of new tokens."""
-    config = replace(CONFIG, max_new_tokens=len(vocabulary.tokenizer.encode(LOOK)) + 1)
+    config = replace(CONFIG, max_new_tokens=len(vocabulary.codec.encode(LOOK)) + 1)
     texts = [LOOK, "<think>I wonder" + ", and I wonder" * 20]
     session = ScriptedSession(texts, QUESTION, PLAIN.video.info, vocabulary, config, Sampling())
     while not isinstance(session.action, Done):

@@ -25,6 +25,7 @@ from data_records import (
     with_turn,
 )
 from pretrain_conversation import conversation as pretraining_example
+from transformers import AutoTokenizer
 
 from vzoom.config import Sampling, ZoomConfig
 from vzoom.data.record import Record, RecordedTurn, VideoRef, from_trajectory
@@ -132,7 +133,7 @@ def test_every_token_has_its_mask(kind: str, vocabulary: Vocabulary) -> None:
     expected = [
         (token, mask)
         for mask, text in pieces
-        for token in vocabulary.tokenizer.encode(text, split_special_tokens=text == QUESTION)
+        for token in (vocabulary.codec.encode_plain(text) if text == QUESTION else vocabulary.codec.encode(text))
     ]
     lines = list(token_lines(record, vocabulary, every_visual=True))
     assert [(line.id, line.mask) for line in lines] == expected
@@ -209,16 +210,17 @@ def test_an_expert_cannot_spell_a_control_token(vocabulary: Vocabulary) -> None:
     tokens = tokenize_record(with_turn(PLAIN, 0, text=text), vocabulary)
     learned = [i for i, yes in zip(tokens.trajectory.ids, tokens.learned, strict=True) if yes]
     assert vocabulary.end_of_turn_id not in learned
-    assert vocabulary.tokenizer.decode(learned) == text
+    assert vocabulary.codec.decode(learned) == text
 
 
 @pytest.mark.parametrize("flaw", ["none", "shifted", "elsewhere"])
 def test_the_trainer_has_the_same_tokens_and_masks(flaw: str, vocabulary: Vocabulary) -> None:
     config = ZoomConfig(prompt="brief", min_pixels=3136, max_pixels=3136)
     store = FrameStore(SyntheticConfig(), side=56, first=0, count=3)
+    tokenizer = AutoTokenizer.from_pretrained(embedded_path())
     for number in range(len(store)):
         stored = store[number]
-        writer = ExampleWriter(vocabulary.tokenizer, config, side=56, rng=np.random.default_rng(number))
+        writer = ExampleWriter(tokenizer, config, side=56, rng=np.random.default_rng(number))
         example = pretraining_example(writer, stored, max_zooms=config.max_zooms, flaw=flaw)  # type: ignore[arg-type]
         rng, info = np.random.default_rng(number), stored.video.info()
         question = ask(stored.video, "which", rng)
@@ -266,7 +268,7 @@ def test_a_record_that_the_engine_would_not_hold(record: Record, problem: str, v
 def test_an_unreadable_clip_is_told_again(vocabulary: Vocabulary) -> None:
     unread = (LOOK, "expert", UNREADABLE, True, ())
     tokens = tokenize_record(conversation("u", unread, (DONE, "expert", Answer("B"), False, ())), vocabulary)  # type: ignore[arg-type]
-    assert UNREADABLE.detail in vocabulary.tokenizer.decode(tokens.trajectory.ids)
+    assert UNREADABLE.detail in vocabulary.codec.decode(tokens.trajectory.ids)
 
 
 def test_tokens_of_another_tokenizer_are_noticed(vocabulary: Vocabulary) -> None:
@@ -277,7 +279,7 @@ def test_tokens_of_another_tokenizer_are_noticed(vocabulary: Vocabulary) -> None
     sampled_at = record.sampled.index(True) + 1
     for at, problem in ((sampled_at, "another tokenizer"), (3, "from token 3 on")):
         ids = list(record.ids)
-        ids[at] = vocabulary.tokenizer.encode(" star")[0]
+        ids[at] = vocabulary.codec.encode(" star")[0]
         with pytest.raises(InvalidRecord, match=problem):
             tokenize_record(replace(record, ids=tuple(ids)), vocabulary)
 

@@ -23,7 +23,7 @@ from vzoom.engine.request import Request
 from vzoom.engine.running_session import RunningSession
 from vzoom.engine.scripted_session import ScriptedSession
 from vzoom.engine.session import Session
-from vzoom.models import Checkpoint, load_checkpoint
+from vzoom.models import Checkpoint, load_checkpoint, vocabulary_of
 from vzoom.synthetic import make_video, render
 from vzoom.types import (
     CallError,
@@ -230,16 +230,31 @@ def test_settings_of_a_checkpoint_are_read_and_checked(checkpoint: Checkpoint, t
     shutil.copytree(checkpoint.name, folder)
     SHORT.save(folder / "vzoom.json")
     assert load_checkpoint(str(folder)).config == SHORT
+    assert load_checkpoint(str(folder)).knows_tags
     (folder / "vzoom.json").write_text('{"glance_rate": 2}')
     with pytest.raises(ValueError, match="unknown field glance_rate"):
         load_checkpoint(str(folder))
     (folder / "vzoom.json").unlink()
+    assert not load_checkpoint(str(folder)).knows_tags
     preprocessor = json.loads((folder / "preprocessor_config.json").read_text())
     (folder / "preprocessor_config.json").unlink()
     with pytest.raises(ValueError, match="neither preprocessor_config"):
         load_checkpoint(str(folder))
     (folder / "processor_config.json").write_text(json.dumps({"image_processor": preprocessor}))
     assert load_checkpoint(str(folder)).patch_spec == checkpoint.patch_spec
+
+
+@pytest.mark.parametrize(
+    ("knows_tags", "asked_for", "accepted"), [(True, None, False), (False, None, True), (False, False, False)]
+)
+def test_answers_without_tags_are_for_checkpoints_that_know_none(
+    checkpoint: Checkpoint, knows_tags: bool, asked_for: bool | None, accepted: bool
+) -> None:
+    one = dataclasses.replace(checkpoint, knows_tags=knows_tags)
+    engine = Engine(one, max_total_tokens=1024, untagged_answers=asked_for)
+    engine.close()
+    assert engine.vocabulary.untagged_answers is accepted
+    assert not vocabulary_of(one).untagged_answers  # what data and training are made with
 
 
 SAMPLED = Sampling(temperature=1.0, seed=7)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vzoom.protocol import render as protocol
-from vzoom.protocol.parse import parse_turn, partial_call
+from vzoom.protocol.parse import cut_turn, parse_turn, partial_call, untagged_answer
 from vzoom.protocol.render import ImagePart, TextPart, render_turn
 from vzoom.types import Answer, CallError, Malformed, VideoInfo, ZoomCall
 
@@ -85,6 +85,62 @@ def test_tags_in_a_closed_thought_are_talk() -> None:
 
 def test_an_unclosed_answer_is_an_answer() -> None:
     assert parse_turn("<think>x</think><answer>C") == Answer("C")
+
+
+@pytest.mark.parametrize(
+    ("text", "outcome"),
+    [
+        ("<think>could be <answer>C</answer>? No, B</think>", CallError.EMPTY),
+        ("<think>could be <answer>C</answer>? No, B</think><answer>B</answer>", Answer("B")),
+        ("<think>could be <answer>C</answer>", CallError.UNCLOSED),
+        ('<think>look: <video_zoom>{"segment": [3, 5], "fps": 2}</video_zoom>', CallError.UNCLOSED),
+        ("chatter <think>a</think> more <think>so <answer>C</answer>", CallError.UNCLOSED),
+        ("<think>a <think>b</think><answer>B</answer>", Answer("B")),
+        ("<answer>it reads <think> on the wall</answer>", Answer("it reads <think> on the wall")),
+        ("no thought opened</think><answer>B</answer>", Answer("B")),
+    ],
+)
+def test_tags_in_an_open_thought_are_talk(text: str, outcome: Answer | CallError) -> None:
+    got = parse_turn(text)
+    assert (got.error if isinstance(got, Malformed) else got) == outcome
+    assert partial_call(text, 16) is None
+
+
+@pytest.mark.parametrize(
+    ("turn", "rest"),
+    [
+        ("<think>could be <answer>C</answer>? No</think><answer>B</answer>", " and more"),
+        ('<video_zoom>{"segment": [3, 5], "fps": 2}</video_zoom>', "<answer>B</answer>"),
+        ("<think>a</think></answer>", ""),
+        ("<answer>it reads <think> on the wall</answer>", "</think>"),
+    ],
+)
+def test_a_turn_ends_at_its_first_closing_tag_outside_thoughts(turn: str, rest: str) -> None:
+    assert cut_turn(turn + rest) == turn
+    assert cut_turn(turn[:-1]) is None
+
+
+def test_a_turn_of_open_thoughts_has_no_end_and_is_read_in_linear_time() -> None:
+    text = "<think>" + "<answer>C</answer>" * 100_000
+    assert cut_turn(text) is None
+    assert parse_turn(text).error is CallError.UNCLOSED  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (" B \n", "B"),
+        ("<think>It is red.</think>\nThe answer is B.", "The answer is B."),
+        ("<think>It is B", None),
+        ("<think>It is B</think>", None),
+        ("<answer> </answer>", None),
+        ("B</answer>", None),
+        ("<think>could be <answer>C</answer></think>B", "B"),
+        ("", None),
+    ],
+)
+def test_what_is_said_without_tags(text: str, said: str | None) -> None:
+    assert untagged_answer(text) == said
 
 
 times = st.integers(0, 10**6).map(lambda x: x / 100)

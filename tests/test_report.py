@@ -159,6 +159,14 @@ def test_a_letter_is_explained_by_its_option() -> None:
         assert ("<small>disc</small>" in html) is shown, answer
 
 
+def test_an_answer_without_tags_is_marked() -> None:
+    result = make_result(answer="It is red.")
+    for untagged in (False, True):
+        result.trajectory.answer_is_untagged = untagged
+        for html in (Report(result).html(), result._repr_html_()):
+            assert ("without tags: this model was not trained for them" in Page(html).text) is untagged
+
+
 def test_an_answer_without_zoom() -> None:
     result = make_result()
     trajectory = result.trajectory

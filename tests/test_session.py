@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from checkpoints import token_id, write_tokenizer
 
 from vzoom.config import ZoomConfig
 from vzoom.engine.session import Done, NeedFrames, NeedTokens, Session
+from vzoom.protocol.tags import TAGS
+from vzoom.protocol.text_codec import TextCodec
 from vzoom.protocol.vocabulary import Vocabulary
 from vzoom.types import Answer, CallError, Clip, Malformed, StopReason, VideoInfo, ZoomCall
 
@@ -28,7 +31,7 @@ def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
     write_tokenizer(folder)
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
     return Vocabulary(
-        tokenizer=tokenizer,  # type: ignore[arg-type]
+        codec=TextCodec(tokenizer.backend_tokenizer),
         image_token_id=token_id("<|image_pad|>"),
         end_of_turn_id=IM_END,
         end_ids=frozenset({IM_END, token_id("<|endoftext|>")}),
@@ -59,13 +62,13 @@ class Driver:
     def write(self, *tokens: int | str) -> None:
         """Sample these tokens, then carry out a fetch if one is wanted."""
         for piece in tokens:
-            ids = self.session.vocabulary.tokenizer.encode(piece) if isinstance(piece, str) else [piece]
+            ids = self.session.vocabulary.codec.encode(piece) if isinstance(piece, str) else [piece]
             for token in ids:
                 action = self.session.action
                 assert isinstance(action, NeedTokens), f"{action} while tokens are left"
                 self.fed += action.span.ids
                 if action.opens_turn:
-                    self.openings.append(self.session.vocabulary.tokenizer.decode(action.span.ids))
+                    self.openings.append(self.session.vocabulary.codec.decode(action.span.ids, special=True))
                 self.session.accept(token, -1.0)
         if isinstance(self.session.action, NeedFrames):
             self.fetch()
@@ -74,7 +77,7 @@ class Driver:
     def opening(self) -> str:
         """Text of the run that is to be fed next."""
         assert isinstance(self.session.action, NeedTokens)
-        return self.session.vocabulary.tokenizer.decode(self.session.action.span.ids)
+        return self.session.vocabulary.codec.decode(self.session.action.span.ids, special=True)
 
 
 def test_a_conversation_of_two_zooms(vocabulary: Vocabulary) -> None:
@@ -101,7 +104,7 @@ def test_masks_and_lengths_of_the_trajectory(vocabulary: Vocabulary) -> None:
     t = driver.session.trajectory
     assert len(t.ids) == len(t.sampled) == len(t.logprobs) == len(t.positions[0])
     sampled = [i for i, s in zip(t.ids, t.sampled, strict=True) if s]
-    assert vocabulary.tokenizer.decode(sampled) == CALL + "<answer>x</answer>"
+    assert vocabulary.codec.decode(sampled) == CALL + "<answer>x</answer>"
     assert all((lp == -1.0) == s for lp, s in zip(t.logprobs, t.sampled, strict=True))
     for visual in t.visuals:
         assert set(t.ids[visual.offset : visual.offset + visual.num_tokens]) == {vocabulary.image_token_id}
@@ -165,9 +168,9 @@ def test_budgets_are_checked_before_a_frame_is_fetched(vocabulary: Vocabulary) -
     room = glance + len(CALL) + 500  # for an error text, not for 8 frames and the reserve
     for limit in ({"max_frames": 36}, {"max_total_tokens": room, "answer_reserve": 300}):
         driver = Driver(vocabulary, **limit)
-        driver.write(*vocabulary.tokenizer.encode(CALL)[:-1])
+        driver.write(*vocabulary.codec.encode(CALL)[:-1])
         before = len(driver.session.trajectory.ids)
-        driver.session.accept(vocabulary.tokenizer.encode(">")[0], 0.0)
+        driver.session.accept(vocabulary.codec.encode(">")[0], 0.0)
         assert not isinstance(driver.session.action, NeedFrames)
         assert "does not fit" in driver.opening
         assert len(driver.session.trajectory.ids) == before + 1  # nothing of the clip was entered
@@ -177,7 +180,7 @@ def test_budgets_are_checked_before_a_frame_is_fetched(vocabulary: Vocabulary) -
 
 def test_a_clip_larger_than_planned_is_refused_whole(vocabulary: Vocabulary) -> None:
     driver = Driver(vocabulary, max_total_tokens=4000)
-    for token in vocabulary.tokenizer.encode(CALL):
+    for token in vocabulary.codec.encode(CALL):
         driver.session.accept(token, 0.0)
     assert isinstance(driver.session.action, NeedFrames)
     visuals = len(driver.session.trajectory.visuals)
@@ -200,7 +203,7 @@ def test_limits_end_the_conversation(vocabulary: Vocabulary) -> None:
 
 def test_an_unreadable_segment_is_told(vocabulary: Vocabulary) -> None:
     driver = Driver(vocabulary)
-    for token in vocabulary.tokenizer.encode(CALL):
+    for token in vocabulary.codec.encode(CALL):
         driver.session.accept(token, 0.0)
     driver.session.unreadable("no frame decodes")
     assert "cannot be read" in driver.opening
@@ -208,7 +211,7 @@ def test_an_unreadable_segment_is_told(vocabulary: Vocabulary) -> None:
 
 def test_a_clip_behind_the_last_decodable_frame_is_unreadable(vocabulary: Vocabulary) -> None:
     driver = Driver(vocabulary)
-    for token in vocabulary.tokenizer.encode(CALL):
+    for token in vocabulary.codec.encode(CALL):
         driver.session.accept(token, 0.0)
     driver.session.splice(dataclasses.replace(clip([3.5]), clamped=(True,)))
     assert "nothing can be decoded behind 3.50 s" in driver.opening
@@ -227,18 +230,85 @@ def test_tags_and_control_tokens_in_a_question_are_only_text(vocabulary: Vocabul
         counts = [s.action.span.ids.count(token_id(control)) for s in (session, plain)]  # type: ignore[union-attr]
         assert counts[0] == counts[1]
     assert isinstance(session.action, NeedTokens)
-    assert question in vocabulary.tokenizer.decode(session.action.span.ids)
-    session.accept(vocabulary.tokenizer.encode("x")[0], 0.0)
+    assert question in vocabulary.codec.decode(session.action.span.ids)
+    session.accept(vocabulary.codec.encode("x")[0], 0.0)
     assert isinstance(session.action, NeedTokens)
     assert session.trajectory.turns[0].outcome is None
 
 
 def test_a_multi_token_character_streams_whole(vocabulary: Vocabulary) -> None:
     driver = Driver(vocabulary)
-    pieces = [driver.session.accept(t, 0.0) for t in vocabulary.tokenizer.encode("a東é<answer>ü</answer>")]
+    pieces = [driver.session.accept(t, 0.0) for t in vocabulary.codec.encode("a東é<answer>ü</answer>")]
     assert "".join(pieces) == "a東é<answer>ü</answer>"
     assert "�" not in "".join(pieces)
     assert driver.session.turn.outcome == Answer("ü")
+
+
+def test_closing_tags_in_an_open_thought_do_not_end_the_turn(vocabulary: Vocabulary) -> None:
+    driver = Driver(vocabulary)
+    driver.write("<think>could be <answer>C</answer>? Or <video_zoom>{}</video_zoom>? No, B</think>")
+    assert isinstance(driver.session.action, NeedTokens)
+    assert not driver.session.action.opens_turn
+    driver.write("<answer>B</answer>")
+    assert driver.session.action == Done(StopReason.ANSWERED)
+    assert driver.session.trajectory.answer == "B"
+    assert len(driver.session.trajectory.turns) == 1
+
+
+def test_an_answer_in_a_thought_that_is_never_closed_is_refused(vocabulary: Vocabulary) -> None:
+    driver = Driver(vocabulary)
+    driver.write("<think>could be <answer>C</answer>", IM_END)
+    assert driver.session.trajectory.answer is None
+    assert "Error (unclosed)" in driver.opening
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_an_answer_without_tags_counts_only_if_nobody_trained_the_model_for_them(
+    trained: bool, vocabulary: Vocabulary
+) -> None:
+    driver = Driver(dataclasses.replace(vocabulary, untagged_answers=not trained))
+    driver.write("<think>It is red.</think> The answer is B.", IM_END)
+    trajectory = driver.session.trajectory
+    if trained:
+        assert trajectory.answer is None
+        assert not trajectory.answer_is_untagged
+        assert "Error (empty)" in driver.opening
+    else:
+        assert driver.session.action == Done(StopReason.ANSWERED)
+        assert trajectory.answer == "The answer is B."
+        assert trajectory.answer_is_untagged
+        assert trajectory.turns[0].outcome == Answer("The answer is B.")
+        assert trajectory.to_json()["answer_is_untagged"]
+
+
+def test_tags_count_for_an_untrained_model_too(vocabulary: Vocabulary) -> None:
+    driver = Driver(dataclasses.replace(vocabulary, untagged_answers=True), max_new_tokens=200)
+    driver.write(CALL)
+    driver.write("<answer>x</answer>")
+    assert driver.session.trajectory.answer == "x"
+    assert not driver.session.trajectory.answer_is_untagged
+    assert len(driver.session.trajectory.zooms) == 1
+    cut = Driver(dataclasses.replace(vocabulary, untagged_answers=True), max_new_tokens=5)
+    cut.write("It is")
+    assert cut.session.action == Done(StopReason.TURN_TOKENS)  # the model had not ended its turn
+    assert cut.session.trajectory.answer is None
+
+
+def test_tags_that_are_special_tokens_are_read(tmp_path: Path) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    write_tokenizer(tmp_path)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"))
+    tokenizer.add_special_tokens({"additional_special_tokens": list(TAGS)})
+    codec = TextCodec(tokenizer.backend_tokenizer)
+    grids = {"merge": 2, "grid_hw": lambda height, width, config: (height // 14, width // 14)}
+    driver = Driver(Vocabulary(codec, token_id("<|image_pad|>"), IM_END, frozenset({IM_END}), **grids))
+    driver.write(CALL)
+    driver.write("<think>b</think><answer>x", IM_END)
+    trajectory = driver.session.trajectory
+    assert [turn.text for turn in trajectory.turns] == [CALL, "<think>b</think><answer>x"]
+    assert trajectory.calls == [ZoomCall(4, 8, 2)]
+    assert trajectory.answer == "x"
 
 
 def test_user_errors(vocabulary: Vocabulary) -> None:

@@ -48,7 +48,7 @@ class Led(Session):
         super().__init__(*args)
         calls = [ZoomCall(4.0 * n, 4.0 * n + 3, 2) for n in range(num_zooms)]
         text = "".join(render_turn(f"The red scene is from {4 * n} to {4 * n + 3}.", c) for n, c in enumerate(calls))
-        self.script = self.vocabulary.tokenizer.encode(text, add_special_tokens=False)
+        self.script = self.vocabulary.codec.encode(text)
 
     def fork(self, sampling: Sampling) -> Led:
         other = super().fork(sampling)

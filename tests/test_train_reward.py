@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from vzoom.config import ZoomConfig
 from vzoom.engine.session import NeedFrames, NeedTokens, Session
 from vzoom.protocol.judging import JudgeFailed, Reference, is_right
+from vzoom.protocol.text_codec import TextCodec
 from vzoom.protocol.vocabulary import Vocabulary
 from vzoom.train.rl.reward import Reward, RewardConfig, ZoomRate, keeps_format, score, tool_reward
 from vzoom.types import Clip, StopReason, Trajectory, Turn, VideoInfo
@@ -38,8 +39,9 @@ def converse(tmp_path_factory: pytest.TempPathFactory) -> Converse:
     folder = tmp_path_factory.mktemp("tokenizer")
     write_tokenizer(folder)
     end = token_id("<|im_end|>")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
     vocabulary = Vocabulary(
-        tokenizer=PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json")),  # type: ignore[arg-type]
+        codec=TextCodec(tokenizer.backend_tokenizer),
         image_token_id=token_id("<|image_pad|>"),
         end_of_turn_id=end,
         end_ids=frozenset({end}),
@@ -50,7 +52,7 @@ def converse(tmp_path_factory: pytest.TempPathFactory) -> Converse:
     def talk(*turns: str, unreadable: bool = False, **config: int) -> Trajectory:
         """The trajectory in which the model writes `turns`, each ended where it does not end itself."""
         session = Session("Who?", VideoInfo("v.mp4", 64.0, 8.0, 56, 56), vocabulary, ZoomConfig(**config))
-        script = [[*vocabulary.tokenizer.encode(turn), end] for turn in turns]
+        script = [[*vocabulary.codec.encode(turn), end] for turn in turns]
         while isinstance(session.action, NeedTokens | NeedFrames):
             if isinstance(session.action, NeedFrames):
                 times = session.action.timestamps

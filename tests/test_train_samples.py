@@ -25,14 +25,14 @@ def vocabulary() -> Vocabulary:
 
 
 def learned_text(sample: Sample, vocabulary: Vocabulary) -> str:
-    return vocabulary.tokenizer.decode(sample.ids[sample.learned].tolist())
+    return vocabulary.codec.decode(sample.ids[sample.learned].tolist())
 
 
 def test_what_is_learned_of_a_record(vocabulary: Vocabulary) -> None:
     sample = from_record(ZOOM, vocabulary)
     assert learned_text(sample, vocabulary) == LOOK + ZOOM.turns[1].text
     # The end of turn behind the call was put there by the session: never sampled, never learned.
-    last_of_call = np.flatnonzero(sample.learned)[len(vocabulary.tokenizer.encode(LOOK, add_special_tokens=False)) - 1]
+    last_of_call = np.flatnonzero(sample.learned)[len(vocabulary.codec.encode(LOOK)) - 1]
     assert sample.ids[last_of_call + 1] == vocabulary.end_of_turn_id
     assert not sample.learned[last_of_call + 1]
     assert not sample.sampled[last_of_call + 1]
@@ -44,7 +44,7 @@ def test_a_flawed_turn_is_sampled_but_not_learned(vocabulary: Vocabulary) -> Non
     sample = from_record(REFLECTION, vocabulary)
     wrong, *right = (turn.text for turn in REFLECTION.turns)
     assert learned_text(sample, vocabulary) == "".join(right)
-    assert vocabulary.tokenizer.decode(sample.ids[sample.sampled].tolist()) == wrong + "".join(right)
+    assert vocabulary.codec.decode(sample.ids[sample.sampled].tolist()) == wrong + "".join(right)
 
 
 def test_frames_are_those_of_glance_and_zooms_in_order(vocabulary: Vocabulary) -> None:

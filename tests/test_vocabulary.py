@@ -13,7 +13,7 @@ from vzoom.zoomer import embedded_path
 def _facts(vocabulary: Vocabulary) -> list[object]:
     sizes = [(56, 56), (270, 480), (1080, 1920), (2000, 90)]
     grids = [vocabulary.grid_hw(height, width, ZoomConfig()) for height, width in sizes]
-    text = vocabulary.tokenizer.encode("<think>Look.</think><answer>B</answer><|im_end|>")
+    text = vocabulary.codec.encode("<think>Look.</think><answer>B</answer><|im_end|>")
     ids = (vocabulary.image_token_id, vocabulary.end_of_turn_id, vocabulary.end_ids)
     return [*ids, vocabulary.merge, grids, text]
 

@@ -201,6 +201,7 @@ class Trajectory:
         glance_seconds: times of the glance's frames.
         turns: of the model, in order.
         answer: the text of the answer; None if the model gave none.
+        answer_is_untagged: whether the answer is a turn without tags, of a model that was not trained for them.
         stop_reason: why the conversation ended; None while it runs.
     """
 
@@ -214,6 +215,7 @@ class Trajectory:
     glance_seconds: tuple[float, ...] = ()
     turns: list[Turn] = field(default_factory=list)
     answer: str | None = None
+    answer_is_untagged: bool = False
     stop_reason: StopReason | None = None
 
     @property
@@ -260,6 +262,7 @@ class Trajectory:
             "duration_seconds": self.video.duration_seconds,
             "question": self.question,
             "answer": self.answer,
+            "answer_is_untagged": self.answer_is_untagged,
             "stop_reason": str(self.stop_reason) if self.stop_reason else None,
             "glance_seconds": list(self.glance_seconds),
             "zooms": [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TextIO
 
+from vzoom.report import UNTAGGED
 from vzoom.types import Event, Finished, Malformed, StopReason, TextDelta, Turn, TurnEnded, TurnOpened, ZoomCall
 from vzoom.zoomer import Result
 
@@ -44,7 +45,8 @@ class Live:
             assert trajectory.stop_reason is not None, "a result is a conversation that ended"
             self._write(self.style(f"no answer: {_WHY_NO_ANSWER[trajectory.stop_reason]}\n", "red"))
         else:
-            self._write(f"{self.style('answer', 'bold')}  {self.style(printable(result.answer), 'green')}\n")
+            note = self.style(f"  ({UNTAGGED})", "dim") if trajectory.answer_is_untagged else ""
+            self._write(f"{self.style('answer', 'bold')}  {self.style(printable(result.answer), 'green')}{note}\n")
         read = sum(turn.num_prefilled for turn in trajectory.turns)
         written = sum(turn.num_sampled for turn in trajectory.turns)
         zooms = _count(len(trajectory.zooms), "zoom")

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from ..zoomer import Result, Zoomer
 
 
-def ask_alone(zoomer: Zoomer, requests: Sequence[Request], *, max_sessions: int) -> list[list[Outcome]]:
+def ask_alone(
+    zoomer: Zoomer, requests: Sequence[Request], *, max_sessions: int, untagged_answers: bool | None = None
+) -> list[list[Outcome]]:
     """Hold conversations so that the same requests get the same answers to the last bit.
 
     Which tokens are fed together decides the last bits of the logits. So each call has an engine and a cache of visual
@@ -25,6 +27,7 @@ def ask_alone(zoomer: Zoomer, requests: Sequence[Request], *, max_sessions: int)
         zoomer: the model. Its cache of visual features is not used.
         requests: asked in one batch; `zoomer.request` makes them.
         max_sessions: conversations at once.
+        untagged_answers: see `Engine`.
 
     Returns:
         By request, in order: one outcome per rollout, without the frames that were seen.
@@ -35,6 +38,7 @@ def ask_alone(zoomer: Zoomer, requests: Sequence[Request], *, max_sessions: int)
         max_total_tokens=max(request.config.max_total_tokens for request in requests),
         overlap=False,
         feature_cache=FeatureCache(),
+        untagged_answers=untagged_answers,
     ) as engine:
         return engine.run(requests, keep_clips=False)
 

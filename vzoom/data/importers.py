@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import ZoomConfig
-from ..protocol import ANSWER_CLOSE, ANSWER_OPEN, LETTERS, TURN_ENDS, Choice, parse_turn, read_choice, zoom_timestamps
+from ..protocol import ANSWER_CLOSE, ANSWER_OPEN, LETTERS, Choice, cut_turn, parse_turn, read_choice, zoom_timestamps
 from ..types import Answer, CallError, Malformed, StopReason, ZoomCall
 from ..video import is_url
 from .record import Record, RecordedTurn, TurnOutcome, VideoRef, carried_out
@@ -159,7 +159,7 @@ def _conversation(id: str, row: dict[str, Any], video: VideoRef, config: ZoomCon
     bare = []
     for number, text in enumerate(chat[::2]):
         reply = replies[number] if number < len(replies) else None
-        text = _until_end(text)
+        text = cut_turn(text) or text  # what the model would have written
         clip = _times(reply) if reply is not None else ()
         outcome = _outcome(text, reply, clip, video, config)
         brought = clip if isinstance(outcome, ZoomCall) else ()
@@ -196,12 +196,6 @@ def _times(text: str) -> tuple[float, ...]:
     if len(times) != text.count(_IMAGE):
         raise InvalidRecord(f"{text.count(_IMAGE)} {_IMAGE}, but {len(times)} with a time before them")
     return tuple(dict.fromkeys(times))  # the public tool repeats frames: see each once
-
-
-def _until_end(text: str) -> str:
-    """What the model would have written: generation stops after the first closing tag."""
-    ends = [text.index(tag) + len(tag) for tag in TURN_ENDS if tag in text]
-    return text[: min(ends)] if ends else text
 
 
 def _outcome(text: str, reply: str | None, clip: Sequence[float], video: VideoRef, config: ZoomConfig) -> TurnOutcome:

@@ -50,7 +50,7 @@ def token_lines(record: Record, vocabulary: Vocabulary, *, every_visual: bool = 
         if i < skip_to:
             continue
         mask: Mask = "learned" if learned else "shown" if sampled else "fed"
-        text = vocabulary.tokenizer.decode([token], skip_special_tokens=False)
+        text = vocabulary.codec.decode([token], special=True)
         count = 1
         if not every_visual and i in frames:
             count = frames[i].num_tokens

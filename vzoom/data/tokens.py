@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..engine import Done, NeedFrames, NeedTokens, Session
-from ..protocol import TURN_ENDS, Vocabulary
+from ..protocol import Vocabulary, cut_turn
 from ..types import Answer, CallError, Clip, Malformed, Trajectory, ZoomCall
 from .record import Record, TurnOutcome
 from .validate import InvalidRecord
@@ -120,9 +120,8 @@ def _scripts(record: Record, vocabulary: Vocabulary) -> Iterator[list[int]]:
 
 def turn_script(text: str, vocabulary: Vocabulary) -> list[int]:
     """The tokens that a turn of this text samples: with an end of turn if no closing tag ends it."""
-    # Not even an expert's text may spell a control token: split, <|im_end|> stays text.
-    ids = vocabulary.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-    return ids if any(tag in text for tag in TURN_ENDS) else [*ids, vocabulary.end_of_turn_id]
+    ids = vocabulary.codec.encode_turn(text)
+    return [*ids, vocabulary.end_of_turn_id] if cut_turn(text) is None else ids
 
 
 def _blank(record: Record, pts_seconds: tuple[float, ...]) -> Clip:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from ..protocol import TURN_ENDS, parse_turn
+from ..protocol import cut_turn, parse_turn
 from ..types import Answer, Malformed, StopReason, ZoomCall
 from .record import Record, RecordedTurn, carried_out
 
@@ -80,8 +80,7 @@ def _turn(record: Record, number: int, turn: RecordedTurn) -> None:
     most = record.config.zoom_max_frames
     _want(len(turn.pts_seconds) <= most, f"a clip of {len(turn.pts_seconds)} frames, the limit is {most}")
     if record.ids is None:
-        ends = [turn.text.index(tag) + len(tag) for tag in TURN_ENDS if tag in turn.text]
-        rest = turn.text[min(ends, default=len(turn.text)) :]
+        rest = turn.text[len(cut_turn(turn.text) or turn.text) :]
         _want(not rest, f"the text continues after its end: {rest[:40]!r}")
 
 

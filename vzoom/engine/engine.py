@@ -72,6 +72,8 @@ class Engine:
         feature_cache: visual features, shared with other engines; one of its own if not given.
         reuse: "rotate" or "rotate+first16" splices clips that another session has seen without feeding them again (see
             `clip_reuse.py`). Approximate: Trajectory.is_exact says where it happened. Not for training.
+        untagged_answers: whether a turn that ends without any tag is the answer (Trajectory.answer_is_untagged) and not
+            refused. If not given: yes for a checkpoint that was not trained for tags.
 
     Raises:
         ValueError: a setting is out of range, or the pool does not hold one conversation.
@@ -89,10 +91,12 @@ class Engine:
         overlap: bool | None = None,
         feature_cache: FeatureCache | None = None,
         reuse: Reuse = "off",
+        untagged_answers: bool | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.model = model = checkpoint.model
-        self.vocabulary = vocabulary_of(checkpoint)
+        accepts_untagged = not checkpoint.knows_tags if untagged_answers is None else untagged_answers
+        self.vocabulary = replace(vocabulary_of(checkpoint), untagged_answers=accepts_untagged)
         self.tokens_fed = self.tokens_refed = 0
         block_size = 32 if model.device.type == "cpu" else 256
         blocks_per_session = -(-max_total_tokens // block_size)

@@ -35,7 +35,7 @@ class ScriptedSession(Session):
         sampling: Sampling,
     ) -> None:
         super().__init__(question, video, vocabulary, config, sampling)
-        self.script = [t for turn in turns for t in vocabulary.tokenizer.encode(turn, add_special_tokens=False)]
+        self.script = [t for turn in turns for t in vocabulary.codec.encode(turn)]
         self.heard: list[tuple[int, float]] = []
 
     def fork(self, sampling: Sampling) -> Self:

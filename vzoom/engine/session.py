@@ -101,7 +101,7 @@ class Session:
         self.prefetch_seconds: tuple[float, ...] = ()
         self.num_fed = 0
         self._next_position = 0
-        self._stream = TextStream(vocabulary.tokenizer)
+        self._stream = TextStream(vocabulary.codec)
 
     @property
     def turn(self) -> Turn:
@@ -182,7 +182,9 @@ class Session:
         delta = self._stream.finish() if ended else self._stream.push(token)
         turn.text = self._stream.text
         longest = max(map(len, protocol.TURN_ENDS))
-        if ended or any(tag in turn.text[max(0, seen - longest) :] for tag in protocol.TURN_ENDS):
+        has_new_tag = any(tag in turn.text[max(0, seen - longest) :] for tag in protocol.TURN_ENDS)
+        # A tag in an open thought is talk: the whole turn has to be read to know, so only if there is one.
+        if ended or (has_new_tag and protocol.cut_turn(turn.text) is not None):
             self._end_turn()
         elif turn.num_sampled >= self.config.max_new_tokens:
             self._finish(StopReason.TURN_TOKENS)
@@ -202,9 +204,13 @@ class Session:
             self.prefetch_seconds = () if isinstance(times, Malformed) else tuple(times)
 
     def _end_turn(self) -> None:
-        outcome = self.turn.outcome = protocol.parse_turn(self.turn.text)
+        outcome = protocol.parse_turn(self.turn.text)
+        untagged = protocol.untagged_answer(self.turn.text) if self.vocabulary.untagged_answers else None
+        if untagged is not None:
+            outcome = Answer(untagged)
+        self.turn.outcome = outcome
         if isinstance(outcome, Answer):
-            self.trajectory.answer = outcome.text
+            self.trajectory.answer, self.trajectory.answer_is_untagged = outcome.text, untagged is not None
             self._finish(StopReason.ANSWERED)
         elif self.generations_left == 0:
             self._finish(StopReason.ROUNDS)
@@ -283,7 +289,7 @@ class Session:
     def _tokenize_parts(self, parts: list[protocol.Part], num_frames: int, size_hw: tuple[int, ...]) -> TokenSpan:
         v = self.vocabulary
         grid = v.grid_hw(size_hw[0], size_hw[1], self.config) if num_frames else (0, 0)
-        return tokenize_parts(parts, [grid] * num_frames, v.tokenizer, v.image_token_id, v.merge)
+        return tokenize_parts(parts, [grid] * num_frames, v.codec, v.image_token_id, v.merge)
 
     def _feed(self, span: TokenSpan, clip: Clip | None, *, opens_turn: bool) -> None:
         positions, next_position = span_positions(self._next_position, span, self.vocabulary.merge)
@@ -309,7 +315,7 @@ class Session:
         if need.opens_turn:
             self.prefetch_seconds = ()
             trajectory.turns.append(Turn(num_prefilled=len(need.span.ids)))
-            self._stream = TextStream(self.vocabulary.tokenizer)
+            self._stream = TextStream(self.vocabulary.codec)
 
     def _finish(self, reason: StopReason) -> None:
         self.trajectory.stop_reason = reason

@@ -11,5 +11,6 @@ from .load import load_patch_spec as load_patch_spec
 from .load import never_sampled as never_sampled
 from .stock import full_prefill as full_prefill
 from .stock import stock_images as stock_images
+from .vocabulary import build_vocabulary as build_vocabulary
 from .vocabulary import load_vocabulary as load_vocabulary
 from .vocabulary import vocabulary_of as vocabulary_of

@@ -40,6 +40,7 @@ class Checkpoint:
         tokenizer: transformers' own.
         patch_spec: the patch geometry of its vision tower.
         config: its `vzoom.json`, or the defaults.
+        knows_tags: whether it was trained for the tags of the protocol: whether it has a `vzoom.json`.
         banned_ids: tokens that are never sampled.
         sampling: how its generation_config.json wants tokens chosen; greedy if it has none.
     """
@@ -49,6 +50,7 @@ class Checkpoint:
     tokenizer: Any
     patch_spec: PatchSpec
     config: ZoomConfig
+    knows_tags: bool
     banned_ids: tuple[int, ...]
     sampling: Sampling = field(default_factory=Sampling)
 
@@ -100,13 +102,14 @@ def load_checkpoint(name_or_path: str, *, device: str = "auto", dtype: str = "au
 
     for control in (END_OF_TURN, END_OF_TEXT):
         token_id(tokenizer, control, name_or_path)  # better known now than at the first question
-    settings = _read_json(name_or_path, "vzoom.json") or {}
+    settings = _read_json(name_or_path, "vzoom.json")
     return Checkpoint(
         name=name_or_path,
         model=model,
         tokenizer=tokenizer,
         patch_spec=load_patch_spec(name_or_path),
-        config=ZoomConfig.from_dict(settings, name_or_path),
+        config=ZoomConfig.from_dict(settings or {}, name_or_path),
+        knows_tags=settings is not None,
         banned_ids=never_sampled(tokenizer, hf.lm_head.out_features, name_or_path),
         sampling=sampling_of(generation_settings(name_or_path), name_or_path),
     )

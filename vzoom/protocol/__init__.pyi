@@ -11,8 +11,11 @@ from .judging import JudgeFailed as JudgeFailed
 from .judging import Reference as Reference
 from .judging import is_right as is_right
 from .mrope import span_positions as span_positions
+from .parse import acting_text as acting_text
+from .parse import cut_turn as cut_turn
 from .parse import parse_turn as parse_turn
 from .parse import partial_call as partial_call
+from .parse import untagged_answer as untagged_answer
 from .render import ImagePart as ImagePart
 from .render import Part as Part
 from .render import TextPart as TextPart
@@ -33,7 +36,7 @@ from .tags import THINK_OPEN as THINK_OPEN
 from .tags import TOOL_CLOSE as TOOL_CLOSE
 from .tags import TOOL_OPEN as TOOL_OPEN
 from .tags import TURN_ENDS as TURN_ENDS
-from .tokenize import Tokenizer as Tokenizer
+from .text_codec import TextCodec as TextCodec
 from .tokenize import TokenSpan as TokenSpan
 from .tokenize import tokenize_parts as tokenize_parts
 from .vocabulary import Vocabulary as Vocabulary

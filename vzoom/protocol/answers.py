@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ..types import Answer
-from .parse import parse_turn
-from .tags import ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
+from .parse import acting_text, parse_turn
+from .tags import ANSWER_OPEN
 
 LETTERS = string.ascii_uppercase
 
@@ -86,8 +86,8 @@ _EDGES = " \t\n\"'`.,;:!?“”‘’"
 
 
 def _outside_thoughts(text: str) -> str:
-    """What is said after the last closed thought and before one that is never closed; answer tags taken off."""
-    acting = text.rsplit(THINK_CLOSE, 1)[-1].partition(THINK_OPEN)[0]
+    """What is said after the last closed thought, and before one that is never closed; answer tags taken off."""
+    acting = acting_text(text)[0]
     if ANSWER_OPEN not in acting:
         return acting
     outcome = parse_turn(acting)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .tokenize import Tokenizer
+from .text_codec import TextCodec
 
 
 class TextStream:
@@ -12,8 +12,8 @@ class TextStream:
     leading spaces; so a short window is decoded with and without the new tokens and the difference is emitted.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, codec: TextCodec) -> None:
+        self._codec = codec
         self._ids: list[int] = []
         self._context = 0  # start of the window
         self._emitted = 0  # ids before this are in `text`
@@ -21,7 +21,7 @@ class TextStream:
 
     def fork(self) -> TextStream:
         """A second decoder that has seen the same tokens."""
-        other = TextStream(self._tokenizer)
+        other = TextStream(self._codec)
         other._ids = list(self._ids)
         other._context, other._emitted, other.text = self._context, self._emitted, self.text
         return other
@@ -46,4 +46,4 @@ class TextStream:
         return new
 
     def _decode(self, ids: list[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return self._codec.decode(ids)

@@ -13,7 +13,7 @@ import re
 from typing import Any
 
 from ..types import Answer, CallError, Malformed, ZoomCall
-from .tags import ANSWER_CLOSE, ANSWER_OPEN, CALL_CLOSE, CALL_OPEN, THINK_CLOSE
+from .tags import ANSWER_CLOSE, ANSWER_OPEN, CALL_CLOSE, CALL_OPEN, TAGS, THINK_CLOSE, THINK_OPEN, TURN_ENDS
 
 
 def parse_turn(text: str) -> ZoomCall | Answer | Malformed:
@@ -23,9 +23,14 @@ def parse_turn(text: str) -> ZoomCall | Answer | Malformed:
         text: what the model sampled, from the start of its turn.
 
     Returns:
-        The call, the answer, or what is wrong. Nothing that a model can write raises.
+        The call, the answer, or what is wrong. A call or an answer in a thought that is never closed is UNCLOSED.
+        Nothing that a model can write raises.
     """
-    acting = text.rsplit(THINK_CLOSE, 1)[-1]  # tags in a closed thought are talk, not action
+    acting, thinks = acting_text(text)
+    if thinks:
+        rest = text.rsplit(THINK_CLOSE, 1)[-1]
+        error = CallError.UNCLOSED if CALL_OPEN in rest or ANSWER_OPEN in rest else CallError.EMPTY
+        return Malformed(error, _excerpt(rest))
     calls, answers = acting.count(CALL_OPEN), acting.count(ANSWER_OPEN)
     if calls and answers:
         return Malformed(CallError.CALL_AND_ANSWER, _excerpt(acting))
@@ -42,6 +47,59 @@ def parse_turn(text: str) -> ZoomCall | Answer | Malformed:
     return Malformed(CallError.EMPTY, _excerpt(acting))
 
 
+def acting_text(text: str) -> tuple[str, bool]:
+    """The part of a turn in which tags act: what follows its last closed thought. Tags in a thought are talk.
+
+    Args:
+        text: a turn, or as much of it as is written.
+
+    Returns:
+        The text, and whether an open thought follows it. (`<think>` in a call or an answer opens none.)
+    """
+    rest = text.rsplit(THINK_CLOSE, 1)[-1]
+    thought = rest.find(THINK_OPEN)
+    if thought < 0 or any(rest.find(tag, 0, thought) >= 0 for tag in (CALL_OPEN, ANSWER_OPEN)):
+        return rest, False
+    return rest[:thought], True
+
+
+def cut_turn(text: str) -> str | None:
+    """The text up to the closing tag that ends the turn: the first outside thoughts. None if there is none.
+
+    Args:
+        text: a turn, or as much of it as is written.
+    """
+    in_thought = in_action = False
+    for found in _TAG.finditer(text):
+        tag = found.group()
+        if tag == THINK_CLOSE:
+            in_thought = in_action = False
+        elif tag == THINK_OPEN:
+            in_thought = not in_action
+        elif not in_thought:
+            if tag in TURN_ENDS:
+                return text[: found.end()]
+            in_action = True
+    return None
+
+
+def untagged_answer(text: str) -> str | None:
+    """What a turn without a call or an answer tag says outside its thought, without surrounding white space.
+
+    Args:
+        text: a turn that its writer ended.
+
+    Returns:
+        The text; None if there is none, if a thought is open, or if there are tags.
+    """
+    acting, thinks = acting_text(text)
+    said = acting.strip()
+    return said if said and not thinks and not _TAG.search(said) else None
+
+
+_TAG = re.compile("|".join(map(re.escape, TAGS)))
+
+
 def partial_call(text: str, max_frames: int) -> ZoomCall | None:
     """The call that an unfinished turn seems to be writing: a guess for decoding early. `parse_turn` decides.
 
@@ -52,7 +110,7 @@ def partial_call(text: str, max_frames: int) -> ZoomCall | None:
     Returns:
         The call, or None until its segment is readable.
     """
-    acting = text.rsplit(THINK_CLOSE, 1)[-1]
+    acting, _ = acting_text(text)
     if CALL_OPEN not in acting:
         return None
     body = _between(acting, CALL_OPEN, CALL_CLOSE)[0]

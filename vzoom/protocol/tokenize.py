@@ -7,17 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from itertools import groupby
 
-from .render import ImagePart, Part
-
-
-class Tokenizer(Protocol):
-    """What vzoom asks of a tokenizer; `transformers` fast tokenizers have it."""
-
-    def encode(self, text: str, **kwargs: Any) -> list[int]: ...
-    def decode(self, ids: Sequence[int], **kwargs: Any) -> str: ...
-    def convert_tokens_to_ids(self, token: str) -> int: ...
+from .render import ImagePart, Part, TextPart
+from .text_codec import TextCodec
 
 
 @dataclass
@@ -32,14 +25,14 @@ class TokenSpan:
 
 
 def tokenize_parts(
-    parts: Sequence[Part], grids_hw: Sequence[tuple[int, int]], tokenizer: Tokenizer, image_token_id: int, merge: int
+    parts: Sequence[Part], grids_hw: Sequence[tuple[int, int]], codec: TextCodec, image_token_id: int, merge: int
 ) -> TokenSpan:
     """Tokenise what `render` gave.
 
     Args:
         parts: text and the places of frames, in order.
         grids_hw: grid (h, w) in patches of each frame; `ImagePart.index` points into it.
-        tokenizer: encodes the text. Control tokens are recognised in trusted text only.
+        codec: encodes the text. Added tokens are recognised in trusted text only.
         image_token_id: the id that stands for one visual token.
         merge: patches per side of one visual token.
 
@@ -47,12 +40,14 @@ def tokenize_parts(
         The tokens. Frame i takes (h / merge) * (w / merge) of them.
     """
     span = TokenSpan()
-    for part in parts:
-        if isinstance(part, ImagePart):
-            h, w = grids_hw[part.index]
-            span.images.append((part.index, len(span.ids), (h, w)))
-            span.ids += [image_token_id] * ((h // merge) * (w // merge))
-        elif part.text:
-            # Without split_special_tokens a question that spells <|im_end|> would end the user's turn.
-            span.ids += tokenizer.encode(part.text, add_special_tokens=False, split_special_tokens=not part.trusted)
+    for _, run in groupby(parts, key=type):
+        texts: list[TextPart] = []
+        for part in run:
+            if isinstance(part, ImagePart):
+                h, w = grids_hw[part.index]
+                span.images.append((part.index, len(span.ids), (h, w)))
+                span.ids += [image_token_id] * ((h // merge) * (w // merge))
+            else:
+                texts.append(part)
+        span.ids += codec.encode_parts(texts)
     return span

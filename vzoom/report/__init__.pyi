@@ -9,4 +9,5 @@ from .markup import span_text as span_text
 from .markup import turn_markup as turn_markup
 from .report import Report as Report
 from .shell import shell as shell
+from .steps import UNTAGGED as UNTAGGED
 from .timeline import zoom_colour as zoom_colour

@@ -11,7 +11,7 @@ from pathlib import PurePath
 from ..types import Trajectory
 from .markup import clock_text, count_text, escape, picture, span_text
 from .report import Answered
-from .steps import stop_text
+from .steps import UNTAGGED, stop_text
 from .timeline import NUM_COLOURS, strip_frames, zoom_places
 
 _PICTURES = 8
@@ -27,6 +27,8 @@ def answer_card(result: Answered) -> str:
     trajectory = result.trajectory
     if trajectory.answer is not None:
         answer = escape(trajectory.answer)
+        if trajectory.answer_is_untagged:
+            answer += f' <small style="font-weight:400">{UNTAGGED}</small>'
     else:
         answer = f'no answer <small style="font-weight:400">{escape(stop_text(trajectory)[1])}</small>'
     return (

@@ -26,6 +26,9 @@ _STOPPED = {
 }
 
 
+UNTAGGED = "without tags: this model was not trained for them"
+
+
 def stop_text(trajectory: Trajectory) -> tuple[str, str]:
     """Why the conversation ended, in a word or two and in a sentence."""
     if trajectory.stop_reason is None:
@@ -39,7 +42,8 @@ def summary_section(trajectory: Trajectory, *, model: str, seconds: float) -> st
     stop, why = stop_text(trajectory)
     state = "good" if trajectory.stop_reason is StopReason.ANSWERED else "bad"
     if trajectory.answer is not None:
-        answer = f'<p class="answer" dir="auto">{escape(trajectory.answer)}{_option_text(trajectory)}</p>'
+        more = _option_text(trajectory) + (f" <small>{UNTAGGED}</small>" if trajectory.answer_is_untagged else "")
+        answer = f'<p class="answer" dir="auto">{escape(trajectory.answer)}{more}</p>'
     else:
         answer = f'<p class="answer none">no answer <small>{why}</small></p>'
     lead, _, rest = trajectory.question.strip().partition("\n")

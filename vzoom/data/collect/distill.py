@@ -9,14 +9,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ...protocol import strict_action
+from ...protocol import cut_turn, strict_action
 from ...types import StopReason
 from ..record import Record, Source
 from ..validate import InvalidRecord
 from .episode import Episode, EpisodeFactory, EpisodeFailed
 from .expert import Expert, Verifier
 from .loop import Collected, CollectSummary, Rejected, collect
-from .messages import cut_turn, whole_turn
+from .messages import whole_turn
 from .progress import Say, silence
 from .settings import ExpertSettings
 

@@ -5,10 +5,7 @@ So every refusal, note, budget and clip is the engine's own, and the record that
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 from ...engine import Done, NeedFrames, NeedTokens, Session
 from ...protocol import Vocabulary
@@ -18,11 +15,6 @@ from ..record import Record, RecordedTurn, Source, carried_out
 from ..tokens import tokenize_record, turn_script
 from ..videos import check_video
 from .messages import Message, exchange, opening
-
-T = TypeVar("T")
-
-# A fast tokenizer stores its settings in itself: two threads that encode with different ones spoil each other's tokens.
-_TOKENIZER = threading.Lock()
 
 
 class EpisodeFailed(ValueError):
@@ -56,12 +48,12 @@ class Episode:
         if question.turns:
             raise ValueError(f"record {question.id} is a conversation already, not a question")
         self.question, self.frames, self.vocabulary = question, frames, vocabulary
-        self.session = _alone(lambda: Session(question.question, question.video.info, vocabulary, question.config))
+        self.session = Session(question.question, question.video.info, vocabulary, question.config)
         self.sources: list[Source] = []
         self.flawed: list[bool] = []
         assert isinstance(self.session.action, NeedFrames)
         glance = frames.frames_at(self.session.action.timestamps)
-        _alone(lambda: self.session.splice(glance))
+        self.session.splice(glance)
         self.messages: list[Message] = opening(question.question, question.video.info, glance, question.config)
 
     @property
@@ -91,7 +83,7 @@ class Episode:
             EpisodeFailed: the text does not come out of the tokenizer as it went in.
         """
         assert isinstance(self.session.action, NeedTokens)
-        _alone(lambda: self._accept(text))
+        self._accept(text)
         turn = self.session.turn
         if turn.text != text and self.stop_reason not in (StopReason.TURN_TOKENS, StopReason.TOTAL_TOKENS):
             raise EpisodeFailed("vocabulary", f"the turn {text!r} reads {turn.text!r} in this vocabulary")
@@ -102,11 +94,9 @@ class Episode:
             try:
                 clip = self.frames.frames_at(self.session.action.timestamps)
             except VideoReadError as error:
-                problem = str(error)
-                _alone(lambda: self.session.unreadable(problem))
+                self.session.unreadable(str(error))
             else:
-                fetched = clip
-                _alone(lambda: self.session.splice(fetched))
+                self.session.splice(clip)
         if self.stop_reason is None:
             accepted = clip if isinstance(turn.outcome, ZoomCall) else None
             zooms_left = self.session.generations_left - 1
@@ -142,7 +132,7 @@ class Episode:
             turns=tuple(turns),
             stop_reason=trajectory.stop_reason,
         )
-        replayed = _alone(lambda: tokenize_record(record, self.vocabulary)).trajectory
+        replayed = tokenize_record(record, self.vocabulary).trajectory
         assert replayed.ids == trajectory.ids, f"record {id} is tokenized to other tokens than the episode had"
         return record
 
@@ -184,8 +174,3 @@ class EpisodeFactory:
             return Episode(question, frames, self.vocabulary)
         except ValueError as error:
             raise EpisodeFailed("unreadable", str(error)) from error
-
-
-def _alone(run: Callable[[], T]) -> T:
-    with _TOKENIZER:
-        return run()

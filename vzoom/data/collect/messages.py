@@ -19,11 +19,11 @@ from ...protocol import (
     ANSWER_OPEN,
     CALL_CLOSE,
     CALL_OPEN,
-    THINK_CLOSE,
-    TURN_ENDS,
     ImagePart,
     Part,
+    acting_text,
     clip_note,
+    cut_turn,
     feedback,
     prompt,
     tool_turn,
@@ -130,13 +130,7 @@ def whole_turn(text: str) -> str:
     text = text.strip()
     if closed := cut_turn(text):
         return closed
-    acting = text.rpartition(THINK_CLOSE)[2]
+    acting, _ = acting_text(text)
     opened = {CALL_CLOSE: acting.rfind(CALL_OPEN), ANSWER_CLOSE: acting.rfind(ANSWER_OPEN)}
     closing = max(opened, key=lambda tag: opened[tag])
     return text + closing if opened[closing] >= 0 else text
-
-
-def cut_turn(text: str) -> str | None:
-    """The text up to its first closing tag, where a session ends the turn; None if there is none."""
-    ends = [text.index(tag) + len(tag) for tag in TURN_ENDS if tag in text]
-    return text[: min(ends)] if ends else None

@@ -13,11 +13,11 @@ from zlib import crc32
 
 from ...config import Sampling
 from ...engine import Outcome
+from ...protocol import cut_turn
 from ...types import Malformed, ZoomCall
 from ..ask import ask_alone
 from ..record import Record
 from ..videos import check_video
-from .messages import cut_turn
 from .progress import Say, silence
 from .reply_cache import ReplyCache, key_of
 from .settings import RolloutSettings
@@ -116,7 +116,8 @@ def _block(
                 question.video.path, question.question, config=question.config, sampling=own, num_rollouts=num_rollouts
             )
         )
-    groups = ask_alone(zoomer, requests, max_sessions=len(block) * num_rollouts)
+    # What a student writes becomes data, which shows tags: an answer without them is refused.
+    groups = ask_alone(zoomer, requests, max_sessions=len(block) * num_rollouts, untagged_answers=False)
     for question, outcomes in zip(block, groups, strict=True):
         for number, outcome in enumerate(outcomes):
             yield _rollout(question.id, number, outcome)

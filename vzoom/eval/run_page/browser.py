@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vzoom.protocol import LETTERS
-from vzoom.report import clock_text, count_text, escape, number_text, span_text, turn_markup, zoom_colour
+from vzoom.report import UNTAGGED, clock_text, count_text, escape, number_text, span_text, turn_markup, zoom_colour
 
 from ..item import Item
 from ..runs.store import PredictionRow
@@ -125,6 +125,7 @@ def _run_markup(run: LoadedRun, row: PredictionRow, video: Path | None) -> str:
         count_text(told.frames, "frame"),
         count_text(told.zooms, "zoom"),
         f"{number_text(told.tokens_prefilled)} tokens read, {number_text(told.tokens_sampled)} written",
+        *([UNTAGGED] if story.get("answer_is_untagged") else []),
         *([f"confidence {told.confidence:.2f} after {told.conversations}"] if told.confidence >= 0 else []),
     ]
     turns = "".join(_turn(turn) for turn in story["turns"])

@@ -229,7 +229,10 @@ def lean(story: dict[str, Any], item: Item) -> dict[str, Any]:
             return {key: without(one) for key, one in value.items() if key not in ("milliseconds", "question")}
         return [without(one) for one in value] if isinstance(value, list) else value
 
-    return {**without(story), "video": item.video}
+    kept = {**without(story), "video": item.video}
+    if not kept["answer_is_untagged"]:
+        del kept["answer_is_untagged"]  # as in runs of before there was such a thing: their hash stays
+    return kept
 
 
 def _shard_files(out: Path, settings: dict[str, Any]) -> list[Path]:

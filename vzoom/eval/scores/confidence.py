@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ...protocol import ANSWER_OPEN
+from ...protocol import ANSWER_OPEN, THINK_CLOSE
 from ...types import Trajectory
 
 
@@ -24,14 +24,15 @@ def confidence_of(trajectory: Trajectory, tokenizer: Any) -> float:
     """
     if trajectory.answer is None:
         return 0.0
+    opening = THINK_CLOSE if trajectory.answer_is_untagged else ANSWER_OPEN
     begin = end = len(trajectory.ids)
     while begin > 0 and trajectory.sampled[begin - 1]:
         begin -= 1
-        if ANSWER_OPEN in tokenizer.decode(trajectory.ids[begin:end]):
+        if opening in tokenizer.decode(trajectory.ids[begin:end]):
             break
     # The opening tag may be of several tokens; the answer begins after the last of them.
     first = begin
-    while ANSWER_OPEN not in tokenizer.decode(trajectory.ids[begin:first]) and first < end:
+    while opening not in tokenizer.decode(trajectory.ids[begin:first]) and first < end:
         first += 1
     told = trajectory.logprobs[first:end] or trajectory.logprobs[begin:end]
     return math.exp(min(told)) if told else 0.0

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ...config import missing_extra
-from ...models import FeatureCache, load_patch_spec, load_vocabulary, never_sampled
+from ...models import FeatureCache, build_vocabulary, load_patch_spec, never_sampled
 from ...protocol import Vocabulary
 from ...video import ClipCache, PatchSpec
 from ..recipes.recipe import GRPORecipe, Lora, SFTRecipe
@@ -54,14 +54,11 @@ class PolicyModel:
 
     base: str
     model: Any
+    tokenizer: Any
     vocabulary: Vocabulary
     patch_spec: PatchSpec
     visuals: Visuals
     pad_id: int
-
-    @property
-    def tokenizer(self) -> Any:
-        return self.vocabulary.tokenizer
 
     def collate(self, samples: Sequence[Sample], *, targets: Targets = "learned") -> CollatedBatch:
         """A batch for `model`. See `collate.collate`."""
@@ -100,10 +97,11 @@ def load_policy(
         ValueError: features of this family cannot be cached, or this transformers trains it wrongly.
     """
     import transformers
-    from transformers import AutoModelForImageTextToText
+    from transformers import AutoModelForImageTextToText, AutoTokenizer
 
-    vocabulary = load_vocabulary(base)
+    tokenizer = AutoTokenizer.from_pretrained(base)
     patch_spec = load_patch_spec(base)
+    vocabulary = build_vocabulary(tokenizer, patch_spec, base)
     model = AutoModelForImageTextToText.from_pretrained(base, dtype=dtype).to(device)
     model.config.use_cache = model.config.text_config.use_cache = False
     visual = model.model.visual
@@ -132,15 +130,15 @@ def load_policy(
         model.model.visual = CachedTower(visual)
     else:
         visuals = Pixels(patch_spec, clip_cache=clip_cache)
-    _add_scores(model, never_sampled(vocabulary.tokenizer, model.lm_head.out_features, base))
+    _add_scores(model, never_sampled(tokenizer, model.lm_head.out_features, base))
     if part.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     # A trainer's checkpoint must have this model's own names: under the hub's names its load finds nothing, silently.
     model.save_pretrained = functools.partial(model.save_pretrained, save_original_format=False)
     if part.lora is not None:
         model = _with_lora(model, part.lora, seed)
-    pad_id = vocabulary.tokenizer.encode("<|endoftext|>", add_special_tokens=False)[0]
-    return PolicyModel(base, model, vocabulary, patch_spec, visuals, pad_id)
+    pad_id = vocabulary.codec.encode("<|endoftext|>")[0]
+    return PolicyModel(base, model, tokenizer, vocabulary, patch_spec, visuals, pad_id)
 
 
 def _with_lora(model: Any, lora: Lora, seed: int) -> Any:

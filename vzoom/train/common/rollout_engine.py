@@ -42,6 +42,7 @@ class RolloutEngine:
             pool_tokens=pool_tokens,
             overlap=False,  # which rollouts run together must not depend on timing
             feature_cache=self.feature_cache,
+            untagged_answers=False,  # the model is to learn the tags: what lacks them is refused and told so
         )
         self._is_fresh = True
 

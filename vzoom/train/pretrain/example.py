@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...config import ZoomConfig
-from ...protocol import ImagePart, Part, TextPart, Tokenizer, TokenSpan, prompt, tokenize_parts
+from ...protocol import ImagePart, Part, TextCodec, TextPart, TokenSpan, prompt, tokenize_parts
 from .frame_store import StoredVideo
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
+    from transformers import PreTrainedTokenizerFast
 
 MERGE = 2
 
@@ -35,38 +39,33 @@ class Example:
     turn_ends: list[int] = field(default_factory=list)
 
 
-class CachedTokenizer:
-    """The tokens of `tokenizer`, remembered: conversations repeat a few hundred pieces of text."""
+class CachedCodec(TextCodec):
+    """A codec that remembers what it encoded: conversations repeat a few hundred pieces of text."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._cache: dict[tuple[Any, ...], list[int]] = {}
+    def __init__(self, backend: Backend) -> None:
+        self._cache: dict[str, list[int]] = {}
+        super().__init__(backend)
 
-    def encode(self, text: str, **kwargs: Any) -> list[int]:
-        key = (text, tuple(sorted(kwargs.items())))
-        if key not in self._cache:
-            self._cache[key] = self._tokenizer.encode(text, **kwargs)
-        return self._cache[key]
-
-    def decode(self, ids: Sequence[int], **kwargs: Any) -> str:
-        return self._tokenizer.decode(ids, **kwargs)
-
-    def convert_tokens_to_ids(self, token: str) -> int:
-        return self._tokenizer.convert_tokens_to_ids(token)
+    def encode_plain(self, text: str) -> list[int]:
+        if text not in self._cache:
+            self._cache[text] = super().encode_plain(text)
+        return self._cache[text]
 
 
 class ExampleWriter:
     """Writes text and frames into examples.
 
     Args:
-        tokenizer: of the model.
+        tokenizer: of the model, transformers' own.
         config: limits and prompt.
         side: of a frame, in pixels.
         rng: for all that a task draws.
     """
 
-    def __init__(self, tokenizer: Tokenizer, config: ZoomConfig, *, side: int, rng: np.random.Generator) -> None:
-        self.tokenizer, self.config, self.rng = CachedTokenizer(tokenizer), config, rng
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerFast, config: ZoomConfig, *, side: int, rng: np.random.Generator
+    ) -> None:
+        self.codec, self.config, self.rng = CachedCodec(tokenizer.backend_tokenizer), config, rng
         self.grid = (side // 14, side // 14)
         self.image_token = tokenizer.convert_tokens_to_ids("<|image_pad|>")
 
@@ -108,7 +107,7 @@ class ExampleWriter:
         learned: bool = False,
     ) -> None:
         """Rendered parts, with frames of a stored video at `times` in the places of the images."""
-        piece = tokenize_parts(parts, [self.grid] * len(times), self.tokenizer, self.image_token, MERGE)
+        piece = tokenize_parts(parts, [self.grid] * len(times), self.codec, self.image_token, MERGE)
         offset = len(example.span.ids)
         for index, start, grid in piece.images:
             example.span.images.append((len(example.frames), offset + start, grid))

@@ -72,7 +72,7 @@ def mismatch_of(sample: Sample, trainer_N: np.ndarray, vocabulary: Vocabulary) -
     n = int(differences_N.argmax())
     starts = np.flatnonzero(np.diff(at_N, prepend=at_N[0] - 2) > 1)  # the sampled tokens of a turn are consecutive
     turn = int(np.searchsorted(starts, n, side="right"))
-    text = vocabulary.tokenizer.decode([int(sample.ids[at_N[n]])])
+    text = vocabulary.codec.decode([int(sample.ids[at_N[n]])], special=True)
     where = (
         f"{sample.id}, turn {turn}, its token {n - int(starts[turn - 1]) + 1}, {text!r} at {at_N[n]} of {len(sample)}: "
         f"engine {engine_N[n]:.4f}, trainer {trainer_N[n]:.4f}"
