@@ -75,10 +75,6 @@ def _garbage_left_alone() -> Iterator[None]:
             gc.enable()
 
 
-def _silent(said: str) -> None:
-    pass
-
-
 @_garbage_left_alone()
 def load_checkpoint(
     name_or_path: str,
@@ -88,7 +84,7 @@ def load_checkpoint(
     revision: str | None = None,
     limits: Mapping[str, Any] | None = None,
     max_sessions: int = 1,
-    progress: Progress = _silent,
+    progress: Progress | None = None,
 ) -> Checkpoint:
     """Load a Qwen2-VL, Qwen2.5-VL or Qwen3-VL checkpoint.
 
@@ -98,7 +94,7 @@ def load_checkpoint(
         dtype: "float32", "bfloat16" or "float16"; "auto" is the checkpoint's own, on a CPU that does not multiply in it
             float32.
         revision: a branch, a tag or a commit of a hub id.
-        limits: fields of `ZoomConfig` that replace the checkpoint's own.
+        limits: fields of `ZoomConfig` that will replace the checkpoint's own: how long conversations are.
         max_sessions: conversations at once that memory must suffice for.
         progress: called with a line of text while weights are read.
 
@@ -112,10 +108,10 @@ def load_checkpoint(
     family = _family(settings, name_or_path)
     target = _device(device)
     hf = _without_weights(folder, family, _dtype(dtype, settings, folder, target))
-    config = ZoomConfig.from_dict(folder.read_json("vzoom.json") or {}, name_or_path).override(**(limits or {}))
-    check_memory(_need(hf, config, max_sessions), name_or_path, target)
+    config = ZoomConfig.from_dict(folder.read_json("vzoom.json") or {}, name_or_path)
+    check_memory(_need(hf, config.override(**(limits or {})), max_sessions), name_or_path, target)
     stored = match(folder.weights(), hf, name_or_path)
-    _fill(hf, stored, target, lambda done: progress(f"loading {name_or_path}: {done}"))
+    _fill(hf, stored, target, name_or_path, progress)
     model = family(hf)
 
     tokenizer = load_tokenizer(folder)
@@ -203,7 +199,9 @@ def _need(hf: Any, config: ZoomConfig, max_sessions: int) -> MemoryNeed:
     )
 
 
-def _fill(hf: Any, stored: Mapping[str, StoredTensor], device: torch.device, progress: Progress) -> None:
+def _fill(
+    hf: Any, stored: Mapping[str, StoredTensor], device: torch.device, name: str, progress: Progress | None
+) -> None:
     """Give a model of the meta device its memory, and read every tensor to its place, in the order of the files."""
     placed = new_weights(hf, qkv_parameters(hf.model.language_model.layers), device)
     hf.load_state_dict(placed, strict=True, assign=True)
@@ -213,9 +211,9 @@ def _fill(hf: Any, stored: Mapping[str, StoredTensor], device: torch.device, pro
     for source, one in sorted(waiting, key=lambda pair: _place(pair[0])):
         source.write_to(one.detach())
         done += one.nbytes
-        if done - told >= _REPORT_BYTES:
+        if progress is not None and done - told >= _REPORT_BYTES:
             told = done
-            progress(f"{done / 1e9:.1f} of {total / 1e9:.1f} GB")
+            progress(f"loading {name}: {done / 1e9:.1f} of {total / 1e9:.1f} GB")
     _compute_buffers(hf, device)
     unread = [name for name, one in (*hf.named_parameters(), *hf.named_buffers()) if one.is_meta]
     assert not unread, f"{unread} have no values"
