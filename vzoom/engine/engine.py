@@ -15,7 +15,7 @@ from typing import Self
 import torch
 
 from ..config import Sampling
-from ..models import Checkpoint, FeatureCache, vocabulary_of
+from ..models import Checkpoint, FeatureCache, check_pool, vocabulary_of
 from ..types import Clip, Event, Failed, Finished, TextDelta, TurnEnded, TurnOpened
 from ..video import CacheStats
 from .batch import run_model
@@ -76,7 +76,7 @@ class Engine:
             refused. If not given: yes for a checkpoint that was not trained for tags.
 
     Raises:
-        ValueError: a setting is out of range, or the pool does not hold one conversation.
+        ValueError: a setting is out of range, or the pool does not hold one conversation or fit in the free memory.
     """
 
     def __init__(
@@ -108,6 +108,9 @@ class Engine:
                 f"max_total_tokens {max_total_tokens} is more than the {model.max_positions} positions that "
                 f"{checkpoint.name} was made for (max_position_embeddings of its config.json): lower it"
             )
+        if model.device.type == "cpu":  # where memory is given out before it is there; a GPU's allocator refuses
+            token_bytes = 2 * model.num_layers * model.num_kv_heads * model.head_dim * model.dtype.itemsize
+            check_pool(num_blocks * block_size * token_bytes, checkpoint.name, model.device)
         self.pool = PagePool(
             num_layers=model.num_layers,
             num_kv_heads=model.num_kv_heads,
