@@ -54,6 +54,8 @@ class Timing:
 
 @dataclass(frozen=True)
 class GpuReport:
+    """What came out of the checks and the timing."""
+
     device: str
     torch: str
     bandwidth_gb_s: float

@@ -11,8 +11,10 @@ from pathlib import Path
 
 from docs_blocks import Block
 
-from vzoom.data import read
+import vzoom
+from vzoom.data import Writer, read
 from vzoom.data.importers import PUBLIC_CONFIG
+from vzoom.data.record import from_trajectory
 from vzoom.synthetic import FAMILIES, OracleServer, config_for, make_video, render, write_questions
 from vzoom.zoomer import embedded_path
 
@@ -20,12 +22,12 @@ from vzoom.zoomer import embedded_path
 HUB = ("zsgvivo/videozoomer", "Qwen/Qwen2.5-VL-7B-Instruct", "Qwen/Qwen2.5-VL-3B-Instruct")
 # Folders that a page takes for granted.
 CHECKPOINTS = ("checkpoint", "base", "sft")
-WORLDS = {family: config_for(family) for family in FAMILIES}
+CONFIGS = {family: config_for(family) for family in FAMILIES}
 NUM_QUESTIONS = 6
 # The same commands with less to do.
 FEWER = (
-    (re.compile(r"(--benchmark world)\b"), r"\1 --limit 2"),
-    (re.compile(r"(--questions) \d\d+\b"), r"\1 4"),
+    (re.compile(r"(--benchmark world)\b(?!.*--limit)"), r"\1 --limit 2"),
+    (re.compile(r"(--limit) \d\d+\b"), r"\1 4"),
 )
 
 
@@ -46,12 +48,12 @@ def fill(folder: Path) -> None:
     match.mp4                   64 s, rendered
     checkpoint, base, sft       the embedded model
     videos/*.mp4, train.json    questions in the form in which VideoZoomer published theirs, about rendered videos
-    trajectories                conversations of the oracle about small rendered videos
+    held-out, trajectories      questions as records, and the embedded model's conversations about them
     """
     render(make_video(4, config_for("which")), folder / "match.mp4")
     for name in CHECKPOINTS:
         (folder / name).symlink_to(embedded_path())
-    questions = write_questions(folder, "count", NUM_QUESTIONS, WORLDS["count"], zoom=PUBLIC_CONFIG)
+    questions = write_questions(folder, "count", NUM_QUESTIONS, CONFIGS["count"], zoom=PUBLIC_CONFIG)
     rows = [
         {
             "problem": record.question,
@@ -63,10 +65,22 @@ def fill(folder: Path) -> None:
     ]
     (folder / "train.json").write_text(json.dumps(rows))
     shutil.rmtree(questions)
+    _write_conversations(folder)
+
+
+def _write_conversations(folder: Path) -> None:
+    zoomer = vzoom.load(device="cpu")
+    write_questions(folder, "which", 3, CONFIGS["which"], zoom=zoomer.config).rename(folder / "held-out")
+    records = list(read(folder / "held-out"))
+    results = zoomer.ask_many([(record.video.path, record.question) for record in records])
+    with Writer(folder / "trajectories") as writer:
+        for record, result in zip(records, results, strict=True):
+            about = {"video": record.video, "reference": record.reference, "options": record.options}
+            writer.add(from_trajectory(result.trajectory, zoomer.config, id=record.id, **about))
 
 
 @contextmanager
 def expert() -> Iterator[dict[str, str]]:
     """The oracle of the rendered videos as an expert behind HTTP; the environment variables that name it."""
-    with OracleServer(WORLDS, PUBLIC_CONFIG) as server:
+    with OracleServer(CONFIGS, PUBLIC_CONFIG) as server:
         yield {"VZOOM_EXPERT_URL": server.url, "VZOOM_EXPERT_MODEL": server.model}

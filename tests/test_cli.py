@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -37,6 +38,7 @@ class ScriptedZoomer:
 
     def __init__(self, result: Result) -> None:
         self.result, self.config, self.name, self.is_embedded = result, ZoomConfig(), "embedded", True
+        self.checkpoint = SimpleNamespace(sampling=Sampling())
         self.asked: dict[str, Any] = {}
 
     def cache_stats(self) -> dict[str, CacheStats]:

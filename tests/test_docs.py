@@ -1,4 +1,4 @@
-"""Every Python and shell block of README.md and docs/ runs, or its page says why not; and no link leads nowhere.
+"""Every Python and shell block of README.md and docs/ runs, or its page says why not; and what a page names exists.
 
 A page's blocks run from top to bottom in one folder, which `docs_folder.py` fills and which says what stands in for
 what no test has: the embedded model for checkpoints of the hub, a rendered video for yours, few questions for many.
@@ -6,7 +6,9 @@ what no test has: the embedded model for checkpoints of the hub, a rendered vide
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import functools
 import importlib
 import io
 import os
@@ -26,11 +28,12 @@ from rooms import ROOMS
 from vzoom.cli.parser import build_parser
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "AGENTS.md")]
+PAGES += sorted((ROOT / "docs").glob("**/*.md"))
 PAGES = [page for page in PAGES if not {"_build", "api"} & set(page.relative_to(ROOT).parts)]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 TIMEOUT_SECONDS = 300
-HARDLY_ROOMS = {"ext.py", "__main__.py", "kernels/"}  # kernels/ is at the top of the tree
+HARDLY_ROOMS = {"__main__.py", "kernels/"}  # kernels/ is at the top of the tree
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
@@ -111,6 +114,43 @@ def test_commands_are_what_the_command_line_takes(page: Path, capsys: pytest.Cap
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_options_in_the_text_exist(page: Path) -> None:
+    """`vzoom ask --json` in a sentence or a table: each option is one of that command's; `--json` alone, of any."""
+    gone = []
+    for words in quoted(page):
+        named = re.findall(r"--[a-z][\w-]*", words)
+        command = words.split()[1:3] if words.startswith("vzoom ") else []
+        gone += [f"{words}: {name}" for name in named if name not in options_of(command) | FOREIGN_OPTIONS]
+    assert not gone, f"{page.name} names options that are not there: {gone}"
+
+
+@functools.cache
+def _options() -> dict[tuple[str, ...], set[str]]:
+    """The options of each command, by its words; all of them under ()."""
+    found: dict[tuple[str, ...], set[str]] = {(): set()}
+
+    def visit(parser: argparse.ArgumentParser, words: tuple[str, ...]) -> None:
+        found[words] = set()
+        for action in parser._actions:
+            found[words].update(action.option_strings)
+            if isinstance(action, argparse._SubParsersAction):
+                for name, inner in action.choices.items():
+                    visit(inner, (*words, name))
+        found[()] |= found[words]
+
+    visit(build_parser(), ("vzoom",))
+    return found
+
+
+def options_of(command: list[str]) -> set[str]:
+    """Of `vzoom` followed by these words, as many of which name a command as do; of all commands for none."""
+    words: tuple[str, ...] = ("vzoom", *command) if command else ()
+    while words not in _options():
+        words = words[:-1]
+    return _options()[words]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_links_of_a_page_lead_somewhere(page: Path) -> None:
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
     for target in _LINK.findall(text):
@@ -133,8 +173,13 @@ _IN_BACKTICKS = re.compile(r"`([^`\n]+)`")
 _OURS = re.compile(r"(?:tests|bench|docs|vzoom|kernels|csrc|examples|\.ci)/[\w./-]*\w/?")
 _DOTTED = re.compile(r"(vzoom(?:\.[A-Za-z_]\w*)+)")
 _WHERE = re.compile(r"^(?:<br>)?`([\w/.]+\.py)` · (.*)$", re.MULTILINE)
+# Of pip, pytest, accelerate, lmms-eval, and the programs in bench/, examples/ and tests/.
+FOREIGN_OPTIONS = {
+    "--benchmark-only", "--multi_gpu", "--batch_size", "--gen_kwargs", "--model_args", "--peers", "--python-vllm",
+    "--python-hf", "--systems", "--record", "--save", "--question", "--no-deps", "--no-build-isolation",
+}  # fmt: skip
 NOT_NAMES = ("vzoom.json", "vzoom.format")  # a file, and a key in a file
-NOT_THERE = ("kernels/__init__.py", "docs/_build")  # must never be; made by `make docs`
+NOT_THERE = re.compile(r"kernels/__init__\.py|docs/_build|.*top_k.*")  # must never be; is made; is an op of yours
 
 
 def quoted(page: Path) -> list[str]:
@@ -146,7 +191,7 @@ def test_files_and_names_in_the_text_exist(page: Path) -> None:
     gone = []
     for words in quoted(page):
         path = words.split(" ")[0]
-        if _OURS.fullmatch(path) and path not in NOT_THERE and not (ROOT / path).exists():
+        if _OURS.fullmatch(path) and not NOT_THERE.fullmatch(path) and not (ROOT / path).exists():
             gone.append(words)
         if (dotted := _DOTTED.match(words)) and dotted[1] not in NOT_NAMES and not resolves(dotted[1]):
             gone.append(words)

@@ -46,8 +46,8 @@ def _sources() -> Iterator[tuple[str, Path]]:
                 yield ".".join(("vzoom", *(p for p in parts if p != "__init__"))), path
 
 
-# Who may touch the insides of transformers, which change between its releases: these rooms and these train adapters.
-INSIDE_TRANSFORMERS = ("vzoom.models", "vzoom.hf", "vzoom.train.common.policy", "vzoom.train.pretrain.forward")
+# Who may touch the insides of transformers, which change between its releases: these rooms and one adapter of training.
+INSIDE_TRANSFORMERS = ("vzoom.models", "vzoom.hf", "vzoom.train.common.policy")
 # The insides: its submodules but for `utils`, its private names, and what its models keep to themselves.
 MODEL_INTERNALS = ("_attn_implementation", "get_rope_index", "rope_deltas")
 

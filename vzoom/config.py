@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import re
 import sys
 from dataclasses import asdict, dataclass, fields, replace
@@ -174,12 +175,14 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen.
+    """How the next token is chosen, with the meanings of transformers' GenerationConfig.
 
     Attributes:
         temperature: divides the logits; 0 takes the most likely token (greedy).
         top_p: draw from the smallest set of tokens that holds so much probability; 1 is off.
         top_k: draw from the k most likely tokens; 0 is off.
+        min_p: leave out tokens that are less likely than min_p times the most likely one; 0 is off.
+        repetition_penalty: divides the logits of tokens that came before, in greedy decoding too; 1 is off.
         seed: of the random stream. Rollout i of a request adds i to it.
 
     Raises:
@@ -189,12 +192,18 @@ class Sampling:
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.temperature >= 0:
+        if not 0 <= self.temperature < math.inf:
             raise ValueError(f"temperature must be 0 or more, got {self.temperature}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
         if self.top_k < 0:
             raise ValueError(f"top_k must be 0 or more, got {self.top_k}")
+        if not 0 <= self.min_p <= 1:
+            raise ValueError(f"min_p must be from 0 to 1, got {self.min_p}")
+        if not 0 < self.repetition_penalty < math.inf:
+            raise ValueError(f"repetition_penalty must be above 0, got {self.repetition_penalty}")

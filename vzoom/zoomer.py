@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from .config import Sampling, ZoomConfig
 from .engine import Engine, Outcome, Request, Reuse
@@ -69,7 +70,11 @@ def load(
     *,
     device: str = "auto",
     dtype: str = "auto",
+    revision: str | None = None,
     config: ZoomConfig | None = None,
+    limits: Mapping[str, Any] | None = None,
+    max_sessions: int = 1,
+    progress: Callable[[str], None] | None = None,
 ) -> Zoomer:
     """Load a Qwen2-VL, Qwen2.5-VL or Qwen3-VL checkpoint.
 
@@ -77,16 +82,31 @@ def load(
         model: a folder, a hub id such as "Qwen/Qwen2.5-VL-7B-Instruct", or "embedded": the small model of the package,
             which knows nothing but vzoom's synthetic videos.
         device: "auto" (CUDA if torch sees it), "cpu", "cuda" or "cuda:N".
-        dtype: "auto" (float32 on the CPU, else the checkpoint's own), "float32", "bfloat16" or "float16".
+        dtype: "auto" (the checkpoint's own; float32 on a CPU that does not multiply in it), "float32", "bfloat16" or
+            "float16".
+        revision: a branch, a tag or a commit of a hub id.
         config: replaces the checkpoint's own `vzoom.json`.
+        limits: fields of `ZoomConfig` that replace those of the config.
+        max_sessions: conversations at once that memory must suffice for, beside the weights.
+        progress: called with a line of text while the weights are read.
 
     Raises:
-        OSError: there is no such checkpoint.
-        ValueError: it is of another family, or the device or dtype is not available.
+        OSError: there is no such checkpoint, or the hub does not answer.
+        ValueError: it is of another family, the device or dtype is not available, its files do not hold what its
+            config.json describes, or it does not fit in the free memory. The message says what would.
     """
     path = embedded_path() if model == EMBEDDED else model
-    checkpoint = load_checkpoint(str(path), device=device, dtype=dtype)
-    return Zoomer(checkpoint, config=config, name=str(model))
+    changes = {**({} if config is None else asdict(config)), **(limits or {})}
+    checkpoint = load_checkpoint(
+        str(path),
+        device=device,
+        dtype=dtype,
+        revision=revision,
+        limits=changes,
+        max_sessions=max_sessions,
+        progress=progress,
+    )
+    return Zoomer(checkpoint, config=checkpoint.config.override(**changes), name=str(model))
 
 
 class Zoomer:
@@ -130,7 +150,7 @@ class Zoomer:
             video: a file or a URL.
             question: the text, options included.
             max_zooms: replaces that of the config.
-            sampling: greedy if not given.
+            sampling: as the checkpoint's generation_config.json says if not given; greedy if it says nothing.
             on_event: called with text and zooms as they happen.
 
         Raises:
@@ -169,10 +189,10 @@ class Zoomer:
                 use `Engine.run`, whose outcomes carry one error each.
         """
         config = self.config.override(max_zooms=max_zooms)
-        base = sampling or Sampling()
+        base = sampling or self.checkpoint.sampling
         # One seed for all would draw the same numbers in every session.
         requests = [
-            self._request(video, question, config, replace(base, seed=base.seed + i))
+            self.request(video, question, config=config, sampling=replace(base, seed=base.seed + i))
             for i, (video, question) in enumerate(questions)
         ]
         return self._run(requests, on_event, max_sessions=min(max_sessions, len(requests)), reuse=reuse)
@@ -205,18 +225,46 @@ class Zoomer:
         """
         if num_rollouts < 1:
             raise ValueError(f"num_rollouts must be 1 or more, got {num_rollouts}")
-        config = self.config.override(max_zooms=max_zooms)
-        request = self._request(video, question, config, sampling or Sampling(temperature=1.0))
-        return self._run([replace(request, num_rollouts=num_rollouts)], on_event, max_sessions=num_rollouts)
+        request = self.request(
+            video,
+            question,
+            config=self.config.override(max_zooms=max_zooms),
+            sampling=sampling or Sampling(temperature=1.0),
+            num_rollouts=num_rollouts,
+        )
+        return self._run([request], on_event, max_sessions=num_rollouts)
+
+    def request(
+        self,
+        video: str | PathLike[str],
+        question: str,
+        *,
+        config: ZoomConfig | None = None,
+        sampling: Sampling | None = None,
+        num_rollouts: int = 1,
+    ) -> Request:
+        """A request for an `Engine` of this model, whose frames go through this zoomer's cache.
+
+        Args:
+            video: a file or a URL. It is opened when the engine gets to it.
+            question: the text, options included.
+            config: this zoomer's if not given.
+            sampling: greedy if not given.
+            num_rollouts: how many answers.
+        """
+        return Request.about(
+            video,
+            question,
+            checkpoint=self.checkpoint,
+            clip_cache=self.clip_cache,
+            config=config or self.config,
+            sampling=sampling,
+            num_rollouts=num_rollouts,
+        )
 
     def cache_stats(self) -> dict[str, CacheStats]:
         """Hits and misses so far: "frames" of decoding, "features" of the vision tower."""
         return {"frames": self.clip_cache.stats(), "features": self.feature_cache.stats()}
-
-    def _request(self, video: str | PathLike[str], question: str, config: ZoomConfig, sampling: Sampling) -> Request:
-        return Request.about(
-            video, question, checkpoint=self.checkpoint, clip_cache=self.clip_cache, config=config, sampling=sampling
-        )
 
     def _run(
         self,

@@ -1,4 +1,4 @@
-"""Triton without a GPU: the whole suite of kernels/suite in the interpreter, in a process of its own.
+"""Triton without a GPU: the checks of all ops in the interpreter, in a process of its own.
 
 An interpreted kernel cannot be compiled, and TRITON_INTERPRET is read when triton is imported.
 """

@@ -1,4 +1,3 @@
-from .ask import VideoQuestion as VideoQuestion
 from .ask import answer_scores as answer_scores
 from .ask import ask_alone as ask_alone
 from .ask import ask_records as ask_records

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from os import PathLike
 from typing import TYPE_CHECKING
 
-from ..config import Sampling, ZoomConfig
 from ..engine import Engine, Outcome, Request
 from ..models import FeatureCache
 from ..protocol import Judge, JudgeFailed, is_right
@@ -18,58 +15,27 @@ if TYPE_CHECKING:
     from ..zoomer import Result, Zoomer
 
 
-@dataclass(frozen=True)
-class VideoQuestion:
-    """What `ask_alone` asks.
-
-    Args:
-        path: the video.
-        text: the question, options included.
-        config: the conversation's limits.
-        sampling: rollout i draws with seed `sampling.seed` + i.
-        num_rollouts: conversations about this question.
-    """
-
-    path: str | PathLike[str]
-    text: str
-    config: ZoomConfig
-    sampling: Sampling
-    num_rollouts: int = 1
-
-
 def ask_alone(
-    zoomer: Zoomer, questions: Sequence[VideoQuestion], *, max_sessions: int, untagged_answers: bool | None = None
+    zoomer: Zoomer, requests: Sequence[Request], *, max_sessions: int, untagged_answers: bool | None = None
 ) -> list[list[Outcome]]:
-    """Hold conversations so that the same questions get the same answers to the last bit.
+    """Hold conversations so that the same requests get the same answers to the last bit.
 
     Which tokens are fed together decides the last bits of the logits. So each call has an engine and a cache of visual
     features of its own, and clips come in when the model waits for them, not when they happen to be ready.
 
     Args:
-        zoomer: the model. Its engine is not used, its cache of frames is.
-        questions: asked in one batch.
+        zoomer: the model. Its cache of visual features is not used.
+        requests: asked in one batch; `zoomer.request` makes them.
         max_sessions: conversations at once.
         untagged_answers: see `Engine`.
 
     Returns:
-        For each question, in order, one outcome per rollout.
+        By request, in order: one outcome per rollout, without the frames that were seen.
     """
-    requests = [
-        Request.about(
-            question.path,
-            question.text,
-            checkpoint=zoomer.checkpoint,
-            clip_cache=zoomer.clip_cache,
-            config=question.config,
-            sampling=question.sampling,
-            num_rollouts=question.num_rollouts,
-        )
-        for question in questions
-    ]
     with Engine(
         zoomer.checkpoint,
         max_sessions=max_sessions,
-        max_total_tokens=max(question.config.max_total_tokens for question in questions),
+        max_total_tokens=max(request.config.max_total_tokens for request in requests),
         overlap=False,
         feature_cache=FeatureCache(),
         untagged_answers=untagged_answers,

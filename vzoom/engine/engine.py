@@ -5,6 +5,7 @@ Who runs is decided in `scheduler.py`; how clips come in, in `media.py`.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,7 @@ from typing import Self
 import torch
 
 from ..config import Sampling
-from ..models import Checkpoint, FeatureCache, vocabulary_of
+from ..models import Checkpoint, FeatureCache, check_pool, vocabulary_of
 from ..types import Clip, Event, Failed, Finished, TextDelta, TurnEnded, TurnOpened
 from ..video import CacheStats
 from .batch import run_model
@@ -25,7 +26,12 @@ from .request import Outcome, Request
 from .running_session import RunningSession, SharedVideo
 from .sampler import choose
 from .scheduler import ScheduledRun, Scheduler
-from .session import Done, NeedFrames, NeedTokens
+from .session import Done, NeedFrames, NeedTokens, Session
+
+_NO_NUMBERS = (
+    "the model's logits are NaN or infinite: try dtype float32 (or bfloat16 in place of float16), and see whether "
+    "`vzoom verify` finds such numbers in the weights"
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ class Engine:
             refused. If not given: yes for a checkpoint that was not trained for tags.
 
     Raises:
-        ValueError: a setting is out of range, or the pool does not hold one conversation.
+        ValueError: a setting is out of range, or the pool does not hold one conversation or fit in the free memory.
     """
 
     def __init__(
@@ -97,6 +103,14 @@ class Engine:
         num_blocks = max_sessions * blocks_per_session if pool_tokens is None else pool_tokens // block_size
         if pool_tokens is not None and num_blocks < blocks_per_session:
             raise ValueError(f"pool_tokens {pool_tokens} does not hold one session of {max_total_tokens} tokens")
+        if max_total_tokens > model.max_positions:
+            raise ValueError(
+                f"max_total_tokens {max_total_tokens} is more than the {model.max_positions} positions that "
+                f"{checkpoint.name} was made for (max_position_embeddings of its config.json): lower it"
+            )
+        if model.device.type == "cpu":  # where memory is given out before it is there; a GPU's allocator refuses
+            token_bytes = 2 * model.num_layers * model.num_kv_heads * model.head_dim * model.dtype.itemsize
+            check_pool(num_blocks * block_size * token_bytes, checkpoint.name, model.device)
         self.pool = PagePool(
             num_layers=model.num_layers,
             num_kv_heads=model.num_kv_heads,
@@ -323,6 +337,7 @@ class Engine:
                 self._banned,
                 [running.session.sampling for running, _ in takers],
                 [running.generator for running, _ in takers],
+                [_history(running.session, need) for running, need in takers],
             )
         except BaseException:
             self._roll_back(runs, [running for running, _ in takers if running not in sessions])
@@ -332,12 +347,16 @@ class Engine:
                 run.release_move()
         elapsed = (time.perf_counter() - started) * 1e3
         sessions += [running for running, _ in takers if running not in sessions]
-        for run in runs:
-            if run.move is None and run.num_cached > 0:
+        sound = {row for row, logprob in zip(rows, logprobs, strict=True) if not math.isnan(logprob)}
+        for row, run in enumerate(runs):
+            if run.move is None and run.num_cached > 0 and row in sound:
                 self._clips.keep(run.need, run.running.table)
         reused = [run.move.end - run.move.first if run.move else 0 for run in runs]
         for row, (running, need), token, logprob in zip(rows, takers, tokens, logprobs, strict=True):
             running.forks, running.pending_features = [], None
+            if math.isnan(logprob):
+                self._fail(running, ValueError(_NO_NUMBERS), events)
+                continue
             if need.clip is not None:
                 running.clips.append(need.clip)
             self._deliver(running, need, token, logprob, elapsed, events)
@@ -380,3 +399,10 @@ class Engine:
         ended = turn.outcome is not None or isinstance(session.action, Done)
         if ended and not isinstance(session.action, NeedFrames):  # a turn that zooms ends when its clip is there
             events.append(TurnEnded(running.request_id, turn, None))
+
+
+def _history(session: Session, need: NeedTokens) -> list[int]:
+    """All ids up to the token that is sampled next, if a repetition penalty needs them: they are copied each time."""
+    if session.sampling.repetition_penalty == 1:
+        return []
+    return session.trajectory.ids[: session.num_fed] + need.span.ids

@@ -29,6 +29,7 @@ class VisionLanguageModel:
     """
 
     model_types: tuple[str, ...] = ()
+    config_class = ""  # transformers'
     tower_class: type[VisionTower] = VisionTower
 
     def __init__(self, hf: Any) -> None:
@@ -47,15 +48,16 @@ class VisionLanguageModel:
         # An image's patches hold one copy of it: both that a video would need are folded into the patch embedding.
         self.temporal_copies = 1
         self._check_text()
-        sections = (getattr(text, "rope_parameters", None) or text.rope_scaling)["mrope_section"]
+        sections = self._rope_settings["mrope_section"]
         axes = self.rope_axes(list(sections))
         if len(axes) != self.head_dim // 2:
             raise ValueError(
                 f"mrope_section {sections} gives {len(axes)} frequencies, head_dim {self.head_dim} needs half"
             )
         self._axes_R = torch.tensor(axes, device=self.device)
-        self.layers = Layer.all_of(hf, self.language.layers)
+        self.layers = Layer.all_of(self.language.layers)
         self.epsilon: float = text.rms_norm_eps
+        self.max_positions: int = text.max_position_embeddings
         self.tower = self.tower_class(self.visual, device=self.device, dtype=self.dtype)
 
     def _check_text(self) -> None:
@@ -68,6 +70,19 @@ class VisionLanguageModel:
             )
         if text.hidden_act != "silu":
             raise ValueError(f"this checkpoint's hidden_act is {text.hidden_act!r}; vzoom runs silu")
+        rope = self._rope_settings
+        kind = str(rope.get("rope_type", rope.get("type")))
+        if kind in ("dynamic", "longrope"):
+            raise ValueError(
+                f"this checkpoint's rope_type is {kind!r}: its frequencies change with the conversation's length, so "
+                "cached keys would go stale. Use the checkpoint's variant with yarn, or the plain one"
+            )
+
+    @property
+    def _rope_settings(self) -> dict[str, Any]:
+        text = self.text_config
+        settings: dict[str, Any] = getattr(text, "rope_parameters", None) or text.rope_scaling
+        return settings
 
     # ------------------------------------------------------------ what a family decides
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ...config import Sampling
@@ -37,8 +38,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     share(parser, "--json", "--report")
     add_model_options(parser)
     add_limits(parser)
-    group = parser.add_argument_group("sampling")
-    add_settings(group, Sampling, ("temperature", "top_p", "top_k"))
+    group = parser.add_argument_group(
+        "sampling (the defaults are the checkpoint's own, from its generation_config.json)"
+    )
+    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+    add_settings(group, Sampling, names, show_defaults=False)
     share(group, "--seed")
     parser.set_defaults(run=run)
 
@@ -47,11 +51,12 @@ def run(args: argparse.Namespace) -> ExitCode:
     """Run the command."""
     from vzoom.video import open_video
 
-    sampling = Sampling(**given(args, Sampling))
+    Sampling(**given(args, Sampling))  # what is out of range shows before a model is loaded
     if not args.question.strip():
         raise ValueError('the question is empty: vzoom ask VIDEO "What happens?"')
     open_video(args.video).close()  # a file that is no video shows before a model is loaded
     zoomer = load_zoomer(args)
+    sampling = replace(zoomer.checkpoint.sampling, **given(args, Sampling))
     if args.json:
         result = zoomer.ask(args.video, args.question, sampling=sampling)
     else:

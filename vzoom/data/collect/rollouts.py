@@ -15,7 +15,7 @@ from ...config import Sampling
 from ...engine import Outcome
 from ...protocol import cut_turn
 from ...types import Malformed, ZoomCall
-from ..ask import VideoQuestion, ask_alone
+from ..ask import ask_alone
 from ..record import Record
 from ..videos import check_video
 from .progress import Say, silence
@@ -107,16 +107,20 @@ def roll_out(
 def _block(
     zoomer: Zoomer, block: Sequence[Record], num_rollouts: int, sampling: Sampling, seed: int
 ) -> Iterator[StudentRollout]:
-    asked = []
+    requests = []
     for question in block:
         check_video(question.video)
         own = Sampling(sampling.temperature, seed=crc32(f"{seed} {question.id}".encode()) * num_rollouts)
-        asked.append(VideoQuestion(question.video.path, question.question, question.config, own, num_rollouts))
+        requests.append(
+            zoomer.request(
+                question.video.path, question.question, config=question.config, sampling=own, num_rollouts=num_rollouts
+            )
+        )
     # What a student writes becomes data, which shows tags: an answer without them is refused.
-    held = ask_alone(zoomer, asked, max_sessions=len(block) * num_rollouts, untagged_answers=False)
-    for question, rollouts in zip(block, held, strict=True):
-        for number, one in enumerate(rollouts):
-            yield _rollout(question.id, number, one)
+    groups = ask_alone(zoomer, requests, max_sessions=len(block) * num_rollouts, untagged_answers=False)
+    for question, outcomes in zip(block, groups, strict=True):
+        for number, outcome in enumerate(outcomes):
+            yield _rollout(question.id, number, outcome)
 
 
 def _rollout(question: str, number: int, outcome: Outcome) -> StudentRollout:

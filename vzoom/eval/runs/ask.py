@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from zlib import crc32
 
 from ...config import Sampling, ZoomConfig
-from ...data import VideoQuestion, ask_alone
+from ...data import ask_alone
 from ...types import STAGES, Trajectory
 from ...video import VideoError
 from ..item import Item
@@ -93,11 +93,11 @@ def ask_block(zoomer: Zoomer, block: Sequence[Asked], policy: Policy, *, tempera
 
 
 def _hold(zoomer: Zoomer, block: Sequence[Asked], config: ZoomConfig, *, temperature: float, max_sessions: int) -> None:
-    questions = [
-        VideoQuestion(asked.path, asked.item.question, config, Sampling(temperature, seed=asked.seed))
+    requests = [
+        zoomer.request(asked.path, asked.item.question, config=config, sampling=Sampling(temperature, seed=asked.seed))
         for asked in block
     ]
-    held = ask_alone(zoomer, questions, max_sessions=min(max_sessions, len(block)))
+    held = ask_alone(zoomer, requests, max_sessions=min(max_sessions, len(block)))
     for asked, (outcome,) in zip(block, held, strict=True):
         if outcome.error is None:
             asked.held.append(outcome.unwrap())

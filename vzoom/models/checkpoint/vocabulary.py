@@ -5,10 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from ..config import ZoomConfig
-from ..protocol import TextCodec, Vocabulary
-from ..video import PatchSpec, grid_for
-from .load import END_OF_TEXT, END_OF_TURN, Checkpoint, load_patch_spec, token_id
+from ...config import ZoomConfig
+from ...protocol import TextCodec, Vocabulary
+from ...video import PatchSpec, grid_for
+from .folder import find_checkpoint
+from .generation import end_ids_of
+from .load import END_OF_TEXT, END_OF_TURN, Checkpoint, load_tokenizer, patch_spec_of, token_id
 
 
 def load_vocabulary(name_or_path: str) -> Vocabulary:
@@ -21,23 +23,28 @@ def load_vocabulary(name_or_path: str) -> Vocabulary:
         OSError: nothing was found.
         ValueError: it is no Qwen-VL checkpoint, or its tokenizer is a slow one.
     """
-    from transformers import AutoTokenizer
-
-    return build_vocabulary(AutoTokenizer.from_pretrained(name_or_path), load_patch_spec(name_or_path), name_or_path)
+    folder = find_checkpoint(name_or_path)
+    ends = end_ids_of(folder.read_json("generation_config.json") or {})
+    return build_vocabulary(load_tokenizer(folder), patch_spec_of(folder), name_or_path, end_ids=ends)
 
 
 def vocabulary_of(checkpoint: Checkpoint) -> Vocabulary:
     """The vocabulary of a checkpoint that is loaded."""
-    return build_vocabulary(checkpoint.tokenizer, checkpoint.patch_spec, checkpoint.name)
+    return build_vocabulary(
+        checkpoint.tokenizer, checkpoint.patch_spec, checkpoint.name, end_ids=checkpoint.generation_end_ids
+    )
 
 
-def build_vocabulary(tokenizer: Any, spec: PatchSpec, name: str) -> Vocabulary:
+def build_vocabulary(
+    tokenizer: Any, spec: PatchSpec, name: str, *, end_ids: frozenset[int] = frozenset()
+) -> Vocabulary:
     """The vocabulary of a tokenizer.
 
     Args:
         tokenizer: transformers' own, a fast one.
         spec: the patch geometry of the model.
         name: of the checkpoint, for errors.
+        end_ids: ids that end a generation, beside the end of a turn and of a text: those of generation_config.json.
 
     Raises:
         ValueError: it is no tokenizer of a Qwen-VL checkpoint, or a slow one.
@@ -52,7 +59,7 @@ def build_vocabulary(tokenizer: Any, spec: PatchSpec, name: str) -> Vocabulary:
         codec=TextCodec(backend),
         image_token_id=token_id(tokenizer, "<|image_pad|>", name),
         end_of_turn_id=end_of_turn,
-        end_ids=frozenset({end_of_turn, token_id(tokenizer, END_OF_TEXT, name)}),
+        end_ids=end_ids | {end_of_turn, token_id(tokenizer, END_OF_TEXT, name)},
         merge=spec.merge_size,
         grid_hw=partial(_grid, spec=spec),
     )
