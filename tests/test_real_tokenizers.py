@@ -18,7 +18,7 @@ from vzoom.config import PromptStyle, ZoomConfig
 from vzoom.engine.session import NeedFrames, NeedTokens, Session
 from vzoom.eval.benchmarks.options import MULTIPLE_CHOICE, listed
 from vzoom.eval.benchmarks.subtitles import Line, put_before
-from vzoom.models.vocabulary import build_vocabulary
+from vzoom.models.checkpoint.vocabulary import build_vocabulary
 from vzoom.protocol.render import ImagePart, Part, TextPart, feedback, prompt, tool_turn
 from vzoom.protocol.text_codec import TextCodec
 from vzoom.protocol.tokenize import tokenize_parts

@@ -9,7 +9,7 @@ from checkpoints import SPECIALS
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from vzoom.models.vocabulary import build_vocabulary
+from vzoom.models.checkpoint.vocabulary import build_vocabulary
 from vzoom.protocol.detokenize import TextStream
 from vzoom.protocol.render import ImagePart, TextPart
 from vzoom.protocol.tags import TAGS
