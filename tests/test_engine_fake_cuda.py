@@ -7,6 +7,7 @@ what a thread of its own does would not be fake.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -50,7 +51,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture
 def checkpoint(folder: Path) -> Iterator[Checkpoint]:
     """On fake CUDA, like everything else in the test."""
-    real = load_checkpoint(str(folder))
+    real = replace(load_checkpoint(str(folder)), knows_tags=True)  # "?" is to be refused, not taken for an answer
     real.tokenizer.add_tokens([OPEN, BETWEEN, CLOSE, ANSWER])  # one token a byte would make every turn many steps
     with fake_cuda():
         yield on_fake_cuda(real, torch.bfloat16)

@@ -251,10 +251,26 @@ def _compute_buffers(hf: Any, device: torch.device) -> None:
 
 
 def load_tokenizer(folder: CheckpointFolder) -> Any:
-    """transformers' tokenizer of a checkpoint. Code that it brings is not run, nor asked about."""
+    """transformers' tokenizer of a checkpoint. Code that it brings is not run, nor asked about.
+
+    Raises:
+        ValueError: it is a slow one.
+    """
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False)
+    backend_of(tokenizer, folder.name)  # better known now than at the first question
+    return tokenizer
+
+
+def backend_of(tokenizer: Any, name: str) -> Any:
+    """What a fast tokenizer of transformers is made around. ValueError if the tokenizer of `name` is a slow one."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ValueError(
+            f"the tokenizer of {name} is a slow one ({type(tokenizer).__name__}): vzoom needs its tokenizer.json"
+        )
+    return backend
 
 
 def load_patch_spec(name_or_path: str) -> PatchSpec:

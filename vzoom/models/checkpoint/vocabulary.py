@@ -10,14 +10,15 @@ from ...protocol import TextCodec, Vocabulary
 from ...video import PatchSpec, grid_for
 from .folder import find_checkpoint
 from .generation import end_ids_of
-from .load import END_OF_TEXT, END_OF_TURN, Checkpoint, load_tokenizer, patch_spec_of, token_id
+from .load import END_OF_TEXT, END_OF_TURN, Checkpoint, backend_of, load_tokenizer, patch_spec_of, token_id
 
 
-def load_vocabulary(name_or_path: str) -> Vocabulary:
+def load_vocabulary(name_or_path: str, *, tokenizer: Any = None) -> Vocabulary:
     """The vocabulary of a checkpoint that is not loaded: its weights are not needed.
 
     Args:
         name_or_path: a folder in Hugging Face layout, or a hub id.
+        tokenizer: transformers' own, if it is loaded already.
 
     Raises:
         OSError: nothing was found.
@@ -25,7 +26,8 @@ def load_vocabulary(name_or_path: str) -> Vocabulary:
     """
     folder = find_checkpoint(name_or_path)
     ends = end_ids_of(folder.read_json("generation_config.json") or {})
-    return build_vocabulary(load_tokenizer(folder), patch_spec_of(folder), name_or_path, end_ids=ends)
+    tokenizer = load_tokenizer(folder) if tokenizer is None else tokenizer
+    return build_vocabulary(tokenizer, patch_spec_of(folder), name_or_path, end_ids=ends)
 
 
 def vocabulary_of(checkpoint: Checkpoint) -> Vocabulary:
@@ -49,14 +51,10 @@ def build_vocabulary(
     Raises:
         ValueError: it is no tokenizer of a Qwen-VL checkpoint, or a slow one.
     """
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        raise ValueError(
-            f"the tokenizer of {name} is a slow one ({type(tokenizer).__name__}): vzoom needs its tokenizer.json"
-        )
+    codec = TextCodec(backend_of(tokenizer, name))
     end_of_turn = token_id(tokenizer, END_OF_TURN, name)
     return Vocabulary(
-        codec=TextCodec(backend),
+        codec=codec,
         image_token_id=token_id(tokenizer, "<|image_pad|>", name),
         end_of_turn_id=end_of_turn,
         end_ids=end_ids | {end_of_turn, token_id(tokenizer, END_OF_TEXT, name)},

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ...config import missing_extra
-from ...models import FeatureCache, build_vocabulary, load_patch_spec, never_sampled
+from ...models import FeatureCache, load_patch_spec, load_vocabulary, never_sampled
 from ...protocol import Vocabulary
 from ...video import ClipCache, PatchSpec
 from ..recipes.recipe import GRPORecipe, Lora, SFTRecipe
@@ -99,9 +99,9 @@ def load_policy(
     import transformers
     from transformers import AutoModelForImageTextToText, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
+    vocabulary = load_vocabulary(base, tokenizer=tokenizer)
     patch_spec = load_patch_spec(base)
-    vocabulary = build_vocabulary(tokenizer, patch_spec, base)
     model = AutoModelForImageTextToText.from_pretrained(base, dtype=dtype).to(device)
     model.config.use_cache = model.config.text_config.use_cache = False
     visual = model.model.visual
