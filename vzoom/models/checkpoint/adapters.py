@@ -10,20 +10,19 @@ to its magnitudes (`dora.py`).
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .folder import CheckpointFolder
 from .names import flat_name, model_name
 from .quantised import listed
-from .stored import StoredTensor
+from .stored import StoredTensor, read_header
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
@@ -50,7 +49,7 @@ _PART = re.compile(
 
 @dataclass(frozen=True)
 class Adapter:
-    """A LoRA adapter, read but not yet held against a model.
+    """A LoRA adapter, opened but not yet held against a model.
 
     Attributes:
         name: its folder or hub id.
@@ -60,7 +59,7 @@ class Adapter:
 
     name: str
     settings: Mapping[str, Any]
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, StoredTensor]
 
     def fit(self, model: nn.Module) -> Merge:
         """Find the weight that each tensor of the adapter changes.
@@ -75,31 +74,99 @@ class Adapter:
         return _Fitting(self, model).merge()
 
 
+def open_adapter(folder: CheckpointFolder) -> Adapter:
+    """Open a LoRA adapter. Its weights are not read.
+
+    Raises:
+        ValueError: it is not a LoRA adapter, has a setting that cannot be merged exactly, or has no such weights.
+        OSError: there is no adapter, or its weights cannot be fetched.
+    """
+    settings = read_settings(folder)
+    path = folder.file(WEIGHTS_FILE)
+    if path is None:
+        raise ValueError(
+            f"adapter {folder.name} has no {WEIGHTS_FILE} (pickled weights are never read): save it again with PEFT's "
+            "save_pretrained"
+        )
+    return Adapter(folder.name, settings, read_header(path))
+
+
+def read_settings(folder: CheckpointFolder) -> dict[str, Any]:
+    """adapter_config.json, if all it asks for can be merged. See `open_adapter`."""
+    name, settings = folder.name, folder.read_json(CONFIG_FILE)
+    if settings is None:
+        raise FileNotFoundError(f"{name} is no adapter: it has no {CONFIG_FILE}")
+    kind = settings.get("peft_type")
+    if kind != "LORA":
+        raise ValueError(f"adapter {name} is {kind or 'of no named type'}, not LORA: vzoom merges LoRA adapters only")
+    strange = [key for key, value in settings.items() if value and key not in _FOLLOWED | _WITHOUT_EFFECT]
+    if strange:
+        raise ValueError(
+            f"adapter {name} uses {', '.join(strange)}, which vzoom cannot merge exactly: merge it with PEFT "
+            "(merge_and_unload, then save_pretrained) and load the result"
+        )
+    start = settings.get("init_lora_weights", True)
+    if start not in _PLAIN_STARTS:
+        raise ValueError(
+            f"adapter {name} was begun with init_lora_weights={start!r}, which changes the base: convert it to a plain "
+            "LoRA with PEFT (save_pretrained(..., path_initial_model_for_weight_conversion=...))"
+        )
+    if settings.get("bias", "none") not in ("none", "all", "lora_only"):
+        raise ValueError(f"adapter {name} has bias={settings['bias']!r}; LoRA knows none, all and lora_only")
+    return settings
+
+
+# ---------------------------------------------------------------- merging
+
+
 @dataclass
 class _Change:
-    """What becomes of one weight."""
+    """What becomes of one weight: another one in its place, a product that is added, or both."""
 
-    replaced_by: Tensor | None = None
-    a: Tensor | None = None
-    b: Tensor | None = None
+    replaced_by: StoredTensor | None = None
+    a: StoredTensor | None = None
+    b: StoredTensor | None = None
     scale: float = 1.0
-    magnitude: Tensor | None = None
-    added: Tensor | None = None
+    is_transposed: bool = False
+    magnitude: StoredTensor | None = None
+    added: StoredTensor | None = None
 
-    def of(self, weight: Tensor) -> Tensor:
-        """The weight with the adapter in it, in its own dtype."""
-        dtype, device = weight.dtype, weight.device
+    def apply_to(self, weight: Tensor) -> None:
+        """Change the base's weight in place; in float32, rounded to its own dtype at the end."""
+
+        def read(tensor: StoredTensor) -> Tensor:
+            return tensor.read().to(weight.device).float()
+
         if self.replaced_by is not None:
-            weight = self.replaced_by.to(device, dtype)
+            self.replaced_by.write_to(weight)
         if self.added is not None:
-            weight = weight.float() + self.added.to(device).float() * self.scale
+            weight.copy_(weight.float() + read(self.added) * self.scale)
         if self.a is not None and self.b is not None:
-            product = self.b.to(device).float().flatten(1) @ self.a.to(device).float().flatten(1)
-            weight = weight.float() + product.view(weight.shape) * self.scale
+            product = read(self.b).flatten(1) @ read(self.a).flatten(1)
+            product = product.T if self.is_transposed else product.view(weight.shape)
+            merged = weight.float() + product * self.scale
             if self.magnitude is not None:
-                rows = self.magnitude.to(device).float() / torch.linalg.norm(weight, dim=1)
-                weight = rows[:, None] * weight
-        return weight.to(dtype)
+                merged *= (read(self.magnitude) / torch.linalg.norm(merged, dim=1))[:, None]
+            weight.copy_(merged)
+
+
+class AdaptedTensor(StoredTensor):
+    """A weight of the base with an adapter in it."""
+
+    def __init__(self, base: StoredTensor, change: _Change) -> None:
+        self.base, self.change = base, change
+        self.shape, self.dtype = base.shape, base.dtype
+
+    def read(self) -> Tensor:
+        """Merged in the dtype that the base's file has."""
+        weight = self.base.read()
+        self.change.apply_to(weight)
+        return weight
+
+    def write_to(self, out: Tensor) -> None:
+        """Merged in the dtype that the model runs in, as PEFT does."""
+        self.base.write_to(out)
+        self.change.apply_to(out)
 
 
 @dataclass(frozen=True)
@@ -120,77 +187,13 @@ class Merge:
         Args:
             stored: the base's tensor for each name of the model's state.
         """
-        changed = {
-            name: AdaptedTensor(tensor, self.changes[name]) for name, tensor in stored.items() if name in self.changes
-        }
-        return {**stored, **changed}
+        adapted = {name: AdaptedTensor(stored[name], change) for name, change in self.changes.items()}
+        return {**stored, **adapted}
 
     @property
     def note(self) -> str:
         """What a user should know of it."""
-        return f"adapter {self.name}: merged into {len(self.changes)} weights"
-
-
-class AdaptedTensor(StoredTensor):
-    """A weight of the base with an adapter's change in it."""
-
-    def __init__(self, base: StoredTensor, change: _Change) -> None:
-        self.base, self.change = base, change
-        self.shape, self.dtype = base.shape, base.dtype
-
-    def read(self) -> Tensor:
-        """Merged in the dtype that the file has."""
-        return self.change.of(self.base.read())
-
-    def write_to(self, out: Tensor) -> None:
-        """Merged in the dtype that the model runs in, as PEFT does."""
-        self.base.write_to(out)
-        out.copy_(self.change.of(out))
-
-
-def read_adapter(name: str, config_file: Path, weights_file: Path | None) -> Adapter:
-    """Read a LoRA adapter.
-
-    Args:
-        name: its folder or hub id, for errors.
-        config_file: its adapter_config.json.
-        weights_file: its adapter_model.safetensors; None if it has none.
-
-    Raises:
-        ValueError: it is not a LoRA adapter, has a setting that cannot be merged exactly, or has no such weights.
-    """
-    settings = read_settings(name, config_file)
-    if weights_file is None:
-        raise ValueError(
-            f"adapter {name} has no {WEIGHTS_FILE} (pickled weights are not read): save it with "
-            "save_pretrained(folder, safe_serialization=True)"
-        )
-    from safetensors.torch import load_file
-
-    return Adapter(name, settings, load_file(weights_file))
-
-
-def read_settings(name: str, config_file: Path) -> dict[str, Any]:
-    """adapter_config.json, if all it asks for can be merged. ValueError if not. See `read_adapter`."""
-    settings: dict[str, Any] = json.loads(config_file.read_text())
-    kind = settings.get("peft_type")
-    if kind != "LORA":
-        raise ValueError(f"adapter {name} is {kind or 'of no named type'}, not LORA: vzoom merges LoRA adapters only")
-    strange = [key for key, value in settings.items() if value and key not in _FOLLOWED | _WITHOUT_EFFECT]
-    if strange:
-        raise ValueError(
-            f"adapter {name} uses {', '.join(strange)}, which vzoom cannot merge exactly: merge it with PEFT "
-            "(model.merge_and_unload(), save_pretrained) and load the result"
-        )
-    start = settings.get("init_lora_weights", True)
-    if start not in _PLAIN_STARTS:
-        raise ValueError(
-            f"adapter {name} was begun with init_lora_weights={start!r}, which changes the base: convert it to a plain "
-            "LoRA with PEFT (save_pretrained(..., path_initial_model_for_weight_conversion=...))"
-        )
-    if settings.get("bias", "none") not in ("none", "all", "lora_only"):
-        raise ValueError(f"adapter {name} has bias={settings['bias']!r}; LoRA knows none, all and lora_only")
-    return settings
+        return f"adapter {self.name} is merged into {len(self.changes)} weights"
 
 
 # ---------------------------------------------------------------- which module, which shape
@@ -215,10 +218,10 @@ class _Fitting:
         self.is_flat = any(model_name(key) != key for key in map(_plain, self.adapter.tensors))
         self.changes: dict[str, _Change] = {}
 
-    def _sorted_tensors(self) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
+    def _sorted_tensors(self) -> tuple[dict[str, StoredTensor], dict[str, dict[str, StoredTensor]]]:
         """Whole parameters by name, and the parts of low-rank pairs by module."""
-        replaced: dict[str, Tensor] = {}
-        parts: dict[str, dict[str, Tensor]] = {}
+        replaced: dict[str, StoredTensor] = {}
+        parts: dict[str, dict[str, StoredTensor]] = {}
         for key, tensor in self.adapter.tensors.items():
             name = _plain(key)
             if match := _PART.fullmatch(name):
@@ -256,7 +259,7 @@ class _Fitting:
         self._check_tied()
         return Merge(self.adapter.name, self.changes)
 
-    def _adapt(self, module: str, parts: Mapping[str, Tensor]) -> None:
+    def _adapt(self, module: str, parts: Mapping[str, StoredTensor]) -> None:
         """The pair of one target module -> the change of its weight."""
         target = self.modules[module]
         kinds = (nn.Linear, nn.Embedding, nn.Conv3d)
@@ -266,13 +269,13 @@ class _Fitting:
         weight = f"{module}.weight"
         rows, *rest = target.weight.shape
         rank, scale = self._rank_and_scale(module)
-        if isinstance(target, nn.Embedding):  # its pair stands for the transposed weight
-            first, second = "lora_embedding_B", "lora_embedding_A"
-            shapes = {first: [*rest, rank], second: [rank, rows]}
+        is_embedding = isinstance(target, nn.Embedding)  # its pair stands for the transposed weight
+        if is_embedding:
+            a, b = "lora_embedding_A", "lora_embedding_B"
+            shapes = {a: [rank, rows], b: [*rest, rank]}
         else:
-            first, second = "lora_B.weight", "lora_A.weight"
-            ones = [1] * (len(rest) - 1)
-            shapes = {first: [rows, rank, *ones], second: [rank, *rest]}
+            a, b = "lora_A.weight", "lora_B.weight"
+            shapes = {a: [rank, *rest], b: [rows, rank, *[1] * (len(rest) - 1)]}
         if self.settings.get("use_dora"):
             shapes["lora_magnitude_vector"] = [rows]
             if not isinstance(target, nn.Linear):
@@ -288,9 +291,7 @@ class _Fitting:
         if not all(fits):
             return
         change = self.changes.setdefault(weight, _Change())
-        change.a, change.b, change.scale = parts[second], parts[first], scale
-        if isinstance(target, nn.Embedding):
-            change.a, change.b = parts[first].T, parts[second].T
+        change.a, change.b, change.scale, change.is_transposed = parts[a], parts[b], scale, is_embedding
         change.magnitude = parts.get("lora_magnitude_vector")
         if "lora_B.bias" in parts:
             if f"{module}.bias" not in self.parameters:
@@ -299,7 +300,7 @@ class _Fitting:
             bias = self.changes.setdefault(f"{module}.bias", _Change())
             bias.added, bias.scale = parts["lora_B.bias"], scale
 
-    def _has_shape(self, name: str, tensor: Tensor, shape: Sequence[int]) -> bool:
+    def _has_shape(self, name: str, tensor: StoredTensor, shape: Sequence[int]) -> bool:
         is_right = list(tensor.shape) == list(shape)
         if not is_right:
             self.misshapen.append(f"{name} is {list(tensor.shape)}, not {list(shape)}")
@@ -312,9 +313,11 @@ class _Fitting:
             names.setdefault(id(parameter), []).append(name)
         for tied in names.values():
             changed = [name for name in tied if name in self.changes]
-            values = [self.replaced[name] for name in changed if name in self.replaced]
+            if len(tied) == 1:
+                continue
+            values = [self.replaced[name].read() for name in changed if name in self.replaced]
             is_same = len(values) == len(changed) == len(tied) and all(v.equal(values[0]) for v in values)
-            if len(tied) > 1 and changed and not is_same:
+            if changed and not is_same:
                 raise ValueError(
                     f"adapter {self.adapter.name} changes {changed[0]}, which the model ties to "
                     f"{next(name for name in tied if name != changed[0])}: merge it with PEFT, set tie_word_embeddings "
