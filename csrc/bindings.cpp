@@ -66,6 +66,7 @@ PYBIND11_MODULE(_vzoom, m) {
   m.doc() = "C++ and CUDA implementations of vzoom's kernels; use them through vzoom.kernels.";
   m.attr("__version__") = VZOOM_VERSION;
   py::register_local_exception<vz::BadArgument>(m, "BadArgument", PyExc_ValueError);
+  m.def("isa", &vz::isa_name, "The instruction set in use: scalar, avx2, avx512 or avx512bf16.");
   m.def("set_isa", &vz::set_isa, "Use another instruction set: auto, scalar, avx2, avx512 or avx512bf16; for tests.", py::arg("name"));
   vz::bind_cpu_ops(m);
   bind_frames(m);

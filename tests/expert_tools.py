@@ -21,7 +21,7 @@ from vzoom.data.collect.reply_cache import ReplyCache
 from vzoom.data.record import Record
 from vzoom.data.store import read
 from vzoom.models import load_patch_spec
-from vzoom.models.vocabulary import load_vocabulary
+from vzoom.models.checkpoint.vocabulary import load_vocabulary
 from vzoom.synthetic.dataset import write_questions
 from vzoom.synthetic.spec import SyntheticConfig
 from vzoom.video import ClipCache
@@ -87,7 +87,7 @@ _MOTHER = """
 import json, os, sys
 from vzoom.cli import main
 import vzoom.data.collect.distill, vzoom.data.collect.reflect, vzoom.data.collect.rollouts
-import vzoom.models.vocabulary, vzoom.zoomer
+import vzoom.models.checkpoint.vocabulary, vzoom.zoomer
 import pyarrow.parquet, transformers.models.qwen2_5_vl.modeling_qwen2_5_vl
 from transformers import AutoTokenizer
 print("ready", flush=True)

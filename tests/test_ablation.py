@@ -77,7 +77,7 @@ def test_answers_at_once_for_a_model_that_never_zooms(tmp_path):
 
     from vzoom.data.store import read
     from vzoom.data.tokens import tokenize_record
-    from vzoom.models.vocabulary import load_vocabulary
+    from vzoom.models.checkpoint.vocabulary import load_vocabulary
     from vzoom.train.pipeline.stage_store import StageStore
     from vzoom.train.pipeline.stages import PipelineContext
     from vzoom.train.recipes import recipe_named

@@ -13,7 +13,7 @@ from vzoom.data.importers import PUBLIC_CONFIG, import_rl, import_sft, options_i
 from vzoom.data.record import Record
 from vzoom.data.tokens import tokenize_record
 from vzoom.data.validate import InvalidRecord
-from vzoom.models.vocabulary import load_vocabulary
+from vzoom.models.checkpoint.vocabulary import load_vocabulary
 from vzoom.synthetic import make_video, render
 from vzoom.types import Answer, CallError, Malformed, StopReason, ZoomCall
 from vzoom.zoomer import embedded_path

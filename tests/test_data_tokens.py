@@ -35,7 +35,7 @@ from vzoom.data.validate import InvalidRecord
 from vzoom.data.videos import refer
 from vzoom.engine.scripted_session import ScriptedSession
 from vzoom.engine.session import Done, NeedFrames, NeedTokens
-from vzoom.models.vocabulary import load_vocabulary
+from vzoom.models.checkpoint.vocabulary import load_vocabulary
 from vzoom.protocol.frame_times import glance_timestamps, zoom_timestamps
 from vzoom.protocol.vocabulary import Vocabulary
 from vzoom.synthetic import make_video, render

@@ -10,7 +10,7 @@ import pytest
 import torch
 from data_records import CONFIG, REFLECTION, VIDEO, ZOOM
 
-from vzoom.models.vocabulary import load_vocabulary
+from vzoom.models.checkpoint.vocabulary import load_vocabulary
 from vzoom.protocol.mrope import span_positions
 from vzoom.protocol.tokenize import TokenSpan
 from vzoom.train.common.collate import IGNORED, collate, pad_rows

@@ -19,7 +19,7 @@ from vzoom.engine.engine import Engine
 from vzoom.engine.request import Request
 from vzoom.engine.session import Session
 from vzoom.models import load_checkpoint
-from vzoom.models.vocabulary import vocabulary_of
+from vzoom.models.checkpoint.vocabulary import vocabulary_of
 from vzoom.protocol.render import render_turn
 from vzoom.synthetic.dataset import write_questions
 from vzoom.train.common.collate import CollatedBatch

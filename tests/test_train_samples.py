@@ -12,7 +12,7 @@ from data_records import CONFIG, LOOK, PLAIN, REFLECTION, VIDEO, ZOOM
 from transformers import AutoModelForImageTextToText
 
 from vzoom.data.tokens import tokenize_record
-from vzoom.models.vocabulary import load_vocabulary
+from vzoom.models.checkpoint.vocabulary import load_vocabulary
 from vzoom.protocol.vocabulary import Vocabulary
 from vzoom.train.common.samples import Sample, from_record, from_trajectory
 from vzoom.types import StopReason

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from vzoom.config import ZoomConfig
 from vzoom.engine.engine import Engine
-from vzoom.models.load import load_checkpoint
-from vzoom.models.vocabulary import load_vocabulary, vocabulary_of
+from vzoom.models.checkpoint.load import load_checkpoint
+from vzoom.models.checkpoint.vocabulary import load_vocabulary, vocabulary_of
 from vzoom.protocol.vocabulary import Vocabulary
 from vzoom.zoomer import embedded_path
 

@@ -15,7 +15,7 @@ from vzoom.data.record import Record, RecordedTurn, VideoRef
 from vzoom.data.store import Writer, read
 from vzoom.data.videos import refer
 from vzoom.models import Checkpoint
-from vzoom.models.vocabulary import vocabulary_of
+from vzoom.models.checkpoint.vocabulary import vocabulary_of
 from vzoom.protocol.frame_times import glance_timestamps, zoom_timestamps
 from vzoom.synthetic import make_video, render
 from vzoom.synthetic.dataset import facts_of, write_questions

@@ -28,6 +28,8 @@ Isa current = best;
 
 Isa isa() { return current; }
 
+const char* isa_name() { return kNames[static_cast<int>(current)]; }
+
 bool has_bf16_dot() { return current == Isa::avx512bf16; }
 
 void set_isa(const char* name) {

@@ -13,6 +13,7 @@ enum class Isa {
 
 Isa isa();                      // the best of this machine, or what was set
 bool has_bf16_dot();            // isa() is avx512bf16
+const char* isa_name();         // as set_isa takes it
 void set_isa(const char* name); // "auto", scalar, avx2, avx512 or avx512bf16: for tests; BadArgument if it is not there
 
 }  // namespace vz

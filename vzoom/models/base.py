@@ -29,6 +29,7 @@ class VisionLanguageModel:
     """
 
     model_types: tuple[str, ...] = ()
+    config_class = ""  # transformers'
     tower_class: type[VisionTower] = VisionTower
 
     def __init__(self, hf: Any) -> None:
@@ -54,7 +55,7 @@ class VisionLanguageModel:
                 f"mrope_section {sections} gives {len(axes)} frequencies, head_dim {self.head_dim} needs half"
             )
         self._axes_R = torch.tensor(axes, device=self.device)
-        self.layers = Layer.all_of(hf, self.language.layers)
+        self.layers = Layer.all_of(self.language.layers)
         self.epsilon: float = text.rms_norm_eps
         self.tower = self.tower_class(self.visual, device=self.device, dtype=self.dtype)
 

@@ -6,7 +6,7 @@ C hidden size, F features of the MLP, Q = (H + 2 G) D.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..kernels.linear import linear
 from ..kernels.rms_norm import rms_norm
-from .weight_memory import WeightMemory
+from .weight_memory import fuse
 
 # The inner tensors of an MLP are wide. So much of their columns at a time (1024 rows of bf16) stays in the cache, keeps
 # memory small, and repays oneDNN's packing of the weights for each product.
@@ -39,19 +39,13 @@ class Layer:
     down_CF: Tensor
 
     @classmethod
-    def all_of(cls, model: nn.Module, modules: Sequence[Any]) -> list[Layer]:
-        """The layers of transformers' decoder layers `modules`, whose q, k and v become one product.
-
-        Moves all parameters of `model` to where they are read fast.
-        """
-        memory = WeightMemory(model)
-        fused = []
-        for module in modules:
-            projections = [getattr(module.self_attn, f"{name}_proj") for name in "qkv"]
-            biases = [p.bias for p in projections if p.bias is not None]
-            fused.append((memory.fuse([p.weight for p in projections]), memory.fuse(biases) if biases else None))
-        memory.place_rest(model)
-        return [cls._of(module, *qkv) for module, qkv in zip(modules, fused, strict=True)]
+    def all_of(cls, modules: Sequence[Any]) -> list[Layer]:
+        """The layers of transformers' decoder layers `modules`, whose q, k and v become one product."""
+        fused = [[fuse(group) for group in qkv_parameters([module])] for module in modules]
+        return [
+            cls._of(module, qkv[0], qkv[1] if len(qkv) > 1 else None)
+            for module, qkv in zip(modules, fused, strict=True)
+        ]
 
     @classmethod
     def _of(cls, module: Any, qkv: Tensor, bias: Tensor | None) -> Layer:
@@ -79,6 +73,15 @@ class Layer:
             return linear(linear(normed, self.up_FC, gate_OI=self.gate_FC), self.down_CF, add_TO=rows_TC)
 
         return in_parts(part, hidden_TC)
+
+
+def qkv_parameters(modules: Iterable[Any]) -> Iterator[list[nn.Parameter]]:
+    """The weights, and the biases if there are any, of q, k and v in each of transformers' decoder layers."""
+    for module in modules:
+        projections = [getattr(module.self_attn, f"{name}_proj") for name in "qkv"]
+        yield [p.weight for p in projections]
+        if projections[0].bias is not None:
+            yield [p.bias for p in projections]
 
 
 def in_parts(function: Callable[[Tensor], Tensor], rows_TC: Tensor) -> Tensor:

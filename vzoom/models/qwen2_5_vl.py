@@ -39,4 +39,5 @@ class Qwen25Tower(Qwen2Tower):
 
 class Qwen25VL(Qwen2VL):
     model_types = ("qwen2_5_vl",)
+    config_class = "Qwen2_5_VLConfig"
     tower_class = Qwen25Tower

@@ -28,6 +28,7 @@ class Qwen2Tower(VisionTower):
 
 class Qwen2VL(VisionLanguageModel):
     model_types = ("qwen2_vl",)
+    config_class = "Qwen2VLConfig"
     tower_class = Qwen2Tower
 
     def rope_axes(self, sections: list[int]) -> list[int]:

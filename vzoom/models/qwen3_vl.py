@@ -52,6 +52,7 @@ class Qwen3Tower(VisionTower):
 
 class Qwen3VL(VisionLanguageModel):
     model_types = ("qwen3_vl",)
+    config_class = "Qwen3VLConfig"
     tower_class = Qwen3Tower
 
     def rope_axes(self, sections: list[int]) -> list[int]:

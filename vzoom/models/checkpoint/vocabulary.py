@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..config import ZoomConfig
-from ..protocol import Tokenizer, Vocabulary
-from ..video import PatchSpec, grid_for
-from .load import END_OF_TEXT, END_OF_TURN, Checkpoint, load_patch_spec, token_id
+from ...config import ZoomConfig
+from ...protocol import Tokenizer, Vocabulary
+from ...video import PatchSpec, grid_for
+from .folder import find_checkpoint
+from .load import END_OF_TEXT, END_OF_TURN, Checkpoint, load_tokenizer, patch_spec_of, token_id
 
 
 def load_vocabulary(name_or_path: str) -> Vocabulary:
@@ -20,9 +21,8 @@ def load_vocabulary(name_or_path: str) -> Vocabulary:
         OSError: nothing was found.
         ValueError: it is no Qwen-VL checkpoint.
     """
-    from transformers import AutoTokenizer
-
-    return _vocabulary(AutoTokenizer.from_pretrained(name_or_path), load_patch_spec(name_or_path), name_or_path)
+    folder = find_checkpoint(name_or_path)
+    return _vocabulary(load_tokenizer(folder), patch_spec_of(folder), name_or_path)
 
 
 def vocabulary_of(checkpoint: Checkpoint) -> Vocabulary:

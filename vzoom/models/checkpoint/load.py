@@ -1,0 +1,301 @@
+"""Load a checkpoint: every tensor of transformers' modules from a file, patch geometry from its preprocessor file."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ...config import ZoomConfig
+from ...kernels import extension
+from ...video import PatchSpec
+from ..base import VisionLanguageModel
+from ..layers import qkv_parameters
+from ..qwen2_5_vl import Qwen25VL
+from ..qwen2_vl import Qwen2VL
+from ..qwen3_vl import Qwen3VL
+from ..weight_memory import new_weights
+from .folder import CheckpointFolder, find_checkpoint
+from .free_memory import MemoryNeed, check_memory
+from .names import match
+from .stored import FileTensor, StoredTensor
+
+FAMILIES: tuple[type[VisionLanguageModel], ...] = (Qwen2VL, Qwen25VL, Qwen3VL)
+
+# Control tokens that only `protocol` may place: sampled, they would stand for an image that is not there.
+_VISUAL_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
+END_OF_TURN = "<|im_end|>"
+END_OF_TEXT = "<|endoftext|>"
+_START_OF_TURN = "<|im_start|>"
+_DTYPES = ("auto", "float32", "bfloat16", "float16")
+_REPORT_BYTES = 1 << 28  # progress is told so often
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that a conversation needs of a model. See `vocabulary_of` for what a session must know of it.
+
+    Attributes:
+        name: the folder or hub id that it was loaded from.
+        folder: its files.
+        model: the weights and their forward pass.
+        tokenizer: transformers' own.
+        patch_spec: the patch geometry of its vision tower.
+        config: its `vzoom.json`, or the defaults.
+        banned_ids: tokens that are never sampled.
+        stored: what its files hold for each tensor of the model, by transformers' names. `compare_weights` reads them.
+    """
+
+    name: str
+    folder: CheckpointFolder
+    model: VisionLanguageModel
+    tokenizer: Any
+    patch_spec: PatchSpec
+    config: ZoomConfig
+    banned_ids: tuple[int, ...]
+    stored: Mapping[str, StoredTensor]
+
+
+@contextmanager
+def _garbage_left_alone() -> Iterator[None]:
+    """transformers' import makes objects by the hundred thousand, all of which stay: searching them for garbage again
+    and again takes a fifth of the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _silent(said: str) -> None:
+    pass
+
+
+@_garbage_left_alone()
+def load_checkpoint(
+    name_or_path: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    revision: str | None = None,
+    limits: Mapping[str, Any] | None = None,
+    max_sessions: int = 1,
+    progress: Progress = _silent,
+) -> Checkpoint:
+    """Load a Qwen2-VL, Qwen2.5-VL or Qwen3-VL checkpoint.
+
+    Args:
+        name_or_path: a folder in Hugging Face layout, or a hub id.
+        device: "cpu", "cuda" or "cuda:N"; "auto" takes CUDA if there is one.
+        dtype: "float32", "bfloat16" or "float16"; "auto" is the checkpoint's own, on a CPU that does not multiply in it
+            float32.
+        revision: a branch, a tag or a commit of a hub id.
+        limits: fields of `ZoomConfig` that replace the checkpoint's own.
+        max_sessions: conversations at once that memory must suffice for.
+        progress: called with a line of text while weights are read.
+
+    Raises:
+        OSError: nothing was found, or the hub does not answer. The message is one line and says what to do.
+        ValueError: the family is not one of the three; there is no such device or dtype; weights and KV pool do not fit
+            in the free memory; or the files do not hold what config.json describes, tensor for tensor.
+    """
+    folder = find_checkpoint(name_or_path, revision=revision)
+    settings = folder.read_config()
+    family = _family(settings, name_or_path)
+    target = _device(device)
+    hf = _without_weights(folder, family, _dtype(dtype, settings, folder, target))
+    config = ZoomConfig.from_dict(folder.read_json("vzoom.json") or {}, name_or_path).override(**(limits or {}))
+    check_memory(_need(hf, config, max_sessions), name_or_path, target)
+    stored = match(folder.weights(), hf, name_or_path)
+    _fill(hf, stored, target, lambda done: progress(f"loading {name_or_path}: {done}"))
+    model = family(hf)
+
+    tokenizer = load_tokenizer(folder)
+    for control in (END_OF_TURN, END_OF_TEXT):
+        token_id(tokenizer, control, name_or_path)  # better known now than at the first question
+    return Checkpoint(
+        name=name_or_path,
+        folder=folder,
+        model=model,
+        tokenizer=tokenizer,
+        patch_spec=patch_spec_of(folder),
+        config=config,
+        banned_ids=never_sampled(tokenizer, hf.lm_head.out_features, name_or_path),
+        stored=stored,
+    )
+
+
+def _family(settings: Mapping[str, Any], name: str) -> type[VisionLanguageModel]:
+    """The family of a config.json. ValueError names those that there are."""
+    kind = settings.get("model_type")
+    found = next((family for family in FAMILIES if kind in family.model_types), None)
+    if found is None:
+        known = ", ".join(t for family in FAMILIES for t in family.model_types)
+        raise ValueError(f"{name} is a {kind!r} model; vzoom runs {known}")
+    return found
+
+
+def _dtype(asked: str, settings: Mapping[str, Any], folder: CheckpointFolder, device: torch.device) -> torch.dtype:
+    """The dtype to load in. ValueError if there is none of this name."""
+    if asked not in _DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {asked!r}")
+    if asked != "auto":
+        return getattr(torch, asked)
+    own = _own_dtype(settings, folder)
+    if device.type == "cpu" and not (own == torch.bfloat16 and cpu_has_bfloat16()):
+        return torch.float32
+    return own
+
+
+def _own_dtype(settings: Mapping[str, Any], folder: CheckpointFolder) -> torch.dtype:
+    """What config.json says, else the dtype of the first tensor of the files."""
+    text = settings.get("text_config") or {}
+    said = [part[key] for part in (settings, text) for key in ("dtype", "torch_dtype") if part.get(key)]
+    if said:
+        if str(said[0]) not in _DTYPES[1:]:
+            raise ValueError(
+                f"{folder.name}: its config.json says dtype {said[0]!r}: name one of {', '.join(_DTYPES[1:])}"
+            )
+        return getattr(torch, said[0])
+    floating = (one.dtype for one in folder.weights().values() if str(one.dtype).removeprefix("torch.") in _DTYPES)
+    return next(floating, torch.float32)
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether our kernels multiply bfloat16 on this CPU as fast as the memory gives it (AVX512_BF16)."""
+    native = extension.native()
+    return native is not None and native.isa() == "avx512bf16"
+
+
+def _without_weights(folder: CheckpointFolder, family: type[VisionLanguageModel], dtype: torch.dtype) -> Any:
+    """transformers' model as config.json describes it, on the meta device: tensors with shapes and no values."""
+    # Imported here: transformers takes seconds, and `vzoom --help` must not.
+    import transformers
+
+    config = getattr(transformers, family.config_class).from_pretrained(folder.path)
+    with torch.device("meta"):
+        # Never trust_remote_code: with False, an auto_map is passed over and nothing is asked.
+        hf = transformers.AutoModelForImageTextToText.from_config(config, dtype=dtype, trust_remote_code=False)
+    hf.tie_weights()  # transformers 5.0 does not tie on the meta device
+    hf.config.name_or_path = hf.name_or_path = folder.name
+    if (folder.path / "generation_config.json").is_file():
+        hf.generation_config = transformers.GenerationConfig.from_pretrained(folder.path)
+    return hf
+
+
+def _need(hf: Any, config: ZoomConfig, max_sessions: int) -> MemoryNeed:
+    text = hf.config.text_config
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return MemoryNeed(
+        num_weights=sum(one.numel() for one in hf.parameters()),  # tied ones once
+        values_per_token=2 * text.num_hidden_layers * text.num_key_value_heads * head_dim,
+        max_total_tokens=config.max_total_tokens,
+        max_sessions=max_sessions,
+        dtype=hf.dtype,
+    )
+
+
+def _fill(hf: Any, stored: Mapping[str, StoredTensor], device: torch.device, progress: Progress) -> None:
+    """Give a model of the meta device its memory, and read every tensor to its place, in the order of the files."""
+    placed = new_weights(hf, qkv_parameters(hf.model.language_model.layers), device)
+    hf.load_state_dict(placed, strict=True, assign=True)
+    waiting = {id(one): (stored[name], one) for name, one in placed.items()}.values()
+    total = sum(one.nbytes for _, one in waiting)
+    done = told = 0
+    for source, one in sorted(waiting, key=lambda pair: _place(pair[0])):
+        source.write_to(one.detach())
+        done += one.nbytes
+        if done - told >= _REPORT_BYTES:
+            told = done
+            progress(f"{done / 1e9:.1f} of {total / 1e9:.1f} GB")
+    _compute_buffers(hf, device)
+    unread = [name for name, one in (*hf.named_parameters(), *hf.named_buffers()) if one.is_meta]
+    assert not unread, f"{unread} have no values"
+
+
+def _place(source: StoredTensor) -> tuple[str, int]:
+    return (str(source.path), source.offset) if isinstance(source, FileTensor) else ("", 0)
+
+
+def _compute_buffers(hf: Any, device: torch.device) -> None:
+    """Compute what no file holds: the frequencies of rotary embeddings, on the CPU as transformers does."""
+    for module in hf.modules():
+        names = module._non_persistent_buffers_set
+        if not names:
+            continue
+        assert not list(module.parameters(recurse=False)), "its weights would be made anew"
+        for name in names:
+            empty = torch.full_like(getattr(module, name), torch.nan, device="cpu")
+            module.register_buffer(name, empty, persistent=False)
+        hf._init_weights(module)
+        for name in names:
+            setattr(module, name, getattr(module, name).to(device))
+
+
+def load_tokenizer(folder: CheckpointFolder) -> Any:
+    """transformers' tokenizer of a checkpoint. Code that it brings is not run, nor asked about."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False)
+
+
+def load_patch_spec(name_or_path: str) -> PatchSpec:
+    """The patch geometry of a folder or hub id. ValueError if it is no Qwen-VL checkpoint."""
+    return patch_spec_of(find_checkpoint(name_or_path))
+
+
+def patch_spec_of(folder: CheckpointFolder) -> PatchSpec:
+    """The patch geometry of a checkpoint. ValueError if it is no Qwen-VL checkpoint."""
+    preprocessor = folder.read_json("preprocessor_config.json")
+    if preprocessor is None:
+        preprocessor = (folder.read_json("processor_config.json") or {}).get("image_processor")
+    if preprocessor is None:
+        raise ValueError(
+            f"{folder.name} has neither preprocessor_config.json nor processor_config.json: copy one from the base"
+        )
+    return PatchSpec.from_dict(preprocessor, folder.name)
+
+
+def never_sampled(tokenizer: Any, num_logits: int, name: str) -> tuple[int, ...]:
+    """Ids that no model may write. A trainer leaves them out of its probabilities as the sampler does.
+
+    Args:
+        tokenizer: transformers' own.
+        num_logits: how many ids the model scores.
+        name: the checkpoint's, for errors.
+
+    Raises:
+        ValueError: the tokenizer has no such control tokens.
+    """
+    control = (token_id(tokenizer, token, name) for token in (*_VISUAL_TOKENS, _START_OF_TURN))
+    # Rows of the embedding beyond the tokenizer's vocabulary are padding and decode to nothing.
+    return (*control, *range(len(tokenizer), num_logits))
+
+
+def _device(name: str) -> torch.device:
+    """ValueError if there is no such device here."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
+        raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count() if torch.cuda.is_available() else "no"
+        raise ValueError(f"device {name!r}: torch sees {found} CUDA device (`vzoom doctor` says why); use cpu")
+    return torch.device(name)
+
+
+def token_id(tokenizer: Any, token: str, name: str) -> int:
+    """The one id of a control token. ValueError if the tokenizer of `name` has none."""
+    ids = tokenizer.encode(token, add_special_tokens=False)
+    if len(ids) != 1:
+        raise ValueError(f"the tokenizer of {name} has no token {token}: it is not a Qwen-VL tokenizer")
+    return int(ids[0])
