@@ -10,7 +10,7 @@ O output features, I input features, G groups.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +25,19 @@ Packer = Callable[[Tensor], tuple[Tensors, Tensor]]
 AWQ_PACK_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
 
-def quantise(
-    base: Path, folder: Path, packer: Packer, settings: dict[str, Any], *, only: str = "language_model.layers"
-) -> Path:
+def quantise(base: Path, folder: Path, packer: Packer | Mapping[str, Packer], settings: dict[str, Any]) -> Path:
     """Write `base` quantised to folder/"quantised", and what that stands for to folder/"plain". Returns `folder`.
 
     Args:
         base: a checkpoint of `make_checkpoint`.
-        packer: of one linear layer.
+        packer: of one linear layer; or of those whose names contain a word, by that word.
         settings: quantization_config.
-        only: what the names of quantised layers contain.
     """
     stored, plain = {}, {}
     for name, weight in load_file(base / "model.safetensors").items():
-        if weight.ndim == 2 and only in name and "proj" in name:
-            parts, plain[name] = packer(weight)
+        if weight.ndim == 2 and ".layers." in name and "proj" in name:
+            chosen = packer if callable(packer) else next(p for word, p in packer.items() if word in name)
+            parts, plain[name] = chosen(weight)
             stored |= {f"{name.removesuffix('weight')}{part}": value.contiguous() for part, value in parts.items()}
         else:
             stored[name] = plain[name] = weight
@@ -168,8 +166,10 @@ def gptq(bits: int, group_size: int, *, symmetric: bool, desc_act: bool, version
 # ---------------------------------------------------------------- compressed-tensors
 
 
-def compressed_tensors(layout: str, **weights: Any) -> tuple[Packer, dict[str, Any]]:
-    """The package's own compressor of a layout, and its quantization_config."""
+def compressed_tensors(
+    layout: str, *, dtype: torch.dtype = torch.float32, **weights: Any
+) -> tuple[Packer, dict[str, Any]]:
+    """The package's own compressor of a layout, for weights of a dtype, and its quantization_config."""
     from compressed_tensors.compressors import BaseCompressor
     from compressed_tensors.quantization import (
         QuantizationArgs,
@@ -184,6 +184,7 @@ def compressed_tensors(layout: str, **weights: Any) -> tuple[Packer, dict[str, A
     compressor = BaseCompressor.get_value_from_registry(layout)
 
     def pack(weight: Tensor) -> tuple[Tensors, Tensor]:
+        weight = weight.to(dtype)
         if args.strategy == "block":
             high, wide = args.block_structure
             blocks = torch.nn.functional.pad(weight, (0, -weight.shape[1] % wide, 0, -weight.shape[0] % high))

@@ -14,7 +14,7 @@ from typing import Self
 import torch
 
 from ..config import Sampling
-from ..models import Checkpoint, FeatureCache, vocabulary_of
+from ..models import Checkpoint, FeatureCache, check_modules, vocabulary_of
 from ..types import Clip, Event, Failed, Finished, TextDelta, TurnEnded, TurnOpened
 from ..video import CacheStats
 from .batch import run_model
@@ -84,6 +84,7 @@ class Engine:
         feature_cache: FeatureCache | None = None,
         reuse: Reuse = "off",
     ) -> None:
+        check_modules(checkpoint.model.hf)  # they may have been wrapped since they were loaded
         self.checkpoint = checkpoint
         self.model = model = checkpoint.model
         self.vocabulary = vocabulary_of(checkpoint)

@@ -16,5 +16,7 @@ from .encode import ImageEncoder as ImageEncoder
 from .encode import encode_clips as encode_clips
 from .feature_cache import FeatureCache as FeatureCache
 from .features import Features as Features
+from .plain_modules import check_modules as check_modules
+from .plain_modules import check_no_adapters as check_no_adapters
 from .stock import full_prefill as full_prefill
 from .stock import stock_images as stock_images

@@ -14,15 +14,16 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .folder import CheckpointFolder
+from .folder import CheckpointFolder, find_checkpoint
 from .names import flat_name, model_name
 from .quantised import listed
-from .stored import StoredTensor, read_header
+from .stored import INDEX, SINGLE, StoredTensor, read_header
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
@@ -72,6 +73,51 @@ class Adapter:
                 all in one message.
         """
         return _Fitting(self, model).merge()
+
+
+def find_model(
+    name_or_path: str, *, adapter: str | None = None, revision: str | None = None
+) -> tuple[CheckpointFolder, CheckpointFolder | None]:
+    """The base and the adapter that a name stands for.
+
+    Args:
+        name_or_path: a checkpoint, with or without an adapter in its folder, or an adapter, whose base is then found by
+            what its settings call it.
+        adapter: a folder or hub id. The checkpoint must then be without one.
+        revision: a branch, a tag or a commit of `name_or_path`.
+
+    Returns:
+        Where the base is, and where the adapter is; None if there is none.
+
+    Raises:
+        OSError: one of them was not found.
+        ValueError: there are two adapters, or the adapter is not one that can be merged.
+    """
+    folder = find_checkpoint(name_or_path, revision=revision)
+    if not (folder.path / CONFIG_FILE).is_file():
+        return folder, None if adapter is None else find_checkpoint(adapter)
+    settings = read_settings(folder)
+    if adapter is not None:
+        raise ValueError(
+            f"{name_or_path} has an adapter itself ({CONFIG_FILE}), and {adapter} would be a second one: name its "
+            "base as the model, or merge one of the adapters before"
+        )
+    has_weights = any((folder.path / file).is_file() for file in (SINGLE, INDEX))
+    if has_weights or (folder.is_cached and (folder.path / "config.json").is_file()):
+        return folder, folder
+    base = settings.get("base_model_name_or_path")
+    advice = f"name the base as the model and {name_or_path} as its adapter"
+    if not base:
+        raise ValueError(f"adapter {name_or_path} does not say what its base is: {advice}")
+    try:
+        found = find_checkpoint(base, revision=None if Path(base).is_dir() else settings.get("revision"))
+    except OSError as error:
+        raise FileNotFoundError(f"the base of adapter {name_or_path} was not found: {advice} ({error})") from error
+    if (found.path / CONFIG_FILE).is_file():
+        raise ValueError(
+            f"the base of adapter {name_or_path} is {base}, which has an adapter itself: merge that before"
+        )
+    return found, folder
 
 
 def open_adapter(folder: CheckpointFolder) -> Adapter:

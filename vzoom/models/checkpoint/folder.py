@@ -60,6 +60,13 @@ class CheckpointFolder:
             raise FileNotFoundError(f"{self.name} is no checkpoint: it has no config.json")
         return config
 
+    def file(self, name: str) -> Path | None:
+        """A large file that is not of a model's weights; fetched before if it is a hub id. None if there is none."""
+        path = self.path / name
+        if not path.is_file() and self.is_cached:
+            _fetch(self.name, self.path.name, [name])
+        return path if path.is_file() else None
+
     def weights(self) -> dict[str, FileTensor]:
         """The tensors of its files, by key; fetched before if it is a hub id.
 

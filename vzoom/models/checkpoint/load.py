@@ -19,9 +19,11 @@ from ..qwen2_5_vl import Qwen25VL
 from ..qwen2_vl import Qwen2VL
 from ..qwen3_vl import Qwen3VL
 from ..weight_memory import new_weights
-from .folder import CheckpointFolder, find_checkpoint
+from .adapters import find_model, open_adapter
+from .folder import CheckpointFolder
 from .free_memory import MemoryNeed, check_memory
 from .names import match
+from .quantised import read_quantisation
 from .stored import FileTensor, StoredTensor
 
 FAMILIES: tuple[type[VisionLanguageModel], ...] = (Qwen2VL, Qwen25VL, Qwen3VL)
@@ -43,13 +45,14 @@ class Checkpoint:
 
     Attributes:
         name: the folder or hub id that it was loaded from.
-        folder: its files.
+        folder: its files; those of the base, if it is an adapter.
         model: the weights and their forward pass.
         tokenizer: transformers' own.
         patch_spec: the patch geometry of its vision tower.
         config: its `vzoom.json`, or the defaults.
         banned_ids: tokens that are never sampled.
         stored: what its files hold for each tensor of the model, by transformers' names. `compare_weights` reads them.
+        notes: sentences for the user about how it was loaded: a merged adapter, what quantised weights take in memory.
     """
 
     name: str
@@ -60,6 +63,7 @@ class Checkpoint:
     config: ZoomConfig
     banned_ids: tuple[int, ...]
     stored: Mapping[str, StoredTensor]
+    notes: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -86,6 +90,7 @@ def load_checkpoint(
     device: str = "auto",
     dtype: str = "auto",
     revision: str | None = None,
+    adapter: str | None = None,
     limits: Mapping[str, Any] | None = None,
     max_sessions: int = 1,
     progress: Progress = _silent,
@@ -98,6 +103,8 @@ def load_checkpoint(
         dtype: "float32", "bfloat16" or "float16"; "auto" is the checkpoint's own, on a CPU that does not multiply in it
             float32.
         revision: a branch, a tag or a commit of a hub id.
+        adapter: a LoRA adapter of PEFT, a folder or hub id, to merge into the weights. One in the checkpoint's folder
+            is merged without being named. `name_or_path` may be an adapter, too: its base is then looked for.
         limits: fields of `ZoomConfig` that replace the checkpoint's own.
         max_sessions: conversations at once that memory must suffice for.
         progress: called with a line of text while weights are read.
@@ -105,22 +112,35 @@ def load_checkpoint(
     Raises:
         OSError: nothing was found, or the hub does not answer. The message is one line and says what to do.
         ValueError: the family is not one of the three; there is no such device or dtype; weights and KV pool do not fit
-            in the free memory; or the files do not hold what config.json describes, tensor for tensor.
+            in the free memory; the files do not hold what config.json describes, tensor for tensor; they are quantised
+            in a way that is not read; or the adapter is not one that can be merged, or does not fit.
     """
-    folder = find_checkpoint(name_or_path, revision=revision)
+    folder, adapter_folder = find_model(name_or_path, adapter=adapter, revision=revision)
     settings = folder.read_config()
-    family = _family(settings, name_or_path)
+    family = _family(settings, folder.name)
+    quantisation = read_quantisation(settings, folder.name)
+    opened = None if adapter_folder is None else open_adapter(adapter_folder)
+    if adapter_folder is not None:
+        _check_same_tokens(folder, adapter_folder)
     target = _device(device)
     hf = _without_weights(folder, family, _dtype(dtype, settings, folder, target))
     config = ZoomConfig.from_dict(folder.read_json("vzoom.json") or {}, name_or_path).override(**(limits or {}))
     check_memory(_need(hf, config, max_sessions), name_or_path, target)
-    stored = match(folder.weights(), hf, name_or_path)
+    merge = None if opened is None else opened.fit(hf)
+    files = folder.weights()
+    stored = match(files if quantisation is None else quantisation.dequantised(files), hf, folder.name)
+    if merge is not None:
+        stored = merge.into(stored)
     _fill(hf, stored, target, lambda done: progress(f"loading {name_or_path}: {done}"))
     model = family(hf)
 
     tokenizer = load_tokenizer(folder)
     for control in (END_OF_TURN, END_OF_TEXT):
         token_id(tokenizer, control, name_or_path)  # better known now than at the first question
+    notes = [] if merge is None else [merge.note]
+    if quantisation is not None:
+        in_files, in_memory = sum(one.num_bytes for one in files.values()), sum(one.nbytes for one in hf.parameters())
+        notes.append(quantisation.note(in_files, in_memory, hf.dtype))
     return Checkpoint(
         name=name_or_path,
         folder=folder,
@@ -130,6 +150,7 @@ def load_checkpoint(
         config=config,
         banned_ids=never_sampled(tokenizer, hf.lm_head.out_features, name_or_path),
         stored=stored,
+        notes=tuple(notes),
     )
 
 
@@ -181,6 +202,9 @@ def _without_weights(folder: CheckpointFolder, family: type[VisionLanguageModel]
     import transformers
 
     config = getattr(transformers, family.config_class).from_pretrained(folder.path)
+    for part in (config, config.text_config, config.vision_config):
+        if hasattr(part, "quantization_config"):  # the weights of this model are not quantised any more
+            del part.quantization_config
     with torch.device("meta"):
         # Never trust_remote_code: with False, an auto_map is passed over and nothing is asked.
         hf = transformers.AutoModelForImageTextToText.from_config(config, dtype=dtype, trust_remote_code=False)
@@ -240,6 +264,21 @@ def _compute_buffers(hf: Any, device: torch.device) -> None:
             setattr(module, name, getattr(module, name).to(device))
 
 
+def _check_same_tokens(folder: CheckpointFolder, adapter: CheckpointFolder) -> None:
+    """ValueError if the adapter brings a tokenizer that has other tokens: it was trained with those."""
+    file = adapter.path / "tokenizer.json"
+    if not file.is_file() or adapter.path == folder.path:
+        return
+    if (base := folder.path / file.name).is_file() and base.read_bytes() == file.read_bytes():
+        return
+    own, other = (load_tokenizer(one).get_vocab() for one in (folder, adapter))
+    if differing := sorted(token for token, _ in own.items() ^ other.items()):
+        raise ValueError(
+            f"adapter {adapter.name} was trained with another tokenizer than {folder.name} has: {len(differing)} "
+            f"tokens differ, the first is {differing[0]!r}. Load a copy of the base with the adapter's tokenizer in it"
+        )
+
+
 def load_tokenizer(folder: CheckpointFolder) -> Any:
     """transformers' tokenizer of a checkpoint. Code that it brings is not run, nor asked about."""
     from transformers import AutoTokenizer
@@ -249,7 +288,7 @@ def load_tokenizer(folder: CheckpointFolder) -> Any:
 
 def load_patch_spec(name_or_path: str) -> PatchSpec:
     """The patch geometry of a folder or hub id. ValueError if it is no Qwen-VL checkpoint."""
-    return patch_spec_of(find_checkpoint(name_or_path))
+    return patch_spec_of(find_model(name_or_path)[0])
 
 
 def patch_spec_of(folder: CheckpointFolder) -> PatchSpec:

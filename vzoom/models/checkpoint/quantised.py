@@ -245,7 +245,7 @@ def _awq(settings: Mapping[str, Any], checkpoint: str) -> Quantisation:
 
     def restore(name: str, parts: Mapping[str, Tensor]) -> Tensor:
         scales_GO = parts["scales"]
-        weight_IO, zeros_GO = (_in_awq_order(_unpack(parts[part], 4)) for part in ("qweight", "qzeros"))
+        weight_IO, zeros_GO = (_in_awq_order(_unpack(name, parts[part], 4)) for part in ("qweight", "qzeros"))
         group_I = _groups(name, len(weight_IO), scales_GO, zeros_GO, weight_IO.shape[1])
         values_IO = weight_IO.to(scales_GO.dtype).sub_(zeros_GO.to(scales_GO.dtype)[group_I])
         return values_IO.mul_(scales_GO[group_I]).T
@@ -263,7 +263,7 @@ def _gptq(settings: Mapping[str, Any], checkpoint: str) -> Quantisation:
     if bits not in (4, 8) or settings.get("pack_dtype", "int32") != "int32":
         raise _refusal(checkpoint, f"gptq of {bits} bits in {settings.get('pack_dtype', 'int32')}")
     if version not in ("gptq", "gptq_v2") or settings.get("is_marlin_format"):
-        raise _refusal(checkpoint, f"gptq for marlin ({version})" if "marlin" in version else f"gptq as {version}")
+        raise _refusal(checkpoint, f"gptq packed as {'marlin' if settings.get('is_marlin_format') else version}")
     if settings.get("rotation") or settings.get("adapter"):
         raise _refusal(checkpoint, "gptq with a rotation or an adapter")
     rules: Mapping[str, Any] = settings.get("dynamic") or {}
@@ -277,8 +277,8 @@ def _gptq(settings: Mapping[str, Any], checkpoint: str) -> Quantisation:
 
     def restore(name: str, parts: Mapping[str, Tensor]) -> Tensor:
         scales_GO = parts["scales"]
-        weight_OI = _unpack(parts["qweight"].T, bits)
-        zeros_GO = (_unpack(parts["qzeros"], bits).to(torch.int16) + added) & (2**bits - 1)
+        weight_OI = _unpack(name, parts["qweight"].T, bits)
+        zeros_GO = (_unpack(name, parts["qzeros"], bits).to(torch.int16) + added) & (2**bits - 1)
         group_I = _groups(name, weight_OI.shape[1], scales_GO, zeros_GO, len(weight_OI), parts.get("g_idx"))
         values_OI = weight_OI.to(scales_GO.dtype).sub_(zeros_GO.to(scales_GO.dtype).T[:, group_I])
         return values_OI.mul_(scales_GO.T[:, group_I])
@@ -320,10 +320,10 @@ def _group_of_inputs(name: str, inputs: int, groups: int, g_idx: Tensor | None) 
     return torch.arange(inputs) // (inputs // groups)
 
 
-def _unpack(packed: Tensor, bits: int) -> Tensor:
+def _unpack(name: str, packed: Tensor, bits: int) -> Tensor:
     """int32 [.., n] -> the unsigned integers of `bits` bits in them, lowest first: uint8 [.., n * 32 / bits]."""
     if packed.dtype != torch.int32:
-        raise ValueError(f"packed weights are int32, got {packed.dtype}")
+        raise ValueError(f"{name} cannot be dequantised: it is packed in {_word(packed.dtype)}, not in int32")
     low_first = packed.contiguous().view(torch.uint8)
     return low_first if bits == 8 else torch.stack([low_first & 15, low_first >> 4], dim=-1).flatten(-2)
 
@@ -438,9 +438,11 @@ def _decompress(name: str, parts: Mapping[str, Tensor], group: _Group) -> Tensor
     if group.layout == _PACKED:
         rows, columns = parts["weight_shape"].tolist()
         half = 2 ** (group.num_bits - 1)  # integers are stored as unsigned ones
-        weight = (_unpack(parts["weight_packed"], group.num_bits)[:, :columns].to(torch.int16) - half).to(scale.dtype)
+        weight = (_unpack(name, parts["weight_packed"], group.num_bits)[:, :columns].to(torch.int16) - half).to(
+            scale.dtype
+        )
         if zero is not None and group.strategy in ("group", "channel"):  # packed along the outputs
-            zero = _unpack(zero.T, group.num_bits)[:, :rows].T.to(torch.int16) - half
+            zero = _unpack(name, zero.T, group.num_bits)[:, :rows].T.to(torch.int16) - half
         if weight.shape != (rows, columns):
             raise ValueError(f"{name} cannot be dequantised: {list(weight.shape)} are packed of {[rows, columns]}")
     else:

@@ -7,7 +7,7 @@ from functools import partial
 from ...config import ZoomConfig
 from ...protocol import Tokenizer, Vocabulary
 from ...video import PatchSpec, grid_for
-from .folder import find_checkpoint
+from .adapters import find_model
 from .load import END_OF_TEXT, END_OF_TURN, Checkpoint, load_tokenizer, patch_spec_of, token_id
 
 
@@ -21,7 +21,7 @@ def load_vocabulary(name_or_path: str) -> Vocabulary:
         OSError: nothing was found.
         ValueError: it is no Qwen-VL checkpoint.
     """
-    folder = find_checkpoint(name_or_path)
+    folder, _ = find_model(name_or_path)
     return _vocabulary(load_tokenizer(folder), patch_spec_of(folder), name_or_path)
 
 
