@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from .config import Sampling, ZoomConfig
 from .engine import Engine, Outcome, Request, Reuse
@@ -69,24 +70,48 @@ def load(
     *,
     device: str = "auto",
     dtype: str = "auto",
+    revision: str | None = None,
+    adapter: str | PathLike[str] | None = None,
     config: ZoomConfig | None = None,
+    limits: Mapping[str, Any] | None = None,
+    max_sessions: int = 1,
+    progress: Callable[[str], None] | None = None,
 ) -> Zoomer:
     """Load a Qwen2-VL, Qwen2.5-VL or Qwen3-VL checkpoint.
 
     Args:
         model: a folder, a hub id such as "Qwen/Qwen2.5-VL-7B-Instruct", or "embedded": the small model of the package,
-            which knows nothing but vzoom's synthetic videos.
+            which knows nothing but vzoom's synthetic videos. A LoRA adapter of PEFT stands for its base with it.
         device: "auto" (CUDA if torch sees it), "cpu", "cuda" or "cuda:N".
-        dtype: "auto" (float32 on the CPU, else the checkpoint's own), "float32", "bfloat16" or "float16".
+        dtype: "auto" (the checkpoint's own; float32 on a CPU that does not multiply in it), "float32", "bfloat16" or
+            "float16".
+        revision: a branch, a tag or a commit of a hub id.
+        adapter: a LoRA adapter of PEFT, a folder or hub id, that is merged into the model.
         config: replaces the checkpoint's own `vzoom.json`.
+        limits: fields of `ZoomConfig` that replace those of the config.
+        max_sessions: conversations at once that memory must suffice for, beside the weights.
+        progress: called with a line of text while the weights are read.
 
     Raises:
-        OSError: there is no such checkpoint.
-        ValueError: it is of another family, or the device or dtype is not available.
+        OSError: there is no such checkpoint, or the hub does not answer.
+        ValueError: it is of another family, the device or dtype is not available, its files do not hold what its
+            config.json describes, it does not fit in the free memory, or its adapter or quantisation is not one that
+            vzoom reads. The message says what would do.
     """
     path = embedded_path() if model == EMBEDDED else model
-    checkpoint = load_checkpoint(str(path), device=device, dtype=dtype)
-    return Zoomer(checkpoint, config=config, name=str(model))
+    changes = {**({} if config is None else asdict(config)), **(limits or {})}
+    checkpoint = load_checkpoint(
+        str(path),
+        device=device,
+        dtype=dtype,
+        revision=revision,
+        adapter=None if adapter is None else str(adapter),
+        limits=changes,
+        max_sessions=max_sessions,
+        progress=progress,
+    )
+    name = str(model) if adapter is None else f"{model} with {adapter}"
+    return Zoomer(checkpoint, config=checkpoint.config.override(**changes), name=name)
 
 
 class Zoomer:

@@ -1,5 +1,7 @@
 """Is splicing exact for this checkpoint, on this machine? Replay a conversation and compare with a full prefill.
 
+Before that, every tensor of the loaded model is held to the checkpoint's files.
+
 The conversation runs through the engine: glance, zooms, splices, one token at a time. Then stock transformers gets the
 same ids, frames and nothing else, in one run, with positions of its own, and the logits at all sampled tokens are
 compared. In float32 they may differ by 1e-5 of the largest logit: two orders of summation. In half precision each run
@@ -22,7 +24,7 @@ from torch import Tensor
 
 from ..config import ZoomConfig
 from ..engine import Engine, Request, ScriptedSession
-from ..models import Checkpoint, full_prefill, stock_images
+from ..models import Checkpoint, WeightComparison, compare_weights, full_prefill, stock_images
 from ..protocol import glance_timestamps, render_turn
 from ..types import Answer, Clip, Event, Malformed, Trajectory, TurnOpened, VideoInfo, ZoomCall
 from ..video import ClipCache
@@ -50,6 +52,8 @@ class Replay:
 class Exactness:
     """What `verify` found. Errors are largest absolute differences of logits.
 
+    num_tensors: of the model. differing_tensors: names of those that are not what the files hold. not_finite_tensors:
+    names of those that hold NaN or infinity. If there are any of either, nothing is replayed.
     difference: splice against the stock run. splice_error, stock_error: either against the float32 run; None in
     float32. equal_argmax: of num_sampled tokens, those whose most likely token is the same in both.
     """
@@ -57,6 +61,9 @@ class Exactness:
     model: str
     device: str
     dtype: str
+    num_tensors: int
+    differing_tensors: tuple[str, ...]
+    not_finite_tensors: tuple[str, ...]
     num_zooms: int
     num_frames: int
     num_tokens: int
@@ -81,7 +88,8 @@ class Exactness:
 
     @property
     def passed(self) -> bool:
-        return self.same_positions and self.ratio <= self.limit
+        weights_are_right = not self.differing_tensors and not self.not_finite_tensors
+        return weights_are_right and self.same_positions and self.ratio <= self.limit
 
 
 def verify(
@@ -90,22 +98,28 @@ def verify(
     *,
     device: str = "auto",
     dtype: str = "auto",
+    revision: str | None = None,
+    adapter: str | None = None,
     num_zooms: int = 4,
     progress: Progress = lambda stage: None,
 ) -> Exactness:
     """Replay a conversation of `num_zooms` zooms into `video` and compare with a full prefill by stock transformers.
 
-    model, device, dtype as for `vzoom.load`. In half precision the weights are made float32 in place after the
-    replay, for one more run: 4 bytes per parameter. ValueError if the zooms do not fit in the checkpoint's limits, and
-    what `vzoom.load` and the video raise.
+    model, device, dtype, revision, adapter as for `vzoom.load`. In half precision the weights are made float32 in place
+    after the replay, for one more run: 4 bytes per parameter. ValueError if the zooms do not fit in the checkpoint's
+    limits, and what `vzoom.load` and the video raise.
     """
     progress(f"loading {model}")
-    checkpoint = open_model(str(model), device=device, dtype=dtype).checkpoint
+    checkpoint = open_model(str(model), device=device, dtype=dtype, revision=revision, adapter=adapter).checkpoint
+    progress("comparing the weights with the files")
+    weights = compare_weights(checkpoint)
+    if weights.differing or weights.not_finite:
+        return _not_replayed(str(model), checkpoint, weights)
     hf, used = checkpoint.model.hf, checkpoint.model.dtype
     # A convolution in TF32 would be the largest difference of all.
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         played = replay(checkpoint, video, num_zooms=num_zooms, progress=progress)
-        images = stock_images(checkpoint.name, played.clips)
+        images = stock_images(str(checkpoint.folder.path), played.clips)
         num_tokens = len(played.trajectory.ids)
         progress(f"one prefill of {num_tokens} tokens")
         stock, positions = full_prefill(hf, played.trajectory, images)
@@ -123,6 +137,9 @@ def verify(
         model=str(model),
         device=placed,
         dtype=str(used).removeprefix("torch."),
+        num_tensors=weights.num_tensors,
+        differing_tensors=weights.differing,
+        not_finite_tensors=weights.not_finite,
         num_zooms=num_zooms,
         num_frames=played.trajectory.num_frames,
         num_tokens=num_tokens,
@@ -133,6 +150,28 @@ def verify(
         difference=_apart(played.logits_NV, stock),
         splice_error=splice_error,
         stock_error=stock_error,
+    )
+
+
+def _not_replayed(model: str, checkpoint: Checkpoint, weights: WeightComparison) -> Exactness:
+    """What is known of a checkpoint whose weights are wrong already."""
+    return Exactness(
+        model=model,
+        device=str(checkpoint.model.device),
+        dtype=str(checkpoint.model.dtype).removeprefix("torch."),
+        num_tensors=weights.num_tensors,
+        differing_tensors=weights.differing,
+        not_finite_tensors=weights.not_finite,
+        num_zooms=0,
+        num_frames=0,
+        num_tokens=0,
+        num_sampled=0,
+        same_positions=False,
+        equal_argmax=0,
+        largest_logit=math.nan,
+        difference=math.nan,
+        splice_error=None,
+        stock_error=None,
     )
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..config import ZoomConfig
 from .console import note
 from .options import given
+from .progress import StageLine
 
 if TYPE_CHECKING:
     from ..zoomer import Zoomer
@@ -35,26 +37,43 @@ def load_zoomer(args: argparse.Namespace, *, warn: bool = True) -> Zoomer:
     ZoomConfig().override(**limits)  # checked before the model is loaded, which can take minutes
     if warn and args.model == "embedded":
         note(EMBEDDED_NOTE)
-    elif sys.stderr.isatty():
-        note(f"loading {args.model}")
-    zoomer = open_model(args.model, device=args.device, dtype=args.dtype)
-    zoomer.config = zoomer.config.override(**limits)
+    line = StageLine()
+    is_terminal = sys.stderr.isatty()
+    if is_terminal:
+        line(f"loading {args.model}")
+    try:
+        zoomer = open_model(
+            args.model,
+            device=args.device,
+            dtype=args.dtype,
+            revision=args.revision,
+            adapter=args.adapter,
+            limits=limits,
+            max_sessions=getattr(args, "max_sessions", None) or 1,
+            progress=line if is_terminal else None,
+        )
+    finally:
+        line.end()
+    for said in zoomer.checkpoint.notes:
+        note(said)
     return zoomer
 
 
-def open_model(model: str, *, device: str, dtype: str) -> Zoomer:
-    """`vzoom.load`, with errors that name --model and say how to mend it."""
-    check_folder(model)
-    import transformers
+def open_model(model: str, *, progress: Callable[[str], None] | None = None, **settings: Any) -> Zoomer:
+    """`vzoom.load`, with errors that name --model.
 
+    Args:
+        model: what --model says.
+        progress: as for `vzoom.load`.
+        settings: the other arguments of `vzoom.load`.
+    """
+    check_folder(model)
     import vzoom
 
-    transformers.utils.logging.disable_progress_bar()
     try:
-        return vzoom.load(model, device=device, dtype=dtype)
-    except OSError as error:  # transformers does not always name the model, nor say what to do
-        hint = "name a folder with a checkpoint, or a hub id that can be reached from here"
-        raise OSError(f"--model {model}: {hint} ({error})") from error
+        return vzoom.load(model, progress=progress, **settings)
+    except OSError as error:
+        raise OSError(f"--model {error}") from error
 
 
 def check_folder(model: str) -> None:

@@ -14,7 +14,7 @@ from typing import Self
 import torch
 
 from ..config import Sampling
-from ..models import Checkpoint, FeatureCache, check_modules, vocabulary_of
+from ..models import Checkpoint, FeatureCache, check_modules, check_pool, vocabulary_of
 from ..types import Clip, Event, Failed, Finished, TextDelta, TurnEnded, TurnOpened
 from ..video import CacheStats
 from .batch import run_model
@@ -68,7 +68,7 @@ class Engine:
             `clip_reuse.py`). Approximate: Trajectory.is_exact says where it happened. Not for training.
 
     Raises:
-        ValueError: a setting is out of range, or the pool does not hold one conversation.
+        ValueError: a setting is out of range, or the pool does not hold one conversation or fit in the free memory.
     """
 
     def __init__(
@@ -94,6 +94,9 @@ class Engine:
         num_blocks = max_sessions * blocks_per_session if pool_tokens is None else pool_tokens // block_size
         if pool_tokens is not None and num_blocks < blocks_per_session:
             raise ValueError(f"pool_tokens {pool_tokens} does not hold one session of {max_total_tokens} tokens")
+        if model.device.type == "cpu":  # where memory is given out before it is there; a GPU's allocator refuses
+            token_bytes = 2 * model.num_layers * model.num_kv_heads * model.head_dim * model.dtype.itemsize
+            check_pool(num_blocks * block_size * token_bytes, checkpoint.name, model.device)
         self.pool = PagePool(
             num_layers=model.num_layers,
             num_kv_heads=model.num_kv_heads,

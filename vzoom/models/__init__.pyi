@@ -5,6 +5,7 @@ from .checkpoint.compare import compare_weights as compare_weights
 from .checkpoint.folder import find_checkpoint as find_checkpoint
 from .checkpoint.free_memory import MemoryNeed as MemoryNeed
 from .checkpoint.free_memory import check_memory as check_memory
+from .checkpoint.free_memory import check_pool as check_pool
 from .checkpoint.load import FAMILIES as FAMILIES
 from .checkpoint.load import Checkpoint as Checkpoint
 from .checkpoint.load import load_checkpoint as load_checkpoint

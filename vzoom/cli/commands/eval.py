@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _POLICY_FLAGS = {"name": "policy"}
 _RUN_FIELDS = ("seed", "temperature", "limit", "subtitles", "max_sessions", "block", "revision")
+_RUN_FLAGS = {"revision": "data-revision"}  # --revision is the model's, as in every command
 # Options that a sweep sets itself, beside those of the policy.
 _SWEPT = {"zooms": ("max_zooms",), "glance": ("glance_max_frames",), "frames": ("budget",)}
 
@@ -81,7 +82,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--benchmark", metavar="NAME", help="one of --list")
     share(parser, "--cache", "--limit")
     add_out(parser, "a folder; the same command resumes from what it holds", metavar="RUN")
-    add_settings(parser, RunConfig, ("subtitles", "revision"))
+    add_settings(parser, RunConfig, ("subtitles", "revision"), flags=_RUN_FLAGS)
     parser.add_argument("--no-judge", action="store_true", help="count what needs a judge as unjudged")
     policy = parser.add_argument_group("policy")
     add_settings(policy, Policy, flags=_POLICY_FLAGS)
@@ -133,7 +134,7 @@ def _fetch(args: argparse.Namespace, benchmark: Benchmark) -> ExitCode:
 
     if args.cache is None:
         raise ValueError("name the folder to fetch into with --cache: videos of a data set take 10 GB and more")
-    there, named = fetch(benchmark, args.cache, revision=args.revision, say=note)
+    there, named = fetch(benchmark, args.cache, revision=args.data_revision, say=note)
     if args.json:
         print_json({"benchmark": benchmark.name, "cache": str(args.cache), "videos": there, "videos_named": named})
     else:
@@ -156,7 +157,7 @@ def _runs(args: argparse.Namespace) -> list[_Run]:
     from vzoom.eval import points_of
 
     policy = Policy(**given(args, Policy, flags=_POLICY_FLAGS))
-    said = given(args, RunConfig, _RUN_FIELDS)
+    said = given(args, RunConfig, _RUN_FIELDS, flags=_RUN_FLAGS)
     if args.sweep is None:
         return [_Run(args.out.name, args.out, RunConfig(policy, **said), {})]
     for option in ("policy", "fps", "confidence", *_SWEPT.get(args.sweep, ())):

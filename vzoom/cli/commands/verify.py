@@ -26,7 +26,8 @@ _EXAMPLES = """examples:
   vzoom verify --json | jq .ratio
 """
 _DESCRIPTION = """\
-Hold a conversation by the engine, with a glance and zooms, and compare the logits of every
+Hold every tensor of the loaded model to the checkpoint's files, and look for NaN and infinity.
+Then hold a conversation by the engine, with a glance and zooms, and compare the logits of every
 sampled token with those of one prefill of the same tokens by stock transformers.
 
 float32 passes if all positions are equal and the largest difference is at most 1e-5 of the
@@ -72,7 +73,14 @@ def run(args: argparse.Namespace) -> ExitCode:
         video = args.video or _rendered(Path(folder))
         try:
             found = verify(
-                args.model, video, device=args.device, dtype=args.dtype, num_zooms=args.num_zooms, progress=progress
+                args.model,
+                video,
+                device=args.device,
+                dtype=args.dtype,
+                revision=args.revision,
+                adapter=args.adapter,
+                num_zooms=args.num_zooms,
+                progress=progress,
             )
         except torch.OutOfMemoryError as error:
             raise ValueError(
@@ -100,9 +108,31 @@ def summary(found: Exactness) -> dict[str, Any]:
 
 
 def _show(found: Exactness, style: Style) -> None:
+    rows = [("model", f"{printable(found.model)}, {found.dtype} on {found.device}")]
+    rows += _weights(found, style)
+    if found.num_sampled:
+        rows += _replayed(found, style)
+    for name, text in rows:
+        print(f"{name:10}  {text}")
+    print(style("pass", "green") if found.passed else style("FAIL", "red"))
+
+
+def _weights(found: Exactness, style: Style) -> list[tuple[str, str]]:
+    odd = {"DIFFER from the files": found.differing_tensors, "are NOT FINITE": found.not_finite_tensors}
+    told = [
+        f"{len(names)} {what}: {', '.join(map(printable, names[:3]))}{', ...' if len(names) > 3 else ''}"
+        for what, names in odd.items()
+        if names
+    ]
+    if not told:
+        return [("weights", f"{found.num_tensors} tensors, all as the files hold them")]
+    wrong = style(f"of {found.num_tensors} tensors {'; '.join(told)}", "red")
+    return [("weights", wrong), ("replayed", "nothing: the weights come first")]
+
+
+def _replayed(found: Exactness, style: Style) -> list[tuple[str, str]]:
     positions = "equal to transformers'" if found.same_positions else style("NOT equal to transformers'", "red")
     rows = [
-        ("model", f"{printable(found.model)}, {found.dtype} on {found.device}"),
         ("replayed", f"glance and {found.num_zooms} zooms, {found.num_frames} frames, {found.num_tokens} tokens"),
         ("positions", positions),
         ("likeliest", f"equal at {found.equal_argmax} of {found.num_sampled} sampled tokens"),
@@ -115,6 +145,4 @@ def _show(found: Exactness, style: Style) -> None:
     rows.append(("ratio", f"{found.ratio:.3g}, {found.limit:g} is allowed ({what})"))
     if not math.isfinite(found.largest_logit):
         rows.append(("note", f"the logits are not finite: {found.dtype} may be too small for this model"))
-    for name, text in rows:
-        print(f"{name:10}  {text}")
-    print(style("pass", "green") if found.passed else style("FAIL", "red"))
+    return rows

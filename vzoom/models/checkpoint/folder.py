@@ -57,7 +57,7 @@ class CheckpointFolder:
         """Its config.json. OSError if there is none."""
         config = self.read_json("config.json")
         if config is None:
-            raise FileNotFoundError(f"{self.name} is no checkpoint: it has no config.json")
+            raise FileNotFoundError(f"{self.name}: name a folder with a checkpoint: it has no config.json")
         return config
 
     def file(self, name: str) -> Path | None:
@@ -123,22 +123,21 @@ def _fetch(hub_id: str, revision: str | None, patterns: list[str], *, all_of_the
         return Path(fetched)
     except LocalEntryNotFoundError as error:
         trouble = trouble or f"{constants.ENDPOINT} stopped answering"
+        connect = "unset HF_HUB_OFFLINE" if constants.HF_HUB_OFFLINE else "connect to the hub"
         raise FileNotFoundError(
-            f"{called} is not whole in the cache of the hub, and {trouble}: name a folder, connect to the hub"
-            f"{' and unset HF_HUB_OFFLINE' if constants.HF_HUB_OFFLINE else ''}, or copy the cache of a machine that "
-            "has it (HF_HOME)"
+            f"{called}: name a folder with a checkpoint, or {connect}: {trouble}, and the hub's cache here (HF_HOME) "
+            "does not hold it, or not all of it"
         ) from error
     except RevisionNotFoundError as error:
-        raise FileNotFoundError(f"{hub_id} has no revision {revision!r}: name a branch, a tag or a commit") from error
+        raise FileNotFoundError(f"{hub_id}: it has no revision {revision!r}; name a branch, tag or commit") from error
     except GatedRepoError as error:
         raise PermissionError(
-            f"{called} is for those who accept its terms: accept them on {constants.ENDPOINT}/{hub_id}, "
-            "then `hf auth login`"
+            f"{called}: accept its terms on {constants.ENDPOINT}/{hub_id}, then `hf auth login`"
         ) from error
     except RepositoryNotFoundError as error:
         raise FileNotFoundError(
-            f"{constants.ENDPOINT} has no checkpoint {hub_id} that you may read: mend the name, name a folder, or "
-            "`hf auth login` if it is private"
+            f"{called}: name a folder, mend the name, or `hf auth login` if it is private: {constants.ENDPOINT} has no "
+            "such checkpoint that you may read"
         ) from error
 
 

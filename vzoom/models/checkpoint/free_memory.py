@@ -112,6 +112,26 @@ def check_memory(need: MemoryNeed, name: str, device: torch.device, *, free: int
     )
 
 
+def check_pool(num_bytes: int, name: str, device: torch.device, *, free: int | None = None) -> None:
+    """Refuse a KV pool that does not fit beside the weights, which are loaded.
+
+    Args:
+        num_bytes: of the pool.
+        name: what the error calls the checkpoint.
+        device: where it would be.
+        free: bytes; asked of the device if not given.
+
+    Raises:
+        ValueError: it does not fit.
+    """
+    free = free_memory(device) if free is None else free
+    if num_bytes > free:
+        raise ValueError(
+            f"the KV pool of {name} takes {_gb(num_bytes)}, of {_gb(free)} that are free on {device}: "
+            "lower max_sessions (--max-sessions) or max_total_tokens (--max-total-tokens)"
+        )
+
+
 def _that_fit(need: MemoryNeed, free: int) -> Iterator[str]:
     """Changes of the settings with which it fits, the smallest first."""
     dtypes = [need.dtype, *([torch.bfloat16] if need.dtype.itemsize > 2 else [])]

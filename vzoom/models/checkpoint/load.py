@@ -79,10 +79,6 @@ def _garbage_left_alone() -> Iterator[None]:
             gc.enable()
 
 
-def _silent(said: str) -> None:
-    pass
-
-
 @_garbage_left_alone()
 def load_checkpoint(
     name_or_path: str,
@@ -93,7 +89,7 @@ def load_checkpoint(
     adapter: str | None = None,
     limits: Mapping[str, Any] | None = None,
     max_sessions: int = 1,
-    progress: Progress = _silent,
+    progress: Progress | None = None,
 ) -> Checkpoint:
     """Load a Qwen2-VL, Qwen2.5-VL or Qwen3-VL checkpoint.
 
@@ -105,7 +101,7 @@ def load_checkpoint(
         revision: a branch, a tag or a commit of a hub id.
         adapter: a LoRA adapter of PEFT, a folder or hub id, to merge into the weights. One in the checkpoint's folder
             is merged without being named. `name_or_path` may be an adapter, too: its base is then looked for.
-        limits: fields of `ZoomConfig` that replace the checkpoint's own.
+        limits: fields of `ZoomConfig` that will replace the checkpoint's own: how long conversations are.
         max_sessions: conversations at once that memory must suffice for.
         progress: called with a line of text while weights are read.
 
@@ -124,14 +120,14 @@ def load_checkpoint(
         _check_same_tokens(folder, adapter_folder)
     target = _device(device)
     hf = _without_weights(folder, family, _dtype(dtype, settings, folder, target))
-    config = ZoomConfig.from_dict(folder.read_json("vzoom.json") or {}, name_or_path).override(**(limits or {}))
-    check_memory(_need(hf, config, max_sessions), name_or_path, target)
+    config = ZoomConfig.from_dict(folder.read_json("vzoom.json") or {}, name_or_path)
     merge = None if opened is None else opened.fit(hf)
+    check_memory(_need(hf, config.override(**(limits or {})), max_sessions), name_or_path, target)
     files = folder.weights()
     stored = match(files if quantisation is None else quantisation.dequantised(files), hf, folder.name)
     if merge is not None:
         stored = merge.into(stored)
-    _fill(hf, stored, target, lambda done: progress(f"loading {name_or_path}: {done}"))
+    _fill(hf, stored, target, name_or_path, progress)
     model = family(hf)
 
     tokenizer = load_tokenizer(folder)
@@ -227,7 +223,9 @@ def _need(hf: Any, config: ZoomConfig, max_sessions: int) -> MemoryNeed:
     )
 
 
-def _fill(hf: Any, stored: Mapping[str, StoredTensor], device: torch.device, progress: Progress) -> None:
+def _fill(
+    hf: Any, stored: Mapping[str, StoredTensor], device: torch.device, name: str, progress: Progress | None
+) -> None:
     """Give a model of the meta device its memory, and read every tensor to its place, in the order of the files."""
     placed = new_weights(hf, qkv_parameters(hf.model.language_model.layers), device)
     hf.load_state_dict(placed, strict=True, assign=True)
@@ -237,9 +235,9 @@ def _fill(hf: Any, stored: Mapping[str, StoredTensor], device: torch.device, pro
     for source, one in sorted(waiting, key=lambda pair: _place(pair[0])):
         source.write_to(one.detach())
         done += one.nbytes
-        if done - told >= _REPORT_BYTES:
+        if progress is not None and done - told >= _REPORT_BYTES:
             told = done
-            progress(f"{done / 1e9:.1f} of {total / 1e9:.1f} GB")
+            progress(f"loading {name}: {done / 1e9:.1f} of {total / 1e9:.1f} GB")
     _compute_buffers(hf, device)
     unread = [name for name, one in (*hf.named_parameters(), *hf.named_buffers()) if one.is_meta]
     assert not unread, f"{unread} have no values"

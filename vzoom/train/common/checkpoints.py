@@ -180,7 +180,7 @@ def save_model(checkpoint: Checkpoint, config: ZoomConfig, folder: Path) -> Path
         weights.chmod(0o644)  # safetensors writes files that only their owner can read
     checkpoint.tokenizer.save_pretrained(part)
     for name in _PROCESSOR_FILES:
-        if (found := _file_of(checkpoint.name, name)) is not None:
+        if (found := checkpoint.folder.path / name).is_file():
             shutil.copyfile(found, part / name)
     config.save(part / "vzoom.json")
     shutil.rmtree(folder, ignore_errors=True)
@@ -213,14 +213,3 @@ def _publish(folder: Path, out: Path) -> None:
         part = out / f".{file.name}.part"
         shutil.copyfile(file, part)
         os.replace(part, out / file.name)
-
-
-def _file_of(name_or_path: str, file: str) -> Path | None:
-    """A file of a checkpoint: of a folder, or of the hub's cache."""
-    if (folder := Path(name_or_path)).is_dir():
-        path = folder / file
-        return path if path.is_file() else None
-    from transformers.utils import cached_file
-
-    found = cached_file(name_or_path, file, _raise_exceptions_for_missing_entries=False)
-    return None if found is None else Path(found)

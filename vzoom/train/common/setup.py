@@ -77,7 +77,8 @@ def load_models(
     import torch
 
     on_gpu = args.device.type == "cuda"
-    checkpoint = load_checkpoint(base, device=str(args.device))
+    # On the CPU the weights in training are float32, and so is what they are copied into and saved from.
+    checkpoint = load_checkpoint(base, device=str(args.device), dtype="auto" if on_gpu else "float32")
     engine = RolloutEngine(checkpoint, recipe.zoom, max_sessions=max_sessions, pool_tokens=pool_tokens)
     policy = load_policy(
         base,
