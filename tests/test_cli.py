@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -38,6 +39,7 @@ class ScriptedZoomer:
     def __init__(self, result: Result) -> None:
         self.result, self.config, self.name, self.is_embedded = result, ZoomConfig(), "embedded", True
         self.asked: dict[str, Any] = {}
+        self.checkpoint = SimpleNamespace(notes=())
 
     def cache_stats(self) -> dict[str, CacheStats]:
         return {"features": CacheStats(hits=1, misses=3, evictions=0, num_frames=3, num_bytes=300)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,22 @@ from packaging.version import Version
 from quantised_checkpoints import awq, compressed_tensors, fp8_in_blocks, fp8_per_tensor, gptq, quantise
 from safetensors.torch import load_file, save_file
 
-from vzoom.models import Checkpoint, compare_weights, load_checkpoint
+from vzoom.models import Checkpoint, check_trainable, compare_weights, load_checkpoint
 from vzoom.models.checkpoint.names import model_name
 from vzoom.models.checkpoint.quantised import QuantisedTensor, is_named
 
 FAMILIES = ("qwen2_5_vl", "qwen3_vl")
+
+
+def has_compressed_tensors() -> bool:
+    try:
+        return Version(version("compressed-tensors")) >= Version("0.20")
+    except PackageNotFoundError:
+        return False
+
+
 needs_compressed_tensors = pytest.mark.skipif(
-    Version(version("compressed-tensors")) < Version("0.20"), reason="an older compressed-tensors, for an older torch"
+    not has_compressed_tensors(), reason="needs compressed-tensors 0.20, which needs torch 2.10"
 )
 
 
@@ -240,6 +249,12 @@ def test_what_is_not_read_is_refused_by_name_before_anything_is_loaded(
     (tmp_path / "it" / "config.json").write_text(json.dumps({**config, "quantization_config": settings}))
     with pytest.raises(ValueError, match=message):
         load_checkpoint(str(tmp_path / "it"))
+
+
+def test_training_begins_from_whole_weights(bases: dict[str, Path], tmp_path: Path) -> None:
+    folder = quantise(bases["qwen2_5_vl"], tmp_path, *PLAIN_SCHEMES["awq"])
+    with pytest.raises(ValueError, match=r"is quantised \(awq int4 in groups of 16\), and training begins from whole"):
+        check_trainable(str(folder / "quantised"))
 
 
 UP = "model.layers.1.mlp.up_proj."

@@ -8,6 +8,7 @@ from .checkpoint.free_memory import check_memory as check_memory
 from .checkpoint.free_memory import check_pool as check_pool
 from .checkpoint.load import FAMILIES as FAMILIES
 from .checkpoint.load import Checkpoint as Checkpoint
+from .checkpoint.load import check_trainable as check_trainable
 from .checkpoint.load import load_checkpoint as load_checkpoint
 from .checkpoint.load import load_patch_spec as load_patch_spec
 from .checkpoint.load import never_sampled as never_sampled

@@ -95,7 +95,7 @@ def find_model(
     """
     folder = find_checkpoint(name_or_path, revision=revision)
     if not (folder.path / CONFIG_FILE).is_file():
-        return folder, None if adapter is None else find_checkpoint(adapter)
+        return folder, None if adapter is None else _find_other(name_or_path, "adapter", adapter)
     settings = read_settings(folder)
     if adapter is not None:
         raise ValueError(
@@ -106,18 +106,23 @@ def find_model(
     if has_weights or (folder.is_cached and (folder.path / "config.json").is_file()):
         return folder, folder
     base = settings.get("base_model_name_or_path")
-    advice = f"name the base as the model and {name_or_path} as its adapter"
     if not base:
-        raise ValueError(f"adapter {name_or_path} does not say what its base is: {advice}")
-    try:
-        found = find_checkpoint(base, revision=None if Path(base).is_dir() else settings.get("revision"))
-    except OSError as error:
-        raise FileNotFoundError(f"the base of adapter {name_or_path} was not found: {advice} ({error})") from error
+        raise ValueError(
+            f"adapter {name_or_path} does not say what its base is: name the base as the model, and it beside"
+        )
+    found = _find_other(name_or_path, "base", base, revision=None if Path(base).is_dir() else settings.get("revision"))
     if (found.path / CONFIG_FILE).is_file():
         raise ValueError(
             f"the base of adapter {name_or_path} is {base}, which has an adapter itself: merge that before"
         )
     return found, folder
+
+
+def _find_other(name: str, part: str, other: str, *, revision: str | None = None) -> CheckpointFolder:
+    try:
+        return find_checkpoint(other, revision=revision)
+    except OSError as error:
+        raise FileNotFoundError(f"{name}: its {part} was not found: {error}") from error
 
 
 def open_adapter(folder: CheckpointFolder) -> Adapter:

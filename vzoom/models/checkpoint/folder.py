@@ -61,10 +61,14 @@ class CheckpointFolder:
         return config
 
     def file(self, name: str) -> Path | None:
-        """A large file that is not of a model's weights; fetched before if it is a hub id. None if there is none."""
+        """A large file that is not of a model's weights; fetched before if it is a hub id. None if there is none.
+
+        Raises:
+            OSError: it is not in the cache and cannot be fetched.
+        """
         path = self.path / name
         if not path.is_file() and self.is_cached:
-            _fetch(self.name, self.path.name, [name])
+            _fetch(self.name, self.path.name, [name], all_of_them=True)
         return path if path.is_file() else None
 
     def weights(self) -> dict[str, FileTensor]:

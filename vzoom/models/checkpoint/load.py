@@ -277,6 +277,27 @@ def _check_same_tokens(folder: CheckpointFolder, adapter: CheckpointFolder) -> N
         )
 
 
+def check_trainable(name_or_path: str) -> None:
+    """Hold a checkpoint to being whole weights, as training reads them (by transformers) and writes them.
+
+    Raises:
+        OSError: nothing was found.
+        ValueError: it is quantised, or an adapter or has one.
+    """
+    folder, adapter = find_model(name_or_path)
+    if adapter is not None:
+        raise ValueError(
+            f"{name_or_path} has an adapter, and training begins from whole weights: merge it with PEFT "
+            "(merge_and_unload, then save_pretrained) and train the result"
+        )
+    quantisation = read_quantisation(folder.read_config(), name_or_path)
+    if quantisation is not None:
+        raise ValueError(
+            f"{name_or_path} is quantised ({quantisation.scheme}), and training begins from whole weights: name the "
+            "model that was not quantised"
+        )
+
+
 def load_tokenizer(folder: CheckpointFolder) -> Any:
     """transformers' tokenizer of a checkpoint. Code that it brings is not run, nor asked about."""
     from transformers import AutoTokenizer
