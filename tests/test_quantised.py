@@ -63,6 +63,10 @@ PLAIN_SCHEMES: dict[str, tuple[Any, dict[str, Any]]] = {
     "gptq int8": (gptq(8, 16, symmetric=True, desc_act=False), gptq_settings(8)),
     "gptq int8 by importance": (gptq(8, 32, symmetric=False, desc_act=True), gptq_settings(8, group_size=32)),
     "gptq of one group": (gptq(4, -1, symmetric=False, desc_act=False), gptq_settings(4, group_size=-1)),
+    "gptq whose last group is short": (
+        gptq(4, 24, symmetric=False, desc_act=False),
+        gptq_settings(4, group_size=24),
+    ),
     "gptq_v2": (
         gptq(4, 16, symmetric=False, desc_act=False, version=2),
         gptq_settings(4, checkpoint_format="gptq_v2"),
@@ -265,13 +269,17 @@ UP = "model.layers.1.mlp.up_proj."
     [
         ("gptq int4", {UP + "qzeros": None}, r"parts of it are missing: .*1\.mlp\.up_proj has no qzeros"),
         ("gptq int4", {UP + "qweight": None}, r"up_proj\.(weight|qzeros|scales|g_idx)"),
-        ("gptq int4", {UP + "scales": torch.ones(3, 96)}, r"up_proj\.weight cannot be dequantised: .*\[3, 96\]"),
+        ("gptq int4", {UP + "scales": torch.ones(3, 96)}, r"cannot be dequantised: .* one of 3 groups"),
         ("gptq int4", {UP + "g_idx": torch.full((64,), 9)}, r"up_proj\.weight cannot be dequantised: its g_idx"),
         ("gptq int4", {UP + "qweight": torch.ones(7, 96, dtype=torch.int32)}, r"up_proj\.weight is \[96, 56\]"),
         ("gptq int4", {UP + "qweight": torch.ones(8, 96)}, r"up_proj\.weight cannot be dequantised: .*float32"),
         ("fp8 in blocks", {UP + "weight_scale_inv": None}, r"up_proj\.weight is float8_e4m3fn without"),
-        ("fp8 in blocks", {UP + "weight_scale_inv": torch.ones(2, 4)}, r"\[2, 4\] scales do not fit .*\[96, 64\]"),
-        ("awq", {UP + "qzeros": torch.ones(4, 3, dtype=torch.int32)}, r"cannot be dequantised: .*points \[4, 24\]"),
+        ("fp8 in blocks", {UP + "weight_scale_inv": torch.ones(2, 4)}, r"\[2, 4\] scales .*do not fit .*\[96, 64\]"),
+        (
+            "awq",
+            {UP + "qzeros": torch.ones(4, 3, dtype=torch.int32)},
+            r"cannot be dequantised: \[24, 4\] scales or zero points",
+        ),
         ("awq", {"visual.blocks.0.attn.proj.qweight": torch.ones(2, 2).int()}, r"attn\.proj has no qzeros"),
     ],
 )

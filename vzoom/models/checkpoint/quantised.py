@@ -216,8 +216,7 @@ def _fp8(settings: Mapping[str, Any], checkpoint: str) -> Quantisation:
         return _matrix(name, parts["weight"]), torch.float32
 
     def restore(name: str, parts: Mapping[str, Tensor]) -> Tensor:
-        weight = parts["weight"].float()
-        return weight.mul_(_spread(name, parts["weight_scale_inv"].float(), weight.shape, block=block))
+        return _multiplied_out(name, parts["weight"], parts["weight_scale_inv"].float(), block=block)
 
     ignored = [*(settings.get("modules_to_not_convert") or ()), *(settings.get("ignored_layers") or ())]
     scheme = "fp8" + (f" in blocks of {block[0]} x {block[1]}" if block else "")
@@ -246,9 +245,7 @@ def _awq(settings: Mapping[str, Any], checkpoint: str) -> Quantisation:
     def restore(name: str, parts: Mapping[str, Tensor]) -> Tensor:
         scales_GO = parts["scales"]
         weight_IO, zeros_GO = (_in_awq_order(_unpack(name, parts[part], 4)) for part in ("qweight", "qzeros"))
-        group_I = _groups(name, len(weight_IO), scales_GO, zeros_GO, weight_IO.shape[1])
-        values_IO = weight_IO.to(scales_GO.dtype).sub_(zeros_GO.to(scales_GO.dtype)[group_I])
-        return values_IO.mul_(scales_GO[group_I]).T
+        return _multiplied_out(name, weight_IO.T, scales_GO.T, zeros_GO.T)
 
     scheme = f"awq int4 in groups of {settings.get('group_size', settings.get('q_group_size', 128))}"
     ignored = tuple(settings.get("modules_to_not_convert") or ())
@@ -279,9 +276,7 @@ def _gptq(settings: Mapping[str, Any], checkpoint: str) -> Quantisation:
         scales_GO = parts["scales"]
         weight_OI = _unpack(name, parts["qweight"].T, bits)
         zeros_GO = (_unpack(name, parts["qzeros"], bits).to(torch.int16) + added) & (2**bits - 1)
-        group_I = _groups(name, weight_OI.shape[1], scales_GO, zeros_GO, len(weight_OI), parts.get("g_idx"))
-        values_OI = weight_OI.to(scales_GO.dtype).sub_(zeros_GO.to(scales_GO.dtype).T[:, group_I])
-        return values_OI.mul_(scales_GO.T[:, group_I])
+        return _multiplied_out(name, weight_OI, scales_GO.T, zeros_GO.T, g_idx=parts.get("g_idx"))
 
     ignored = tuple("re:" + rule.removeprefix("-:") for rule in rules if rule.startswith("-:"))
     return Quantisation(
@@ -293,31 +288,6 @@ def _gptq(settings: Mapping[str, Any], checkpoint: str) -> Quantisation:
         optional=frozenset({"g_idx"}),
         ignored=ignored,
     )
-
-
-def _groups(
-    name: str, inputs: int, scales_GO: Tensor, zeros_GO: Tensor, outputs: int, g_idx: Tensor | None = None
-) -> Tensor:
-    """For each input feature its group [I]. ValueError if the parts do not fit each other."""
-    groups = len(scales_GO)
-    if scales_GO.shape != (groups, outputs) or zeros_GO.shape != scales_GO.shape:
-        raise ValueError(
-            f"{name} cannot be dequantised: it has {outputs} output features, its scales are "
-            f"{list(scales_GO.shape)} and its zero points {list(zeros_GO.shape)}"
-        )
-    return _group_of_inputs(name, inputs, groups, g_idx)
-
-
-def _group_of_inputs(name: str, inputs: int, groups: int, g_idx: Tensor | None) -> Tensor:
-    if g_idx is not None:
-        if g_idx.shape != (inputs,) or int(g_idx.min()) < 0 or int(g_idx.max()) >= groups:
-            raise ValueError(
-                f"{name} cannot be dequantised: its g_idx does not name a group of {groups} for each input"
-            )
-        return g_idx.long()
-    if inputs % groups:
-        raise ValueError(f"{name} cannot be dequantised: {inputs} input features are not in {groups} groups")
-    return torch.arange(inputs) // (inputs // groups)
 
 
 def _unpack(name: str, packed: Tensor, bits: int) -> Tensor:
@@ -435,49 +405,72 @@ def _group(group: Mapping[str, Any], layout: str, checkpoint: str) -> _Group:
 
 def _decompress(name: str, parts: Mapping[str, Tensor], group: _Group) -> Tensor:
     scale, zero = parts["weight_scale"], None if group.is_symmetric else parts["weight_zero_point"]
+    weight = parts["weight"] if group.layout != _PACKED else parts["weight_packed"]
     if group.layout == _PACKED:
         rows, columns = parts["weight_shape"].tolist()
         half = 2 ** (group.num_bits - 1)  # integers are stored as unsigned ones
-        weight = (_unpack(name, parts["weight_packed"], group.num_bits)[:, :columns].to(torch.int16) - half).to(
-            scale.dtype
-        )
+        weight = _unpack(name, weight, group.num_bits)[:, :columns].to(torch.int16) - half
         if zero is not None and group.strategy in ("group", "channel"):  # packed along the outputs
             zero = _unpack(name, zero.T, group.num_bits)[:, :rows].T.to(torch.int16) - half
         if weight.shape != (rows, columns):
             raise ValueError(f"{name} cannot be dequantised: {list(weight.shape)} are packed of {[rows, columns]}")
-    else:
-        weight = parts["weight"].to(scale.dtype)
-    how: dict[str, Any] = {"block": group.block, "g_idx": parts.get("weight_g_idx")}
-    if zero is not None:
-        weight.sub_(_spread(name, zero.to(scale.dtype), weight.shape, **how))
-    return weight.mul_(_spread(name, scale, weight.shape, **how))
+    return _multiplied_out(name, weight, scale, zero, block=group.block, g_idx=parts.get("weight_g_idx"))
 
 
 # ---------------------------------------------------------------- scales
 
 
-def _spread(
-    name: str, scale: Tensor, shape: Sequence[int], *, block: Sequence[int] | None = None, g_idx: Tensor | None = None
+def _multiplied_out(
+    name: str,
+    weight_OI: Tensor,
+    scales: Tensor,
+    zeros: Tensor | None = None,
+    *,
+    block: Sequence[int] | None = None,
+    g_idx: Tensor | None = None,
 ) -> Tensor:
-    """A scale for each weight, as a tensor that broadcasts with [O, I].
+    """(weight - zeros) * scales, in the dtype of the scales.
 
     Args:
         name: of the weight, for errors.
-        scale: one; or one for each row; or [O, G]; or one for each block.
-        shape: (O, I).
+        weight_OI: integers or FP8.
+        scales: one; or one for each row; or [O, G]; or one for each block.
+        zeros: as the scales.
         block: rows and columns of a block. The last ones may be cut.
         g_idx: the group of each column [I], if groups are not in order.
     """
-    rows, columns = shape
-    if scale.numel() == 1:
-        return scale.reshape(1, 1)
-    if block is not None:
+    values_OI = weight_OI.to(scales.dtype)
+    if zeros is not None:
+        view, spread = _against(name, values_OI, zeros.to(scales.dtype), block, g_idx)
+        view.sub_(spread)
+    view, spread = _against(name, values_OI, scales, block, g_idx)
+    view.mul_(spread)
+    return values_OI
+
+
+def _against(
+    name: str, values_OI: Tensor, scales: Tensor, block: Sequence[int] | None, g_idx: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """A view of the values, and the scales in a shape that broadcasts with it. See `_multiplied_out`."""
+    rows, columns = values_OI.shape
+    if scales.numel() == 1:
+        return values_OI, scales.reshape(1, 1)
+    if block is not None and scales.shape == (-(-rows // block[0]), -(-columns // block[1])):
         high, wide = block
-        if scale.shape == (-(-rows // high), -(-columns // wide)):
-            return scale.repeat_interleave(high, 0)[:rows].repeat_interleave(wide, 1)[:, :columns]
-    elif scale.shape[0] == rows:
-        scale = scale.reshape(rows, -1)
-        return scale if scale.shape[1] == 1 else scale[:, _group_of_inputs(name, columns, scale.shape[1], g_idx)]
+        if rows % high or columns % wide:
+            return values_OI, scales.repeat_interleave(high, 0)[:rows].repeat_interleave(wide, 1)[:, :columns]
+        return values_OI.unflatten(1, (-1, wide)).unflatten(0, (-1, high)), scales[:, None, :, None]
+    if block is None and scales.ndim > 0 and len(scales) == rows:
+        scales_OG = scales.reshape(rows, -1)
+        groups = scales_OG.shape[1]
+        if g_idx is not None and (g_idx.shape != (columns,) or int(g_idx.min()) < 0 or int(g_idx.max()) >= groups):
+            raise ValueError(f"{name} cannot be dequantised: its g_idx does not name one of {groups} groups each")
+        size = columns // groups
+        if columns % groups == 0 and (g_idx is None or g_idx.equal(torch.arange(columns, dtype=g_idx.dtype) // size)):
+            return values_OI.unflatten(1, (groups, size)), scales_OG[:, :, None]
+        if g_idx is not None:
+            return values_OI, scales_OG[:, g_idx.long()]
     raise ValueError(
-        f"{name} cannot be dequantised: {list(scale.shape)} scales do not fit a weight of {[rows, columns]}"
+        f"{name} cannot be dequantised: {list(scales.shape)} scales or zero points do not fit a weight of "
+        f"{[rows, columns]}"
     )
