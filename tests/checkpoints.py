@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,17 @@ def as_published(source: Path, folder: Path, *, style: str) -> Path:
     texts = text if style == "flat" else {"text_config": text | {"model_type": "qwen2_5_vl_text"}}
     (folder / "config.json").write_text(json.dumps({**texts, **top, "vision_config": vision}))
     return folder
+
+
+def logits(hf: Any) -> torch.Tensor:
+    """Of transformers' own forward, for one image of 8 x 8 patches and some text."""
+    ids = torch.tensor([[1, 2, token_id("<|vision_start|>"), *[hf.config.image_token_id] * 16, 7, 8, 9, 10]])
+    patches = torch.randn(64, 3 * 2 * 14 * 14, generator=torch.Generator().manual_seed(0))
+    inputs: dict[str, Any] = {"pixel_values": patches, "image_grid_thw": torch.tensor([[1, 8, 8]])}
+    if "mm_token_type_ids" in inspect.signature(hf.model.get_rope_index).parameters:
+        inputs["mm_token_type_ids"] = (ids == hf.config.image_token_id).int()
+    with torch.inference_mode():
+        return hf(input_ids=ids, use_cache=False, **inputs).logits
 
 
 def stock_processor(folder: str | Path) -> Any:

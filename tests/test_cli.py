@@ -40,6 +40,7 @@ class ScriptedZoomer:
         self.result, self.config, self.name, self.is_embedded = result, ZoomConfig(), "embedded", True
         self.checkpoint = SimpleNamespace(sampling=Sampling())
         self.asked: dict[str, Any] = {}
+        self.checkpoint = SimpleNamespace(notes=())
 
     def cache_stats(self) -> dict[str, CacheStats]:
         return {"features": CacheStats(hits=1, misses=3, evictions=0, num_frames=3, num_bytes=300)}

@@ -84,11 +84,12 @@ def test_the_embedded_model_and_a_rendered_video(capsys: pytest.CaptureFixture[s
     out, err = capsys.readouterr()
     lines = out.splitlines()
     assert lines[0] == "model       embedded, float32 on cpu"
-    assert lines[1].startswith("replayed    glance and 4 zooms, 96 frames")
-    assert lines[2] == "positions   equal to transformers'"
+    assert lines[1] == "weights     81 tensors, all as the files hold them"
+    assert lines[2].startswith("replayed    glance and 4 zooms, 96 frames")
+    assert lines[3] == "positions   equal to transformers'"
     assert lines[-1] == "pass"
     stages = err.splitlines()
-    assert stages[:3] == ["loading embedded", "glance", "zoom 1 of 4"]
+    assert stages[:4] == ["loading embedded", "comparing the weights with the files", "glance", "zoom 1 of 4"]
     assert stages[-1].startswith("one prefill of ")
 
 
@@ -136,7 +137,8 @@ def test_a_mutation_exits_with_1(
 
 
 GOOD = Exactness(
-    model="m", device="cpu", dtype="float32", num_zooms=1, num_frames=2, num_tokens=3, num_sampled=2,
+    model="m", device="cpu", dtype="float32", num_tensors=3, differing_tensors=(), not_finite_tensors=(),
+    num_zooms=1, num_frames=2, num_tokens=3, num_sampled=2,
     same_positions=True, equal_argmax=2, largest_logit=10.0, difference=1e-5, splice_error=None, stock_error=None,
 )  # fmt: skip
 
@@ -147,6 +149,8 @@ GOOD = Exactness(
         ({}, 1e-6, True),
         ({"difference": 1.1e-4}, 1.1e-5, False),
         ({"same_positions": False}, 1e-6, False),
+        ({"differing_tensors": ("lm_head.weight",)}, 1e-6, False),
+        ({"not_finite_tensors": ("lm_head.weight",)}, 1e-6, False),
         ({"largest_logit": float("nan"), "difference": float("nan")}, None, False),
         ({"splice_error": 0.2, "stock_error": 0.1}, 2.0, True),
         ({"splice_error": 0.3, "stock_error": 0.1}, 3.0, False),

@@ -10,7 +10,7 @@ import torch
 from checkpoints import make_checkpoint
 
 from vzoom.models import Checkpoint, load_checkpoint
-from vzoom.models.weight_memory import WeightMemory, _MappedFiles
+from vzoom.models.weight_memory import fuse, new_weights
 
 
 @pytest.fixture(scope="module")
@@ -61,34 +61,37 @@ def test_a_step_of_training_reaches_the_fused_weights(checkpoint: Checkpoint) ->
     assert not layer.qkv_QC.equal(before)
 
 
-def test_tied_weights_stay_tied() -> None:
+def test_tied_weights_stay_tied_and_each_other_tensor_has_memory_of_its_own() -> None:
     class Tied(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.embed = torch.nn.Embedding(6, 4)
             self.head = torch.nn.Linear(4, 6, bias=False)
             self.head.weight = self.embed.weight
+            self.first, self.second = torch.nn.Linear(4, 5), torch.nn.Linear(4, 3)
+            self.register_buffer("seen", torch.zeros(2))
 
-    model = Tied()
-    before = model.embed.weight.detach().clone()
-    WeightMemory(model).place_rest(model)
+    with torch.device("meta"):
+        model = Tied()
+    model.head.weight = model.embed.weight  # the meta device unties them
+    group = [model.first.weight, model.second.weight]
+    placed = new_weights(model, [group], torch.device("cpu"))
+    model.load_state_dict(placed, assign=True)
+    for number, tensor in enumerate({id(one): one for one in placed.values()}.values()):
+        tensor.detach().fill_(number)
     assert model.head.weight is model.embed.weight
-    assert model.head.weight.equal(before)
+    assert len({float(one.detach().unique()) for one in placed.values()}) == 6
+    whole = fuse([model.first.weight, model.second.weight])
+    assert whole.shape == (8, 4)
+    assert whole.data_ptr() == model.first.weight.data_ptr()
+    whole.zero_()
+    assert not model.second.weight.any()
+    assert not isinstance(model.seen, torch.nn.Parameter)
 
 
-def test_forgetting_a_mapped_file_changes_no_value(tmp_path: Path) -> None:
-    """Pages of the file are dropped and read again; memory that no file holds is left alone."""
-    from safetensors import safe_open
-    from safetensors.torch import save_file
-
-    wanted = torch.randn(300, 1000)
-    save_file({"x": wanted}, tmp_path / "x.safetensors")
-    with safe_open(tmp_path / "x.safetensors", framework="pt") as file:
-        mapped = file.get_tensor("x")
-        assert mapped.equal(wanted)
-        plain = wanted.clone()
-        files = _MappedFiles()
-        files.forget(mapped)
-        files.forget(plain)
-        assert mapped.equal(wanted)
-        assert plain.equal(wanted)
+def test_parameters_that_are_apart_are_moved_below_each_other() -> None:
+    first, second = torch.nn.Linear(4, 5), torch.nn.Linear(4, 3)
+    before = torch.cat([first.weight, second.weight]).detach()
+    whole = fuse([first.weight, second.weight])
+    assert whole.equal(before)
+    assert second.weight.data_ptr() == whole[5:].data_ptr()

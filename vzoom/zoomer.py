@@ -71,6 +71,7 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     revision: str | None = None,
+    adapter: str | PathLike[str] | None = None,
     config: ZoomConfig | None = None,
     limits: Mapping[str, Any] | None = None,
     max_sessions: int = 1,
@@ -80,11 +81,12 @@ def load(
 
     Args:
         model: a folder, a hub id such as "Qwen/Qwen2.5-VL-7B-Instruct", or "embedded": the small model of the package,
-            which knows nothing but vzoom's synthetic videos.
+            which knows nothing but vzoom's synthetic videos. A LoRA adapter of PEFT stands for its base with it.
         device: "auto" (CUDA if torch sees it), "cpu", "cuda" or "cuda:N".
         dtype: "auto" (the checkpoint's own; float32 on a CPU that does not multiply in it), "float32", "bfloat16" or
             "float16".
         revision: a branch, a tag or a commit of a hub id.
+        adapter: a LoRA adapter of PEFT, a folder or hub id, that is merged into the model.
         config: replaces the checkpoint's own `vzoom.json`.
         limits: fields of `ZoomConfig` that replace those of the config.
         max_sessions: conversations at once that memory must suffice for, beside the weights.
@@ -93,7 +95,8 @@ def load(
     Raises:
         OSError: there is no such checkpoint, or the hub does not answer.
         ValueError: it is of another family, the device or dtype is not available, its files do not hold what its
-            config.json describes, or it does not fit in the free memory. The message says what would.
+            config.json describes, it does not fit in the free memory, or its adapter or quantisation is not one that
+            vzoom reads. The message says what would do.
     """
     path = embedded_path() if model == EMBEDDED else model
     changes = {**({} if config is None else asdict(config)), **(limits or {})}
@@ -102,11 +105,13 @@ def load(
         device=device,
         dtype=dtype,
         revision=revision,
+        adapter=None if adapter is None else str(adapter),
         limits=changes,
         max_sessions=max_sessions,
         progress=progress,
     )
-    return Zoomer(checkpoint, config=checkpoint.config.override(**changes), name=str(model))
+    name = str(model) if adapter is None else f"{model} with {adapter}"
+    return Zoomer(checkpoint, config=checkpoint.config.override(**changes), name=name)
 
 
 class Zoomer:

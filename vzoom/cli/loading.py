@@ -42,17 +42,21 @@ def load_zoomer(args: argparse.Namespace, *, warn: bool = True) -> Zoomer:
     if is_terminal:
         line(f"loading {args.model}")
     try:
-        return open_model(
+        zoomer = open_model(
             args.model,
             device=args.device,
             dtype=args.dtype,
             revision=args.revision,
+            adapter=args.adapter,
             limits=limits,
             max_sessions=getattr(args, "max_sessions", None) or 1,
             progress=line if is_terminal else None,
         )
     finally:
         line.end()
+    for said in zoomer.checkpoint.notes:
+        note(said)
+    return zoomer
 
 
 def open_model(model: str, *, progress: Callable[[str], None] | None = None, **settings: Any) -> Zoomer:

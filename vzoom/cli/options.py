@@ -68,6 +68,11 @@ _SHARED: dict[str, dict[str, Any]] = {
         "choices": ("auto", "float32", "bfloat16", "float16"),
         "help": "auto (default) is the checkpoint's own type; on a CPU that does not multiply in it float32",
     },
+    "--adapter": {
+        "metavar": "ADAPTER",
+        "help": "LoRA adapter of PEFT, a folder or hub id, to merge into --model (which may be an adapter itself: its "
+        "base is then found by its adapter_config.json)",
+    },
     "--revision": {"metavar": "REVISION", "help": "branch, tag or commit of a --model from the hub"},
 }
 
@@ -98,10 +103,10 @@ def add_model(parser: argparse._ActionsContainer, role: str, **changes: Any) -> 
 
 
 def add_model_options(parser: argparse.ArgumentParser, role: str = "the model that answers", **changes: Any) -> None:
-    """--model, --revision, --device and --dtype: what `load_zoomer` reads."""
+    """--model, --adapter, --revision, --device and --dtype: what `load_zoomer` reads."""
     group = parser.add_argument_group("model")
     add_model(group, role, **changes)
-    share(group, "--revision", "--device", "--dtype")
+    share(group, "--adapter", "--revision", "--device", "--dtype")
 
 
 def add_limits(parser: argparse.ArgumentParser) -> None:

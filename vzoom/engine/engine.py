@@ -15,7 +15,7 @@ from typing import Self
 import torch
 
 from ..config import Sampling
-from ..models import Checkpoint, FeatureCache, check_pool, vocabulary_of
+from ..models import Checkpoint, FeatureCache, check_modules, check_pool, vocabulary_of
 from ..types import Clip, Event, Failed, Finished, TextDelta, TurnEnded, TurnOpened
 from ..video import CacheStats
 from .batch import run_model
@@ -93,6 +93,7 @@ class Engine:
         reuse: Reuse = "off",
         untagged_answers: bool | None = None,
     ) -> None:
+        check_modules(checkpoint.model.hf)  # they may have been wrapped since they were loaded
         self.checkpoint = checkpoint
         self.model = model = checkpoint.model
         accepts_untagged = not checkpoint.knows_tags if untagged_answers is None else untagged_answers

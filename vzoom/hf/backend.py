@@ -22,7 +22,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..config import ZoomConfig
 from ..engine import PagePool
-from ..models import FAMILIES
+from ..models import FAMILIES, check_no_adapters
 from .paged_batch import PagedBatch
 from .zoom_cache import PAGED_MODELS, PagedModel, ZoomCache, plan_of
 
@@ -92,7 +92,7 @@ def enable(model: Any, *, pool_tokens: int | None = None) -> Enabled:
 
     Raises:
         ValueError: the model is of another family, uses sliding windows, is spread over devices, or is enabled with
-            another pool_tokens.
+            another pool_tokens; or it has adapters of PEFT that are not merged.
     """
     known = _ENABLED.get(model)
     if known is not None:
@@ -107,6 +107,8 @@ def enable(model: Any, *, pool_tokens: int | None = None) -> Enabled:
 
 
 def _check(model: Any) -> None:
+    if isinstance(model, nn.Module):
+        check_no_adapters(model)
     config = getattr(model, "config", None)
     known = [t for family in FAMILIES for t in family.model_types]
     if getattr(config, "model_type", None) not in known or not hasattr(model, "lm_head"):

@@ -8,6 +8,7 @@ from .checkpoint.free_memory import check_memory as check_memory
 from .checkpoint.free_memory import check_pool as check_pool
 from .checkpoint.load import FAMILIES as FAMILIES
 from .checkpoint.load import Checkpoint as Checkpoint
+from .checkpoint.load import check_trainable as check_trainable
 from .checkpoint.load import load_checkpoint as load_checkpoint
 from .checkpoint.load import load_patch_spec as load_patch_spec
 from .checkpoint.load import never_sampled as never_sampled
@@ -17,5 +18,7 @@ from .encode import ImageEncoder as ImageEncoder
 from .encode import encode_clips as encode_clips
 from .feature_cache import FeatureCache as FeatureCache
 from .features import Features as Features
+from .plain_modules import check_modules as check_modules
+from .plain_modules import check_no_adapters as check_no_adapters
 from .stock import full_prefill as full_prefill
 from .stock import stock_images as stock_images

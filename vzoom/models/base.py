@@ -19,6 +19,7 @@ from ..kernels.rms_norm import rms_norm
 from .attention import Pages, Ragged, append_and_attend
 from .features import Features
 from .layers import Layer
+from .plain_modules import check_modules
 from .tower import VisionTower
 
 
@@ -33,6 +34,7 @@ class VisionLanguageModel:
     tower_class: type[VisionTower] = VisionTower
 
     def __init__(self, hf: Any) -> None:
+        check_modules(hf)
         self.hf = hf.eval()
         self.visual: nn.Module = hf.model.visual
         self.language: Any = hf.model.language_model

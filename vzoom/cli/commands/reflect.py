@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> ExitCode:
         "command": "reflect",
         "model": args.model,
         "weights": _stamps(Path(model_path(args.model))),
+        **({"adapter": args.adapter, "adapter_weights": _stamps(Path(args.adapter))} if args.adapter else {}),
         **kept_settings(settings),
         # By the names that folders of earlier runs hold.
         "student_temperature": own.temperature,

@@ -78,6 +78,7 @@ def run(args: argparse.Namespace) -> ExitCode:
                 device=args.device,
                 dtype=args.dtype,
                 revision=args.revision,
+                adapter=args.adapter,
                 num_zooms=args.num_zooms,
                 progress=progress,
             )

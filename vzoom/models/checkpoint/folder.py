@@ -19,7 +19,7 @@ from .stored import FileTensor, open_weights, weight_files
 # What there is beside the weights: configurations, tokenizers, chat templates.
 _SMALL_FILES = ["*.json", "*.txt", "*.jinja", "*.model"]
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_ANSWER_SECONDS = 4.0  # what the hub has to answer at all
+_ANSWER_SECONDS = 3.0  # what the hub has to answer at all
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,13 @@ class CheckpointFolder:
         name: the folder or hub id as the user named it.
         path: the folder.
         is_cached: whether it is in the hub's cache.
+        no_hub: why the hub cannot be asked; empty if it can.
     """
 
     name: str
     path: Path
-    is_cached: bool
+    is_cached: bool = False
+    no_hub: str = ""
 
     def read_json(self, file: str) -> dict[str, Any] | None:
         """A JSON file, or None if there is none of this name.
@@ -60,6 +62,17 @@ class CheckpointFolder:
             raise FileNotFoundError(f"{self.name}: name a folder with a checkpoint: it has no config.json")
         return config
 
+    def file(self, name: str) -> Path | None:
+        """A large file that is not of a model's weights; fetched before if it is a hub id. None if there is none.
+
+        Raises:
+            OSError: it is not in the cache and cannot be fetched.
+        """
+        path = self.path / name
+        if not path.is_file() and self.is_cached:
+            _fetch(self.name, self.path.name, [name], all_of_them=True)
+        return path if path.is_file() else None
+
     def weights(self) -> dict[str, FileTensor]:
         """The tensors of its files, by key; fetched before if it is a hub id.
 
@@ -70,7 +83,9 @@ class CheckpointFolder:
         if self.is_cached:
             missing = [file for file in weight_files(self.path) if not (self.path / file).is_file()]
             if missing:  # the commit is the folder's name: all files are of one revision
-                _fetch(self.name, self.path.name, missing, all_of_them=True)
+                fetched = _fetch(self.name, self.path.name, missing, self.no_hub)
+                if self.no_hub and not all((fetched / file).is_file() for file in missing):
+                    raise FileNotFoundError(_not_in_cache(self.name, self.no_hub))
         return open_weights(self.path, self.name)
 
 
@@ -90,14 +105,16 @@ def find_checkpoint(name_or_path: str, *, revision: str | None = None) -> Checkp
     if folder.is_dir():
         if revision is not None:
             raise ValueError(f"{name_or_path} is a folder and has no revision {revision!r}: revisions are of hub ids")
-        return CheckpointFolder(name_or_path, folder, is_cached=False)
+        return CheckpointFolder(name_or_path, folder)
     if not _HUB_ID.fullmatch(name_or_path) or name_or_path.startswith("."):
         raise FileNotFoundError(f"{name_or_path}: no such folder, and no hub id (owner/name)")
-    return CheckpointFolder(name_or_path, _fetch(name_or_path, revision, _SMALL_FILES), is_cached=True)
+    no_hub = _why_no_hub()
+    path = _fetch(name_or_path, revision, _SMALL_FILES, no_hub)
+    return CheckpointFolder(name_or_path, path, is_cached=True, no_hub=no_hub)
 
 
-def _fetch(hub_id: str, revision: str | None, patterns: list[str], *, all_of_them: bool = False) -> Path:
-    """The snapshot in the hub's cache, with the files of these patterns. all_of_them: each is a name."""
+def _fetch(hub_id: str, revision: str | None, patterns: list[str], no_hub: str) -> Path:
+    """The snapshot in the hub's cache, with the files of these patterns. no_hub: why nothing can be fetched."""
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -107,20 +124,12 @@ def _fetch(hub_id: str, revision: str | None, patterns: list[str], *, all_of_the
     )
 
     called = hub_id if revision is None else f"{hub_id} at {revision}"
-    trouble = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _why_no_answer(constants.ENDPOINT)
     try:
-        fetched = snapshot_download(hub_id, revision=revision, allow_patterns=patterns, local_files_only=bool(trouble))
-        lost = [file for file in patterns if all_of_them and not Path(fetched, file).is_file()]
-        if lost and trouble:
-            raise LocalEntryNotFoundError(f"the cache lacks {', '.join(lost)}")
-        return Path(fetched)
+        return Path(
+            snapshot_download(hub_id, revision=revision, allow_patterns=patterns, local_files_only=bool(no_hub))
+        )
     except LocalEntryNotFoundError as error:
-        trouble = trouble or f"{constants.ENDPOINT} stopped answering"
-        connect = "unset HF_HUB_OFFLINE" if constants.HF_HUB_OFFLINE else "connect to the hub"
-        raise FileNotFoundError(
-            f"{called}: name a folder with a checkpoint, or {connect}: {trouble}, and the hub's cache here (HF_HOME) "
-            "does not hold it, or not all of it"
-        ) from error
+        raise FileNotFoundError(_not_in_cache(called, no_hub or f"{constants.ENDPOINT} stopped answering")) from error
     except RevisionNotFoundError as error:
         raise FileNotFoundError(f"{hub_id}: it has no revision {revision!r}; name a branch, tag or commit") from error
     except GatedRepoError as error:
@@ -134,9 +143,24 @@ def _fetch(hub_id: str, revision: str | None, patterns: list[str], *, all_of_the
         ) from error
 
 
-def _why_no_answer(endpoint: str) -> str:
+def _not_in_cache(called: str, no_hub: str) -> str:
+    from huggingface_hub import constants
+
+    connect = "unset HF_HUB_OFFLINE" if constants.HF_HUB_OFFLINE else "connect to the hub"
+    return (
+        f"{called}: name a folder with a checkpoint, or {connect}: {no_hub}, and the hub's cache here (HF_HOME) does "
+        "not hold it, or not all of it"
+    )
+
+
+def _why_no_hub() -> str:
     """Ask the hub for anything. Empty if it answers in time, else what happened. The hub's own client tries again for
     minutes."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    endpoint = constants.ENDPOINT
     found: list[str] = []
 
     def ask() -> None:

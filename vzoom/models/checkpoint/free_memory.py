@@ -106,9 +106,10 @@ def check_memory(need: MemoryNeed, name: str, device: torch.device, *, free: int
         return
     conversations = f"{need.max_sessions} conversation{'' if need.max_sessions == 1 else 's'}"
     raise ValueError(
-        f"{name} does not fit: in {str(need.dtype).removeprefix('torch.')} its weights take {_gb(need.weight_bytes)} "
-        f"and the KV pool {_gb(need.pool_bytes)} ({conversations} of {need.max_total_tokens} tokens), of {_gb(free)} "
-        f"that are free on {device}. What would fit: {', or '.join([*_that_fit(need, free), 'a smaller model'])}"
+        f"{name} does not fit: in {str(need.dtype).removeprefix('torch.')} its weights take {_size(need.weight_bytes)} "
+        f"and the KV pool {_size(need.pool_bytes)} ({conversations} of {need.max_total_tokens} tokens), "
+        f"of {_size(free)} that are free on {device}. "
+        f"What would fit: {', or '.join([*_that_fit(need, free), 'a smaller model'])}"
     )
 
 
@@ -127,7 +128,7 @@ def check_pool(num_bytes: int, name: str, device: torch.device, *, free: int | N
     free = free_memory(device) if free is None else free
     if num_bytes > free:
         raise ValueError(
-            f"the KV pool of {name} takes {_gb(num_bytes)}, of {_gb(free)} that are free on {device}: "
+            f"the KV pool of {name} takes {_size(num_bytes)}, of {_size(free)} that are free on {device}: "
             "lower max_sessions (--max-sessions) or max_total_tokens (--max-total-tokens)"
         )
 
@@ -150,5 +151,5 @@ def _that_fit(need: MemoryNeed, free: int) -> Iterator[str]:
             yield f"{flags}{fewer} --max-total-tokens {num_tokens}".strip()
 
 
-def _gb(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:.1f} GB"
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.0f} MB"

@@ -19,10 +19,12 @@ from ..qwen2_5_vl import Qwen25VL
 from ..qwen2_vl import Qwen2VL
 from ..qwen3_vl import Qwen3VL
 from ..weight_memory import new_weights
-from .folder import CheckpointFolder, find_checkpoint
+from .adapters import find_model, open_adapter
+from .folder import CheckpointFolder
 from .free_memory import MemoryNeed, check_memory
 from .generation import end_ids_of, sampling_of
 from .names import match
+from .quantised import read_quantisation
 from .stored import FileTensor, StoredTensor
 
 FAMILIES: tuple[type[VisionLanguageModel], ...] = (Qwen2VL, Qwen25VL, Qwen3VL)
@@ -44,7 +46,7 @@ class Checkpoint:
 
     Attributes:
         name: the folder or hub id that it was loaded from.
-        folder: its files.
+        folder: its files; those of the base, if it is an adapter.
         model: the weights and their forward pass.
         tokenizer: transformers' own.
         patch_spec: the patch geometry of its vision tower.
@@ -54,6 +56,7 @@ class Checkpoint:
         stored: what its files hold for each tensor of the model, by transformers' names. `compare_weights` reads them.
         sampling: how its generation_config.json wants tokens chosen; greedy if it has none.
         generation_end_ids: the ids that end a generation by its generation_config.json.
+        notes: sentences for the user about how it was loaded: a merged adapter, what quantised weights take in memory.
     """
 
     name: str
@@ -67,6 +70,7 @@ class Checkpoint:
     stored: Mapping[str, StoredTensor]
     sampling: Sampling = field(default_factory=Sampling)
     generation_end_ids: frozenset[int] = frozenset()
+    notes: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -89,6 +93,7 @@ def load_checkpoint(
     device: str = "auto",
     dtype: str = "auto",
     revision: str | None = None,
+    adapter: str | None = None,
     limits: Mapping[str, Any] | None = None,
     max_sessions: int = 1,
     progress: Progress | None = None,
@@ -101,6 +106,8 @@ def load_checkpoint(
         dtype: "float32", "bfloat16" or "float16"; "auto" is the checkpoint's own, on a CPU that does not multiply in it
             float32.
         revision: a branch, a tag or a commit of a hub id.
+        adapter: a LoRA adapter of PEFT, a folder or hub id, to merge into the weights. One in the checkpoint's folder
+            is merged without being named. `name_or_path` may be an adapter, too: its base is then looked for.
         limits: fields of `ZoomConfig` that will replace the checkpoint's own: how long conversations are.
         max_sessions: conversations at once that memory must suffice for.
         progress: called with a line of text while weights are read.
@@ -108,24 +115,37 @@ def load_checkpoint(
     Raises:
         OSError: nothing was found, or the hub does not answer. The message is one line and says what to do.
         ValueError: the family is not one of the three; there is no such device or dtype; weights and KV pool do not fit
-            in the free memory; or the files do not hold what config.json describes, tensor for tensor.
+            in the free memory; the files do not hold what config.json describes, tensor for tensor; they are quantised
+            in a way that is not read; or the adapter is not one that can be merged, or does not fit.
     """
-    folder = find_checkpoint(name_or_path, revision=revision)
+    folder, adapter_folder = find_model(name_or_path, adapter=adapter, revision=revision)
     settings = folder.read_config()
-    family = _family(settings, name_or_path)
+    family = _family(settings, folder.name)
+    quantisation = read_quantisation(settings, folder.name)
+    opened = None if adapter_folder is None else open_adapter(adapter_folder)
+    if adapter_folder is not None:
+        _check_same_tokens(folder, adapter_folder)
     target = _device(device)
     hf = _without_weights(folder, family, _dtype(dtype, settings, folder, target))
     own_config = folder.read_json("vzoom.json")
     config = ZoomConfig.from_dict(own_config or {}, name_or_path)
     generation = folder.read_json("generation_config.json") or {}
+    merge = None if opened is None else opened.fit(hf)
     check_memory(_need(hf, config.override(**(limits or {})), max_sessions), name_or_path, target)
-    stored = match(folder.weights(), hf, name_or_path)
+    files = folder.weights()
+    stored = match(files if quantisation is None else quantisation.dequantised(files), hf, folder.name)
+    if merge is not None:
+        stored = merge.into(stored)
     _fill(hf, stored, target, name_or_path, progress)
     model = family(hf)
 
     tokenizer = load_tokenizer(folder)
     for control in (END_OF_TURN, END_OF_TEXT):
         token_id(tokenizer, control, name_or_path)  # better known now than at the first question
+    notes = [] if merge is None else [merge.note]
+    if quantisation is not None:
+        in_files, in_memory = sum(one.num_bytes for one in files.values()), sum(one.nbytes for one in hf.parameters())
+        notes.append(quantisation.note(in_files, in_memory, hf.dtype))
     return Checkpoint(
         name=name_or_path,
         folder=folder,
@@ -138,6 +158,7 @@ def load_checkpoint(
         stored=stored,
         sampling=sampling_of(generation, name_or_path),
         generation_end_ids=end_ids_of(generation),
+        notes=tuple(notes),
     )
 
 
@@ -189,6 +210,9 @@ def _without_weights(folder: CheckpointFolder, family: type[VisionLanguageModel]
     import transformers
 
     config = getattr(transformers, family.config_class).from_pretrained(folder.path)
+    for part in (config, config.text_config, config.vision_config):
+        if hasattr(part, "quantization_config"):  # the weights of this model are not quantised any more
+            del part.quantization_config
     with torch.device("meta"):
         # Never trust_remote_code: with False, an auto_map is passed over and nothing is asked.
         hf = transformers.AutoModelForImageTextToText.from_config(config, dtype=dtype, trust_remote_code=False)
@@ -250,6 +274,42 @@ def _compute_buffers(hf: Any, device: torch.device) -> None:
             setattr(module, name, getattr(module, name).to(device))
 
 
+def _check_same_tokens(folder: CheckpointFolder, adapter: CheckpointFolder) -> None:
+    """ValueError if the adapter brings a tokenizer that has other tokens: it was trained with those."""
+    file = adapter.path / "tokenizer.json"
+    if not file.is_file() or adapter.path == folder.path:
+        return
+    if (base := folder.path / file.name).is_file() and base.read_bytes() == file.read_bytes():
+        return
+    own, other = (load_tokenizer(one).get_vocab() for one in (folder, adapter))
+    if differing := sorted(token for token, _ in own.items() ^ other.items()):
+        raise ValueError(
+            f"adapter {adapter.name} was trained with another tokenizer than {folder.name} has: {len(differing)} "
+            f"tokens differ, the first is {differing[0]!r}. Load a copy of the base with the adapter's tokenizer in it"
+        )
+
+
+def check_trainable(name_or_path: str) -> None:
+    """Hold a checkpoint to being whole weights, as training reads them (by transformers) and writes them.
+
+    Raises:
+        OSError: nothing was found.
+        ValueError: it is quantised, or an adapter or has one.
+    """
+    folder, adapter = find_model(name_or_path)
+    if adapter is not None:
+        raise ValueError(
+            f"{name_or_path} has an adapter, and training begins from whole weights: merge it with PEFT "
+            "(merge_and_unload, then save_pretrained) and train the result"
+        )
+    quantisation = read_quantisation(folder.read_config(), name_or_path)
+    if quantisation is not None:
+        raise ValueError(
+            f"{name_or_path} is quantised ({quantisation.scheme}), and training begins from whole weights: name the "
+            "model that was not quantised"
+        )
+
+
 def load_tokenizer(folder: CheckpointFolder) -> Any:
     """transformers' tokenizer of a checkpoint. Code that it brings is not run, nor asked about.
 
@@ -275,7 +335,7 @@ def backend_of(tokenizer: Any, name: str) -> Any:
 
 def load_patch_spec(name_or_path: str) -> PatchSpec:
     """The patch geometry of a folder or hub id. ValueError if it is no Qwen-VL checkpoint."""
-    return patch_spec_of(find_checkpoint(name_or_path))
+    return patch_spec_of(find_model(name_or_path)[0])
 
 
 def patch_spec_of(folder: CheckpointFolder) -> PatchSpec:

@@ -45,7 +45,7 @@ def match(stored: Mapping[str, StoredTensor], hf: Any, name: str) -> dict[str, S
         A stored tensor for each name of hf.state_dict(). Tied names have the same.
 
     Raises:
-        ValueError: tensors are missing, left over, of another shape or no floating point. The message names them.
+        ValueError: tensors are missing, left over, of another shape, or not floating point. The message names them.
     """
     wanted: dict[str, Tensor] = hf.state_dict(keep_vars=True)
     computed = {key for key, _ in hf.named_buffers()} - wanted.keys()  # old checkpoints hold those, too
@@ -78,7 +78,7 @@ def match(stored: Mapping[str, StoredTensor], hf: Any, name: str) -> dict[str, S
             "not the model's": unexpected,
             "stored under two names": twice,
             "of another shape": odd,
-            "no floating-point numbers": whole,
+            "not floating point": whole,
         },
         num_wanted=len(wanted),
     )

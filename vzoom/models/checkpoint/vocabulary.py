@@ -8,7 +8,7 @@ from typing import Any
 from ...config import ZoomConfig
 from ...protocol import TextCodec, Vocabulary
 from ...video import PatchSpec, grid_for
-from .folder import find_checkpoint
+from .adapters import find_model
 from .generation import end_ids_of
 from .load import END_OF_TEXT, END_OF_TURN, Checkpoint, backend_of, load_tokenizer, patch_spec_of, token_id
 
@@ -24,7 +24,7 @@ def load_vocabulary(name_or_path: str, *, tokenizer: Any = None) -> Vocabulary:
         OSError: nothing was found.
         ValueError: it is no Qwen-VL checkpoint, or its tokenizer is a slow one.
     """
-    folder = find_checkpoint(name_or_path)
+    folder, _ = find_model(name_or_path)
     ends = end_ids_of(folder.read_json("generation_config.json") or {})
     tokenizer = load_tokenizer(folder) if tokenizer is None else tokenizer
     return build_vocabulary(tokenizer, patch_spec_of(folder), name_or_path, end_ids=ends)

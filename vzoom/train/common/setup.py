@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...data import Record, read, reference_of
-from ...models import load_checkpoint
+from ...models import check_trainable, load_checkpoint
 from ..recipes.recipe import GRPORecipe, Recipe, SFTRecipe
 from .policy import PolicyModel, load_policy
 from .rollout_engine import RolloutEngine
@@ -73,9 +73,13 @@ def load_models(
         args: the trainer's settings.
         out: the run's folder.
         max_sessions, pool_tokens: see `RolloutEngine`.
+
+    Raises:
+        ValueError: the base is quantised or has an adapter, or what `load_checkpoint` and `load_policy` raise.
     """
     import torch
 
+    check_trainable(base)
     on_gpu = args.device.type == "cuda"
     # On the CPU the weights in training are float32, and so is what they are copied into and saved from.
     checkpoint = load_checkpoint(base, device=str(args.device), dtype="auto" if on_gpu else "float32")
