@@ -70,7 +70,7 @@ class CheckpointFolder:
         """
         path = self.path / name
         if not path.is_file() and self.is_cached:
-            _fetch(self.name, self.path.name, [name], all_of_them=True)
+            _fetch(self.name, self.path.name, [name], self.no_hub)
         return path if path.is_file() else None
 
     def weights(self) -> dict[str, FileTensor]:
