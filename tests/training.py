@@ -50,7 +50,7 @@ def small_video(folder: Path, number: int = 0) -> VideoRef:
 def roomy(checkpoint: Checkpoint, **changes: Any) -> Checkpoint:
     """The checkpoint with room for the turns of `played`, whatever its tokenizer."""
     config = replace(checkpoint.config, glance_max_frames=4, zoom_max_frames=4, max_new_tokens=512, prompt="brief")
-    return replace(checkpoint, config=replace(config, max_total_tokens=8192, **changes))
+    return replace(checkpoint, config=replace(config, max_total_tokens=4096, **changes))
 
 
 def played(checkpoint: Checkpoint, video: VideoRef, num_zooms: int) -> tuple[Trajectory, torch.Tensor]:
