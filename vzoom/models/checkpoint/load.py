@@ -177,6 +177,8 @@ def _without_weights(folder: CheckpointFolder, family: type[VisionLanguageModel]
     import transformers
 
     config = getattr(transformers, family.config_class).from_pretrained(folder.path)
+    for part in (config, config.text_config, config.vision_config):  # a saved model says its dtype
+        part.dtype = dtype
     with torch.device("meta"):
         # Never trust_remote_code: with False, an auto_map is passed over and nothing is asked.
         hf = transformers.AutoModelForImageTextToText.from_config(config, dtype=dtype, trust_remote_code=False)
