@@ -213,6 +213,8 @@ def _without_weights(folder: CheckpointFolder, family: type[VisionLanguageModel]
     for part in (config, config.text_config, config.vision_config):
         if hasattr(part, "quantization_config"):  # the weights of this model are not quantised any more
             del part.quantization_config
+    for part in (config, config.text_config, config.vision_config):  # a saved model says its dtype
+        part.dtype = dtype
     with torch.device("meta"):
         # Never trust_remote_code: with False, an auto_map is passed over and nothing is asked.
         hf = transformers.AutoModelForImageTextToText.from_config(config, dtype=dtype, trust_remote_code=False)
