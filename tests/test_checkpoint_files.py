@@ -333,6 +333,15 @@ def test_a_weight_that_changed_and_one_that_is_not_finite_are_found(models: dict
     assert sorted(found.not_finite) == ["lm_head.weight", "model.language_model.norm.weight"]
 
 
+def test_how_far_loading_is_is_told(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vzoom.models.checkpoint.load._REPORT_BYTES", 200_000)
+    told: list[str] = []
+    load_checkpoint(str(models["qwen2_vl"]), progress=told.append)
+    size = (models["qwen2_vl"] / WEIGHTS).stat().st_size
+    assert 1 < len(told) <= size / 200_000
+    assert all(re.fullmatch(r"loading \S+qwen2_vl: 0\.0 of 0\.0 GB", one) for one in told)
+
+
 def _norm(tensors: Tensors) -> str:
     return next(key for key in tensors if re.fullmatch(r"model\.(language_model\.)?norm\.weight", key))
 

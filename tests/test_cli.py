@@ -30,7 +30,7 @@ from vzoom.cli.parser import build_parser
 from vzoom.config import LIMITS, Sampling, ZoomConfig
 from vzoom.types import Clip, Event, Finished, Malformed, StopReason, TextDelta, TurnEnded, TurnOpened
 from vzoom.video import CacheStats
-from vzoom.zoomer import Result
+from vzoom.zoomer import Result, embedded_path
 
 
 class ScriptedZoomer:
@@ -40,6 +40,7 @@ class ScriptedZoomer:
         self.result, self.config, self.name, self.is_embedded = result, ZoomConfig(), "embedded", True
         self.asked: dict[str, Any] = {}
         self.checkpoint = SimpleNamespace(notes=())
+        self.loaded: dict[str, Any] = {}
 
     def cache_stats(self) -> dict[str, CacheStats]:
         return {"features": CacheStats(hits=1, misses=3, evictions=0, num_frames=3, num_bytes=300)}
@@ -73,7 +74,12 @@ def events(result: Result) -> list[Event]:
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch) -> ScriptedZoomer:
     zoomer = ScriptedZoomer(make_result())
-    monkeypatch.setattr(vzoom, "load", lambda model, **options: zoomer)
+
+    def load(model: str, *, limits: dict[str, Any], **options: Any) -> ScriptedZoomer:
+        zoomer.config, zoomer.loaded = zoomer.config.override(**limits), {"model": model, **options}
+        return zoomer
+
+    monkeypatch.setattr(vzoom, "load", load)
     return zoomer
 
 
@@ -263,6 +269,10 @@ def test_ask_passes_its_options_on(scripted: ScriptedZoomer, video: Path, capsys
     assert scripted.asked["sampling"] == Sampling(temperature=0.7, top_p=0.9, top_k=5, seed=3)
     assert scripted.asked["config"] == ZoomConfig(max_zooms=2, glance_max_frames=7, max_pixels=50000)
     assert json.loads(capsys.readouterr().out)["answer"] == "B"
+    words = "--model some/where --revision v2 --device cpu --dtype bfloat16"
+    assert main(["ask", str(video), "Which?", *words.split()]) == 0
+    told = {"model": "some/where", "revision": "v2", "device": "cpu", "dtype": "bfloat16", "max_sessions": 1}
+    assert scripted.loaded == told | {"progress": None}  # no terminal
 
 
 def test_another_model_is_not_warned_about(
@@ -371,7 +381,7 @@ def test_a_missing_package_is_named(
     video: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    assert "vzoom doctor" in one_line_error(capsys, "ask", video, "What?", "--model", "some/where")
+    assert "vzoom doctor" in one_line_error(capsys, "ask", video, "What?", "--model", embedded_path())
 
 
 def test_synthetic_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,9 @@ import pytest
 from eval_rows import make_item, make_story, write_run
 
 from vzoom.cli import main
+from vzoom.cli.commands import eval as eval_command
 from vzoom.cli.eval_output import duration_text
+from vzoom.cli.parser import build_parser
 from vzoom.eval.benchmarks import BENCHMARKS
 from vzoom.eval.item import Verdict
 from vzoom.eval.runs.run import PREDICTIONS
@@ -155,3 +157,10 @@ def test_a_sweep_is_a_run_a_setting_and_goes_on_where_it_was_stopped(
     # A point is the ordinary run with that setting.
     assert main([*words, "--max-zooms", "1", "--out", str(tmp_path / "one")]) == 0
     assert content_hash(tmp_path / "one" / PREDICTIONS) == runs["zooms-1"]["content_hash"]
+
+
+def test_revision_is_the_models_and_data_revision_the_benchmarks() -> None:
+    words = ["eval", "--benchmark", "world", "--out", "run", "--data-revision", "d1", "--revision", "m1"]
+    args = build_parser().parse_args(words)
+    (one,) = eval_command._runs(args)
+    assert (one.config.revision, args.revision) == ("d1", "m1")

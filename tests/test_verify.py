@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import FAMILIES, make_checkpoint
+from safetensors.torch import load_file, save_file
 
 from vzoom.cli import main
 from vzoom.cli.commands.verify import summary
@@ -19,6 +21,7 @@ from vzoom.cli.exactness import Exactness, replay, zoom_calls
 from vzoom.config import ZoomConfig
 from vzoom.engine import session
 from vzoom.engine.kv_cache import BlockTable
+from vzoom.models.checkpoint import load as load_module
 from vzoom.protocol import mrope as positions
 from vzoom.protocol.frame_times import glance_timestamps, zoom_timestamps
 from vzoom.protocol.tokenize import TokenSpan
@@ -175,6 +178,40 @@ def test_logits_that_are_not_finite_fail_and_say_so(
     monkeypatch.setattr(Engine, "_run_model", lambda self, batch: run_model(self, batch) * torch.inf)
     code, found = verified(capsys, models["qwen2_vl"], "--video", video, "--num-zooms", "0")
     assert (code, found["ratio"], found["passed"]) == (1, None, False)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_named(
+    value: float, models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(models["qwen3_vl"], tmp_path / "m")
+    tensors = load_file(folder / "model.safetensors")
+    key = next(key for key in tensors if key.endswith("blocks.1.mlp.linear_fc1.bias"))
+    tensors[key][5] = value
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    code, found = verified(capsys, folder)
+    assert (code, found["passed"], found["ratio"]) == (1, False, None)
+    assert found["not_finite_tensors"] == ["model.visual.blocks.1.mlp.linear_fc1.bias"]
+    assert found["differing_tensors"] == []
+    assert main(["verify", "--model", str(folder)]) == 1
+    out = capsys.readouterr().out.splitlines()
+    assert out[1].endswith("1 are NOT FINITE: model.visual.blocks.1.mlp.linear_fc1.bias")
+    assert out[2:] == ["replayed    nothing: the weights come first", "FAIL"]
+
+
+def test_weights_that_are_not_the_files_are_named(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill = load_module._fill
+
+    def fill_wrongly(hf: Any, *rest: Any) -> None:
+        fill(hf, *rest)
+        hf.model.language_model.layers[0].self_attn.k_proj.weight.data[0, 0] += 1
+
+    monkeypatch.setattr(load_module, "_fill", fill_wrongly)
+    code, found = verified(capsys, models["qwen2_vl"])
+    assert (code, found["passed"]) == (1, False)
+    assert found["differing_tensors"] == ["model.language_model.layers.0.self_attn.k_proj.weight"]
 
 
 # ---------------------------------------------------------------- calls that fit any video

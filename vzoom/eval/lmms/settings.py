@@ -83,9 +83,13 @@ class Settings:
         """The model; on this process's own GPU if a launcher started several processes."""
         from ...zoomer import load
 
-        zoomer = load(self.pretrained, device=local_device(self.device), dtype=self.dtype)
-        zoomer.config = self.limit(zoomer.config)
-        return zoomer
+        return load(
+            self.pretrained,
+            device=local_device(self.device),
+            dtype=self.dtype,
+            limits=self.limits,
+            max_sessions=self.sessions,
+        )
 
 
 def _check_type(name: str, value: Any) -> None:
