@@ -211,7 +211,8 @@ def _without_weights(folder: CheckpointFolder, family: type[VisionLanguageModel]
 
     config = getattr(transformers, family.config_class).from_pretrained(folder.path)
     for part in (config, config.text_config, config.vision_config):
-        if hasattr(part, "quantization_config"):  # the weights of this model are not quantised any more
+        part.dtype = dtype  # a saved model says its dtype, and that it is not quantised any more
+        if hasattr(part, "quantization_config"):
             del part.quantization_config
     for part in (config, config.text_config, config.vision_config):  # a saved model says its dtype
         part.dtype = dtype
