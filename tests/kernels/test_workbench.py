@@ -90,10 +90,11 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(tree: Path, *arguments: str) -> str:
-    """Output of Python in the tree, which sees nothing of the one that is tested."""
-    environment = os.environ | {"PYTHONPATH": str(tree)}
+    """Output of Python in the tree, which sees nothing of the one that is tested: without `site`, no .pth file of an
+    editable install is read, which would put that one first."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tree), sysconfig.get_path("purelib")])}
     done = subprocess.run(
-        [sys.executable, *arguments],
+        [sys.executable, "-S", *arguments],
         cwd=tree,
         env=environment,
         capture_output=True,
