@@ -269,9 +269,16 @@ def test_ask_passes_its_options_on(scripted: ScriptedZoomer, video: Path, capsys
     assert scripted.asked["sampling"] == Sampling(temperature=0.7, top_p=0.9, top_k=5, seed=3)
     assert scripted.asked["config"] == ZoomConfig(max_zooms=2, glance_max_frames=7, max_pixels=50000)
     assert json.loads(capsys.readouterr().out)["answer"] == "B"
-    words = "--model some/where --revision v2 --device cpu --dtype bfloat16"
+    words = "--model some/where --revision v2 --adapter lora --device cpu --dtype bfloat16"
     assert main(["ask", str(video), "Which?", *words.split()]) == 0
-    told = {"model": "some/where", "revision": "v2", "device": "cpu", "dtype": "bfloat16", "max_sessions": 1}
+    told = {
+        "model": "some/where",
+        "adapter": "lora",
+        "revision": "v2",
+        "device": "cpu",
+        "dtype": "bfloat16",
+        "max_sessions": 1,
+    }
     assert scripted.loaded == told | {"progress": None}  # no terminal
 
 
