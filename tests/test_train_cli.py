@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -132,7 +134,11 @@ def test_ctrl_c_says_how_to_resume(
 def test_a_shipped_config_starts_its_processes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """`--launch cpu2`: two processes train a model together."""
     _, data = lessons(tmp_path, num_videos=2)
-    words = ["sft", "qwen2.5-vl-7b", "--base", str(embedded_path()), "--data", str(data), "--launch", "cpu2"]
+    base = Path(shutil.copytree(embedded_path(), tmp_path / "base"))
+    config = json.loads((base / "config.json").read_text())
+    config["text_config"]["max_position_embeddings"] = 32768  # as long as the recipe's conversations
+    (base / "config.json").write_text(json.dumps(config))
+    words = ["sft", "qwen2.5-vl-7b", "--base", str(base), "--data", str(data), "--launch", "cpu2"]
     assert command_line.main([*words, "--out", str(tmp_path / "sft")]) == 0
     out, err = capfd.readouterr()
     assert "1 updates of 64 on 2 processes" in err
