@@ -59,7 +59,7 @@ class TextCodec:
 
     def encode_turn(self, text: str) -> list[int]:
         """Ids of a turn that a model or an expert wrote: tags of the protocol become their ids, if the tokenizer has
-        them as tokens. No other added token comes out of it: <|im_end|> in a thought is text."""
+        them as tokens. No other added token comes out of it: `<|im_end|>` in a thought is text."""
         return self._encode_split(self._tags, [(text, True)])
 
     def encode_parts(self, parts: Iterable[TextPart]) -> list[int]:
