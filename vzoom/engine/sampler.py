@@ -41,15 +41,15 @@ def choose(
     settings_5S = _settings(logits_SV, samplings)
     logprobs_SV = torch.log_softmax(logits_SV / settings_5S[0, :, None], dim=-1)
     penalised_SV = _penalised(logits_SV, samplings, histories)
-    tokens_S = penalised_SV.argmax(-1)
     sampled = [row for row, s in enumerate(samplings) if s.temperature > 0]
     if len(sampled) == len(samplings):
         tokens_S = _draw(_filtered(penalised_SV, settings_5S, samplings), generators)
-    elif sampled:
-        rows = tokens_S.new_tensor(sampled)
-        some = [samplings[row] for row in sampled]
-        scores_RV = _filtered(penalised_SV[rows], settings_5S[:, rows], some)
-        tokens_S = tokens_S.index_copy(0, rows, _draw(scores_RV, [generators[row] for row in sampled]))
+    else:
+        tokens_S = penalised_SV.argmax(-1)
+        if sampled:
+            rows = tokens_S.new_tensor(sampled)
+            scores_RV = _filtered(penalised_SV[rows], settings_5S[:, rows], [samplings[row] for row in sampled])
+            tokens_S = tokens_S.index_copy(0, rows, _draw(scores_RV, [generators[row] for row in sampled]))
     chosen_S = logprobs_SV.gather(1, tokens_S[:, None])[:, 0]
     # One transfer for both: a session needs its token on the host to know whether its turn is over.
     pair = torch.stack([tokens_S.double(), chosen_S.double()]).tolist()
