@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -56,6 +55,8 @@ def run_launched(words: Sequence[str], stage: str, recipe: str, options: Mapping
     for option, value in options.items():
         if value is not None:
             command += [option, *map(str, value if isinstance(value, list) else [value])]
+    import subprocess  # here: every `vzoom --help` reads this file
+
     # Its standard output becomes progress: that of this process has the result alone.
     code = subprocess.run(command, stdout=sys.__stderr__, check=False).returncode
     if code:
