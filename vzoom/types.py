@@ -52,6 +52,7 @@ class VideoInfo:
         duration_seconds: from the first displayed frame to the end of the last.
         fps: average frames per second.
         width, height: of a frame as it is displayed, in pixels.
+        max_fps: the rate where frames follow each other fastest; None if the rate is constant.
     """
 
     path: str
@@ -59,6 +60,7 @@ class VideoInfo:
     fps: float
     width: int
     height: int
+    max_fps: float | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ class Clip:
         pts_seconds: the N true times of the frames, in seconds.
         frame_indices: the N indices of the frames in the file, from 0.
         clamped: N times whether the requested time was after the last decodable frame, which stands in for it.
+        damaged: N times whether the file is damaged there, so that the frame may not be what was recorded; empty if
+            that is not known.
 
     Raises:
         ValueError: the shapes do not agree.
@@ -79,12 +83,15 @@ class Clip:
     pts_seconds: tuple[float, ...]
     frame_indices: tuple[int, ...]
     clamped: tuple[bool, ...]
+    damaged: tuple[bool, ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.pts_seconds)
         if self.frames.dtype != np.uint8 or self.frames.ndim != 4 or self.frames.shape[3] != 3:
             raise ValueError(f"frames must be uint8 [N, H, W, 3], got {self.frames.dtype} {self.frames.shape}")
-        if not (len(self.frames) == n == len(self.frame_indices) == len(self.clamped)):
+        if not (
+            len(self.frames) == n == len(self.frame_indices) == len(self.clamped) == len(self.damaged or self.clamped)
+        ):
             raise ValueError(f"{len(self.frames)} frames with {n} times, {len(self.frame_indices)} indices")
 
     def __len__(self) -> int:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import threading
 import time
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,6 +41,7 @@ class Frame:
         pts_ticks: when it appears.
         end_ticks: when the next frame replaces it.
         is_last: nothing after it can be decoded, so it is also the (clamped) answer to every later time.
+        is_damaged: the file is damaged there: what it refers to, or the frame that should be on display, is missing.
     """
 
     image: np.ndarray
@@ -46,10 +49,38 @@ class Frame:
     pts_ticks: int
     end_ticks: int
     is_last: bool
+    is_damaged: bool = False
 
     def answers(self, ticks: int) -> bool:
         """Whether this is the frame on display at `ticks`."""
         return self.pts_ticks <= ticks and (self.is_last or ticks < self.end_ticks)
+
+
+@dataclass(frozen=True)
+class ReadLimits:
+    """What reading a video may cost, and where it may lead.
+
+    Attributes:
+        num_threads: threads that decode.
+        deadline_seconds: the longest that the opening, or one call of `frames_at`, may take.
+        max_packets: the most packets that the opening, or one call of `frames_at`, may read.
+        max_frame_pixels: frames of more pixels are refused. A decoder holds up to 17 of them.
+        follow_playlists: whether a file may be a playlist (HLS, DASH, ffconcat), whose files are then opened.
+
+    Raises:
+        ValueError: a limit is not above 0.
+    """
+
+    num_threads: int = 1
+    deadline_seconds: float = 300.0
+    max_packets: int = 5_000_000
+    max_frame_pixels: int = 8192 * 4320
+    follow_playlists: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("num_threads", "deadline_seconds", "max_packets", "max_frame_pixels"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)!r}")
 
 
 class ReadBudget:
@@ -57,6 +88,7 @@ class ReadBudget:
 
     def __init__(self, path: str, *, deadline_seconds: float, max_packets: int) -> None:
         self._path, self._deadline_seconds, self._max_packets = path, deadline_seconds, max_packets
+        self._cancelled = False
         self.restart()
 
     def restart(self) -> None:
@@ -64,22 +96,42 @@ class ReadBudget:
         self._end = time.monotonic() + self._deadline_seconds
         self._packets = 0
 
+    def cancel(self) -> None:
+        """Let the call that is running, perhaps in another thread, end at its next packet."""
+        self._cancelled = True
+
     def spend_packet(self) -> None:
-        """Count one packet. VideoReadError if that is one too many, or the time is over."""
+        """Count one packet. VideoReadError if that is one too many, or as `check`."""
         self._packets += 1
         if self._packets > self._max_packets:
             raise VideoReadError(f"{self._path}: gave up after {self._max_packets} packets; raise max_packets")
-        if time.monotonic() > self._end:
+        self.check()
+
+    def check(self) -> None:
+        """VideoReadError if the time is over or the reader is being closed."""
+        self.seconds_left()
+
+    def seconds_left(self) -> float:
+        """Above 0. Raises as `check`."""
+        if self._cancelled:
+            raise VideoReadError(f"{self._path}: the reader is closed")
+        left = self._end - time.monotonic()
+        if left <= 0:
             raise VideoReadError(f"{self._path}: gave up after {self._deadline_seconds:g} s; raise deadline_seconds")
+        return left
 
 
 _serials = itertools.count()
+_open_readers: weakref.WeakSet[VideoReader] = weakref.WeakSet()
+_COARSE_TICK = Fraction(1, 500)  # seconds
+_FRAME_TICK = 0.4  # of a frame's period
+_CLOSE_SECONDS = 1e-6  # times that are the same but for their computation in floating point
 
 
 class VideoReader(ABC):
     """An open video, as `open_video` returns it. A context manager.
 
-    `frames_at` may be called from several threads; they take turns.
+    `frames_at` may be called from several threads; they take turns. After a fork the child opens the file anew.
 
     Attributes:
         info: duration, frame rate and size.
@@ -98,15 +150,20 @@ class VideoReader(ABC):
         self.serial = next(_serials)
         self._lock = threading.Lock()
         self._closed = False
+        self._forked = False
+        _open_readers.add(self)
 
-    def frames_at(self, timestamps: Sequence[float]) -> Clip:
+    def frames_at(self, timestamps: Sequence[float], *, segment: tuple[float, float] | None = None) -> Clip:
         """The frames on display at some times.
 
-        The frame at t is the last one with pts <= t + half a tick. Times at or past the end give the last frame that
-        can be decoded, flagged in `Clip.clamped`.
+        The frame at t is the last one with pts <= t; where the container rounds times to milliseconds or finer, with
+        pts <= t + half a tick. Times at or past the end give the last frame that can be decoded, flagged in
+        `Clip.clamped`.
 
         Args:
             timestamps: seconds from the first displayed frame, in any order.
+            segment: (start, end) in seconds that the times sample. If no more frames than times are on display at any
+                moment in [start, end), the clip has all of these, whatever the times.
 
         Returns:
             Each frame once, in the order in which the frames were first asked for.
@@ -115,8 +172,19 @@ class VideoReader(ABC):
             ValueError: no times, or one that is negative or not finite.
             VideoReadError: no frame can be decoded there, the call ran into its limits, or the reader is closed.
         """
-        ticks = [self.to_ticks(t) for t in timestamps]
-        return make_clip(timestamps, self.read(ticks), self.tick_seconds)
+        times = self.choose(timestamps, segment)
+        return make_clip(times, self.read([self.to_ticks(t) for t in times]), self.tick_seconds)
+
+    def choose(self, timestamps: Sequence[float], segment: tuple[float, float] | None) -> Sequence[float]:
+        """The times of the frames that `frames_at` gives: `timestamps`, or those of every frame in the segment."""
+        if segment is None or not timestamps:
+            return timestamps
+        start = self.to_ticks(segment[0])
+        end = math.ceil(segment[1] / float(self.tick_seconds) - self._slack_ticks)
+        with self._lock:
+            self._check_open()
+            shown = self._shown_in(start, max(end, start + 1), limit=len(timestamps))
+        return timestamps if shown is None else [float(at * self.tick_seconds) for at in shown]
 
     def read(self, ticks: Sequence[int]) -> list[Frame]:
         """The frame on display at each of `ticks`, which may be in any order.
@@ -127,27 +195,56 @@ class VideoReader(ABC):
             raise ValueError("no timestamps: ask for at least one frame")
         wanted = sorted(set(ticks))
         with self._lock:
-            if self._closed:
-                raise VideoReadError(f"{self.info.path}: the reader is closed")
+            self._check_open()
             found = dict(zip(wanted, self._read(wanted), strict=True))
         return [found[t] for t in ticks]
 
     def to_ticks(self, seconds: float) -> int:
-        """The tick nearest to `seconds`, halves up, so that pts <= t + half a tick is pts_ticks <= result."""
+        """The last tick that `seconds` reaches; see `frames_at` for times between two."""
         if not (math.isfinite(seconds) and seconds >= 0):
             raise ValueError(f"a timestamp must be finite and 0 or more, got {seconds!r} s")
-        return math.floor(seconds * self.tick_seconds.denominator / self.tick_seconds.numerator + 0.5)
+        tick = self.tick_seconds
+        return math.floor(seconds * tick.denominator / tick.numerator + self._slack_ticks)
+
+    @property
+    def _slack_ticks(self) -> float:
+        """A time this little before a tick reaches it."""
+        # A container's times are whole ticks. Fine ones are rounded times, by half a tick at most. Where a tick is
+        # coarse, or the period of a frame (AVI, MXF, Ogg), it is exact.
+        if self.tick_seconds < _COARSE_TICK and self.tick_seconds * self.info.fps < _FRAME_TICK:
+            return 0.5
+        return _CLOSE_SECONDS / float(self.tick_seconds)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise VideoReadError(f"{self.info.path}: the reader is closed")
+        if self._forked:
+            self._reopen()
+            self._forked = False
+
+    def _after_fork(self) -> None:
+        """In the child: the lock may have been held by a thread that is not here, the file's position is shared."""
+        self._lock = threading.Lock()
+        self._forked = True
 
     @abstractmethod
     def _read(self, ticks: list[int]) -> list[Frame]:
         """`read` for strictly increasing ticks, under the lock."""
 
     @abstractmethod
+    def _shown_in(self, start: int, end: int, *, limit: int) -> list[int] | None:
+        """Pts of the frames on display at any tick in [start, end), under the lock; None if more than `limit`."""
+
+    @abstractmethod
+    def _reopen(self) -> None:
+        """Open the file anew, under the lock, and leave what a fork copied alone."""
+
+    @abstractmethod
     def _close(self) -> None:
         """Release the file, under the lock."""
 
     def close(self) -> None:
-        """Close the file. May be called twice; reading afterwards raises VideoReadError."""
+        """Close the file. May be called twice; reading afterwards, or in another thread now, raises VideoReadError."""
         with self._lock:
             if not self._closed:
                 self._closed = True
@@ -163,25 +260,37 @@ class VideoReader(ABC):
 
 
 class FrameSource(Protocol):
-    """What the engine asks of a video: `CachedVideo` and every `VideoReader` have it."""
+    """What the engine asks of a video: `CachedVideo` and every `VideoReader` have it.
+
+    A segment is given only if `info.max_fps` is; see `VideoReader.frames_at`.
+    """
 
     info: VideoInfo
 
-    def frames_at(self, timestamps: Sequence[float]) -> Clip: ...
+    def frames_at(self, timestamps: Sequence[float], *, segment: tuple[float, float] | None = None) -> Clip: ...
     def close(self) -> None: ...
 
 
 def make_clip(timestamps: Sequence[float], frames: Sequence[Frame], tick_seconds: Fraction) -> Clip:
     """The clip of `frames[i]`, the answer to `timestamps[i]`; a frame that answers several times is given once."""
-    chosen: dict[int, Frame] = {}
+    chosen: dict[int, Frame] = {}  # by pts: no two frames appear at once
     clamped: dict[int, bool] = {}
     for seconds, frame in zip(timestamps, frames, strict=True):
         beyond = frame.is_last and seconds >= float(frame.end_ticks * tick_seconds)
-        chosen.setdefault(frame.index, frame)
-        clamped[frame.index] = clamped.get(frame.index, False) or beyond
+        chosen.setdefault(frame.pts_ticks, frame)
+        clamped[frame.pts_ticks] = clamped.get(frame.pts_ticks, False) or beyond
     return Clip(
         frames=np.stack([frame.image for frame in chosen.values()]),
         pts_seconds=tuple(float(frame.pts_ticks * tick_seconds) for frame in chosen.values()),
-        frame_indices=tuple(chosen),
+        frame_indices=tuple(frame.index for frame in chosen.values()),
         clamped=tuple(clamped.values()),
+        damaged=tuple(frame.is_damaged for frame in chosen.values()),
     )
+
+
+def _forget_parents_state() -> None:
+    for reader in _open_readers:
+        reader._after_fork()
+
+
+os.register_at_fork(after_in_child=_forget_parents_state)

@@ -90,7 +90,7 @@ class ClipCache:
         self.max_bytes, self.max_readers = max_bytes, max_readers
         self._lock = threading.Lock()
         self._frames: OrderedDict[tuple[FramesKey, int], Frame] = OrderedDict()
-        self._starts: dict[FramesKey, list[tuple[int, int]]] = {}  # sorted (pts_ticks, index) of what is held
+        self._starts: dict[FramesKey, list[int]] = {}  # sorted pts_ticks of what is held
         self._readers: OrderedDict[tuple[FileKey, Hashable], VideoReader] = OrderedDict()
         self._num_bytes = self._hits = self._misses = self._evictions = 0
 
@@ -141,12 +141,20 @@ class ClipCache:
             opened.close()
         return kept
 
-    def frames_at(self, reader: VideoReader, timestamps: Sequence[float], *, resize: Resize | None = None) -> Clip:
-        """`reader.frames_at(timestamps)`, resized; only frames that are not held are decoded.
+    def frames_at(
+        self,
+        reader: VideoReader,
+        timestamps: Sequence[float],
+        *,
+        resize: Resize | None = None,
+        segment: tuple[float, float] | None = None,
+    ) -> Clip:
+        """`reader.frames_at(timestamps, segment=segment)`, resized; only frames that are not held are decoded.
 
         Args:
             reader: an open video.
             timestamps: seconds from the first displayed frame.
+            segment: as for `VideoReader.frames_at`.
             resize: what is done to each frame; None for nothing.
 
         Returns:
@@ -155,11 +163,12 @@ class ClipCache:
         Raises:
             ValueError, VideoReadError: as `VideoReader.frames_at`.
         """
+        timestamps = reader.choose(timestamps, segment)
         ticks = [reader.to_ticks(t) for t in timestamps]
         frames_key = self._key_of(reader, resize)
         with self._lock:
             found = {at: frame for at in set(ticks) if (frame := self._lookup(frames_key, at)) is not None}
-            self._hits += len({frame.index for frame in found.values()})
+            self._hits += len({frame.pts_ticks for frame in found.values()})
         missing = sorted(set(ticks) - found.keys())
         if not ticks:
             reader.read([])  # says what is wrong with that
@@ -172,14 +181,14 @@ class ClipCache:
     ) -> dict[int, Frame]:
         """Decode, resize and keep what is on display at `ticks` (increasing)."""
         decoded = reader.read(ticks)
-        fresh = {frame.index: frame for frame in decoded}
+        fresh = {frame.pts_ticks: frame for frame in decoded}
         if resize is not None:
-            fresh = {i: replace(frame, image=_resized(frame.image, resize)) for i, frame in fresh.items()}
+            fresh = {at: replace(frame, image=_resized(frame.image, resize)) for at, frame in fresh.items()}
         with self._lock:
             self._misses += len(fresh)
             for frame in fresh.values():
                 self._insert(frames_key, frame)
-        return {at: fresh[frame.index] for at, frame in zip(ticks, decoded, strict=True)}
+        return {at: fresh[frame.pts_ticks] for at, frame in zip(ticks, decoded, strict=True)}
 
     def stats(self) -> CacheStats:
         """What the cache did so far and holds now."""
@@ -203,17 +212,17 @@ class ClipCache:
 
     def _lookup(self, frames_key: FramesKey, ticks: int) -> Frame | None:
         starts = self._starts.get(frames_key, [])
-        at = bisect_right(starts, ticks, key=lambda start: start[0]) - 1
+        at = bisect_right(starts, ticks) - 1
         if at < 0:
             return None
-        key = (frames_key, starts[at][1])
+        key = (frames_key, starts[at])
         if not self._frames[key].answers(ticks):
             return None
         self._frames.move_to_end(key)
         return self._frames[key]
 
     def _insert(self, frames_key: FramesKey, frame: Frame) -> None:
-        key = (frames_key, frame.index)
+        key = (frames_key, frame.pts_ticks)
         if key in self._frames:
             self._drop(key)
         if frame.image.nbytes > self.max_bytes:
@@ -223,13 +232,13 @@ class ClipCache:
             self._evictions += 1
         self._frames[key] = frame
         self._num_bytes += frame.image.nbytes
-        insort(self._starts.setdefault(frames_key, []), (frame.pts_ticks, frame.index))
+        insort(self._starts.setdefault(frames_key, []), frame.pts_ticks)
 
     def _drop(self, key: tuple[FramesKey, int]) -> None:
         frame = self._frames.pop(key)
         self._num_bytes -= frame.image.nbytes
         starts = self._starts[key[0]]
-        del starts[bisect_left(starts, (frame.pts_ticks, frame.index))]
+        del starts[bisect_left(starts, frame.pts_ticks)]
         if not starts:
             del self._starts[key[0]]
 
@@ -241,9 +250,9 @@ class CachedVideo:
         self._cache, self._reader, self._resize = cache, reader, resize
         self.info = reader.info
 
-    def frames_at(self, timestamps: Sequence[float]) -> Clip:
-        """The frames on display at `timestamps` (seconds). Errors as those of `VideoReader.frames_at`."""
-        return self._cache.frames_at(self._reader, timestamps, resize=self._resize)
+    def frames_at(self, timestamps: Sequence[float], *, segment: tuple[float, float] | None = None) -> Clip:
+        """The frames on display at `timestamps` (seconds). Arguments and errors as of `VideoReader.frames_at`."""
+        return self._cache.frames_at(self._reader, timestamps, resize=self._resize, segment=segment)
 
     def close(self) -> None:
         """Does nothing: the reader belongs to the cache, which other sessions share."""

@@ -10,14 +10,15 @@ import numpy as np
 from av.video.frame import VideoFrame
 
 from ..types import VideoInfo
-from .base import Frame, ReadBudget, VideoError, VideoReader, VideoReadError
-from .index import build_index, packet_ticks
-from .keyframe_run import KeyframeGoneError, KeyframeRun, VideoPacket
+from .base import Frame, ReadBudget, ReadLimits, VideoError, VideoReader, VideoReadError
+from .index import Keyframe, build_index, packet_ticks
+from .keyframe_run import KeyframeRun, VideoPacket
 from .packet_source import PacketSource, file_key
 from .picture import orientation, to_rgb
 
 # Only these tell reliably which frames no other frame refers to.
 _SKIPPABLE_CODECS = frozenset({"h264", "hevc"})
+_BEGINNING = -(1 << 62)  # before any time that a file can name
 
 
 class FrameDecoder:
@@ -87,7 +88,7 @@ class FrameDecoder:
                 frame.pts = frame.dts
             if frame.pts is None or frame.is_corrupt or frame.pts < self._newest:
                 continue  # a time that goes backwards is damage too
-            if self.run.key > 0 and frame.pts < self.run.key_pts:
+            if not self.run.key.is_first and frame.pts < self.run.key_pts:
                 continue  # it leads an open group, and refers to the group before, which this run has not seen
             self._newest = frame.pts
             self._ready.append(frame)
@@ -104,27 +105,31 @@ class PyAVReader(VideoReader):
 
     backend = "pyav"
 
-    def __init__(
-        self, path: str | os.PathLike[str], *, num_threads: int, deadline_seconds: float, max_packets: int
-    ) -> None:
+    def __init__(self, path: str | os.PathLike[str], limits: ReadLimits, *, approximate: bool = False) -> None:
         super().__init__()
         self.file_key = file_key(path)
-        self._budget = ReadBudget(os.fspath(path), deadline_seconds=deadline_seconds, max_packets=max_packets)
-        self._source = PacketSource(path, num_threads=num_threads, timeout_seconds=deadline_seconds)
+        self._budget = ReadBudget(
+            os.fspath(path), deadline_seconds=limits.deadline_seconds, max_packets=limits.max_packets
+        )
+        self._source = PacketSource(
+            path,
+            self._budget,
+            num_threads=limits.num_threads,
+            max_frame_pixels=limits.max_frame_pixels,
+            follow_playlists=limits.follow_playlists,
+        )
         try:
-            self._open()
+            self._open(approximate=approximate)
         except VideoError:
             self._source.close()
             raise
 
-    def _open(self) -> None:
+    def _open(self, *, approximate: bool) -> None:
         source = self._source
-        assert source.stream.time_base is not None  # checked when the source was opened
-        self.tick_seconds = source.stream.time_base
+        self.tick_seconds = source.tick_seconds
         self._reorder_depth = source.stream.codec_context.reorder_depth
-        self._index = build_index(source, self._budget)
-        self._last_key = len(self._index.key_ticks) - 1
-        self._decoder = self._start(0, skip=True)
+        self._index = build_index(source, approximate=approximate)
+        self._decoder = self._start(self._index.before(_BEGINNING), skip=True)
         frame = self._decoder.first()
         if frame is None:
             raise VideoError(f"{source.path}: no frame of its {source.stream.codec_context.name} stream can be decoded")
@@ -133,30 +138,44 @@ class PyAVReader(VideoReader):
         self._width, self._height, self._turned = frame.width, frame.height, orientation(frame)
         self._colorspace = int(frame.colorspace)
         width, height = self._turned.size(frame.width, frame.height)
+        timing = self._index.timing
         self.info = VideoInfo(
             path=source.path,
-            duration_seconds=float(max(1, self._index.end_ticks - self._first_ticks) * self.tick_seconds),
-            fps=self._index.fps,
+            duration_seconds=float(max(1, timing.end_ticks - self._first_ticks) * self.tick_seconds),
+            fps=timing.fps,
             width=width,
             height=height,
+            max_fps=timing.max_fps,
         )
 
     def _read(self, ticks: list[int]) -> list[Frame]:
         self._budget.restart()
         absolute = [t + self._first_ticks for t in ticks]
+        # All at once: looking for a keyframe may move the source away from where we decode.
+        keys = [self._index.before(t) for t in absolute]
         found: list[Frame] = []
         while len(found) < len(absolute):
-            key = self._key_before(absolute[len(found)])
-            group = [t for t in absolute[len(found) :] if self._key_before(t) == key]
+            key = keys[len(found)]
+            group = [t for t, own in zip(absolute[len(found) :], keys[len(found) :], strict=True) if own == key]
             found += self._read_group(key, group)
         return found
 
-    def _read_group(self, key: int, group: list[int]) -> list[Frame]:
+    def _shown_in(self, start: int, end: int, *, limit: int) -> list[int] | None:
+        self._budget.restart()
+        first = self._first_ticks
+        run = KeyframeRun(self._source, self._index, self._index.before(start + first))
+        while not run.key.is_first and run.key_pts > start + first:
+            run = KeyframeRun(self._source, self._index, self._index.earlier(run.key, 1))
+        shown = run.shown_in(start + first, end + first, limit=limit)
+        return None if shown is None else [at - first for at in shown if at >= first] or [start]
+
+    def _read_group(self, key: Keyframe, group: list[int]) -> list[Frame]:
         """The frames on display at `group` (increasing), decoding from keyframe `key` or from where we are."""
         found: list[Frame] = []
         passed = self._decoder.current
         # Decoding on is cheaper than going back to the keyframe, and possible when nothing asked for has gone by.
-        if self._decoder.run.key != key or (passed is not None and frame_ticks(passed) > group[0]):
+        run = self._decoder.run
+        if run.is_dead or run.key != key or (passed is not None and frame_ticks(passed) > group[0]):
             self._decoder = self._start(key, skip=True)
         for ticks in group:
             frame = self._frame_at(ticks)
@@ -166,7 +185,7 @@ class PyAVReader(VideoReader):
     def _frame_at(self, ticks: int) -> Frame | None:
         """The frame on display at `ticks`, or the last good one before it; None if this run shows none so early."""
         run = self._decoder.run
-        if run.key > 0 and ticks < run.key_pts:
+        if not run.key.is_first and ticks < run.key_pts:
             return None
         run.look_past(ticks)
         wanted = run.displayed_at(ticks)
@@ -182,21 +201,28 @@ class PyAVReader(VideoReader):
         pts = frame_ticks(shown)
         return Frame(
             image=self._image(shown),
-            index=run.ordinal(pts) - self._first_ordinal,
+            index=self._number(run, pts),
             pts_ticks=pts - self._first_ticks,
             end_ticks=run.end_of(pts) - self._first_ticks,
             is_last=run.ended and (run.is_newest(pts) or self._decoder.finished),
         )
 
-    def _frame_before(self, key: int, ticks: int) -> Frame:
+    def _number(self, run: KeyframeRun, pts: int) -> int:
+        """How many displayed frames come before the one at `pts`."""
+        ordinal = run.ordinal(pts)
+        if ordinal is None or self._first_ordinal is None:  # not counted, because the rate is constant
+            return round((pts - self._first_ticks) * float(self.tick_seconds) * self.info.fps)
+        return ordinal - self._first_ordinal
+
+    def _frame_before(self, key: Keyframe, ticks: int) -> Frame:
         """The frame on display at `ticks` if decoding from `key` shows nothing so early.
 
         That is so between a keyframe's dts and its pts, in the pictures that lead an open group, while a picture
         refreshes gradually, and if the keyframe is damaged.
         """
         back = 1
-        while key > 0:
-            key, back = max(0, key - back), back * 2
+        while not key.is_first:
+            key, back = self._index.earlier(key, back), back * 2
             self._decoder = self._start(key, skip=True)
             frame = self._frame_at(ticks)
             if frame is not None:
@@ -210,32 +236,19 @@ class PyAVReader(VideoReader):
         image.setflags(write=False)
         return image
 
-    def _key_before(self, ticks: int) -> int:
-        return min(self._index.before(ticks), self._last_key)
-
-    def _start(self, key: int, *, skip: bool) -> FrameDecoder:
-        run = self._run_from(key)
+    def _start(self, key: Keyframe, *, skip: bool) -> FrameDecoder:
+        run = KeyframeRun(self._source, self._index, key)
         stream = self._source.stream  # only now: seeking may have opened the file anew
         skip = skip and stream.codec_context.name in _SKIPPABLE_CODECS
         return FrameDecoder(self._source, run, reorder_depth=self._reorder_depth, skip=skip)
 
-    def _run_from(self, key: int) -> KeyframeRun:
-        """A run from `key`, or from the last keyframe that is there if the file was cut off before it."""
-        try:
-            return KeyframeRun(self._source, self._index, key, self._budget)
-        except KeyframeGoneError:
-            if key == 0:
-                raise
-        there, gone = 0, key
-        while gone - there > 1:
-            middle = (there + gone) // 2
-            try:
-                KeyframeRun(self._source, self._index, middle, self._budget)
-                there = middle
-            except KeyframeGoneError:
-                gone = middle
-        self._last_key = there
-        return KeyframeRun(self._source, self._index, there, self._budget)
+    def close(self) -> None:
+        self._budget.cancel()  # a read that is going on in another thread holds the lock
+        super().close()
+
+    def _reopen(self) -> None:
+        self._budget.restart()
+        self._source.abandon()
 
     def _close(self) -> None:
         self._source.close()
