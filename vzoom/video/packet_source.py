@@ -39,6 +39,7 @@ _CONTAINERS = (
 _PLAYLISTS = "hls,dash,concat"
 _PLAYLIST_PROTOCOLS = "file,http,https,tcp,tls,crypto,data"
 _PLAYLIST_STARTS = re.compile(rb"\s*(#EXTM3U|ffconcat version|<\?xml[^>]*>\s*(<!--.*?-->\s*)*<MPD|<MPD)", re.DOTALL)
+_NOT_TEXT = re.compile(rb"[^\t\n\r\x1b -~\x80-\xff]")
 
 # Every packet of these calls itself a keyframe, but its picture is painted over the one before.
 _FRONT_ONLY_FORMATS = frozenset({"gif", "apng"})
@@ -69,7 +70,7 @@ def file_key(path: str | os.PathLike[str]) -> tuple[str, int, int]:
 class PacketSource:
     """An open container and the stream to decode. `reopen` starts again from the file's first byte.
 
-    `moves` counts how often the position was lost, by a seek or by opening anew.
+    `moves` counts how often the position was lost, by a seek or by opening anew, `num_damaged` packets that are damaged.
 
     Args:
         path: a file, a `file://` URL, or a http(s) URL.
@@ -98,6 +99,7 @@ class PacketSource:
         self.budget = budget
         self.num_threads = num_threads
         self.moves = 0
+        self.num_damaged = 0
         self._max_frame_pixels, self._follow_playlists = max_frame_pixels, follow_playlists
         # Absolute, so that libav reads no protocol into a name such as "a:b.mp4".
         self._name = self.path if is_url(path) else os.path.abspath(_checked(path)[0])
@@ -149,6 +151,7 @@ class PacketSource:
             except av.error.InvalidDataError:
                 self.budget.spend_packet()
                 damaged += 1
+                self.num_damaged += 1
                 demuxed = self.container.demux(self.stream)
                 continue
             except (av.error.EOFError, IndexError):
@@ -163,6 +166,7 @@ class PacketSource:
             if packet.size:  # the last one is empty: libav's sign to drain
                 self.budget.spend_packet()
                 damaged = 0
+                self.num_damaged += packet.is_corrupt
                 # Elsewhere than in a transport stream the mark means that the file ends in the middle of the packet.
                 if not packet.is_corrupt or self.format_name == "mpegts":
                     yield packet
@@ -220,12 +224,12 @@ class PacketSource:
 
     def _why_not(self, error: av.error.FFmpegError) -> str:
         """One line about a file that libav does not open."""
-        if isinstance(error, av.error.ArgumentError):  # its container is not among `_CONTAINERS`
-            head = self._head()
-            if _PLAYLIST_STARTS.match(head):
-                return f"{self.path}: a playlist, which opens other files; follow_playlists=True allows it"
-            if head and not re.search(rb"[^\t\n\r\x1b -~\x80-\xff]", head):
-                return f"{self.path}: a text file, not a video"
+        head = self._head()
+        if _PLAYLIST_STARTS.match(head) and not self._follow_playlists:
+            return f"{self.path}: a playlist, which opens other files; follow_playlists=True allows it"
+        # An argument error: libav knows the container, but it is not among `_CONTAINERS`.
+        if isinstance(error, av.error.ArgumentError) and head and not _NOT_TEXT.search(head):
+            return f"{self.path}: a text file, not a video"
         return f"{self.path}: not a video that can be opened ({error.strerror})"
 
     def _head(self) -> bytes:

@@ -25,14 +25,16 @@ class FrameDecoder:
     """Decodes a run of packets: frames in display order, each once.
 
     With `skip`, frames that nobody asked for and no other frame refers to are not decoded; `skipped` tells whether
-    that happened. `current` is the frame that was displayed last.
+    that happened. `current` is the frame that was displayed last. `is_damaged` tells whether anything that was read so
+    far could not be decoded: later frames may refer to it.
     """
 
     def __init__(self, source: PacketSource, run: KeyframeRun, *, reorder_depth: int, skip: bool) -> None:
         self.run = run
         self.skipped = False
         self.current: VideoFrame | None = None
-        self._codec = source.stream.codec_context
+        self._source, self._codec = source, source.stream.codec_context
+        self._errors, self._damaged_before = 0, source.num_damaged
         # Seeking flushed the decoder. That may forget how far frames are reordered, and then B-frames are dropped.
         self._codec.reorder_depth = max(reorder_depth, self._codec.reorder_depth)
         self._skip = skip
@@ -44,6 +46,10 @@ class FrameDecoder:
     def finished(self) -> bool:
         """Whether the decoder has nothing more to give after `current`."""
         return self._drained and not self._ready
+
+    @property
+    def is_damaged(self) -> bool:
+        return self._errors > 0 or self._source.num_damaged > self._damaged_before
 
     def advance(self, ticks: int, wanted: int | None) -> VideoFrame | None:
         """Decode until `current` is the frame at `wanted`, or the last that can be decoded with pts <= ticks."""
@@ -82,14 +88,16 @@ class FrameDecoder:
         try:
             frames = self._codec.decode(packet)
         except av.error.FFmpegError:
+            self._errors += 1
             return  # a damaged packet: the frame on display is then the last good one before it
         for frame in frames:
             if frame.pts is None:
                 frame.pts = frame.dts
-            if frame.pts is None or frame.is_corrupt or frame.pts < self._newest:
-                continue  # a time that goes backwards is damage too
-            if not self.run.key.is_first and frame.pts < self.run.key_pts:
+            if frame.pts is not None and not self.run.key.is_first and frame.pts < self.run.key_pts:
                 continue  # it leads an open group, and refers to the group before, which this run has not seen
+            if frame.pts is None or frame.is_corrupt or frame.pts < self._newest:
+                self._errors += 1  # a time that goes backwards is damage too
+                continue
             self._newest = frame.pts
             self._ready.append(frame)
 
@@ -205,6 +213,7 @@ class PyAVReader(VideoReader):
             pts_ticks=pts - self._first_ticks,
             end_ticks=run.end_of(pts) - self._first_ticks,
             is_last=run.ended and (run.is_newest(pts) or self._decoder.finished),
+            is_damaged=self._decoder.is_damaged,
         )
 
     def _number(self, run: KeyframeRun, pts: int) -> int:
