@@ -116,13 +116,13 @@ def _videozoomer_glance(video: VideoInfo, fps: float, limit: int) -> list[float]
     return _times(indices if len(indices) <= limit else _spread(0, total - 1, limit), video)
 
 
-def _uniform_glance(video: VideoInfo, fps: float, limit: int) -> list[float]:
-    """int(linspace(0, total - 1, limit)), for FrameThinker."""
-    return _times(_spread(0, total_frames(video) - 1, limit), video)
+def _framethinker_glance(video: VideoInfo, fps: float, limit: int) -> list[float]:
+    """int(linspace(0, total - 1, n)); n is the limit for videos of more than 300 s, two thirds of it for others."""
+    return _times(_spread(0, total_frames(video) - 1, _framethinker_count(video, limit)), video)
 
 
-def _stride_glance(video: VideoInfo, fps: float, limit: int) -> list[float]:
-    """round(i * total / limit), for Conan; all frames if there are no more."""
+def _conan_glance(video: VideoInfo, fps: float, limit: int) -> list[float]:
+    """round(i * total / limit) for i below the limit; all frames if there are no more."""
     total = total_frames(video)
     return _times(range(total) if total <= limit else [round(i * (total / limit)) for i in range(limit)], video)
 
@@ -146,8 +146,8 @@ def _no_glance(video: VideoInfo, fps: float, limit: int) -> list[float]:
 GLANCE_RULES: dict[str, GlanceRule] = {
     "exact": _exact_glance,
     "videozoomer": _videozoomer_glance,
-    "uniform": _uniform_glance,
-    "stride": _stride_glance,
+    "framethinker": _framethinker_glance,
+    "conan": _conan_glance,
     "qwen": _qwen_glance,
     "qwen_count": _qwen_count_glance,
     "none": _no_glance,
@@ -179,13 +179,17 @@ def _videozoomer_zoom(call: Segment, video: VideoInfo, limit: int) -> list[float
     return _times(_spread(first, final, int(asked)), video)
 
 
-def _inner_zoom(call: Segment, video: VideoInfo, limit: int) -> list[float] | Malformed:
-    """int(linspace(A + 1, B - 1, num_frames)) for the frames A to B, for FrameThinker. B - A must be above that."""
-    total = total_frames(video)
+def _framethinker_zoom(call: Segment, video: VideoInfo, limit: int) -> list[float] | Malformed:
+    """int(linspace(A + 1, B - 1, n)) between the frames A and B, of which B - A must be above n (see the glance)."""
+    total, count = total_frames(video), _framethinker_count(video, limit)
     first, final = (round(min(x * video.fps, total)) for x in (call.start_seconds, call.end_seconds))
-    if final - first <= call.num_frames:
-        return Malformed(CallError.ZERO_FRAMES, f"{final - first} frames are too few to choose {call.num_frames} from")
-    return _times(_spread(first + 1, min(final, total) - 1, call.num_frames), video)
+    if final - first <= count:
+        return Malformed(CallError.ZERO_FRAMES, f"{final - first} frames are too few to choose {count} from")
+    return _times(_spread(first + 1, final - 1, count), video)
+
+
+def _framethinker_count(video: VideoInfo, limit: int) -> int:
+    return limit if total_frames(video) / video.fps > 300 else max(1, round(limit * 2 / 3))
 
 
 def _qwen_zoom(call: Segment, video: VideoInfo, limit: int) -> list[float] | Malformed:
@@ -198,8 +202,11 @@ def _qwen_zoom(call: Segment, video: VideoInfo, limit: int) -> list[float] | Mal
     return _times(_qwen_indices(first, final, video, call.fps, limit), video)
 
 
-def _clip_zoom(call: Segment, video: VideoInfo, limit: int) -> list[float] | Malformed:
-    """num_frames rounded places from the frame nearest to the start to that nearest to the end, for Conan."""
+def _conan_zoom(call: Segment, video: VideoInfo, limit: int) -> list[float] | Malformed:
+    """num_frames rounded places from the frame nearest to the start to that nearest to the end.
+
+    Of the public code without its memory: it leaves frames out that were shown before, and fills up from elsewhere.
+    """
     last = total_frames(video) - 1
     first = round(min(call.start_seconds * video.fps, last))
     final = round(min(call.end_seconds * video.fps, last))
@@ -212,16 +219,16 @@ def _clip_zoom(call: Segment, video: VideoInfo, limit: int) -> list[float] | Mal
     return _times([first + round(i * step) for i in range(call.num_frames)], video)
 
 
-def _count_zoom(call: Segment, video: VideoInfo, limit: int) -> list[float] | Malformed:
-    """num_frames times from start to end, both shown, for EVA: the first frame that is not before each time."""
+def _eva_zoom(call: Segment, video: VideoInfo, limit: int) -> list[float] | Malformed:
+    """num_frames times from start to end, both shown: the first frame that is not before each of them."""
     if call.num_frames > limit:
         return _too_many(call.num_frames, limit)
     places = np.linspace(call.start_seconds, call.end_seconds, call.num_frames) * video.fps
     return _times(np.ceil(places - _EPSILON * video.fps).clip(0, total_frames(video) - 1).astype(np.int64), video)
 
 
-def _grid_zoom(call: Segment, video: VideoInfo, limit: int) -> list[float] | Malformed:
-    """Of the frames at `fps` from start to end, num_frames rounded places, for TimeSearch-R without retrieval."""
+def _timesearch_zoom(call: Segment, video: VideoInfo, limit: int) -> list[float] | Malformed:
+    """Of the frames at `fps` from start to end, num_frames rounded places: the public code without retrieval."""
     stored = max(1, math.floor(video.duration_seconds * call.fps))
     first = math.floor(min(call.start_seconds * call.fps, stored))
     final = min(math.ceil(min(call.end_seconds * call.fps, stored)), stored - 1)
@@ -236,11 +243,11 @@ def _grid_zoom(call: Segment, video: VideoInfo, limit: int) -> list[float] | Mal
 ZOOM_RULES: dict[str, ZoomRule] = {
     "exact": _exact_zoom,
     "videozoomer": _videozoomer_zoom,
-    "inner": _inner_zoom,
+    "framethinker": _framethinker_zoom,
     "qwen": _qwen_zoom,
-    "clip": _clip_zoom,
-    "count": _count_zoom,
-    "grid": _grid_zoom,
+    "conan": _conan_zoom,
+    "eva": _eva_zoom,
+    "timesearch": _timesearch_zoom,
 }
 
 
