@@ -12,11 +12,11 @@ import threading
 import time
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 
@@ -54,33 +54,6 @@ class Frame:
     def answers(self, ticks: int) -> bool:
         """Whether this is the frame on display at `ticks`."""
         return self.pts_ticks <= ticks and (self.is_last or ticks < self.end_ticks)
-
-
-@dataclass(frozen=True)
-class ReadLimits:
-    """What reading a video may cost, and where it may lead.
-
-    Attributes:
-        num_threads: threads that decode.
-        deadline_seconds: the longest that the opening, or one call of `frames_at`, may take.
-        max_packets: the most packets that the opening, or one call of `frames_at`, may read.
-        max_frame_pixels: frames of more pixels are refused. A decoder holds up to 17 of them.
-        follow_playlists: whether a file may be a playlist (HLS, DASH, ffconcat), whose files are then opened.
-
-    Raises:
-        ValueError: a limit is not above 0.
-    """
-
-    num_threads: int = 1
-    deadline_seconds: float = 300.0
-    max_packets: int = 5_000_000
-    max_frame_pixels: int = 8192 * 4320
-    follow_playlists: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("num_threads", "deadline_seconds", "max_packets", "max_frame_pixels"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)!r}")
 
 
 class ReadBudget:
@@ -135,7 +108,7 @@ class VideoReader(ABC):
 
     Attributes:
         info: duration, frame rate and size.
-        backend: "pyav" or "dali".
+        backend: "pyav", "dali", or "frames" for a `FrameSequence`.
         file_key: the file and its version; see `file_key`.
         tick_seconds: the stream's time base.
         serial: the number of this reader among all of the process.
@@ -152,8 +125,9 @@ class VideoReader(ABC):
         self._closed = False
         self._forked = False
         _open_readers.add(self)
+        self._resize: Callable[[np.ndarray], np.ndarray] | None = None
 
-    def frames_at(self, timestamps: Sequence[float], *, segment: tuple[float, float] | None = None) -> Clip:
+    def frames_at(self, timestamps: Sequence[float]) -> Clip:
         """The frames on display at some times.
 
         The frame at t is the last one with pts <= t; where the container rounds times to milliseconds or finer, with
@@ -162,8 +136,6 @@ class VideoReader(ABC):
 
         Args:
             timestamps: seconds from the first displayed frame, in any order.
-            segment: (start, end) in seconds that the times sample. If no more frames than times are on display at any
-                moment in [start, end), the clip has all of these, whatever the times.
 
         Returns:
             Each frame once, in the order in which the frames were first asked for.
@@ -172,13 +144,23 @@ class VideoReader(ABC):
             ValueError: no times, or one that is negative or not finite.
             VideoReadError: no frame can be decoded there, the call ran into its limits, or the reader is closed.
         """
-        times = self.choose(timestamps, segment)
-        return make_clip(times, self.read([self.to_ticks(t) for t in times]), self.tick_seconds)
+        ticks = [self.to_ticks(t) for t in timestamps]
+        return make_clip(timestamps, self.read(ticks), self.tick_seconds)
 
-    def choose(self, timestamps: Sequence[float], segment: tuple[float, float] | None) -> Sequence[float]:
-        """The times of the frames that `frames_at` gives: `timestamps`, or those of every frame in the segment."""
-        if segment is None or not timestamps:
-            return timestamps
+    def frames_in(self, segment: tuple[float, float], timestamps: Sequence[float]) -> Clip:
+        """Every frame of a segment if there are no more than `timestamps`, else those on display at these times.
+
+        Args:
+            segment: (start, end) in seconds from the first displayed frame: frames on display at any moment in
+                [start, end) are meant.
+            timestamps: as for `frames_at`, sampling the segment.
+
+        Returns, raises: as `frames_at`.
+        """
+        return self.frames_at(self.sampled(segment, timestamps))
+
+    def sampled(self, segment: tuple[float, float], timestamps: Sequence[float]) -> Sequence[float]:
+        """The times that `frames_in` shows: `timestamps`, or one for every frame of the segment."""
         start = self.to_ticks(segment[0])
         end = math.ceil(segment[1] / float(self.tick_seconds) - self._slack_ticks)
         with self._lock:
@@ -186,18 +168,50 @@ class VideoReader(ABC):
             shown = self._shown_in(start, max(end, start + 1), limit=len(timestamps))
         return timestamps if shown is None else [float(at * self.tick_seconds) for at in shown]
 
-    def read(self, ticks: Sequence[int]) -> list[Frame]:
+    def keyframes_at(self, timestamps: Sequence[float]) -> Clip:
+        """The keyframe at or before each of some times, with its own time: little is decoded to show it.
+
+        Args, returns and raises as `frames_at`. Times between two keyframes give one frame.
+        """
+        ticks = self.keyframe_ticks(timestamps)
+        return make_clip([float(at * self.tick_seconds) for at in ticks], self.read(ticks), self.tick_seconds)
+
+    def keyframe_ticks(self, timestamps: Sequence[float]) -> list[int]:
+        """When the keyframe at or before each of some times is displayed. Nothing is decoded. Raises as `frames_at`."""
+        ticks = [self.to_ticks(t) for t in timestamps]
+        with self._lock:
+            self._check_open()
+            return self._keyframe_ticks(ticks)
+
+    def read(self, ticks: Sequence[int], *, resize: Callable[[np.ndarray], np.ndarray] | None = None) -> list[Frame]:
         """The frame on display at each of `ticks`, which may be in any order.
 
-        Ticks that fall on one frame get the same object. Raises as `frames_at`.
+        Args:
+            ticks: whole steps of the time base from the first displayed frame.
+            resize: what is done to each picture as it is decoded, uint8 [H, W, 3] -> [h, w, 3], so that no more than
+                one is held at its full size.
+
+        Returns:
+            A frame for each; ticks that fall on one frame get the same object. Raises as `frames_at`.
         """
         if not ticks:
             raise ValueError("no timestamps: ask for at least one frame")
         wanted = sorted(set(ticks))
         with self._lock:
             self._check_open()
-            found = dict(zip(wanted, self._read(wanted), strict=True))
+            self._resize = resize
+            try:
+                found = dict(zip(wanted, self._read(wanted), strict=True))
+            finally:
+                self._resize = None
         return [found[t] for t in ticks]
+
+    def _finish(self, image: np.ndarray) -> np.ndarray:
+        """What a picture becomes before it is handed out: resized, and read-only, as caches give it to several."""
+        if self._resize is not None:
+            image = self._resize(image)
+        image.setflags(write=False)
+        return image
 
     def to_ticks(self, seconds: float) -> int:
         """The last tick that `seconds` reaches; see `frames_at` for times between two."""
@@ -240,6 +254,10 @@ class VideoReader(ABC):
         """Open the file anew, under the lock, and leave what a fork copied alone."""
 
     @abstractmethod
+    def _keyframe_ticks(self, ticks: list[int]) -> list[int]:
+        """`keyframe_ticks` of ticks in any order, under the lock."""
+
+    @abstractmethod
     def _close(self) -> None:
         """Release the file, under the lock."""
 
@@ -259,16 +277,52 @@ class VideoReader(ABC):
         self.close()
 
 
+@runtime_checkable
 class FrameSource(Protocol):
-    """What the engine asks of a video: `CachedVideo` and every `VideoReader` have it.
-
-    A segment is given only if `info.max_fps` is; see `VideoReader.frames_at`.
-    """
+    """What the engine asks of a video: `CachedVideo` and every `VideoReader` have it, and a reader of your own."""
 
     info: VideoInfo
 
-    def frames_at(self, timestamps: Sequence[float], *, segment: tuple[float, float] | None = None) -> Clip: ...
+    def frames_at(self, timestamps: Sequence[float]) -> Clip: ...
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class KeyframeSource(FrameSource, Protocol):
+    """A video that can also show its keyframes alone, for `ZoomConfig.glance` = "keyframe"."""
+
+    def keyframes_at(self, timestamps: Sequence[float]) -> Clip: ...
+
+
+@runtime_checkable
+class SegmentSource(FrameSource, Protocol):
+    """A video that can also show every frame of a segment, however unevenly they follow each other."""
+
+    def frames_in(self, segment: tuple[float, float], timestamps: Sequence[float]) -> Clip: ...
+
+
+def look(
+    video: FrameSource, timestamps: Sequence[float], *, keyframes: bool, segment: tuple[float, float] | None = None
+) -> Clip:
+    """The frames on display at some times, or with `keyframes` the keyframes at or before them.
+
+    Args:
+        video: an open video.
+        timestamps: seconds from the first displayed frame.
+        keyframes: whether keyframes will do.
+        segment: what the times sample, if all frames of it are wanted where they are no more than the times; see
+            `VideoReader.frames_in`. A video that has no `frames_in` shows those at the times.
+
+    Raises:
+        VideoReadError: the video cannot show its keyframes alone; and as `VideoReader.frames_at`.
+    """
+    if not keyframes:
+        if segment is not None and isinstance(video, SegmentSource):
+            return video.frames_in(segment, timestamps)
+        return video.frames_at(timestamps)
+    if not isinstance(video, KeyframeSource):
+        raise VideoReadError(f"{video.info.path}: it has no keyframes_at; use the exact glance")
+    return video.keyframes_at(timestamps)
 
 
 def make_clip(timestamps: Sequence[float], frames: Sequence[Frame], tick_seconds: Fraction) -> Clip:

@@ -6,12 +6,15 @@ the caller allows.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import IO
 from urllib.parse import unquote, urlsplit
 
 import av
@@ -21,6 +24,7 @@ import av.video.stream
 from av.packet import Packet
 from av.stream import Disposition
 
+from ..config import VideoOptions
 from .base import ReadBudget, VideoError, VideoReadError
 from .http_file import HttpFile
 
@@ -67,42 +71,52 @@ def file_key(path: str | os.PathLike[str]) -> tuple[str, int, int]:
     return os.path.realpath(checked), found.st_size, found.st_mtime_ns
 
 
+@dataclass(frozen=True)
+class MediaFile:
+    """What libav opens.
+
+    Attributes:
+        name: in messages and results.
+        target: an absolute path, a URL, or an open file that can seek.
+        key: as `file_key`.
+        is_copy: whether `target` is a copy that nobody else holds, to be closed with the reader.
+    """
+
+    name: str
+    target: str | IO[bytes]
+    key: tuple[str, int, int]
+    is_copy: bool = False
+
+    def close(self) -> None:
+        """Release a copy; a file of the caller's own stays open."""
+        if self.is_copy and not isinstance(self.target, str):
+            self.target.close()
+
+
 class PacketSource:
     """An open container and the stream to decode. `reopen` starts again from the file's first byte.
 
-    `moves` counts how often the position was lost, by a seek or by opening anew, `num_damaged` packets that are damaged.
+    `moves` counts how often the position was lost, by a seek or by opening anew; `num_damaged` counts packets.
 
     Args:
-        path: a file, a `file://` URL, or a http(s) URL.
+        file: what to open.
+        options: which stream, how many threads, and what is allowed.
         budget: what opening and reading may cost.
-        num_threads: threads that decode.
-        max_frame_pixels: frames of more pixels are refused.
-        follow_playlists: whether a file may name others that are then opened.
 
     Raises:
-        VideoError: it cannot be opened, or holds no video, or one of larger frames.
+        VideoError: it cannot be opened, or holds no video, or one of larger frames than allowed.
     """
 
     container: av.container.InputContainer
     stream: av.video.stream.VideoStream
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        budget: ReadBudget,
-        *,
-        num_threads: int = 1,
-        max_frame_pixels: int,
-        follow_playlists: bool = False,
-    ) -> None:
-        self.path = os.fspath(path)
+    def __init__(self, file: MediaFile, options: VideoOptions, budget: ReadBudget) -> None:
+        self.path = file.name
         self.budget = budget
-        self.num_threads = num_threads
+        self.num_threads = options.num_threads
         self.moves = 0
         self.num_damaged = 0
-        self._max_frame_pixels, self._follow_playlists = max_frame_pixels, follow_playlists
-        # Absolute, so that libav reads no protocol into a name such as "a:b.mp4".
-        self._name = self.path if is_url(path) else os.path.abspath(_checked(path)[0])
+        self._target, self._options = file.target, options
         self._remote: HttpFile | None = None
         self._open()
 
@@ -158,7 +172,7 @@ class PacketSource:
                 # IndexError: damage made libav find a stream that was not there at the opening, and PyAV, which flushes
                 # every stream at the end of the file, does not know it.
                 return
-            except av.error.FFmpegError as error:
+            except (av.error.FFmpegError, OSError) as error:  # OSError: from a file object of the caller's
                 self.budget.check()
                 raise VideoReadError(f"{self.path}: reading failed ({error.strerror})") from error
             if packet is None:
@@ -178,6 +192,8 @@ class PacketSource:
 
     def abandon(self) -> None:
         """Open anew and leave the old container as it is: after a fork its threads and file are the parent's."""
+        if not isinstance(self._target, str | io.BytesIO):
+            raise VideoReadError(f"{self.path}: the open file is shared with the parent process; open it in the child")
         _abandoned.append((self.container, self._remote))
         self._open()
 
@@ -191,41 +207,48 @@ class PacketSource:
         self.moves += 1
         self.container = self._opened()
         try:
-            self.stream = _video_stream(self.container, self.path)
-            self._check_size()
+            self.stream = _video_stream(self.container, self.path, self._options.stream)
+            codec, limit = self.stream.codec_context, self._options.max_frame_pixels
+            if codec.width * codec.height > limit:
+                raise VideoError(
+                    f"{self.path}: its frames have {codec.width}x{codec.height} pixels, and max_frame_pixels is {limit}"
+                )
         except VideoError:
             self.close()
             raise
-        self.stream.codec_context.options = {"max_pixels": str(self._max_frame_pixels)}
+        self.stream.codec_context.options = {"max_pixels": str(limit)}
         self.stream.codec_context.thread_count = self.num_threads
         self.stream.thread_type = "AUTO" if self.num_threads > 1 else "NONE"
 
     def _opened(self) -> av.container.InputContainer:
+        playlists = self._options.follow_playlists
         options = {
-            "format_whitelist": _CONTAINERS + ("," + _PLAYLISTS if self._follow_playlists else ""),
-            "protocol_whitelist": _PLAYLIST_PROTOCOLS if self._follow_playlists else "file",
-            "max_pixels": str(self._max_frame_pixels),
+            "format_whitelist": _CONTAINERS + ("," + _PLAYLISTS if playlists else ""),
+            "protocol_whitelist": _PLAYLIST_PROTOCOLS if playlists else "file",
+            "max_pixels": str(self._options.max_frame_pixels),
         }
-        source: str | HttpFile = self._name
+        target: str | IO[bytes] | HttpFile = self._target
         timeout = None
-        if is_url(self._name):
-            if self._follow_playlists:
+        if not isinstance(target, str):
+            target.seek(0)
+        elif is_url(target):
+            if playlists:
                 # PyAV grants the time twice, for the container and for its streams; then for each packet.
                 timeout = self.budget.seconds_left() / 2
-            elif urlsplit(self._name).scheme.lower() in ("http", "https"):
-                source = self._remote = HttpFile(self._name, self.budget)
+            elif urlsplit(target).scheme.lower() in ("http", "https"):
+                target = self._remote = HttpFile(target, self.budget)
             else:
                 raise VideoError(f"{self.path}: URLs of http, https and files can be opened, not of others")
         try:
-            return av.open(source, metadata_errors="replace", options=options, timeout=timeout)
-        except av.error.FFmpegError as error:
+            return av.open(target, "r", metadata_errors="replace", options=options, timeout=timeout)
+        except (av.error.FFmpegError, OSError) as error:
             self.budget.check()
             raise VideoError(self._why_not(error)) from error
 
-    def _why_not(self, error: av.error.FFmpegError) -> str:
+    def _why_not(self, error: OSError | av.error.FFmpegError) -> str:
         """One line about a file that libav does not open."""
         head = self._head()
-        if _PLAYLIST_STARTS.match(head) and not self._follow_playlists:
+        if _PLAYLIST_STARTS.match(head) and not self._options.follow_playlists:
             return f"{self.path}: a playlist, which opens other files; follow_playlists=True allows it"
         # An argument error: libav knows the container, but it is not among `_CONTAINERS`.
         if isinstance(error, av.error.ArgumentError) and head and not _NOT_TEXT.search(head):
@@ -233,24 +256,31 @@ class PacketSource:
         return f"{self.path}: not a video that can be opened ({error.strerror})"
 
     def _head(self) -> bytes:
-        if self._remote is not None:
-            self._remote.seek(0)
-            return self._remote.read(4096)
-        if is_url(self._name):
+        """The first bytes; none if nothing can be read."""
+        opened = self._remote or self._target
+        try:
+            if not isinstance(opened, str):
+                opened.seek(0)
+                return opened.read(4096)
+            if is_url(opened):
+                return b""
+            with open(opened, "rb") as file:
+                return file.read(4096)
+        except OSError:
             return b""
-        with open(self._name, "rb") as file:
-            return file.read(4096)
-
-    def _check_size(self) -> None:
-        codec = self.stream.codec_context
-        if codec.width * codec.height > self._max_frame_pixels:
-            raise VideoError(
-                f"{self.path}: frames of {codec.width}x{codec.height} pixels, and max_frame_pixels is "
-                f"{self._max_frame_pixels}"
-            )
 
 
 _abandoned: list[tuple[av.container.InputContainer, HttpFile | None]] = []
+
+
+def local_path(path: str | os.PathLike[str]) -> str | None:
+    """The absolute path of a local file, which a `file:` URL may name; None for any other URL."""
+    name = os.fspath(path)
+    if isinstance(path, str) and (unquoted := _local(path)) is not None:
+        name = unquoted
+    elif is_url(path):
+        return None
+    return os.path.abspath(name)
 
 
 def _local(url: str) -> str | None:
@@ -277,7 +307,9 @@ def _checked(path: str | os.PathLike[str]) -> tuple[Path, os.stat_result]:
     except ValueError as error:  # a zero byte
         raise VideoError(f"{str(local)!r}: no file has such a name ({error})") from error
     if stat.S_ISDIR(found.st_mode):
-        raise VideoError(f"{local}: a directory, not a video file")
+        raise VideoError(
+            f"{local}: a directory, not a video file; for a folder of images give FrameSequence(folder, fps=…)"
+        )
     if not stat.S_ISREG(found.st_mode):
         raise VideoError(f"{local}: not a regular file (a pipe, socket or device)")
     if found.st_size == 0:
@@ -285,16 +317,31 @@ def _checked(path: str | os.PathLike[str]) -> tuple[Path, os.stat_result]:
     return local, found
 
 
-def _video_stream(container: av.container.InputContainer, path: str) -> av.video.stream.VideoStream:
+def _video_stream(container: av.container.InputContainer, path: str, number: int | None) -> av.video.stream.VideoStream:
     # The cover picture of a song is a video stream too, of one frame.
     moving = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not moving:
         kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
         raise VideoError(f"{path}: no video stream in it (it holds: {kinds})")
-    default = [s for s in moving if s.disposition & Disposition.default]
-    stream = (default or moving)[0]
+    if number is None:
+        # The largest; among equals the one that the file calls the default, else the first.
+        stream = max(moving, key=lambda s: (_pixels(s), bool(s.disposition & Disposition.default), -s.index))
+    elif number not in [s.index for s in moving]:
+        there = ", ".join(f"{s.index} ({_size(s)})" for s in moving)
+        raise VideoError(f"{path}: no video stream {number} in it; there are {there}")
+    else:
+        stream = next(s for s in moving if s.index == number)
     if stream.codec_context is None:
         raise VideoError(f"{path}: no decoder for its video stream")
     if stream.time_base is None:
         raise VideoError(f"{path}: its video stream has no time base")
     return stream
+
+
+def _pixels(stream: av.video.stream.VideoStream) -> int:
+    return stream.codec_context.width * stream.codec_context.height if stream.codec_context is not None else 0
+
+
+def _size(stream: av.video.stream.VideoStream) -> str:
+    codec = stream.codec_context
+    return f"{codec.name} {codec.width}x{codec.height}" if codec is not None else "no decoder"

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 
 import av.error
 import numpy as np
 from av.video.frame import VideoFrame
 
+from ..config import VideoOptions
 from ..types import VideoInfo
-from .base import Frame, ReadBudget, ReadLimits, VideoError, VideoReader, VideoReadError
+from .base import Frame, ReadBudget, VideoError, VideoReader, VideoReadError
 from .index import Keyframe, build_index, packet_ticks
 from .keyframe_run import KeyframeRun, VideoPacket
-from .packet_source import PacketSource, file_key
+from .packet_source import MediaFile, PacketSource
 from .picture import orientation, to_rgb
 
 # Only these tell reliably which frames no other frame refers to.
@@ -113,23 +113,15 @@ class PyAVReader(VideoReader):
 
     backend = "pyav"
 
-    def __init__(self, path: str | os.PathLike[str], limits: ReadLimits, *, approximate: bool = False) -> None:
+    def __init__(self, file: MediaFile, options: VideoOptions) -> None:
         super().__init__()
-        self.file_key = file_key(path)
-        self._budget = ReadBudget(
-            os.fspath(path), deadline_seconds=limits.deadline_seconds, max_packets=limits.max_packets
-        )
-        self._source = PacketSource(
-            path,
-            self._budget,
-            num_threads=limits.num_threads,
-            max_frame_pixels=limits.max_frame_pixels,
-            follow_playlists=limits.follow_playlists,
-        )
+        self._file, self.file_key = file, file.key
+        self._budget = ReadBudget(file.name, deadline_seconds=options.deadline_seconds, max_packets=options.max_packets)
+        self._source = PacketSource(file, options, self._budget)
         try:
-            self._open(approximate=approximate)
+            self._open(approximate=options.seek_mode == "approximate")
         except VideoError:
-            self._source.close()
+            self._close()
             raise
 
     def _open(self, *, approximate: bool) -> None:
@@ -240,10 +232,22 @@ class PyAVReader(VideoReader):
         raise VideoReadError(f"{self.info.path}: no frame can be decoded at or before {seconds:.3f} s")
 
     def _image(self, frame: VideoFrame) -> np.ndarray:
-        """Upright RGB, read-only: caches hand the same array to several callers."""
-        image = to_rgb(frame, width=self._width, height=self._height, turned=self._turned)
-        image.setflags(write=False)
-        return image
+        return self._finish(to_rgb(frame, width=self._width, height=self._height, turned=self._turned))
+
+    def _keyframe_ticks(self, ticks: list[int]) -> list[int]:
+        self._budget.restart()
+        first = self._index.before(_BEGINNING)
+        shown: dict[Keyframe, int] = {first: self._first_ticks}  # when each keyframe is displayed
+        found: list[int] = []
+        for at in (t + self._first_ticks for t in ticks):
+            key = self._index.before(at)
+            while key not in shown or shown[key] > at:  # its dts may come before `at` and its pts after
+                if key not in shown:
+                    shown[key] = KeyframeRun(self._source, self._index, key).key_pts
+                if shown[key] > at:
+                    key = self._index.earlier(key, 1)
+            found.append(shown[key] - self._first_ticks)
+        return found
 
     def _start(self, key: Keyframe, *, skip: bool) -> FrameDecoder:
         run = KeyframeRun(self._source, self._index, key)
@@ -261,3 +265,4 @@ class PyAVReader(VideoReader):
 
     def _close(self) -> None:
         self._source.close()
+        self._file.close()
