@@ -146,7 +146,7 @@ class SequenceReader(VideoReader):
             self._starts = [*starts, starts[-1] + (starts[-1] - starts[-2] if count > 1 else round(1 / _TICK))]
         height, width, _ = self._image(0).shape
         duration = float(self._starts[-1] * self.tick_seconds)
-        self.info = VideoInfo(sequence.name, duration, sequence.fps or count / duration, width, height)
+        self.info = VideoInfo(sequence.name, duration, sequence.fps or count / duration, width, height, self.backend)
 
     def _read(self, ticks: list[int]) -> list[Frame]:
         last, made = len(self._starts) - 2, dict[int, Frame]()

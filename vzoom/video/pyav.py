@@ -137,6 +137,7 @@ class PyAVReader(VideoReader):
             fps=self._index.fps,
             width=width,
             height=height,
+            backend=self.backend,
         )
 
     def _read(self, ticks: list[int]) -> list[Frame]:
