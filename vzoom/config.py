@@ -170,7 +170,7 @@ class ZoomConfig:
 
 
 # The fields that may be set for one run. The others are how a checkpoint was trained: they stay in its vzoom.json.
-LIMITS = {name: one for name, one in settings_of(ZoomConfig).items() if one.kind in (int, float)}
+LIMITS = {name: one for name, one in settings_of(ZoomConfig).items() if one.kind in (int, float) or name == "glance"}
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "frame_policy": get_args(FramePolicy),

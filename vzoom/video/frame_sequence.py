@@ -147,8 +147,15 @@ class SequenceReader(VideoReader):
         height, width, _ = self._image(0).shape
         duration = float(self._starts[-1] * self.tick_seconds)
         gaps = np.diff(self._starts)
-        max_fps = None if np.ptp(gaps) <= 1 else float(1 / (int(gaps.min()) * self.tick_seconds))
-        self.info = VideoInfo(sequence.name, duration, sequence.fps or count / duration, width, height, max_fps)
+        self.info = VideoInfo(
+            path=sequence.name,
+            duration_seconds=duration,
+            fps=sequence.fps or count / duration,
+            width=width,
+            height=height,
+            backend=self.backend,
+            max_fps=None if np.ptp(gaps) <= 1 else float(1 / (int(gaps.min()) * self.tick_seconds)),
+        )
 
     def _read(self, ticks: list[int]) -> list[Frame]:
         last, made = len(self._starts) - 2, dict[int, Frame]()

@@ -146,6 +146,7 @@ class PyAVReader(VideoReader):
             width=width,
             height=height,
             max_fps=timing.max_fps,
+            backend=self.backend,
         )
 
     def _read(self, ticks: list[int]) -> list[Frame]:
