@@ -185,6 +185,13 @@ class PacketSource:
                 if not packet.is_corrupt or self.format_name == "mpegts":
                     yield packet
 
+    def no_frame(self) -> str:
+        """Why no frame comes out of the decoder, as far as that is known."""
+        codec = self.stream.codec_context
+        if codec.width == 0:  # libav forgets a size that is above the limit
+            return f"its frames are larger than max_frame_pixels, {self._options.max_frame_pixels}, or damaged"
+        return f"no frame of its {codec.name} stream can be decoded"
+
     def reopen(self) -> None:
         """Go back to the first byte."""
         self.close()

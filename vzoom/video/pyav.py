@@ -132,7 +132,7 @@ class PyAVReader(VideoReader):
         self._decoder = self._start(self._index.before(_BEGINNING), skip=True)
         frame = self._decoder.first()
         if frame is None:
-            raise VideoError(f"{source.path}: no frame of its {source.stream.codec_context.name} stream can be decoded")
+            raise VideoError(f"{source.path}: {source.no_frame()}")
         self._first_ticks = frame_ticks(frame)
         self._first_ordinal = self._decoder.run.ordinal(self._first_ticks)
         self._width, self._height, self._turned = frame.width, frame.height, orientation(frame)
