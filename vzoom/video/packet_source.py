@@ -185,6 +185,10 @@ class PacketSource:
                 if not packet.is_corrupt or self.format_name == "mpegts":
                     yield packet
 
+    def leave(self) -> None:
+        """Give up the position: whoever was reading has to seek before reading on."""
+        self.moves += 1
+
     def no_frame(self) -> str:
         """Why no frame comes out of the decoder, as far as that is known."""
         codec = self.stream.codec_context

@@ -18,6 +18,9 @@ from .picture import orientation, to_rgb
 
 # Only these tell reliably which frames no other frame refers to.
 _SKIPPABLE_CODECS = frozenset({"h264", "hevc"})
+# Flushing these is as good as opening them anew. Other decoders keep something of what they decoded before, which shows
+# where a picture is damaged: what was read before must not decide how a frame looks.
+_FLUSHABLE_CODECS = frozenset({"h264", "hevc"})
 _BEGINNING = -(1 << 62)  # before any time that a file can name
 
 
@@ -25,8 +28,11 @@ class FrameDecoder:
     """Decodes a run of packets: frames in display order, each once.
 
     With `skip`, frames that nobody asked for and no other frame refers to are not decoded; `skipped` tells whether
-    that happened. `current` is the frame that was displayed last. `is_damaged` tells whether anything that was read so
-    far could not be decoded: later frames may refer to it.
+    that happened. `is_damaged` tells whether anything that was read so far could not be decoded: later frames may refer
+    to it.
+
+    `current` is the frame that was displayed last. Nobody else may hold a frame while decoding goes on: the decoder
+    writes into memory that is free, and the damaged part of a picture shows what was there before.
     """
 
     def __init__(self, source: PacketSource, run: KeyframeRun, *, reorder_depth: int, skip: bool) -> None:
@@ -46,6 +52,11 @@ class FrameDecoder:
     def finished(self) -> bool:
         """Whether the decoder has nothing more to give after `current`."""
         return self._drained and not self._ready
+
+    @property
+    def passed(self) -> int:
+        """When `current` is displayed; the beginning of all time if there is none yet."""
+        return frame_ticks(self.current) if self.current is not None else _BEGINNING
 
     @property
     def is_damaged(self) -> bool:
@@ -136,6 +147,7 @@ class PyAVReader(VideoReader):
         self._first_ticks = frame_ticks(frame)
         self._first_ordinal = self._decoder.run.ordinal(self._first_ticks)
         self._width, self._height, self._turned = frame.width, frame.height, orientation(frame)
+        source.leave()  # asked for its side data, a frame of PyAV's lives on until Python collects its garbage
         self._colorspace = int(frame.colorspace)
         width, height = self._turned.size(frame.width, frame.height)
         timing = self._index.timing
@@ -173,10 +185,9 @@ class PyAVReader(VideoReader):
     def _read_group(self, key: Keyframe, group: list[int]) -> list[Frame]:
         """The frames on display at `group` (increasing), decoding from keyframe `key` or from where we are."""
         found: list[Frame] = []
-        passed = self._decoder.current
-        # Decoding on is cheaper than going back to the keyframe, and possible when nothing asked for has gone by.
         run = self._decoder.run
-        if run.is_dead or run.key != key or (passed is not None and frame_ticks(passed) > group[0]):
+        # Decoding on is cheaper than going back to the keyframe, and possible when nothing asked for has gone by.
+        if run.is_dead or run.key != key or self._decoder.passed > group[0]:
             self._decoder = self._start(key, skip=True)
         for ticks in group:
             frame = self._frame_at(ticks)
@@ -193,6 +204,7 @@ class PyAVReader(VideoReader):
         shown = self._decoder.advance(ticks, wanted)
         if self._decoder.skipped and (shown is None or shown.pts != wanted):
             # The wanted frame is damaged, and the good one before it may be among those skipped.
+            del shown
             self._decoder = self._start(run.key, skip=False)
             run = self._decoder.run
             run.look_past(ticks)
@@ -251,6 +263,8 @@ class PyAVReader(VideoReader):
         return found
 
     def _start(self, key: Keyframe, *, skip: bool) -> FrameDecoder:
+        if self._source.stream.codec_context.codec.canonical_name not in _FLUSHABLE_CODECS:
+            self._source.reopen()
         run = KeyframeRun(self._source, self._index, key)
         stream = self._source.stream  # only now: seeking may have opened the file anew
         skip = skip and stream.codec_context.name in _SKIPPABLE_CODECS
