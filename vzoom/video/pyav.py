@@ -263,11 +263,13 @@ class PyAVReader(VideoReader):
         return found
 
     def _start(self, key: Keyframe, *, skip: bool) -> FrameDecoder:
-        if self._source.stream.codec_context.codec.canonical_name not in _FLUSHABLE_CODECS:
+        codec = self._source.stream.codec_context.codec.canonical_name
+        may_lack_frames = self._index.timing.may_lack_frames
+        if codec not in _FLUSHABLE_CODECS or may_lack_frames:
             self._source.reopen()
         run = KeyframeRun(self._source, self._index, key)
-        stream = self._source.stream  # only now: seeking may have opened the file anew
-        skip = skip and stream.codec_context.name in _SKIPPABLE_CODECS
+        # What a decoder shows in place of a lost frame depends on all that it has decoded.
+        skip = skip and codec in _SKIPPABLE_CODECS and not may_lack_frames
         return FrameDecoder(self._source, run, reorder_depth=self._reorder_depth, skip=skip)
 
     def close(self) -> None:
