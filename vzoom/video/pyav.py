@@ -14,7 +14,7 @@ from .base import Frame, ReadBudget, VideoError, VideoReader, VideoReadError
 from .index import build_index, packet_ticks
 from .keyframe_run import KeyframeGoneError, KeyframeRun, VideoPacket
 from .packet_source import MediaFile, PacketSource
-from .picture import orientation, to_rgb
+from .picture import rules_of
 
 # Only these tell reliably which frames no other frame refers to.
 _SKIPPABLE_CODECS = frozenset({"h264", "hevc"})
@@ -128,9 +128,8 @@ class PyAVReader(VideoReader):
             raise VideoError(f"{source.path}: no frame of its {source.stream.codec_context.name} stream can be decoded")
         self._first_ticks = frame_ticks(frame)
         self._first_ordinal = self._decoder.run.ordinal(self._first_ticks)
-        self._width, self._height, self._turned = frame.width, frame.height, orientation(frame)
-        self._colorspace = int(frame.colorspace)
-        width, height = self._turned.size(frame.width, frame.height)
+        self._rules = rules_of(source.stream, frame)
+        width, height = self._rules.size
         self.info = VideoInfo(
             path=source.path,
             duration_seconds=float(max(1, self._index.end_ticks - self._first_ticks) * self.tick_seconds),
@@ -138,6 +137,7 @@ class PyAVReader(VideoReader):
             width=width,
             height=height,
             backend=self.backend,
+            notes=self._rules.notes,
         )
 
     def _read(self, ticks: list[int]) -> list[Frame]:
@@ -204,7 +204,7 @@ class PyAVReader(VideoReader):
         raise VideoReadError(f"{self.info.path}: no frame can be decoded at or before {seconds:.3f} s")
 
     def _image(self, frame: VideoFrame) -> np.ndarray:
-        return self._finish(to_rgb(frame, width=self._width, height=self._height, turned=self._turned))
+        return self._finish(self._rules.rgb(frame))
 
     def _keyframe_ticks(self, ticks: list[int]) -> list[int]:
         self._budget.restart()
