@@ -55,6 +55,7 @@ class VideoInfo:
         backend: who decodes it: "pyav", "dali" or "frames"; "" if no reader of vzoom's does.
         notes: what a user should know of how it is read, one line each: why it is not decoded on the GPU, or how its
             pictures are changed to look as they should.
+        max_fps: the rate where frames follow each other fastest; None if the rate is constant.
     """
 
     path: str
@@ -64,6 +65,7 @@ class VideoInfo:
     height: int
     backend: str = ""
     notes: tuple[str, ...] = ()
+    max_fps: float | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class Clip:
         pts_seconds: the N true times of the frames, in seconds.
         frame_indices: the N indices of the frames in the file, from 0.
         clamped: N times whether the requested time was after the last decodable frame, which stands in for it.
+        damaged: N times whether the file is damaged there, so that the frame may not be what was recorded; empty if
+            that is not known.
 
     Raises:
         ValueError: the shapes do not agree.
@@ -84,12 +88,15 @@ class Clip:
     pts_seconds: tuple[float, ...]
     frame_indices: tuple[int, ...]
     clamped: tuple[bool, ...]
+    damaged: tuple[bool, ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.pts_seconds)
         if self.frames.dtype != np.uint8 or self.frames.ndim != 4 or self.frames.shape[3] != 3:
             raise ValueError(f"frames must be uint8 [N, H, W, 3], got {self.frames.dtype} {self.frames.shape}")
-        if not (len(self.frames) == n == len(self.frame_indices) == len(self.clamped)):
+        if not (
+            len(self.frames) == n == len(self.frame_indices) == len(self.clamped) == len(self.damaged or self.clamped)
+        ):
             raise ValueError(f"{len(self.frames)} frames with {n} times, {len(self.frame_indices)} indices")
 
     def __len__(self) -> int:

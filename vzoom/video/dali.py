@@ -96,10 +96,11 @@ class DaliReader(PyAVReader):
         slices: list[Slice] = []
         rest = [t + self._first_ticks for t in ticks]
         while rest:
-            run = self._run_from(self._key_before(rest[0]))
-            while run.key > 0 and rest[0] < run.key_pts:  # the keyframe is displayed later than its dts says
-                run = self._run_from(run.key - 1)
-            group = [t for t in rest if self._key_before(t) <= max(run.key, self._key_before(rest[0]))]
+            key = self._index.before(rest[0])
+            group = [t for t in rest if self._index.before(t) == key]
+            run = KeyframeRun(self._source, self._index, key)
+            while not run.key.is_first and rest[0] < run.key_pts:  # the keyframe is displayed later than its dts says
+                run = KeyframeRun(self._source, self._index, self._index.earlier(run.key, 1))
             slices.append(self._cut(run, group))
             rest = rest[len(group) :]
         found: dict[int, Frame] = {}
@@ -118,7 +119,7 @@ class DaliReader(PyAVReader):
         for packet in run.queue:
             at = packet_ticks(packet)
             # Pictures that lead an open group refer to what the slice does not hold.
-            if at is not None and (run.key == 0 or at >= run.key_pts):
+            if at is not None and (run.key.is_first or at >= run.key_pts):
                 kept.append(packet)
                 pts.append(at)
         pts.sort()
@@ -129,7 +130,7 @@ class DaliReader(PyAVReader):
                 raise VideoReadError(f"{self.info.path}: no frame is displayed at tick {ticks}")
             shown[ticks - self._first_ticks] = Shown(
                 number=bisect_left(pts, at),
-                index=run.ordinal(at) - self._first_ordinal,
+                index=self._number(run, at),
                 pts_ticks=at - self._first_ticks,
                 end_ticks=run.end_of(at) - self._first_ticks,
                 is_last=run.ended and run.is_newest(at),
