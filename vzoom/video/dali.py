@@ -85,10 +85,11 @@ class DaliReader(PyAVReader):
         if self.device == "cpu" and codec.name not in _CPU_CODECS and codec.codec.canonical_name not in _CPU_CODECS:
             self.close()
             raise VideoError(f"{path}: DALI decodes {codec.name} only on a GPU and sees none; use backend='pyav'")
-        if self._colorspace not in _WEIGHTS:
+        colorspace = self._rules.colorspace
+        if colorspace not in _WEIGHTS:
             self.close()
-            raise VideoError(f"{path}: backend dali does not know colour space {self._colorspace}; use backend='pyav'")
-        self._matrix = bt601_to(_WEIGHTS[self._colorspace]) if _WEIGHTS[self._colorspace] != _BT601 else None
+            raise VideoError(f"{path}: backend dali does not know colour space {colorspace}; use backend='pyav'")
+        self._matrix = bt601_to(_WEIGHTS[colorspace]) if _WEIGHTS[colorspace] != _BT601 else None
 
     def _read(self, ticks: list[int]) -> list[Frame]:
         self._budget.restart()
@@ -162,7 +163,7 @@ class DaliReader(PyAVReader):
     def _corrected(self, image: np.ndarray) -> np.ndarray:
         if self._matrix is not None:
             image = np.clip(np.rint(image.astype(np.float32) @ self._matrix.T), 0, 255).astype(np.uint8)
-        return self._finish(self._turned.upright(image))
+        return self._finish(self._rules.turned.upright(image))
 
 
 def bt601_to(weights: tuple[float, float]) -> np.ndarray:

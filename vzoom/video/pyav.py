@@ -14,7 +14,7 @@ from .base import Frame, ReadBudget, VideoError, VideoReader, VideoReadError
 from .index import Keyframe, build_index, packet_ticks
 from .keyframe_run import KeyframeRun, VideoPacket
 from .packet_source import MediaFile, PacketSource
-from .picture import orientation, to_rgb
+from .picture import rules_of
 
 # Only these tell reliably which frames no other frame refers to.
 _SKIPPABLE_CODECS = frozenset({"h264", "hevc"})
@@ -146,10 +146,10 @@ class PyAVReader(VideoReader):
             raise VideoError(f"{source.path}: {source.no_frame()}")
         self._first_ticks = frame_ticks(frame)
         self._first_ordinal = self._decoder.run.ordinal(self._first_ticks)
-        self._width, self._height, self._turned = frame.width, frame.height, orientation(frame)
+        self._rules = rules_of(source.stream, frame)
+        width, height = self._rules.size  # square pixels may make it much larger than what is stored
+        source.check_size(width, height)
         source.leave()  # asked for its side data, a frame of PyAV's lives on until Python collects its garbage
-        self._colorspace = int(frame.colorspace)
-        width, height = self._turned.size(frame.width, frame.height)
         timing = self._index.timing
         self.info = VideoInfo(
             path=source.path,
@@ -159,6 +159,7 @@ class PyAVReader(VideoReader):
             height=height,
             max_fps=timing.max_fps,
             backend=self.backend,
+            notes=self._rules.notes,
         )
 
     def _read(self, ticks: list[int]) -> list[Frame]:
@@ -245,7 +246,7 @@ class PyAVReader(VideoReader):
         raise VideoReadError(f"{self.info.path}: no frame can be decoded at or before {seconds:.3f} s")
 
     def _image(self, frame: VideoFrame) -> np.ndarray:
-        return self._finish(to_rgb(frame, width=self._width, height=self._height, turned=self._turned))
+        return self._finish(self._rules.rgb(frame))
 
     def _keyframe_ticks(self, ticks: list[int]) -> list[int]:
         self._budget.restart()
