@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 
 import av.error
 import numpy as np
@@ -11,7 +12,7 @@ from av.video.frame import VideoFrame
 from ..config import VideoOptions
 from ..types import VideoInfo
 from .base import Frame, ReadBudget, VideoError, VideoReader, VideoReadError
-from .index import Keyframe, build_index, packet_ticks
+from .index import MAX_REORDER, Keyframe, build_index, packet_ticks
 from .keyframe_run import KeyframeRun, VideoPacket
 from .packet_source import MediaFile, PacketSource
 from .picture import rules_of
@@ -31,6 +32,9 @@ class FrameDecoder:
     that happened. `is_damaged` tells whether anything that was read so far could not be decoded: later frames may refer
     to it.
 
+    Frames are decoded before those that refer to them, and may be displayed after: `horizon` is the latest time of a
+    frame that was given to the decoder, `corrupt` has the times of those that came out damaged.
+
     `current` is the frame that was displayed last. Nobody else may hold a frame while decoding goes on: the decoder
     writes into memory that is free, and the damaged part of a picture shows what was there before.
     """
@@ -46,7 +50,8 @@ class FrameDecoder:
         self._skip = skip
         self._ready: deque[VideoFrame] = deque()
         self._drained = False
-        self._newest = -(1 << 63)
+        self._newest = self._latest_out = self.horizon = _BEGINNING
+        self.corrupt: list[int] = []
 
     @property
     def finished(self) -> bool:
@@ -73,6 +78,13 @@ class FrameDecoder:
                 self.current = self._ready.popleft()
         return self.current
 
+    def settle(self) -> None:
+        """Decode on until all that `current` may refer to has come out. Nothing is skipped, and nothing lost."""
+        horizon = self.horizon
+        for _ in range(MAX_REORDER):
+            if self._latest_out >= horizon or not self._decode_more(None):
+                return
+
     def first(self) -> VideoFrame | None:
         """The first frame that comes out; it stays ready."""
         while not self._ready and self._decode_more(None):
@@ -86,6 +98,8 @@ class FrameDecoder:
         if self.run.queue or self.run.pull():
             packet = self.run.queue.popleft()
             ticks = packet_ticks(packet)
+            if ticks is not None:
+                self.horizon = max(self.horizon, ticks)
             unwanted = self._skip and wanted is not None and ticks is not None and ticks < wanted
             self._codec.skip_frame = "NONREF" if unwanted else "DEFAULT"
             self.skipped |= unwanted
@@ -106,8 +120,11 @@ class FrameDecoder:
                 frame.pts = frame.dts
             if frame.pts is not None and not self.run.key.is_first and frame.pts < self.run.key_pts:
                 continue  # it leads an open group, and refers to the group before, which this run has not seen
+            if frame.pts is not None:
+                self._latest_out = max(self._latest_out, frame.pts)
             if frame.pts is None or frame.is_corrupt or frame.pts < self._newest:
                 self._errors += 1  # a time that goes backwards is damage too
+                self.corrupt += [frame.pts] if frame.pts is not None else []
                 continue
             self._newest = frame.pts
             self._ready.append(frame)
@@ -190,10 +207,19 @@ class PyAVReader(VideoReader):
         # Decoding on is cheaper than going back to the keyframe, and possible when nothing asked for has gone by.
         if run.is_dead or run.key != key or self._decoder.passed > group[0]:
             self._decoder = self._start(key, skip=True)
+        seen: list[tuple[FrameDecoder, int]] = []
         for ticks in group:
             frame = self._frame_at(ticks)
             found.append(frame if frame is not None else self._frame_before(key, ticks))
-        return found
+            seen.append((self._decoder, self._decoder.horizon))
+        self._decoder.settle()
+        # A frame that was decoded before one of these, and is displayed after it, has come out by now.
+        return [
+            replace(frame, is_damaged=True)
+            if any(frame.pts_ticks + self._first_ticks < pts <= horizon for pts in decoder.corrupt)
+            else frame
+            for frame, (decoder, horizon) in zip(found, seen, strict=True)
+        ]
 
     def _frame_at(self, ticks: int) -> Frame | None:
         """The frame on display at `ticks`, or the last good one before it; None if this run shows none so early."""
