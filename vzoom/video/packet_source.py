@@ -214,6 +214,12 @@ class PacketSource:
         _abandoned.append((self.container, self._remote))
         self._open()
 
+    def interrupt(self) -> None:
+        """Let whoever reads, in another thread, end soon."""
+        self.budget.cancel()
+        if self._remote is not None:
+            self._remote.interrupt()
+
     def close(self) -> None:
         """Release the file."""
         self.container.close()

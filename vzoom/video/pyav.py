@@ -213,13 +213,19 @@ class PyAVReader(VideoReader):
             found.append(frame if frame is not None else self._frame_before(key, ticks))
             seen.append((self._decoder, self._decoder.horizon))
         self._decoder.settle()
-        # A frame that was decoded before one of these, and is displayed after it, has come out by now.
         return [
-            replace(frame, is_damaged=True)
-            if any(frame.pts_ticks + self._first_ticks < pts <= horizon for pts in decoder.corrupt)
-            else frame
-            for frame, (decoder, horizon) in zip(found, seen, strict=True)
+            replace(frame, is_damaged=True) if self._turned_out_damaged(frame, ticks, decoder, horizon) else frame
+            for frame, ticks, (decoder, horizon) in zip(found, group, seen, strict=True)
         ]
+
+    def _turned_out_damaged(self, frame: Frame, ticks: int, decoder: FrameDecoder, horizon: int) -> bool:
+        """Whether what was read since shows that `frame`, the answer to `ticks`, is not what was recorded."""
+        pts = frame.pts_ticks + self._first_ticks
+        # Decoded before it and displayed after it, up to `horizon`: it may refer to these.
+        refers = any(pts < other <= horizon for other in decoder.corrupt)
+        # A packet came later than its time allows.
+        other_is_due = not frame.is_last and decoder.run.displayed_at(ticks) not in (None, pts)
+        return refers or other_is_due
 
     def _frame_at(self, ticks: int) -> Frame | None:
         """The frame on display at `ticks`, or the last good one before it; None if this run shows none so early."""
@@ -300,7 +306,7 @@ class PyAVReader(VideoReader):
         return FrameDecoder(self._source, run, reorder_depth=self._reorder_depth, skip=skip)
 
     def close(self) -> None:
-        self._budget.cancel()  # a read that is going on in another thread holds the lock
+        self._source.interrupt()  # a read that is going on in another thread holds the lock
         super().close()
 
     def _reopen(self) -> None:
