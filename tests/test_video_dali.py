@@ -21,7 +21,9 @@ import pytest
 import torch
 from test_video_render import painted, read_number, render
 
+import vzoom
 from vzoom.config import VideoOptions, ZoomConfig
+from vzoom.models.encode import digests
 from vzoom.video import (
     ClipCache,
     PatchSpec,
@@ -34,6 +36,7 @@ from vzoom.video import (
     look,
     open_video,
 )
+from vzoom.video.patches import resize_frames
 
 _REALTIME = {"g": "25", "deadline": "realtime", "cpu-used": "8"}
 _OPEN_GOP = {"x264-params": "keyint=24:open-gop=1:bframes=3"}
@@ -188,26 +191,31 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> _Dynamic:
     return dynamic
 
 
-@pytest.fixture
-def no_copies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every way from a tensor to this machine's memory raises."""
+def forbid_copies(patch: pytest.MonkeyPatch) -> None:
+    """Every way from pixels in a tensor to this machine's memory raises."""
 
-    def raises(self: torch.Tensor, *args: Any, **how: Any) -> Any:
-        raise AssertionError("a copy to the host")
+    def guarded(name: str) -> Any:
+        real = getattr(torch.Tensor, name)
 
-    for name in ("cpu", "numpy", "tolist", "item", "__array__", "__bool__", "__int__", "__float__"):
-        monkeypatch.setattr(torch.Tensor, name, raises)
+        def way(self: torch.Tensor, *args: Any, **how: Any) -> Any:
+            assert self.dtype != torch.uint8, f"{name} copies pixels to the host"
+            return real(self, *args, **how)
+
+        return way
+
+    for name in ("cpu", "numpy", "tolist", "item", "__array__"):
+        patch.setattr(torch.Tensor, name, guarded(name))
 
 
 def test_frames_stay_on_the_gpu_from_the_decoder_to_the_patches(
-    tmp_path: Path, gpu: _Dynamic, request: pytest.FixtureRequest
+    tmp_path: Path, gpu: _Dynamic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = render(tmp_path / "a.mp4", pts=range(120), options={"g": "30", "bf": "2", "sc_threshold": "0"})
     config, spec = ZoomConfig(max_pixels=12544), PatchSpec()
     cache = ClipCache(options=VideoOptions(device="cuda:1"))
     with open_video(path) as reader:
         wanted, _ = frames_to_patches(reader.frames_at([0.2, 1.5, 3.9]).frames, config=config, spec=spec)
-    request.getfixturevalue("no_copies")
+    forbid_copies(monkeypatch)
     video = cache.open(path, config=config, spec=spec)
     clip = video.frames_at([0.2, 1.5, 3.9])
     assert isinstance(clip.frames, torch.Tensor)
@@ -219,6 +227,43 @@ def test_frames_stay_on_the_gpu_from_the_decoder_to_the_patches(
     assert len(gpu.slices[0]) == 3
     assert gpu.contexts == [{"num_threads": 1, "device_id": 1, "cuda_stream": 42}]  # the model's GPU and stream
     assert torch.equal(patches, wanted)
+
+
+def test_a_question_is_answered_without_a_frame_on_the_host(tmp_path: Path, gpu: _Dynamic) -> None:
+    path = render(tmp_path / "a.mp4", pts=range(240), options={"g": "30", "bf": "2", "sc_threshold": "0"})
+    wanted = vzoom.load(device="cpu").ask(path, "What is shown?")
+    zoomer = vzoom.load(device="cpu")
+    zoomer.clip_cache.options = replace(zoomer.clip_cache.options, device="cuda:1")
+    with pytest.MonkeyPatch.context() as patch:
+        forbid_copies(patch)
+        found = zoomer.ask(path, "What is shown?")
+        again = zoomer.ask(path, "What is shown?")
+    assert found.trajectory.video.backend == "dali"
+    assert isinstance(found.glance.frames, torch.Tensor)
+    assert found.trajectory.ids == again.trajectory.ids == wanted.trajectory.ids
+    assert zoomer.feature_cache.stats().hits >= len(found.glance)  # found again by their pixels
+    found.report.save(tmp_path / "a.html")  # a report copies them
+    assert "data:image" in (tmp_path / "a.html").read_text()
+
+
+def test_digests_tell_frames_apart_where_they_are() -> None:
+    frames = np.random.default_rng(0).integers(0, 256, size=(3, 28, 28, 3)).astype(np.uint8)
+    frames[2] = frames[0]
+    other = torch.from_numpy(frames).clone()
+    other[1, 0, 0, 0] ^= 128  # one bit
+    first, second, third = digests(torch.from_numpy(frames))
+    assert first == third != second
+    assert digests(other)[0] == first
+    assert digests(other)[1] != second
+
+
+@pytest.mark.parametrize("rule", ["direct", "videozoomer"])
+@pytest.mark.parametrize("size", [(96, 128), (90, 333), (28, 56), (700, 300)])
+def test_a_tensor_is_resized_to_the_bytes_of_an_array(size: tuple[int, int], rule: str) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, size=(2, *size, 3)).astype(np.uint8)
+    config, spec = ZoomConfig(max_pixels=12544, resize=rule), PatchSpec()  # type: ignore[arg-type]
+    ours = resize_frames(torch.from_numpy(frames), config=config, spec=spec)
+    assert torch.equal(ours, torch.from_numpy(resize_frames(frames, config=config, spec=spec)))
 
 
 def test_a_gpu_glance_is_one_batch_of_slices_of_one_keyframe(tmp_path: Path, gpu: _Dynamic) -> None:

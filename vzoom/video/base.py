@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -340,7 +340,7 @@ def make_clip(timestamps: Sequence[float], frames: Sequence[Frame], tick_seconds
         chosen.setdefault(frame.pts_ticks, frame)
         clamped[frame.pts_ticks] = clamped.get(frame.pts_ticks, False) or beyond
     return Clip(
-        frames=_stacked([frame.image for frame in chosen.values()]),
+        frames=stack_frames([frame.image for frame in chosen.values()]),
         pts_seconds=tuple(float(frame.pts_ticks * tick_seconds) for frame in chosen.values()),
         frame_indices=tuple(frame.index for frame in chosen.values()),
         clamped=tuple(clamped.values()),
@@ -356,10 +356,12 @@ def _forget_parents_state() -> None:
 os.register_at_fork(after_in_child=_forget_parents_state)
 
 
-def _stacked(images: Sequence[np.ndarray | Tensor]) -> np.ndarray | Tensor:
-    """[H, W, 3] each -> [N, H, W, 3], where they are."""
-    if isinstance(images[0], np.ndarray):
-        return np.stack(cast("Sequence[np.ndarray]", images))
+def stack_frames(images: Sequence[np.ndarray | Tensor]) -> np.ndarray | Tensor:
+    """[H, W, 3] each -> [N, H, W, 3]: where they are, or on the GPU if any of them is there."""
+    arrays = [image for image in images if isinstance(image, np.ndarray)]
+    if len(arrays) == len(images):
+        return np.stack(arrays)
     import torch
 
-    return torch.stack(cast("list[Tensor]", list(images)))
+    device = next(image.device for image in images if not isinstance(image, np.ndarray))
+    return torch.stack([torch.as_tensor(image, device=device) for image in images])
