@@ -11,24 +11,24 @@ import math
 
 import numpy as np
 
-from ..config import ZoomConfig
 from ..types import CallError, Malformed, VideoInfo, ZoomCall
+from .definition import ViewSettings
 
 _EPSILON = 1e-6  # seconds; below any frame period, above double rounding on an hour
 
 
-def glance_timestamps(video: VideoInfo, config: ZoomConfig) -> list[float]:
+def glance_timestamps(video: VideoInfo, config: ViewSettings) -> list[float]:
     """Times of the glance, the overview at a low frame rate.
 
     Args:
         video: its duration and frame rate.
-        config: its glance_fps, glance_max_frames and frame_policy decide.
+        config: its glance_fps, glance_max_frames and its protocol decide.
 
     Returns:
         Seconds from the first frame: at most `glance_max_frames` of them, from 0, increasing.
     """
     limit = config.glance_max_frames
-    if config.frame_policy == "videozoomer":
+    if config.protocol.glance.rule == "videozoomer":
         total = max(1, round(video.duration_seconds * video.fps))
         stride = max(1, round(video.fps / config.glance_fps))
         indices = np.arange(0, total, stride)
@@ -40,13 +40,13 @@ def glance_timestamps(video: VideoInfo, config: ZoomConfig) -> list[float]:
     return [i * step for i in range(count)]
 
 
-def zoom_timestamps(call: ZoomCall, video: VideoInfo, config: ZoomConfig) -> list[float] | Malformed:
+def zoom_timestamps(call: ZoomCall, video: VideoInfo, config: ViewSettings) -> list[float] | Malformed:
     """Times of the frames that a call asks for.
 
     Args:
         call: a segment and a rate. An end beyond the video is moved to the video's end (`clamped_end` tells).
         video: its duration and frame rate.
-        config: its zoom_max_frames and frame_policy decide.
+        config: its zoom_max_frames and its protocol decide.
 
     Returns:
         Seconds from the first frame, increasing; or what is wrong with the call, such as a start beyond the end.
@@ -55,7 +55,7 @@ def zoom_timestamps(call: ZoomCall, video: VideoInfo, config: ZoomConfig) -> lis
     if start >= video.duration_seconds:
         return Malformed(CallError.BEYOND_END, f"start {start:g} s is beyond the end, {video.duration_seconds:.2f} s")
     limit = config.zoom_max_frames
-    if config.frame_policy == "videozoomer":
+    if config.protocol.zoom.rule == "videozoomer":
         count = int(call.fps * (end - start))
         if count == 0:
             return Malformed(CallError.ZERO_FRAMES, f"{call.fps:g} fps over {end - start:g} s is no frame at all")

@@ -112,7 +112,7 @@ class ClipCache:
         def resized(frame_HWC: np.ndarray) -> np.ndarray:
             return resize_frames(frame_HWC[None], config=config, spec=spec)[0]
 
-        name = (config.resize, config.min_pixels, config.max_pixels, spec.factor)
+        name = (config.protocol.pixels.resize, config.min_pixels, config.max_pixels, spec.factor)
         return CachedVideo(self, self.reader(path), Resize(name, resized))
 
     def reader(self, path: str | os.PathLike[str], **options: object) -> VideoReader:
