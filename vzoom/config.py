@@ -15,11 +15,14 @@ import re
 import sys
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 from .protocol import Protocol, builtin_names, builtin_protocol, protocol_from_dict, protocol_to_dict
 
 DEFAULT_PROTOCOL = "vzoom"
+
+GlanceFrames = Literal["exact", "keyframe"]
+VideoBackend = Literal["auto", "pyav", "dali"]
 
 
 def missing_extra(package: str, extra: str) -> ImportError:
@@ -89,6 +92,8 @@ class ZoomConfig:
         max_new_tokens: tokens that the model may write in one turn at most.
         max_total_tokens: tokens of a conversation at most: prompt, frames, turns.
         answer_reserve: tokens of max_total_tokens that no clip may take, so that room for the answer is left.
+        glance: "exact" shows the frames at the glance's times; "keyframe" the keyframe at or before each, with its own
+            time: many times cheaper, but a group of frames early, and fewer frames if the file has fewer keyframes.
         protocol: what the model is shown and how it writes: texts, frame rules, grammar. See docs/protocols.md.
 
     Raises:
@@ -105,6 +110,7 @@ class ZoomConfig:
     max_new_tokens: int = 4096
     max_total_tokens: int = 32768
     answer_reserve: int = 512
+    glance: GlanceFrames = "exact"
     protocol: Protocol = field(default_factory=lambda: builtin_protocol(DEFAULT_PROTOCOL))
 
     def __post_init__(self) -> None:
@@ -121,6 +127,8 @@ class ZoomConfig:
             raise ValueError(f"max_zooms must be 0 or more, got {self.max_zooms}")
         if self.min_pixels > self.max_pixels:
             raise ValueError(f"min_pixels {self.min_pixels} is above max_pixels {self.max_pixels}")
+        if self.glance not in get_args(GlanceFrames):
+            raise ValueError(f"glance must be one of {', '.join(get_args(GlanceFrames))}, got {self.glance!r}")
         if self.answer_reserve >= self.max_total_tokens:
             raise ValueError(f"answer_reserve {self.answer_reserve} leaves nothing of {self.max_total_tokens} tokens")
 
@@ -228,6 +236,40 @@ def _protocol_in(data: dict[str, Any], file: str) -> Protocol:
 
 # The fields that may be set for one run. The others are how a checkpoint was trained: they stay in its vzoom.json.
 LIMITS = {name: one for name, one in settings_of(ZoomConfig).items() if one.kind in (int, float)}
+
+
+
+@dataclass(frozen=True)
+class VideoOptions:
+    """How videos are read. None of it changes which frame is on display at a time.
+
+    Attributes:
+        backend: who decodes: "pyav" on the CPU; "dali", NVIDIA DALI, on a GPU (VP8, VP9 and MJPEG on the CPU too);
+            "auto" takes DALI if the model is on a GPU whose decoder can read the file, else PyAV, and says why.
+        stream: number of the video stream in its file, as ffprobe counts; without it the largest that is no cover
+            picture.
+        num_threads: threads that decode one video.
+        deadline_seconds: the longest that opening a video, or reading some of its frames, may take.
+        max_packets: the most packets that opening a video, or reading some of its frames, may read.
+        device: where "auto" and "dali" leave the frames: "cpu", or a GPU such as "cuda:0".
+
+    Raises:
+        ValueError: a field is out of range. The message names it and its value.
+    """
+
+    backend: VideoBackend = "auto"
+    stream: int | None = None
+    num_threads: int = 1
+    deadline_seconds: float = 300.0
+    max_packets: int = 5_000_000
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        _positive(num_threads=self.num_threads, deadline_seconds=self.deadline_seconds, max_packets=self.max_packets)
+        if self.backend not in get_args(VideoBackend):
+            raise ValueError(f"backend must be auto, pyav or dali, got {self.backend!r}")
+        if self.stream is not None and self.stream < 0:
+            raise ValueError(f"stream must be 0 or more, got {self.stream}")
 
 
 @dataclass(frozen=True)

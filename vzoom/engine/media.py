@@ -15,7 +15,7 @@ import torch
 from ..config import ZoomConfig
 from ..models import Checkpoint, FeatureCache, encode_clips
 from ..types import Clip, Event, TurnEnded, calls_of
-from ..video import PatchBuffer, VideoReadError
+from ..video import PatchBuffer, VideoReadError, look
 from .running_session import Encoded, PendingClip, PendingFeatures, RunningSession, SharedVideo
 from .session import NeedFrames, NeedTokens
 
@@ -35,7 +35,9 @@ class Media:
 
     def fetch(self, running: RunningSession, need: NeedFrames, events: list[Event]) -> Exception | None:
         """Hand the session its clip once it is decoded. Returns an error that the model cannot mend, if any."""
-        self._decode(running, need.timestamps, need.per_clip)
+        is_glance = need.call is None
+        keyframes = is_glance and running.session.config.glance == "keyframe"
+        self._decode(running, need.timestamps, need.per_clip, keyframes=keyframes)
         assert running.pending_clip is not None
         if self.overlap and not running.pending_clip.future.done():
             return None
@@ -59,7 +61,8 @@ class Media:
     def prefetch(self, running: RunningSession) -> None:
         """Start to decode the frames that the call being written seems to ask for."""
         if running.session.prefetch_seconds and not isinstance(running.session.action, NeedFrames):
-            self._decode(running, running.session.prefetch_seconds, (len(running.session.prefetch_seconds),))
+            seconds = running.session.prefetch_seconds
+            self._decode(running, seconds, (len(seconds),), keyframes=False)
 
     def encode(self, sessions: Sequence[RunningSession]) -> None:
         """Start the vision tower on the clips whose turn it is, all those of a step in one run."""
@@ -94,11 +97,13 @@ class Media:
     def close(self) -> None:
         self._threads.close()
 
-    def _decode(self, running: RunningSession, timestamps: tuple[float, ...], per_clip: tuple[int, ...]) -> None:
+    def _decode(
+        self, running: RunningSession, timestamps: tuple[float, ...], per_clip: tuple[int, ...], *, keyframes: bool
+    ) -> None:
         pending = running.pending_clip
         if pending is None or (pending.timestamps, pending.per_clip) != (timestamps, per_clip):
             running.drop_pending_clip()
-            running.pending_clip = self._threads.decode(running.video, timestamps, per_clip)
+            running.pending_clip = self._threads.decode(running.video, timestamps, per_clip, keyframes)
 
     def _encoded(self, inputs: list[tuple[Clip, ZoomConfig]]) -> Encoded:
         return encode_clips(
@@ -114,8 +119,10 @@ class _Threads:
         self._tower = ThreadPoolExecutor(1, "vzoom-vision") if overlap else None
         self._stream = torch.cuda.Stream(device) if overlap and device.type == "cuda" else None
 
-    def decode(self, video: SharedVideo, timestamps: tuple[float, ...], per_clip: tuple[int, ...]) -> PendingClip:
-        future = self._decoders.submit(_timed_frames, video.retain(), timestamps, per_clip)
+    def decode(
+        self, video: SharedVideo, timestamps: tuple[float, ...], per_clip: tuple[int, ...], keyframes: bool
+    ) -> PendingClip:
+        future = self._decoders.submit(_timed_frames, video.retain(), timestamps, per_clip, keyframes)
         future.add_done_callback(lambda _: video.release())
         return PendingClip(timestamps, per_clip, future)
 
@@ -143,11 +150,11 @@ class _Threads:
 
 
 def _timed_frames(
-    shared: SharedVideo, timestamps: Sequence[float], per_clip: Sequence[int]
+    shared: SharedVideo, timestamps: Sequence[float], per_clip: Sequence[int], keyframes: bool
 ) -> tuple[Clip, tuple[int, ...], float]:
     """All frames, how many each clip has, and the milliseconds that it took."""
     started, clips, first = time.perf_counter(), [], 0
     for count in per_clip:
-        clips.append(shared.video.frames_at(timestamps[first : first + count]))
+        clips.append(look(shared.video, timestamps[first : first + count], keyframes=keyframes))
         first += count
     return Clip.joined(clips), tuple(map(len, clips)), (time.perf_counter() - started) * 1e3

@@ -23,8 +23,8 @@ from . import template
 Encoding = Literal["image", "video"]
 GrammarName = Literal["tags_json", "hermes", "action", "clip", "boxed"]
 AnswerForm = Literal["tag", "tag_boxed", "boxed", "action", "text"]
-GlanceName = Literal["exact", "videozoomer", "uniform", "none"]
-ZoomName = Literal["exact", "videozoomer", "linspace", "linspace_inner", "fixed_count"]
+GlanceName = Literal["exact", "videozoomer", "framethinker", "conan", "qwen", "qwen_count", "none"]
+ZoomName = Literal["exact", "videozoomer", "framethinker", "conan", "qwen", "eva", "timesearch"]
 ResizeName = Literal["videozoomer", "direct", "long_side"]
 TimeUnit = Literal["seconds", "frames"]
 ARGUMENTS = ("segment", "start", "end", "fps", "num_frames")  # what a call can say, in vzoom's words
@@ -36,11 +36,12 @@ _ALWAYS: dict[str, object] = {
     "short_duration": "00:01",
     "video_fps": 1.0,
     "video_path": "",
+    "question": "",
     "zooms_left": 1,  # calls that the model may still make
     "max_zooms": 1,
     "zoom_max_frames": 1,
 }
-_ASKED: dict[str, object] = {"num_frames": 1, "question": "", "frames": "", "budget": ""}
+_ASKED: dict[str, object] = {"num_frames": 1, "frames": "", "budget": ""}
 _CLIP: dict[str, object] = {
     "start": 1.0,  # of the call, seconds
     "end": 1.0,  # the same, not after the end of the video
@@ -63,14 +64,14 @@ _LABEL: dict[str, object] = {
 class Turns:
     """The texts of the turns, as templates.
 
-    All may hold {duration:.2f}, {clock_duration}, {short_duration}, {video_fps:g}, {video_path}, {zooms_left},
-    {max_zooms} and {zoom_max_frames}.
+    All may hold {duration:.2f}, {clock_duration}, {short_duration}, {video_fps:g}, {video_path}, {question},
+    {zooms_left}, {max_zooms} and {zoom_max_frames}.
 
     Attributes:
         system: the system message; "" for none.
         system_from_chat_template: the system message is what the checkpoint's own chat template makes of `system` and
             the tool schema (`Call.schema`).
-        opening: the first user message. Also {frames}, {question}, {num_frames}, {budget}.
+        opening: the first user message. Also {frames}, {num_frames}, {budget}.
         tool: what comes back for calls. Also {clips}, {budget} and, if a turn holds one call at most, what `clip` may
             hold.
         last_tool: the same if the model has one turn left; `tool` if not given.
