@@ -212,7 +212,7 @@ _OLD_CHOICES: dict[str, tuple[str, ...]] = {
 
 def _protocol_in(data: dict[str, Any], file: str) -> Protocol:
     """The protocol that a `vzoom.json` names, holds, or describes in the words of vzoom 1."""
-    told = data.get("protocol", None)
+    told = data.get("protocol")
     old = {name: data.get(name, allowed[0]) for name, allowed in _OLD_CHOICES.items()}
     for name, allowed in _OLD_CHOICES.items():
         if old[name] not in allowed:
@@ -236,7 +236,6 @@ def _protocol_in(data: dict[str, Any], file: str) -> Protocol:
 
 # The fields that may be set for one run. The others are how a checkpoint was trained: they stay in its vzoom.json.
 LIMITS = {name: one for name, one in settings_of(ZoomConfig).items() if one.kind in (int, float)}
-
 
 
 @dataclass(frozen=True)

@@ -201,7 +201,7 @@ class Turn:
         num_prefilled: tokens fed to open this turn: the prompt, or the pending token and the tool turn.
         end_seconds: end of the last call after clamping to the video; 0 if nothing was zoomed.
         pts_seconds: times of the frames that the calls brought, one clip after the other.
-        clip_frames: how many of them each call brought.
+        clip_frames: how many of them each call brought, if there are several.
         milliseconds: by STAGES. decode, patches, vision and prefill are those of what opened this turn, generate that
             of its own tokens.
         num_reused: of num_prefilled, tokens that were not fed but moved from another session (approximate).
@@ -243,6 +243,7 @@ class Trajectory:
     Attributes:
         question: the text, options included.
         video: what was known of the video.
+        protocol: the name of the protocol that it was held in.
         ids: the T tokens. The last sampled one was never fed.
         sampled: T times whether the model chose the token.
         logprobs: T natural log-probabilities; 0 for tokens that were not sampled.
@@ -257,6 +258,7 @@ class Trajectory:
 
     question: str
     video: VideoInfo
+    protocol: str = ""
     ids: list[int] = field(default_factory=list)
     sampled: list[bool] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -312,6 +314,7 @@ class Trajectory:
             "video": self.video.path,
             "duration_seconds": self.video.duration_seconds,
             "question": self.question,
+            "protocol": self.protocol,
             "answer": self.answer,
             "answer_is_untagged": self.answer_is_untagged,
             "stop_reason": str(self.stop_reason) if self.stop_reason else None,

@@ -117,7 +117,7 @@ class Session:
         self.config = config
         self.sampling = sampling or Sampling()
         self.vocabulary = vocabulary
-        self.trajectory = Trajectory(question=question, video=video)
+        self.trajectory = Trajectory(question=question, video=video, protocol=config.protocol.name)
         self.prefetch_seconds: tuple[float, ...] = ()
         self.num_fed = 0
         self._next_position = 0
@@ -173,7 +173,7 @@ class Session:
         if problem := self._over_budget(len(clip), len(span.ids)):
             self._refuse(problem)
             return
-        self.turn.pts_seconds, self.turn.clip_frames = clip.pts_seconds, counts
+        self.turn.pts_seconds, self.turn.clip_frames = clip.pts_seconds, counts if len(counts) > 1 else ()
         self.turn.end_seconds = clamped_end(calls[-1], self.trajectory.video)
         self._feed(span, clip, opens_turn=True)
 
@@ -282,8 +282,9 @@ class Session:
         """Send the error text back, if there is room for it."""
         self.turn.outcome = problem
         parts = protocol.error_turn(
-            problem,
+            self.trajectory.question,
             self.trajectory.video,
+            problem,
             self.config,
             zooms_left=self.generations_left - 1,
             turn_is_open=self._turn_is_open,
@@ -321,8 +322,9 @@ class Session:
             clips.append((call, times[first : first + count]))
             first += count
         parts = protocol.tool_turn(
-            clips,
+            self.trajectory.question,
             self.trajectory.video,
+            clips,
             self.config,
             zooms_left=self.generations_left - 1,
             num_shown=self.trajectory.num_frames,

@@ -29,10 +29,12 @@ from .parse import acting_text as acting_text
 from .parse import parse_turn as parse_turn
 from .parse import partial_call as partial_call
 from .parse import untagged_answer as untagged_answer
+from .protocol_file import PROTOCOL_FILE as PROTOCOL_FILE
 from .protocol_file import builtin_for as builtin_for
 from .protocol_file import builtin_names as builtin_names
 from .protocol_file import builtin_protocol as builtin_protocol
 from .protocol_file import check_complete as check_complete
+from .protocol_file import explained as explained
 from .protocol_file import load_protocol as load_protocol
 from .protocol_file import protocol_from_dict as protocol_from_dict
 from .protocol_file import protocol_to_dict as protocol_to_dict
@@ -49,7 +51,9 @@ from .render import render_answer as render_answer
 from .render import render_call as render_call
 from .render import render_turn as render_turn
 from .render import tool_turn as tool_turn
+from .template import Field as TemplateField
 from .template import escape as escape_template
+from .template import split as split_template
 from .text_codec import TextCodec as TextCodec
 from .tokenize import TokenSpan as TokenSpan
 from .tokenize import tokenize_parts as tokenize_parts

@@ -55,10 +55,9 @@ def prompt(question: str, video: VideoInfo, times: Sequence[float], config: View
         The parts in order, with one `ImagePart` per glance frame.
     """
     protocol = config.protocol
-    values = _always(video, config, config.max_zooms)
+    values = _always(question, video, config, config.max_zooms)
     system = _filled(protocol, protocol.turns.system, values)
     values |= {
-        "question": question,
         "num_frames": len(times),
         "frames": frame_parts(times, video, protocol),
     }
@@ -68,8 +67,9 @@ def prompt(question: str, video: VideoInfo, times: Sequence[float], config: View
 
 
 def tool_turn(
-    clips: Sequence[tuple[ZoomCall, Sequence[float]]],
+    question: str,
     video: VideoInfo,
+    clips: Sequence[tuple[ZoomCall, Sequence[float]]],
     config: ViewSettings,
     *,
     zooms_left: int,
@@ -79,8 +79,9 @@ def tool_turn(
     """What comes back for the calls of a turn.
 
     Args:
-        clips: each call with the seconds of the frames that it brought.
+        question: as for `prompt`.
         video: the end of a call is not after its end.
+        clips: each call with the seconds of the frames that it brought.
         config: its protocol has the words, its limits may be told.
         zooms_left: how many calls the model may still make.
         num_shown: frames that were shown before, for labels that count on.
@@ -90,7 +91,7 @@ def tool_turn(
         The parts in order, with one `ImagePart` per frame; the frames of the second clip follow those of the first.
     """
     protocol, turns = config.protocol, config.protocol.turns
-    always = _always(video, config, zooms_left)
+    always = _always(question, video, config, zooms_left)
     rendered: list[Part] = []
     values: dict[str, Value] = {}
     done = 0
@@ -105,23 +106,30 @@ def tool_turn(
 
 
 def error_turn(
-    problem: Malformed, video: VideoInfo, config: ViewSettings, *, zooms_left: int, turn_is_open: bool = True
+    question: str,
+    video: VideoInfo,
+    problem: Malformed,
+    config: ViewSettings,
+    *,
+    zooms_left: int,
+    turn_is_open: bool = True,
 ) -> list[Part]:
     """What comes back for a turn that could not be carried out.
 
     Args:
-        problem: what is wrong with it.
+        question: as for `prompt`.
         video: its duration may be told.
+        problem: what is wrong with it.
         config: its protocol has the words, its limits may be told.
         zooms_left: how many calls the model may still make.
         turn_is_open: as for `tool_turn`.
     """
-    return _as_turn(_error_parts(problem, video, config, zooms_left), config.protocol, turn_is_open)
+    return _as_turn(_error_parts(question, video, problem, config, zooms_left), config.protocol, turn_is_open)
 
 
-def feedback(problem: Malformed, video: VideoInfo, config: ViewSettings, *, zooms_left: int) -> str:
+def feedback(question: str, video: VideoInfo, problem: Malformed, config: ViewSettings, *, zooms_left: int) -> str:
     """The text of `error_turn`, without control tokens."""
-    parts = _error_parts(problem, video, config, zooms_left)
+    parts = _error_parts(question, video, problem, config, zooms_left)
     return "".join(part.text for part in parts if isinstance(part, TextPart))
 
 
@@ -177,7 +185,7 @@ _HELP = {
 }
 
 
-def _always(video: VideoInfo, config: ViewSettings, zooms_left: int) -> dict[str, Value]:
+def _always(question: str, video: VideoInfo, config: ViewSettings, zooms_left: int) -> dict[str, Value]:
     """The values that every turn may tell."""
     turns = config.protocol.turns
     values: dict[str, Value] = {
@@ -186,6 +194,7 @@ def _always(video: VideoInfo, config: ViewSettings, zooms_left: int) -> dict[str
         "short_duration": clock(video.duration_seconds, hours=False),
         "video_fps": video.fps,
         "video_path": video.path,
+        "question": question,
         "zooms_left": zooms_left,
         "max_zooms": config.max_zooms,
         "zoom_max_frames": config.zoom_max_frames,
@@ -215,7 +224,9 @@ def _of_clip(
     }
 
 
-def _error_parts(problem: Malformed, video: VideoInfo, config: ViewSettings, zooms_left: int) -> list[Part]:
+def _error_parts(
+    question: str, video: VideoInfo, problem: Malformed, config: ViewSettings, zooms_left: int
+) -> list[Part]:
     protocol, turns = config.protocol, config.protocol.turns
     last = turns.last_error if zooms_left == 0 and turns.last_error is not None else turns.error
     told: dict[str, Value] = {
@@ -223,7 +234,7 @@ def _error_parts(problem: Malformed, video: VideoInfo, config: ViewSettings, zoo
         "help": protocol.errors.get(problem.error, _HELP[problem.error]),
         "detail": problem.detail,
     }
-    return _filled(protocol, last, {**_always(video, config, zooms_left), **told})
+    return _filled(protocol, last, {**_always(question, video, config, zooms_left), **told})
 
 
 def _as_turn(body: list[Part], protocol: Protocol, turn_is_open: bool) -> list[Part]:
