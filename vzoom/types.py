@@ -98,11 +98,19 @@ class Clip:
 
 @dataclass(frozen=True)
 class ZoomCall:
-    """A call of the model: the half-open interval [start_seconds, end_seconds) at `fps` frames per second."""
+    """A call of the model: the half-open interval [start_seconds, end_seconds) at `fps` frames per second.
+
+    Attributes:
+        start_seconds, end_seconds: the interval.
+        fps: frames per second.
+        num_frames: frames that the call asks for, if it names their number and not their rate; fps is then that of so
+            many frames in the interval.
+    """
 
     start_seconds: float
     end_seconds: float
     fps: float
+    num_frames: int | None = None
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,9 @@ from .tags import THINK_OPEN as THINK_OPEN
 from .tags import TOOL_CLOSE as TOOL_CLOSE
 from .tags import TOOL_OPEN as TOOL_OPEN
 from .tags import TURN_ENDS as TURN_ENDS
+from .template import Field as TemplateField
+from .template import escape as escape_template
+from .template import split as split_template
 from .text_codec import TextCodec as TextCodec
 from .tokenize import TokenSpan as TokenSpan
 from .tokenize import tokenize_parts as tokenize_parts
