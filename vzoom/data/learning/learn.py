@@ -1,8 +1,8 @@
 """A protocol learned from published conversations: the words that all of them share.
 
 The published data of a checkpoint shows its texts over and over: the same system message, the same words around frames
-and question, one more sentence in the last round. What a conversation adds of its own (question, times, numbers) becomes
-a field. What is no text (tags, frame rules, sizes, limits) is taken from a protocol that is known already.
+and question, one more sentence in the last round. What a conversation adds of its own (question, times, numbers)
+becomes a field. What is no text (tags, frame rules, sizes, limits) is taken from a protocol that is known already.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ...types import ZoomCall
 from .chats import IMAGE, VIDEO, Chat
 from .common import Pieces, Varying, align, around, most_common, nearly_all, split_numbers
 from .labels import learn_frames
-from .reading import Values, label_pattern, read_values
+from .reading import Values, read_values
 
 _FRAMES, _QUESTION, _VIDEO = "\ue000", "\ue001", "\ue002"  # stand for fields in texts that are compared
 _SENTINELS = {_FRAMES: "{frames}", _QUESTION: "{question}", _VIDEO: "{video_path}"}
@@ -103,7 +103,12 @@ def learn(chats: Sequence[Chat], base: Protocol, *, name: str) -> Learned:
     found.append(f"system message: {len(system)} characters" if system else "system message: none")
     opening = _learn_opening(chats, frames, found, unsure)
     turns = replace(
-        base.turns, system=escape_template(system), system_from_chat_template=False, opening=opening, budget="", last_budget=""
+        base.turns,
+        system=escape_template(system),
+        system_from_chat_template=False,
+        opening=opening,
+        budget="",
+        last_budget="",
     )
     shown = [_tool_messages(chat, opening, frames, base) for chat in chats]
     turns, rounds = _learn_tool(turns, base, [one for chat in shown for one in chat if one.has_frames], found, unsure)
@@ -112,9 +117,7 @@ def learn(chats: Sequence[Chat], base: Protocol, *, name: str) -> Learned:
     if roles:
         turns = replace(turns, tool_role="tool" if most_common(roles) == "tool" else "user")
     limits = base.limits if rounds is None else replace(base.limits, max_zooms=rounds - 1)
-    protocol = replace(
-        base, name=name, checkpoints=(), missing=(), texts={}, turns=turns, frame=frames, limits=limits
-    )
+    protocol = replace(base, name=name, checkpoints=(), missing=(), texts={}, turns=turns, frame=frames, limits=limits)
     return Learned(protocol, tuple(found), tuple(unsure))
 
 
@@ -139,11 +142,13 @@ def _learn_opening(chats: Sequence[Chat], frames: Frames, found: list[str], unsu
     heads, tails = [head for head, _, _ in sides], [tail for _, _, tail in sides]
     fixed_heads, fixed_tails = (_have_same_words(side) for side in (heads, tails))
     if not shown:
-        template = _around_question(heads, messages, found, unsure)
+        template = _around_question(heads, messages, unsure)
     elif fixed_heads and not fixed_tails:
-        template = f"{_explain(_aligned(heads), messages, unsure)}{{frames}}{_around_question(tails, messages, found, unsure)}"
+        before = _explain(_aligned(heads), messages, unsure)
+        template = f"{before}{{frames}}{_around_question(tails, messages, unsure)}"
     elif fixed_tails and not fixed_heads:
-        template = f"{_around_question(heads, messages, found, unsure)}{{frames}}{_explain(_aligned(tails), messages, unsure)}"
+        after = _explain(_aligned(tails), messages, unsure)
+        template = f"{_around_question(heads, messages, unsure)}{{frames}}{after}"
     elif fixed_heads:
         raise ValueError("all conversations ask the same: the question cannot be told from the words around it")
     else:
@@ -164,9 +169,7 @@ def _aligned(texts: Sequence[str]) -> Pieces:
     return align([texts[i] for i in kept], kept)
 
 
-def _around_question(
-    texts: Sequence[str], messages: Sequence[_Message], found: list[str], unsure: list[str]
-) -> str:
+def _around_question(texts: Sequence[str], messages: Sequence[_Message], unsure: list[str]) -> str:
     if len(set(texts)) < 2:
         raise ValueError("all conversations ask the same: the question cannot be told from the words around it")
     before, after = around(texts, range(len(texts)))
@@ -265,7 +268,9 @@ def _learn_error(
             unsure.append(f"how the error turn of the last round ends: not all do as {tail!r}")
     elif extra:
         last_error = error + escape_template(extra)
-        unsure.append("the error turn of the last round: none is in the data; it ends as the tool turn of that round does")
+        unsure.append(
+            "the error turn of the last round: no conversation shows one; it ends as the tool turn there does"
+        )
     return replace(turns, error=error, last_error=last_error)
 
 
@@ -328,14 +333,11 @@ def _tool_messages(chat: Chat, opening: str, frames: Frames, base: Protocol) -> 
 
 
 def _call(text: str, base: Protocol) -> object:
-    """The call that a turn makes; of several, the first."""
-    outcome = parse_turn(text, base)
-    return outcome
+    """What a turn does; the times of calls that name frames are those numbers."""
+    return parse_turn(text, base, video_fps=1.0)
 
 
-def _explain(
-    pieces: Pieces, messages: Sequence[_Message], unsure: list[str], rounds: list[int] | None = None
-) -> str:
+def _explain(pieces: Pieces, messages: Sequence[_Message], unsure: list[str], rounds: list[int] | None = None) -> str:
     """A template of pieces: each number that differs becomes the field that gives it."""
     template = ""
     for i, piece in enumerate(pieces):
@@ -389,8 +391,3 @@ def _is_written(number: str, value: float | None, spec: str) -> bool:
     if value is None or (spec == "d" and value != int(value)):
         return False
     return format(int(value) if spec == "d" else value, spec) == number
-
-
-def labelled_seconds(frames: Frames) -> str:
-    """A regular expression for a label, for messages about it."""
-    return label_pattern(frames)
