@@ -5,6 +5,7 @@ Shapes: N frames, H rows, W columns, T tokens. Times are seconds from the first 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -87,6 +88,18 @@ class Clip:
         if not (len(self.frames) == n == len(self.frame_indices) == len(self.clamped)):
             raise ValueError(f"{len(self.frames)} frames with {n} times, {len(self.frame_indices)} indices")
 
+    @classmethod
+    def joined(cls, clips: Sequence[Clip]) -> Clip:
+        """One clip of all frames, in order. The clips are of one video, and there is at least one."""
+        if len(clips) == 1:
+            return clips[0]
+        return cls(
+            np.concatenate([clip.frames for clip in clips]),
+            tuple(t for clip in clips for t in clip.pts_seconds),
+            tuple(i for clip in clips for i in clip.frame_indices),
+            tuple(c for clip in clips for c in clip.clamped),
+        )
+
     def __len__(self) -> int:
         return len(self.pts_seconds)
 
@@ -114,6 +127,13 @@ class ZoomCall:
 
 
 @dataclass(frozen=True)
+class ZoomCalls:
+    """Several calls of one turn, which are carried out together or not at all."""
+
+    calls: tuple[ZoomCall, ...]
+
+
+@dataclass(frozen=True)
 class Answer:
     """The model's final answer: `text` without tags and surrounding white space."""
 
@@ -126,6 +146,16 @@ class Malformed:
 
     error: CallError
     detail: str
+
+
+TurnOutcome = ZoomCall | ZoomCalls | Answer | Malformed
+
+
+def calls_of(outcome: TurnOutcome | None) -> tuple[ZoomCall, ...]:
+    """The calls of a turn in order; () if it makes none."""
+    if isinstance(outcome, ZoomCalls):
+        return outcome.calls
+    return (outcome,) if isinstance(outcome, ZoomCall) else ()
 
 
 @dataclass(frozen=True)
@@ -169,21 +199,33 @@ class Turn:
         outcome: what the text means; None if the turn was cut off.
         num_sampled: tokens that the model wrote.
         num_prefilled: tokens fed to open this turn: the prompt, or the pending token and the tool turn.
-        end_seconds: end of the call after clamping to the video; 0 if nothing was zoomed.
-        pts_seconds: times of the frames that the call brought.
+        end_seconds: end of the last call after clamping to the video; 0 if nothing was zoomed.
+        pts_seconds: times of the frames that the calls brought, one clip after the other.
+        clip_frames: how many of them each call brought.
         milliseconds: by STAGES. decode, patches, vision and prefill are those of what opened this turn, generate that
             of its own tokens.
         num_reused: of num_prefilled, tokens that were not fed but moved from another session (approximate).
     """
 
     text: str = ""
-    outcome: ZoomCall | Answer | Malformed | None = None
+    outcome: TurnOutcome | None = None
     num_sampled: int = 0
     num_prefilled: int = 0
     end_seconds: float = 0.0
     pts_seconds: tuple[float, ...] = ()
+    clip_frames: tuple[int, ...] = ()
     milliseconds: dict[str, float] = field(default_factory=dict)
     num_reused: int = 0
+
+    @property
+    def clips(self) -> list[tuple[ZoomCall, tuple[float, ...]]]:
+        """Each call that brought a clip, with the times of its frames."""
+        calls, clips, first = calls_of(self.outcome), [], 0
+        counts = self.clip_frames or (len(self.pts_seconds),)
+        for call, count in zip(calls, counts, strict=True) if calls and self.pts_seconds else ():
+            clips.append((call, self.pts_seconds[first : first + count]))
+            first += count
+        return clips
 
     def cost_json(self) -> dict[str, Any]:
         """Tokens and milliseconds of opening this turn and of writing it."""
@@ -234,12 +276,13 @@ class Trajectory:
     @property
     def calls(self) -> list[ZoomCall]:
         """The calls that brought a clip, in order."""
-        return [turn.outcome for turn in self.zooms if isinstance(turn.outcome, ZoomCall)]
+        return [call for turn in self.zooms for call in calls_of(turn.outcome)]
 
     @property
     def zoom_spans(self) -> list[tuple[float, float]]:
         """(start, end) of each zoom in seconds, the end clamped to the video."""
-        return [(t.outcome.start_seconds, t.end_seconds) for t in self.zooms if isinstance(t.outcome, ZoomCall)]
+        end = self.video.duration_seconds
+        return [(call.start_seconds, min(call.end_seconds, end)) for call in self.calls]
 
     @property
     def is_exact(self) -> bool:
@@ -275,15 +318,16 @@ class Trajectory:
             "glance_seconds": list(self.glance_seconds),
             "zooms": [
                 {
-                    "start_seconds": turn.outcome.start_seconds,
-                    "end_seconds": turn.end_seconds,
-                    "fps": turn.outcome.fps,
-                    "frames": len(turn.pts_seconds),
-                    "pts_seconds": list(turn.pts_seconds),
-                    **(opened[id(turn)].cost_json() if id(turn) in opened else {}),
+                    "start_seconds": call.start_seconds,
+                    "end_seconds": min(call.end_seconds, self.video.duration_seconds),
+                    "fps": call.fps,
+                    "frames": len(times),
+                    "pts_seconds": list(times),
+                    # The calls of one turn are fed together: the first carries the cost.
+                    **(opened[id(turn)].cost_json() if number == 0 and id(turn) in opened else {}),
                 }
                 for turn in self.zooms
-                if isinstance(turn.outcome, ZoomCall)
+                for number, (call, times) in enumerate(turn.clips)
             ],
             "turns": [
                 {

@@ -124,4 +124,4 @@ def _in_batches(frames: Sequence[_NewFrame], limit: int) -> Iterator[list[_NewFr
 
 def _key(frame_HWC: np.ndarray, config: ZoomConfig, spec: PatchSpec) -> Hashable:
     digest = hashlib.blake2b(np.ascontiguousarray(frame_HWC).data, digest_size=16).digest()
-    return digest, frame_HWC.shape, config.resize, config.min_pixels, config.max_pixels, spec
+    return digest, frame_HWC.shape, config.protocol.pixels.resize, config.min_pixels, config.max_pixels, spec

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..config import ZoomConfig
+from .definition import ViewSettings
 from .text_codec import TextCodec
 
 
@@ -30,5 +30,5 @@ class Vocabulary:
     end_of_turn_id: int
     end_ids: frozenset[int]
     merge: int
-    grid_hw: Callable[[int, int, ZoomConfig], tuple[int, int]]
+    grid_hw: Callable[[int, int, ViewSettings], tuple[int, int]]
     untagged_answers: bool = False
