@@ -100,6 +100,11 @@ class Clip:
             tuple(c for clip in clips for c in clip.clamped),
         )
 
+    def part(self, first: int, count: int) -> Clip:
+        """`count` frames from frame `first` on, as a clip."""
+        part = slice(first, first + count)
+        return Clip(self.frames[part], self.pts_seconds[part], self.frame_indices[part], self.clamped[part])
+
     def __len__(self) -> int:
         return len(self.pts_seconds)
 

@@ -18,7 +18,6 @@ from ..config import ZoomConfig
 from ..protocol import (
     LETTERS,
     Choice,
-    Frames,
     builtin_protocol,
     cut_turn,
     parse_turn,
@@ -41,6 +40,7 @@ PUBLIC_CONFIG = ZoomConfig(
 PUBLIC_FRAMES = builtin_protocol("videozoomer").frame
 
 _IMAGE = "<image>"
+_LABELLED = re.compile(rf"{label_pattern(PUBLIC_FRAMES)}\s*{_IMAGE}")
 
 _OPTION = re.compile(r"\(?(?P<letter>[A-Z])\s*[.):]\s*(?P<text>\S.*)")
 
@@ -208,7 +208,7 @@ def _chat(row: dict[str, Any]) -> tuple[str, list[str]]:
 
 def _times(text: str) -> tuple[float, ...]:
     """Seconds of the frames in a message. InvalidRecord for a frame without a time."""
-    times = tuple(float(seconds) for seconds in _LABELLED.findall(text))
+    times = tuple(float(found["time"]) for found in _LABELLED.finditer(text))
     if len(times) != text.count(_IMAGE):
         raise InvalidRecord(f"{text.count(_IMAGE)} {_IMAGE}, but {len(times)} with a time before them")
     return tuple(dict.fromkeys(times))  # the public tool repeats frames: see each once

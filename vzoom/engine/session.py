@@ -282,10 +282,10 @@ class Session:
         """Send the error text back, if there is room for it."""
         self.turn.outcome = problem
         parts = protocol.error_turn(
-            self.trajectory.question,
-            self.trajectory.video,
             problem,
+            self.trajectory.video,
             self.config,
+            question=self.trajectory.question,
             zooms_left=self.generations_left - 1,
             turn_is_open=self._turn_is_open,
         )
@@ -322,10 +322,10 @@ class Session:
             clips.append((call, times[first : first + count]))
             first += count
         parts = protocol.tool_turn(
-            self.trajectory.question,
-            self.trajectory.video,
             clips,
+            self.trajectory.video,
             self.config,
+            question=self.trajectory.question,
             zooms_left=self.generations_left - 1,
             num_shown=self.trajectory.num_frames,
             turn_is_open=self._turn_is_open,

@@ -19,6 +19,7 @@ from .frame_times import glance_timestamps as glance_timestamps
 from .frame_times import zoom_timestamps as zoom_timestamps
 from .grammars.scanner import TurnScanner as TurnScanner
 from .grammars.scanner import cut_turn as cut_turn
+from .grammars.scanner import opening_tags as opening_tags
 from .grammars.scanner import stops as stops
 from .judging import Judge as Judge
 from .judging import JudgeFailed as JudgeFailed

@@ -55,7 +55,7 @@ def prompt(question: str, video: VideoInfo, times: Sequence[float], config: View
         The parts in order, with one `ImagePart` per glance frame.
     """
     protocol = config.protocol
-    values = _always(question, video, config, config.max_zooms)
+    values = _always(video, question, config, config.max_zooms)
     system = _filled(protocol, protocol.turns.system, values)
     values |= {
         "num_frames": len(times),
@@ -67,11 +67,11 @@ def prompt(question: str, video: VideoInfo, times: Sequence[float], config: View
 
 
 def tool_turn(
-    question: str,
-    video: VideoInfo,
     clips: Sequence[tuple[ZoomCall, Sequence[float]]],
+    video: VideoInfo,
     config: ViewSettings,
     *,
+    question: str,
     zooms_left: int,
     num_shown: int = 0,
     turn_is_open: bool = True,
@@ -79,10 +79,10 @@ def tool_turn(
     """What comes back for the calls of a turn.
 
     Args:
-        question: as for `prompt`.
-        video: the end of a call is not after its end.
         clips: each call with the seconds of the frames that it brought.
+        video: the end of a call is not after its end.
         config: its protocol has the words, its limits may be told.
+        question: may be told again.
         zooms_left: how many calls the model may still make.
         num_shown: frames that were shown before, for labels that count on.
         turn_is_open: the model has not sampled its own end of turn, so one is put before the tool turn.
@@ -91,7 +91,7 @@ def tool_turn(
         The parts in order, with one `ImagePart` per frame; the frames of the second clip follow those of the first.
     """
     protocol, turns = config.protocol, config.protocol.turns
-    always = _always(question, video, config, zooms_left)
+    always = _always(video, question, config, zooms_left)
     rendered: list[Part] = []
     values: dict[str, Value] = {}
     done = 0
@@ -106,30 +106,30 @@ def tool_turn(
 
 
 def error_turn(
-    question: str,
-    video: VideoInfo,
     problem: Malformed,
+    video: VideoInfo,
     config: ViewSettings,
     *,
+    question: str,
     zooms_left: int,
     turn_is_open: bool = True,
 ) -> list[Part]:
     """What comes back for a turn that could not be carried out.
 
     Args:
-        question: as for `prompt`.
-        video: its duration may be told.
         problem: what is wrong with it.
+        video: its duration may be told.
         config: its protocol has the words, its limits may be told.
+        question: may be told again.
         zooms_left: how many calls the model may still make.
         turn_is_open: as for `tool_turn`.
     """
-    return _as_turn(_error_parts(question, video, problem, config, zooms_left), config.protocol, turn_is_open)
+    return _as_turn(_error_parts(problem, video, question, config, zooms_left), config.protocol, turn_is_open)
 
 
-def feedback(question: str, video: VideoInfo, problem: Malformed, config: ViewSettings, *, zooms_left: int) -> str:
+def feedback(problem: Malformed, video: VideoInfo, config: ViewSettings, *, question: str, zooms_left: int) -> str:
     """The text of `error_turn`, without control tokens."""
-    parts = _error_parts(question, video, problem, config, zooms_left)
+    parts = _error_parts(problem, video, question, config, zooms_left)
     return "".join(part.text for part in parts if isinstance(part, TextPart))
 
 
@@ -185,7 +185,7 @@ _HELP = {
 }
 
 
-def _always(question: str, video: VideoInfo, config: ViewSettings, zooms_left: int) -> dict[str, Value]:
+def _always(video: VideoInfo, question: str, config: ViewSettings, zooms_left: int) -> dict[str, Value]:
     """The values that every turn may tell."""
     turns = config.protocol.turns
     values: dict[str, Value] = {
@@ -225,7 +225,7 @@ def _of_clip(
 
 
 def _error_parts(
-    question: str, video: VideoInfo, problem: Malformed, config: ViewSettings, zooms_left: int
+    problem: Malformed, video: VideoInfo, question: str, config: ViewSettings, zooms_left: int
 ) -> list[Part]:
     protocol, turns = config.protocol, config.protocol.turns
     last = turns.last_error if zooms_left == 0 and turns.last_error is not None else turns.error
@@ -234,7 +234,7 @@ def _error_parts(
         "help": protocol.errors.get(problem.error, _HELP[problem.error]),
         "detail": problem.detail,
     }
-    return _filled(protocol, last, {**_always(question, video, config, zooms_left), **told})
+    return _filled(protocol, last, {**_always(video, question, config, zooms_left), **told})
 
 
 def _as_turn(body: list[Part], protocol: Protocol, turn_is_open: bool) -> list[Part]:

@@ -47,10 +47,10 @@ def exchange(
     """A turn as the assistant's message, and what came back for it as the user's. clip: what its calls brought."""
     question, video, shown = trajectory.question, trajectory.video, _explaining(config)
     if clip is not None:
-        back = tool_turn(question, video, turn.clips, shown, zooms_left=zooms_left)
+        back = tool_turn(turn.clips, video, shown, question=question, zooms_left=zooms_left)
     else:
         assert isinstance(turn.outcome, Malformed)
-        back = error_turn(question, video, turn.outcome, shown, zooms_left=zooms_left)
+        back = error_turn(turn.outcome, video, shown, question=question, zooms_left=zooms_left)
     return [{"role": "assistant", "content": turn.text}, *to_messages(back, clip)]
 
 
