@@ -117,7 +117,9 @@ class Session:
         self.config = config
         self.sampling = sampling or Sampling()
         self.vocabulary = vocabulary
-        self.trajectory = Trajectory(question=question, video=video, protocol=config.protocol.name)
+        self.trajectory = Trajectory(
+            question=question, video=video, protocol=config.protocol.name, glance=config.glance
+        )
         self.prefetch_seconds: tuple[float, ...] = ()
         self.num_fed = 0
         self._next_position = 0
