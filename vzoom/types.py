@@ -110,12 +110,19 @@ class Clip:
             tuple(t for clip in clips for t in clip.pts_seconds),
             tuple(i for clip in clips for i in clip.frame_indices),
             tuple(c for clip in clips for c in clip.clamped),
+            tuple(d for clip in clips for d in clip.damaged),
         )
 
     def part(self, first: int, count: int) -> Clip:
         """`count` frames from frame `first` on, as a clip."""
         part = slice(first, first + count)
-        return Clip(self.frames[part], self.pts_seconds[part], self.frame_indices[part], self.clamped[part])
+        return Clip(
+            self.frames[part],
+            self.pts_seconds[part],
+            self.frame_indices[part],
+            self.clamped[part],
+            self.damaged[part],
+        )
 
     def __len__(self) -> int:
         return len(self.pts_seconds)

@@ -25,7 +25,7 @@ def turn_markup(text: str, protocol: Protocol) -> str:
 
     The tags of the protocol may stand in any order and number, as the model wrote them.
     """
-    style_of = {tag: "answered" for tag in opening_tags(protocol)}
+    style_of = dict.fromkeys(opening_tags(protocol), "answered")
     style_of |= {protocol.call.open: "call", protocol.thought.open: "thought"}
     tags = sorted({*style_of, *protocol.tags} - {""}, key=len, reverse=True)
     pieces, style, at = [], "", 0

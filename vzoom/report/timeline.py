@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..types import Clip, Trajectory, ZoomCall
+from ..types import Clip, Trajectory
 from .markup import clock_text, escape, nice_step, picture, seconds_text, span_text
 
 _STRIP_PICTURES = 12

@@ -123,9 +123,7 @@ class Episode:
             RecordedTurn(turn.text, source, turn.outcome, False, turn.pts_seconds, turn.clip_frames)
             for turn, source in zip(trajectory.turns, self.sources, strict=True)
         ]
-        turns = [
-            replace(turn, flawed=self.flawed[i] or not carried_out(bare, i)) for i, turn in enumerate(bare)
-        ]
+        turns = [replace(turn, flawed=self.flawed[i] or not carried_out(bare, i)) for i, turn in enumerate(bare)]
         question = self.question
         record = Record(
             id=id,

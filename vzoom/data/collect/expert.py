@@ -33,9 +33,7 @@ class Expert:
         self._temperature, self._max_tokens = temperature, max_tokens
         self._over = threading.Event()
 
-    def ask(
-        self, messages: Sequence[Message], *, tag: str, task: str, attempt: int, stop: Sequence[str] = ()
-    ) -> Reply:
+    def ask(self, messages: Sequence[Message], *, tag: str, task: str, attempt: int, stop: Sequence[str] = ()) -> Reply:
         """The reply to `messages`.
 
         Args:

@@ -53,7 +53,7 @@ class Checkpoint:
         tokenizer: transformers' own.
         patch_spec: the patch geometry of its vision tower.
         config: the settings of its conversations, its protocol among them (`choose_protocol`).
-        knows_tags: whether it was trained in that protocol, as far as its files or its hub id say.
+        knows_tags: whether it was trained in that protocol's grammar, as far as its files or its hub id say.
         banned_ids: tokens that are never sampled.
         stored: what its files hold for each tensor of the model, by transformers' names. `compare_weights` reads them.
         sampling: how its generation_config.json wants tokens chosen; greedy if it has none.
@@ -169,7 +169,7 @@ def load_checkpoint(
         tokenizer=tokenizer,
         patch_spec=patch_spec_of(folder),
         config=config,
-        knows_tags=chosen.is_own,
+        knows_tags=chosen.knows_tags,
         banned_ids=never_sampled(tokenizer, hf.lm_head.out_features, name_or_path),
         stored=stored,
         sampling=sampling_of(generation, name_or_path),

@@ -10,8 +10,12 @@ from typing import Any
 from ...config import DEFAULT_PROTOCOL, ZoomConfig
 from ...protocol import (
     PROTOCOL_FILE,
+    AnswerFormat,
+    CallFormat,
     Protocol,
+    ThoughtFormat,
     builtin_for,
+    builtin_names,
     builtin_protocol,
     check_complete,
     escape_template,
@@ -29,12 +33,12 @@ class ProtocolChoice:
 
     Attributes:
         config: their settings, with the protocol.
-        is_own: whether the checkpoint was trained in the protocol, as far as its files or its hub id say.
+        knows_tags: whether the checkpoint was trained in the protocol's grammar, as far as its files or its hub id say.
         warnings: sentences for the user: that answers may be worse than they could be.
     """
 
     config: ZoomConfig
-    is_own: bool
+    knows_tags: bool
     warnings: tuple[str, ...] = ()
 
 
@@ -65,7 +69,7 @@ def choose_protocol(
     chosen, warnings = own, []
     if protocol is not None:
         chosen = protocol
-        if own is not None and own.name != protocol.name:
+        if own is not None and own.name != protocol.name and protocol.name in builtin_names():
             warnings.append(
                 f"{name} was trained in the protocol {own.name}, and is prompted in {protocol.name}, which it does not "
                 "know: expect worse answers"
@@ -82,7 +86,13 @@ def choose_protocol(
     if chosen.turns.system_from_chat_template:
         chosen = with_chat_template(chosen, tokenizer, name)
     config = ZoomConfig.from_dict(settings or {}, name, protocol=chosen)
-    return ProtocolChoice(config, is_own=own is not None and own.name == chosen.name, warnings=tuple(warnings))
+    knows_tags = own is not None and _grammar(own) == _grammar(chosen)
+    return ProtocolChoice(config, knows_tags=knows_tags, warnings=tuple(warnings))
+
+
+def _grammar(protocol: Protocol) -> tuple[CallFormat, AnswerFormat, ThoughtFormat]:
+    """What a model must have learned to write."""
+    return protocol.call, protocol.answer, protocol.thought
 
 
 def _own_protocol(
