@@ -49,9 +49,9 @@ from .render import render_answer as render_answer
 from .render import render_call as render_call
 from .render import render_turn as render_turn
 from .render import tool_turn as tool_turn
-from .template import Field as TemplateField
-from .template import escape as escape_template
-from .template import split as split_template
+from .template import TemplateField as TemplateField
+from .template import escape_template as escape_template
+from .template import split_template as split_template
 from .text_codec import TextCodec as TextCodec
 from .tokenize import TokenSpan as TokenSpan
 from .tokenize import tokenize_parts as tokenize_parts

@@ -28,7 +28,7 @@ from .reading import Values, read_values
 
 _FRAMES, _QUESTION, _VIDEO = "\ue000", "\ue001", "\ue002"  # stand for fields in texts that are compared
 _SENTINELS = {_FRAMES: "{frames}", _QUESTION: "{question}", _VIDEO: "{video_path}"}
-Facts = Mapping[str, float | None]
+Facts = Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -320,11 +320,14 @@ def _without_frames(text: str, frames: Frames) -> str:
 def _tool_messages(chat: Chat, opening: str, frames: Frames, base: Protocol) -> list[_Message]:
     """What a conversation shows after its opening."""
     read = read_values(opening, chat.shown[0], frames)
-    question = read.texts.get("question", "") if isinstance(read, Values) else ""
+    told = read.texts if isinstance(read, Values) else {}
+    question, end = told.get("question", ""), float(told.get("duration", "inf"))
     found = []
     for turn, text in enumerate(chat.shown[1:], 1):
         call = _call(chat.written[turn - 1], base)
-        facts: Facts = {"start": call.start_seconds, "end": call.end_seconds} if isinstance(call, ZoomCall) else {}
+        facts: Facts = (
+            {"start": call.start_seconds, "end": min(call.end_seconds, end)} if isinstance(call, ZoomCall) else {}
+        )
         message = _message(text, turn, chat, frames, facts)
         if len(question) > 3 and question in message.text:
             message = replace(message, text=message.text.replace(question, _QUESTION))
@@ -362,13 +365,10 @@ def _number(
     """The field that gives the numbers of one place."""
     owners = [messages[owner] for owner in piece.owners]
     for name in ("num_frames", "start", "end"):
-        for spec in ("d", "g", ".0f", ".1f", ".2f", ".3f"):
-            said = (
-                _is_written(number, message.facts.get(name), spec)
-                for number, message in zip(piece.numbers, owners, strict=True)
-            )
-            if nearly_all(said):
-                return f"{{{name}}}" if spec == "d" else f"{{{name}:{spec}}}"
+        for spec in _forms(piece.numbers):
+            values = [message.facts.get(name) for message in owners]
+            if _are_written(piece.numbers, values, spec, may_be_less=name == "end"):
+                return f"{{{name}:{spec}}}" if spec else f"{{{name}}}"
     if all(number.isdigit() for number in piece.numbers):
         counts = [int(number) + message.turn for number, message in zip(piece.numbers, owners, strict=True)]
         usual = most_common(counts)
@@ -387,7 +387,20 @@ def _number(
     return escape_template(most_common(piece.numbers))
 
 
-def _is_written(number: str, value: float | None, spec: str) -> bool:
-    if value is None or (spec == "d" and value != int(value)):
+def _forms(numbers: Sequence[str]) -> tuple[str, ...]:
+    """Format specifications that may have written these numbers."""
+    digits = {len(number.partition(".")[2]) for number in numbers}
+    fixed = (f".{digits.pop()}f",) if len(digits) == 1 else ()
+    return ("", "g", *fixed) if fixed in ((), (".0f",)) else (*fixed, "", "g")
+
+
+def _are_written(numbers: Sequence[str], values: Sequence[float | None], spec: str, *, may_be_less: bool) -> bool:
+    """Whether nearly all numbers are the values in this form; may_be_less: or less, as an end after the video's is."""
+    pairs = [(number, value) for number, value in zip(numbers, values, strict=True) if value is not None]
+    if len(pairs) < len(numbers):
         return False
-    return format(int(value) if spec == "d" else value, spec) == number
+    equal = [format(value, spec) == number for number, value in pairs]
+    if not may_be_less:
+        return nearly_all(equal)
+    less = (":" not in number and float(number) < value for number, value in pairs)
+    return sum(equal) >= 0.3 * len(equal) and nearly_all(map(any, zip(equal, less, strict=True)))
