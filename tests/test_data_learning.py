@@ -6,7 +6,7 @@ import json
 import random
 import string
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -42,9 +42,6 @@ class Facts:
     shows_duration: bool = False
     question_again: bool = False
     tool_role: str = "user"
-    glance: Callable[[random.Random], list[float]] = field(
-        default=lambda rng: [i * 2.0 for i in range(rng.randrange(3, 9))]
-    )
 
 
 def segment_call(start: float, end: float, rng: random.Random) -> str:
@@ -117,7 +114,7 @@ def rows(facts: Facts, rng: random.Random, count: int, *, rounds: int = 5) -> tu
     texts = Texts.drawn(rng)
     made = []
     for number in range(count):
-        glance = facts.glance(rng)
+        glance = [i * 2.0 for i in range(rng.randrange(3, 9))]
         duration = round(glance[-1] + rng.uniform(1, 50), 2)
         question = f"{rng.choice(('What', 'Who', 'When', 'Why'))} {words(rng, rng.randrange(4, 12))}{rng.choice('?.!')}"
         told = f"({duration:.2f} s) " if facts.shows_duration else ""
@@ -140,8 +137,9 @@ def rows(facts: Facts, rng: random.Random, count: int, *, rounds: int = 5) -> tu
             else:
                 times = [start + i * 0.5 for i in range(rng.randrange(2, 9))]
                 num_frames += len(times)
-                said = facts.head(len(times), start, end)
-                told = f"<tool_response>\n{texts.clip}{said}\n{block(facts, times)}\n</tool_response>{texts.more}{again}{last}"
+                said = facts.head(len(times), start, min(end, duration))
+                told = f"<tool_response>\n{texts.clip}{said}\n{block(facts, times)}\n</tool_response>"
+                told += f"{texts.more}{again}{last}"
             messages.append({"role": facts.tool_role, "content": told})
         messages.append({"role": "assistant", "content": f"<think>{words(rng, 5)}</think><answer>A</answer>"})
         made.append({"messages": messages, "images": [f"{i}.jpg" for i in range(num_frames)]})

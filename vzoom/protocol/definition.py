@@ -397,7 +397,7 @@ def _templates(protocol: Protocol) -> list[tuple[str, str, dict[str, object]]]:
 
 def _check_templates(protocol: Protocol) -> None:
     for name in (*protocol.missing, *protocol.texts):
-        if template.split(f"{{{name}}}") != (template.Field(name, ""),):
+        if template.split_template(f"{{{name}}}") != (template.TemplateField(name, ""),):
             raise ValueError(f"missing and texts: the name of a text is lower-case letters and _, got {name!r}")
     for key, text, known in _templates(protocol):
         names = {*known, *protocol.missing} - set(protocol.texts)

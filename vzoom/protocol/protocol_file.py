@@ -97,7 +97,7 @@ def check_complete(protocol: Protocol) -> None:
 
 def with_system(protocol: Protocol, text: str) -> Protocol:
     """The protocol with this system text, word for word."""
-    turns = dataclasses.replace(protocol.turns, system=template.escape(text), system_from_chat_template=False)
+    turns = dataclasses.replace(protocol.turns, system=template.escape_template(text), system_from_chat_template=False)
     return dataclasses.replace(protocol, turns=turns)
 
 

@@ -246,7 +246,7 @@ def _as_turn(body: list[Part], protocol: Protocol, turn_is_open: bool) -> list[P
 def _filled(protocol: Protocol, text: str, values: Mapping[str, Value]) -> list[Part]:
     """A template with its values. Text in a value is not ours: it never becomes a control token."""
     parts: list[Part] = []
-    for piece in template.split(protocol.text(text)):
+    for piece in template.split_template(protocol.text(text)):
         if isinstance(piece, str):
             parts.append(TextPart(piece))
         elif isinstance(value := values[piece.name], list):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ...config import ZoomConfig
-from ...protocol import ImagePart, Part, Protocol, error_turn, escape_template, parse_turn, prompt, tool_turn
+from ...protocol import ImagePart, Part, Protocol, error_turn, parse_turn, prompt, tool_turn
 from ...types import CallError, Malformed, VideoInfo, ZoomCall, calls_of
 from .chats import IMAGE, MESSAGE_END, VIDEO, Chat
 from .reading import Difference, Values, first_difference, read_values
@@ -155,7 +155,7 @@ def _error(read: Values, question: str, video: VideoInfo, zooms_left: int, proto
     named = read.texts.get("error", "")
     kind = CallError(named) if named in set(map(str, CallError)) else CallError.BAD_VALUE
     if "help" in read.texts:
-        protocol = replace(protocol, errors={str(kind): escape_template(read.texts["help"])})
+        protocol = replace(protocol, errors={str(kind): read.texts["help"]})
     problem = Malformed(kind, read.texts.get("detail", ""))
     parts = error_turn(problem, video, _settings(protocol), question=question, zooms_left=zooms_left)
     return _message(parts, protocol)

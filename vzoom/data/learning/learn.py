@@ -28,7 +28,7 @@ from .reading import Values, read_values
 
 _FRAMES, _QUESTION, _VIDEO = "\ue000", "\ue001", "\ue002"  # stand for fields in texts that are compared
 _SENTINELS = {_FRAMES: "{frames}", _QUESTION: "{question}", _VIDEO: "{video_path}"}
-Facts = Mapping[str, float | None]
+Facts = Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -181,6 +181,24 @@ def _around_question(texts: Sequence[str], messages: Sequence[_Message], unsure:
 # ---------------------------------------------------------------- tool turns
 
 
+@dataclass(frozen=True)
+class _Whole:
+    """A template, and what it was made of.
+
+    Attributes:
+        words: what stands between the numbers.
+        slots: the numbers: fixed ones, and those that differ.
+        fields: what gives those that differ, by their place.
+        rounds: turns that the model has, if the words count down what is left.
+    """
+
+    template: str
+    words: tuple[str, ...]
+    slots: tuple[str | Varying, ...]
+    fields: Mapping[int, str]
+    rounds: int | None
+
+
 def _learn_tool(
     turns: Turns, base: Protocol, messages: Sequence[_Message], found: list[str], unsure: list[str]
 ) -> tuple[Turns, int | None]:
@@ -192,12 +210,13 @@ def _learn_tool(
     usual = most_common(words)
     last_turn, last_words = _last_round(messages, words, usual)
     regular = [message for message, own in zip(messages, words, strict=True) if own == usual]
-    tool, rounds = _whole(regular, unsure)
+    whole = _whole(regular, unsure)
+    tool, rounds, last_tool = whole.template, whole.rounds, None
     found.append(f"tool turn: {tool!r}")
-    last_tool = None
     if last_turn is not None:
         rounds = rounds or last_turn + 1
-        last_tool, _ = _whole([m for m, own in zip(messages, words, strict=True) if own == last_words], unsure)
+        ending = [message for message, own in zip(messages, words, strict=True) if own == last_words]
+        last_tool = _whole(ending, unsure, whole).template
         found.append(f"tool turn of the last round, which is turn {last_turn + 1}: {last_tool!r}")
     else:
         unsure.append("how the tool turn of the last round differs, and which round is the last: none differs")
@@ -225,11 +244,37 @@ def _last_round(
     return None, usual
 
 
-def _whole(messages: Sequence[_Message], unsure: list[str]) -> tuple[str, int | None]:
-    """The template of messages with the same words; and the rounds, if they count down what is left."""
-    rounds: list[int] = []
-    pieces = align([message.text for message in messages], range(len(messages)))
-    return _explain(pieces, messages, unsure, rounds), rounds[0] if rounds else None
+def _whole(messages: Sequence[_Message], unsure: list[str], known: _Whole | None = None) -> _Whole:
+    """The template of messages that have the same words.
+
+    Args:
+        messages: of one kind.
+        unsure: what cannot be told is added to it.
+        known: of messages that begin with the same words, whose numbers are then the same fields.
+    """
+    parts = [split_numbers(message.text) for message in messages]
+    words, slots, rounds = parts[0][0], list[str | Varying](), list[int]()
+    fields: dict[int, str] = {}
+    for place in range(len(words) - 1):
+        numbers = [numbers[place] for _, numbers in parts]
+        usual = most_common(numbers)
+        if known is not None and known.words[: place + 1] == words[: place + 1] and place < len(known.slots):
+            slots.append(known.slots[place])
+            fields |= {place: known.fields[place]} if place in known.fields else {}
+        elif len(set(numbers)) == 1 or nearly_all(number == usual for number in numbers):
+            slots.append(usual)
+        else:
+            varying = Varying(tuple(numbers), tuple(range(len(numbers))))
+            slots.append(varying)
+            fields[place] = _number(varying, messages, words[place], words[place + 1], unsure, rounds)
+    template, text = "", words[0]
+    for place, (slot, word) in enumerate(zip(slots, words[1:], strict=True)):
+        if place in fields:
+            template += _escaped(text) + fields[place]
+            text = word
+        else:
+            text += str(slot) + word
+    return _Whole(template + _escaped(text), words, tuple(slots), fields, rounds[0] if rounds else None)
 
 
 # ---------------------------------------------------------------- error turns
@@ -320,11 +365,14 @@ def _without_frames(text: str, frames: Frames) -> str:
 def _tool_messages(chat: Chat, opening: str, frames: Frames, base: Protocol) -> list[_Message]:
     """What a conversation shows after its opening."""
     read = read_values(opening, chat.shown[0], frames)
-    question = read.texts.get("question", "") if isinstance(read, Values) else ""
+    told = read.texts if isinstance(read, Values) else {}
+    question, end = told.get("question", ""), float(told.get("duration", "inf"))
     found = []
     for turn, text in enumerate(chat.shown[1:], 1):
         call = _call(chat.written[turn - 1], base)
-        facts: Facts = {"start": call.start_seconds, "end": call.end_seconds} if isinstance(call, ZoomCall) else {}
+        facts: Facts = (
+            {"start": call.start_seconds, "end": min(call.end_seconds, end)} if isinstance(call, ZoomCall) else {}
+        )
         message = _message(text, turn, chat, frames, facts)
         if len(question) > 3 and question in message.text:
             message = replace(message, text=message.text.replace(question, _QUESTION))
@@ -342,37 +390,34 @@ def _explain(pieces: Pieces, messages: Sequence[_Message], unsure: list[str], ro
     template = ""
     for i, piece in enumerate(pieces):
         if isinstance(piece, str):
-            template += "".join(_SENTINELS.get(part, escape_template(part)) for part in _cut(piece))
+            template += _escaped(piece)
             continue
         follows = pieces[i + 1] if i + 1 < len(pieces) else ""
-        template += _number(piece, messages, template, follows if isinstance(follows, str) else "", unsure, rounds)
+        template += _number(piece, messages, template, follows if isinstance(follows, str) else "", unsure, [])
     return template
 
 
-def _cut(text: str) -> list[str]:
-    """Text cut at sentinels, which are parts of their own."""
+def _escaped(text: str) -> str:
+    """A template of fixed words, in which sentinels become fields."""
     for sentinel in _SENTINELS:
         text = text.replace(sentinel, f"\0{sentinel}\0")
-    return [part for part in text.split("\0") if part]
+    return "".join(_SENTINELS.get(part, escape_template(part)) for part in text.split("\0"))
 
 
 def _number(
-    piece: Varying, messages: Sequence[_Message], before: str, after: str, unsure: list[str], rounds: list[int] | None
+    piece: Varying, messages: Sequence[_Message], before: str, after: str, unsure: list[str], rounds: list[int]
 ) -> str:
     """The field that gives the numbers of one place."""
     owners = [messages[owner] for owner in piece.owners]
     for name in ("num_frames", "start", "end"):
-        for spec in ("d", "g", ".0f", ".1f", ".2f", ".3f"):
-            said = (
-                _is_written(number, message.facts.get(name), spec)
-                for number, message in zip(piece.numbers, owners, strict=True)
-            )
-            if nearly_all(said):
-                return f"{{{name}}}" if spec == "d" else f"{{{name}:{spec}}}"
+        for spec in _forms(piece.numbers):
+            values = [message.facts.get(name) for message in owners]
+            if _are_written(piece.numbers, values, spec, may_be_less=name == "end"):
+                return f"{{{name}:{spec}}}" if spec else f"{{{name}}}"
     if all(number.isdigit() for number in piece.numbers):
         counts = [int(number) + message.turn for number, message in zip(piece.numbers, owners, strict=True)]
         usual = most_common(counts)
-        if rounds is not None and nearly_all(count == usual for count in counts):
+        if owners[0].turn and nearly_all(count == usual for count in counts):
             rounds.append(usual + 1)
             return "{zooms_left}"
     if owners[0].turn == 0:
@@ -387,7 +432,20 @@ def _number(
     return escape_template(most_common(piece.numbers))
 
 
-def _is_written(number: str, value: float | None, spec: str) -> bool:
-    if value is None or (spec == "d" and value != int(value)):
+def _forms(numbers: Sequence[str]) -> tuple[str, ...]:
+    """Format specifications that may have written these numbers."""
+    digits = {len(number.partition(".")[2]) for number in numbers}
+    fixed = (f".{digits.pop()}f",) if len(digits) == 1 else ()
+    return ("", "g", *fixed) if fixed in ((), (".0f",)) else (*fixed, "", "g")
+
+
+def _are_written(numbers: Sequence[str], values: Sequence[float | None], spec: str, *, may_be_less: bool) -> bool:
+    """Whether nearly all numbers are the values in this form; may_be_less: or less, as an end after the video's is."""
+    pairs = [(number, value) for number, value in zip(numbers, values, strict=True) if value is not None]
+    if len(pairs) < len(numbers):
         return False
-    return format(int(value) if spec == "d" else value, spec) == number
+    equal = [format(value, spec) == number for number, value in pairs]
+    if not may_be_less:
+        return nearly_all(equal)
+    less = (":" not in number and float(number) < value for number, value in pairs)
+    return sum(equal) >= 0.3 * len(equal) and nearly_all(map(any, zip(equal, less, strict=True)))

@@ -63,7 +63,9 @@ def read_values(template: str, text: str, frames: Frames) -> Values | Difference
         return Values(texts, tuple(label for block in blocks for label in block), tuple(map(len, blocks)))
     for known in range(len(pieces) - 1, -1, -1):
         if begun := re.match("".join(patterns[:known]), text, re.DOTALL):
-            return _difference(pieces[known], text, begun.end())
+            before = pieces[known - 1] if known else ""
+            is_text = isinstance(before, TemplateField) and _plain_name(before.name) in _TEXTS
+            return _difference(pieces[known], text, begun.end(), after_text=is_text)
     raise AssertionError("the empty pattern matches every text")
 
 
@@ -88,14 +90,21 @@ def _labels(block: str, frames: Frames) -> list[Mapping[str, str]]:
     return [found.groupdict() for found in pattern.finditer(block)]
 
 
-def _difference(piece: str | TemplateField, text: str, at: int) -> Difference:
+def _difference(piece: str | TemplateField, text: str, at: int, *, after_text: bool) -> Difference:
+    """Where `piece`, which should follow at `at`, is not. after_text: a text of any length is before it."""
     if isinstance(piece, TemplateField):
         return Difference(at, f"{{{piece.name}}}", text[at:])
-    found = first_difference(piece, text[at : at + len(piece)])
-    assert found is None or found.at <= len(piece)
-    if found is None:  # the words are there, but what must follow them at the end of the text is not
-        return Difference(at + len(piece), "the end", text[at + len(piece) :])
-    return Difference(at + found.at, found.expected, text[at + found.at :])
+    starts = range(at, len(text) + 1) if after_text else (at,)
+    common = {start: _common_length(piece, text, start) for start in starts}
+    best = max(common, key=lambda start: common[start])
+    length = common[best]
+    return Difference(best + length, piece[length:] or "the end", text[best + length :])
+
+
+def _common_length(piece: str, text: str, start: int) -> int:
+    """How many characters of `piece` stand in `text` from `start` on."""
+    found = first_difference(piece, text[start : start + len(piece)])
+    return len(piece) if found is None else found.at
 
 
 def _piece(piece: str | TemplateField, before: tuple[str | TemplateField, ...], frames: Frames) -> str:

@@ -21,8 +21,8 @@ _VALUE = r"([^\s,;]{1,64})"
 def _pattern(sentence: str) -> tuple[re.Pattern[str], tuple[str, ...]]:
     """Finds the sentence, and the names of its values in order. White space and case do not matter."""
     pieces, names = [], []
-    for piece in template.split(sentence):
-        if isinstance(piece, template.Field):
+    for piece in template.split_template(sentence):
+        if isinstance(piece, template.TemplateField):
             names.append(piece.name)
             pieces.append(_VALUE)
         else:
