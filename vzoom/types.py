@@ -267,7 +267,6 @@ class Trajectory:
     Attributes:
         question: the text, options included.
         video: what was known of the video.
-        protocol: the name of the protocol that it was held in.
         ids: the T tokens. The last sampled one was never fed.
         sampled: T times whether the model chose the token.
         logprobs: T natural log-probabilities; 0 for tokens that were not sampled.
@@ -279,11 +278,11 @@ class Trajectory:
         answer: the text of the answer; None if the model gave none.
         answer_is_untagged: whether the answer is a turn without tags, of a model that was not trained for them.
         stop_reason: why the conversation ended; None while it runs.
+        protocol: the name of the protocol that it is held in.
     """
 
     question: str
     video: VideoInfo
-    protocol: str = ""
     ids: list[int] = field(default_factory=list)
     sampled: list[bool] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -295,6 +294,7 @@ class Trajectory:
     answer: str | None = None
     answer_is_untagged: bool = False
     stop_reason: StopReason | None = None
+    protocol: str = ""
 
     @property
     def zooms(self) -> list[Turn]:
