@@ -8,13 +8,15 @@ import string
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from vzoom.data.learning.chats import read_chats
 from vzoom.data.learning.check import check
 from vzoom.data.learning.learn import Learned, guess_base, learn
-from vzoom.protocol import load_protocol, to_toml
+from vzoom.data.validate import InvalidRecord
+from vzoom.protocol import builtin_protocol, escape_template, load_protocol, to_toml
 
 # ---------------------------------------------------------------- published data that nobody has seen
 
@@ -109,7 +111,7 @@ class Texts:
         return cls(*(words(rng, rng.randrange(3, 30)) for _ in range(8)))
 
 
-def rows(facts: Facts, rng: random.Random, count: int, *, rounds: int = 5) -> tuple[list[dict[str, object]], Texts]:
+def rows(facts: Facts, rng: random.Random, count: int, *, rounds: int = 5) -> tuple[list[dict[str, Any]], Texts]:
     """Conversations as they are published: {"messages", "images"}."""
     texts = Texts.drawn(rng)
     made = []
@@ -150,7 +152,7 @@ def block(facts: Facts, times: list[float]) -> str:
     return facts.separator.join(f"{facts.label(i, t)}<image>" for i, t in enumerate(times))
 
 
-def written(path: Path, made: list[dict[str, object]]) -> Path:
+def written(path: Path, made: list[dict[str, Any]]) -> Path:
     path.write_text(json.dumps(made, ensure_ascii=False))
     return path
 
@@ -182,3 +184,99 @@ def test_unknown_texts_are_learned_and_given_back(kind: str, seed: int, tmp_path
     more, _ = rows(KINDS[kind], rng, 200)
     deviations = check(read_chats(written(tmp_path / "more.json", more)), protocol)
     assert deviations == [], "\n".join(map(str, deviations[:3]))
+
+
+def deviants(made: list[dict[str, Any]], change: Callable[[str], str], row: int, message: int) -> list[dict[str, Any]]:
+    """The same conversations, with one message of one row changed."""
+    made = json.loads(json.dumps(made))
+    text = made[row]["messages"][message]["content"]
+    made[row]["messages"][message]["content"] = change(text)
+    assert made[row]["messages"][message]["content"] != text
+    return made
+
+
+PLANTED: dict[str, tuple[int, str, Callable[[str], str]]] = {
+    "system": (0, "system message", lambda text: text + "!"),
+    "label": (1, "opening", lambda text: text.replace("_time4.00s>", "_time4.0s>")),
+    "index": (1, "opening", lambda text: text.replace("<frame1_", "<frame7_")),
+    "opening": (1, "opening", lambda text: text.replace("<image>", "<image> ", 1)),
+    "tool turn": (3, "tool turn 1", lambda text: text.replace("<tool_response>", "<tool-response>")),
+    "a call that nobody reads": (2, "tool turn 1", lambda text: text.replace("segment", "span")),
+}
+
+
+@pytest.mark.parametrize("where", PLANTED)
+def test_a_planted_deviation_is_reported_with_its_row_and_does_not_change_what_is_learned(
+    where: str, tmp_path: Path
+) -> None:
+    made, _ = rows(KINDS["videozoomer"], random.Random(5), 40)
+    plain = learned_from(written(tmp_path / "sft.json", made)).protocol
+    message, name, change = PLANTED[where]
+    row = next(i for i in range(10, 40) if "<image>" in str(made[i]["messages"][3]["content"]))
+    path = written(tmp_path / "planted.json", deviants(made, change, row, message))
+    assert learned_from(path).protocol == plain
+    assert check(read_chats(tmp_path / "sft.json"), plain) == []
+    (found,) = check(read_chats(path), plain)
+    assert (found.row, found.id, found.message) == (row, str(row), name)
+    text = json.loads(path.read_text())[row]["messages"][message if message != 2 else 3]["content"]
+    assert text[found.difference.at :].startswith(found.difference.found[:20])
+    assert f"row {row} ({row}), {name}, character {found.difference.at}" in str(found)
+
+
+def test_the_last_round_and_the_error_turn_are_told_apart(tmp_path: Path) -> None:
+    made, texts = rows(KINDS["videozoomer"], random.Random(9), 60)
+    turns = learned_from(written(tmp_path / "sft.json", made)).protocol.turns
+    opened, closed = "<tool_response>\n", "\n</tool_response>"
+    told = {name: escape_template(text) for name, text in vars(texts).items()}
+    assert turns.system == told["system"]
+    assert turns.opening == f"{{frames}}{told['before']} {{question}} {told['after']}"
+    assert turns.tool == f"{opened}{told['clip']}\n{{frames}}{closed}{told['more']}"
+    assert turns.last_tool == turns.tool + told["last"]
+    assert turns.error == f"{opened}{told['error']} {{help}}.{closed}{told['retry']}"
+    assert turns.last_error == turns.error + told["last"]
+
+
+def test_what_the_data_cannot_tell_is_said(tmp_path: Path) -> None:
+    made, _ = rows(KINDS["videozoomer"], random.Random(9), 30, rounds=2)
+    for row in made:
+        del row["messages"][2:4]  # no conversation zooms
+    chats = read_chats(written(tmp_path / "sft.json", made))
+    with pytest.raises(ValueError, match="no built-in protocol reads a call"):
+        guess_base(chats)
+    learned = learn(chats, builtin_protocol("videozoomer"), name="theirs")
+    said = "\n".join(learned.unsure)
+    assert "no conversation shows a clip" in said
+    assert "the error turn: no conversation shows one" in said
+    assert "{clip_text}" in learned.protocol.turns.tool
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1]", "row 0: must be an object"),
+        ("[]", "holds no conversation"),
+        ("{", "no JSON"),
+        ('[{"messages": [{"role": "assistant", "content": "x"}]}]', "row 0: roles must be"),
+        ('[{"messages": [{"role": "user", "content": 5}]}]', "row 0: content must be text"),
+    ],
+)
+def test_a_file_of_another_kind_is_refused_with_its_row(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "data.json"
+    path.write_text(text)
+    with pytest.raises(InvalidRecord, match=message):
+        read_chats(path)
+
+
+def test_json_lines_and_content_in_parts_are_read(tmp_path: Path) -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "image"}, {"type": "text", "text": "b"}]
+    row = {"id": "x7", "messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": "c"}]}
+    path = tmp_path / "data.jsonl"
+    path.write_text(f"{json.dumps(row)}\n\n{json.dumps(row)}\n")
+    first, second = read_chats(path)
+    assert (first.id, first.shown, first.written, second.row) == ("x7", ("a<image>b",), ("c",), 1)
+
+
+def test_all_rows_asking_the_same_is_refused(tmp_path: Path) -> None:
+    made, _ = rows(KINDS["videozoomer"], random.Random(1), 1)
+    with pytest.raises(ValueError, match="ask the same"):
+        learned_from(written(tmp_path / "sft.json", made * 3))

@@ -44,7 +44,9 @@ class TextCodec:
         self._contents = {id: token.content for id, token in added.items()}
         self._ids = {content: id for id, content in self._contents.items()}
         # Control tokens leave no text, tags do: a fine-tune may have added them as special tokens.
-        self._silent = frozenset(id for id, token in added.items() if token.special and not _TAG.fullmatch(token.content))
+        self._silent = frozenset(
+            id for id, token in added.items() if token.special and not _TAG.fullmatch(token.content)
+        )
         self._all = _pattern(added)
         self._added = added
         self._of_tags: dict[tuple[str, ...], re.Pattern[str]] = {}

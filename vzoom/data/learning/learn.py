@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from ...protocol import (
     Frames,
     Protocol,
+    TemplateField,
     Turns,
     builtin_names,
     builtin_protocol,
@@ -117,7 +118,17 @@ def learn(chats: Sequence[Chat], base: Protocol, *, name: str) -> Learned:
     if roles:
         turns = replace(turns, tool_role="tool" if most_common(roles) == "tool" else "user")
     limits = base.limits if rounds is None else replace(base.limits, max_zooms=rounds - 1)
-    protocol = replace(base, name=name, checkpoints=(), missing=(), texts={}, turns=turns, frame=frames, limits=limits)
+    kept = {piece.name for text in vars(turns).values() if isinstance(text, str) for piece in _fields(text)}
+    protocol = replace(
+        base,
+        name=name,
+        checkpoints=(),
+        missing=tuple(text for text in base.missing if text in kept),
+        texts={text: words for text, words in base.texts.items() if text in kept},
+        turns=turns,
+        frame=frames,
+        limits=limits,
+    )
     return Learned(protocol, tuple(found), tuple(unsure))
 
 
@@ -395,6 +406,10 @@ def _explain(pieces: Pieces, messages: Sequence[_Message], unsure: list[str], ro
         follows = pieces[i + 1] if i + 1 < len(pieces) else ""
         template += _number(piece, messages, template, follows if isinstance(follows, str) else "", unsure, [])
     return template
+
+
+def _fields(template: str) -> list[TemplateField]:
+    return [piece for piece in split_template(template) if isinstance(piece, TemplateField)]
 
 
 def _escaped(text: str) -> str:

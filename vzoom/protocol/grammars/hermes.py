@@ -1,6 +1,6 @@
 """A tool and its arguments as JSON between tags, as Hermes and Qwen models call tools:
 
-    <tool_call>{"name": "crop_video", "arguments": {"start_time": 3, "end_time": 5.5}}</tool_call>
+<tool_call>{"name": "crop_video", "arguments": {"start_time": 3, "end_time": 5.5}}</tool_call>
 """
 
 from __future__ import annotations

@@ -7,7 +7,9 @@ import re
 from typing import Any
 
 _CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d+(?:\.\d*)?)")
-_PLAIN = re.compile(r"([-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[-+]?\d+)?|[-+]?(?:nan|inf(?:inity)?))(.*)", re.IGNORECASE | re.DOTALL)
+_PLAIN = re.compile(
+    r"([-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[-+]?\d+)?|[-+]?(?:nan|inf(?:inity)?))(.*)", re.IGNORECASE | re.DOTALL
+)
 _UNITS = ("", "s", "sec", "seconds", "fps")
 
 
