@@ -53,6 +53,10 @@ class VideoInfo:
         duration_seconds: from the first displayed frame to the end of the last.
         fps: average frames per second.
         width, height: of a frame as it is displayed, in pixels.
+        backend: who decodes it: "pyav", "dali" or "frames"; "" if no reader of vzoom's does.
+        notes: what a user should know of how it is read, one line each: why it is not decoded on the GPU, or how its
+            pictures are changed to look as they should.
+        max_fps: the rate where frames follow each other fastest; None if the rate is constant.
     """
 
     path: str
@@ -60,6 +64,9 @@ class VideoInfo:
     fps: float
     width: int
     height: int
+    backend: str = ""
+    notes: tuple[str, ...] = ()
+    max_fps: float | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,8 @@ class Clip:
         pts_seconds: the N true times of the frames, in seconds.
         frame_indices: the N indices of the frames in the file, from 0.
         clamped: N times whether the requested time was after the last decodable frame, which stands in for it.
+        damaged: N times whether the file is damaged there, so that the frame may not be what was recorded; empty if
+            that is not known.
 
     Raises:
         ValueError: the shapes do not agree.
@@ -80,12 +89,15 @@ class Clip:
     pts_seconds: tuple[float, ...]
     frame_indices: tuple[int, ...]
     clamped: tuple[bool, ...]
+    damaged: tuple[bool, ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.pts_seconds)
         if self.frames.dtype != np.uint8 or self.frames.ndim != 4 or self.frames.shape[3] != 3:
             raise ValueError(f"frames must be uint8 [N, H, W, 3], got {self.frames.dtype} {self.frames.shape}")
-        if not (len(self.frames) == n == len(self.frame_indices) == len(self.clamped)):
+        if not (
+            len(self.frames) == n == len(self.frame_indices) == len(self.clamped) == len(self.damaged or self.clamped)
+        ):
             raise ValueError(f"{len(self.frames)} frames with {n} times, {len(self.frame_indices)} indices")
 
     @classmethod
@@ -98,6 +110,18 @@ class Clip:
             tuple(t for clip in clips for t in clip.pts_seconds),
             tuple(i for clip in clips for i in clip.frame_indices),
             tuple(c for clip in clips for c in clip.clamped),
+            tuple(d for clip in clips for d in clip.damaged),
+        )
+
+    def part(self, first: int, count: int) -> Clip:
+        """`count` frames from frame `first` on, as a clip."""
+        part = slice(first, first + count)
+        return Clip(
+            self.frames[part],
+            self.pts_seconds[part],
+            self.frame_indices[part],
+            self.clamped[part],
+            self.damaged[part],
         )
 
     def __len__(self) -> int:
@@ -201,7 +225,7 @@ class Turn:
         num_prefilled: tokens fed to open this turn: the prompt, or the pending token and the tool turn.
         end_seconds: end of the last call after clamping to the video; 0 if nothing was zoomed.
         pts_seconds: times of the frames that the calls brought, one clip after the other.
-        clip_frames: how many of them each call brought.
+        clip_frames: how many of them each call brought, if there are several.
         milliseconds: by STAGES. decode, patches, vision and prefill are those of what opened this turn, generate that
             of its own tokens.
         num_reused: of num_prefilled, tokens that were not fed but moved from another session (approximate).
@@ -243,12 +267,14 @@ class Trajectory:
     Attributes:
         question: the text, options included.
         video: what was known of the video.
+        protocol: the name of the protocol that it was held in.
         ids: the T tokens. The last sampled one was never fed.
         sampled: T times whether the model chose the token.
         logprobs: T natural log-probabilities; 0 for tokens that were not sampled.
         positions: 3 lists of T positions (time, row, column).
         visuals: the images, in the order in which they were seen.
         glance_seconds: times of the glance's frames.
+        glance: how they were chosen: "exact" or "keyframe", as `ZoomConfig.glance` says.
         turns: of the model, in order.
         answer: the text of the answer; None if the model gave none.
         answer_is_untagged: whether the answer is a turn without tags, of a model that was not trained for them.
@@ -257,12 +283,14 @@ class Trajectory:
 
     question: str
     video: VideoInfo
+    protocol: str = ""
     ids: list[int] = field(default_factory=list)
     sampled: list[bool] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     positions: tuple[list[int], list[int], list[int]] = field(default_factory=lambda: ([], [], []))
     visuals: list[Visual] = field(default_factory=list)
     glance_seconds: tuple[float, ...] = ()
+    glance: str = "exact"
     turns: list[Turn] = field(default_factory=list)
     answer: str | None = None
     answer_is_untagged: bool = False
@@ -311,10 +339,14 @@ class Trajectory:
         return {
             "video": self.video.path,
             "duration_seconds": self.video.duration_seconds,
+            "video_backend": self.video.backend,
+            "video_notes": list(self.video.notes),
             "question": self.question,
+            "protocol": self.protocol,
             "answer": self.answer,
             "answer_is_untagged": self.answer_is_untagged,
             "stop_reason": str(self.stop_reason) if self.stop_reason else None,
+            "glance": self.glance,
             "glance_seconds": list(self.glance_seconds),
             "zooms": [
                 {

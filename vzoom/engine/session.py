@@ -117,7 +117,9 @@ class Session:
         self.config = config
         self.sampling = sampling or Sampling()
         self.vocabulary = vocabulary
-        self.trajectory = Trajectory(question=question, video=video)
+        self.trajectory = Trajectory(
+            question=question, video=video, protocol=config.protocol.name, glance=config.glance
+        )
         self.prefetch_seconds: tuple[float, ...] = ()
         self.num_fed = 0
         self._next_position = 0
@@ -173,7 +175,7 @@ class Session:
         if problem := self._over_budget(len(clip), len(span.ids)):
             self._refuse(problem)
             return
-        self.turn.pts_seconds, self.turn.clip_frames = clip.pts_seconds, counts
+        self.turn.pts_seconds, self.turn.clip_frames = clip.pts_seconds, counts if len(counts) > 1 else ()
         self.turn.end_seconds = clamped_end(calls[-1], self.trajectory.video)
         self._feed(span, clip, opens_turn=True)
 

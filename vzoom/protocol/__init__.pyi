@@ -19,6 +19,7 @@ from .frame_times import glance_timestamps as glance_timestamps
 from .frame_times import zoom_timestamps as zoom_timestamps
 from .grammars.scanner import TurnScanner as TurnScanner
 from .grammars.scanner import cut_turn as cut_turn
+from .grammars.scanner import opening_tags as opening_tags
 from .grammars.scanner import stops as stops
 from .judging import Judge as Judge
 from .judging import JudgeFailed as JudgeFailed
@@ -29,10 +30,12 @@ from .parse import acting_text as acting_text
 from .parse import parse_turn as parse_turn
 from .parse import partial_call as partial_call
 from .parse import untagged_answer as untagged_answer
+from .protocol_file import PROTOCOL_FILE as PROTOCOL_FILE
 from .protocol_file import builtin_for as builtin_for
 from .protocol_file import builtin_names as builtin_names
 from .protocol_file import builtin_protocol as builtin_protocol
 from .protocol_file import check_complete as check_complete
+from .protocol_file import explained as explained
 from .protocol_file import load_protocol as load_protocol
 from .protocol_file import protocol_from_dict as protocol_from_dict
 from .protocol_file import protocol_to_dict as protocol_to_dict

@@ -265,6 +265,8 @@ class Protocol:
     Attributes:
         name: what records, results and reports carry.
         checkpoints: the hub ids that were trained in it.
+        explained_by: the name of a protocol of the same grammar whose words explain it, for whoever does not know it
+            (an expert behind an endpoint); "" if its own do.
         missing: names of texts that templates hold as fields and that are not ours to ship: they must be learned or
             given before the protocol can be used.
         texts: such texts by name, as templates.
@@ -277,6 +279,7 @@ class Protocol:
 
     name: str
     checkpoints: tuple[str, ...] = ()
+    explained_by: str = ""
     missing: tuple[str, ...] = ()
     texts: Mapping[str, str] = field(default_factory=dict, hash=False)
     errors: Mapping[str, str] = field(default_factory=dict, hash=False)

@@ -16,7 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from . import template
 from .definition import Protocol
 
-FILE_NAME = "protocol.toml"  # in a checkpoint's folder
+PROTOCOL_FILE = "protocol.toml"  # in a checkpoint's folder
 _BUILTIN = Path(__file__).with_name("builtin")
 _LINE = 100  # characters of a string that is written on one line
 
@@ -34,7 +34,7 @@ def load_protocol(source: str | Path) -> Protocol:
     if str(source) in builtin_names():
         return builtin_protocol(str(source))
     path = Path(source).expanduser()
-    path = path / FILE_NAME if path.is_dir() else path
+    path = path / PROTOCOL_FILE if path.is_dir() else path
     if not path.is_file():
         raise ValueError(
             f"protocol {str(source)!r}: no such file, and none of the built-in protocols {', '.join(builtin_names())}"
@@ -70,6 +70,14 @@ def builtin_for(checkpoint: str) -> Protocol | None:
         if checkpoint.casefold() in (one.casefold() for one in found.checkpoints):
             return found
     return None
+
+
+def explained(protocol: Protocol) -> Protocol:
+    """The protocol with words that explain it: its own, or those of the protocol that it names for that."""
+    if not protocol.explained_by:
+        return protocol
+    other = builtin_protocol(protocol.explained_by)
+    return dataclasses.replace(protocol, turns=other.turns, frame=other.frame, texts=other.texts, explained_by="")
 
 
 def check_complete(protocol: Protocol) -> None:

@@ -85,20 +85,22 @@ class DaliReader(PyAVReader):
         if self.device == "cpu" and codec.name not in _CPU_CODECS and codec.codec.canonical_name not in _CPU_CODECS:
             self.close()
             raise VideoError(f"{path}: DALI decodes {codec.name} only on a GPU and sees none; use backend='pyav'")
-        if self._colorspace not in _WEIGHTS:
+        colorspace = self._rules.colorspace
+        if colorspace not in _WEIGHTS:
             self.close()
-            raise VideoError(f"{path}: backend dali does not know colour space {self._colorspace}; use backend='pyav'")
-        self._matrix = bt601_to(_WEIGHTS[self._colorspace]) if _WEIGHTS[self._colorspace] != _BT601 else None
+            raise VideoError(f"{path}: backend dali does not know colour space {colorspace}; use backend='pyav'")
+        self._matrix = bt601_to(_WEIGHTS[colorspace]) if _WEIGHTS[colorspace] != _BT601 else None
 
     def _read(self, ticks: list[int]) -> list[Frame]:
         self._budget.restart()
         slices: list[Slice] = []
         rest = [t + self._first_ticks for t in ticks]
         while rest:
-            run = self._run_from(self._key_before(rest[0]))
-            while run.key > 0 and rest[0] < run.key_pts:  # the keyframe is displayed later than its dts says
-                run = self._run_from(run.key - 1)
-            group = [t for t in rest if self._key_before(t) <= max(run.key, self._key_before(rest[0]))]
+            key = self._index.before(rest[0])
+            group = [t for t in rest if self._index.before(t) == key]
+            run = KeyframeRun(self._source, self._index, key)
+            while not run.key.is_first and rest[0] < run.key_pts:  # the keyframe is displayed later than its dts says
+                run = KeyframeRun(self._source, self._index, self._index.earlier(run.key, 1))
             slices.append(self._cut(run, group))
             rest = rest[len(group) :]
         found: dict[int, Frame] = {}
@@ -117,7 +119,7 @@ class DaliReader(PyAVReader):
         for packet in run.queue:
             at = packet_ticks(packet)
             # Pictures that lead an open group refer to what the slice does not hold.
-            if at is not None and (run.key == 0 or at >= run.key_pts):
+            if at is not None and (run.key.is_first or at >= run.key_pts):
                 kept.append(packet)
                 pts.append(at)
         pts.sort()
@@ -128,7 +130,7 @@ class DaliReader(PyAVReader):
                 raise VideoReadError(f"{self.info.path}: no frame is displayed at tick {ticks}")
             shown[ticks - self._first_ticks] = Shown(
                 number=bisect_left(pts, at),
-                index=run.ordinal(at) - self._first_ordinal,
+                index=self._number(run, at),
                 pts_ticks=at - self._first_ticks,
                 end_ticks=run.end_of(at) - self._first_ticks,
                 is_last=run.ended and run.is_newest(at),
@@ -161,7 +163,7 @@ class DaliReader(PyAVReader):
     def _corrected(self, image: np.ndarray) -> np.ndarray:
         if self._matrix is not None:
             image = np.clip(np.rint(image.astype(np.float32) @ self._matrix.T), 0, 255).astype(np.uint8)
-        return self._finish(self._turned.upright(image))
+        return self._finish(self._rules.turned.upright(image))
 
 
 def bt601_to(weights: tuple[float, float]) -> np.ndarray:

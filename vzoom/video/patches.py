@@ -1,8 +1,8 @@
 """Video frames -> pixel values and grids for a Qwen vision tower, without torchvision.
 
 Equal, bit for bit, to what transformers' PIL image processor computes from the same frames. Two ways to a size
-(`Pixels.resize` of the protocol): "direct" resizes as the processor does; "videozoomer" first shrinks a frame that is too large
-with Lanczos, as the public code of arXiv 2512.22315 does, and then resizes as the processor does.
+(`Pixels.resize` of the protocol): "direct" resizes as the processor does; "videozoomer" first shrinks a frame that
+is too large with Lanczos, as the public code of arXiv 2512.22315 does, and then resizes as the processor does.
 """
 
 from __future__ import annotations

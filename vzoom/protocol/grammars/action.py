@@ -50,5 +50,6 @@ class Action:
         return said if isinstance(said, Said) else None
 
     def write(self, said: Said, call: CallFormat) -> str:
-        assert said.start is not None and said.end is not None
+        assert said.start is not None
+        assert said.end is not None
         return template.fill(call.tool, {"start": time_text(said.start, call), "end": time_text(said.end, call)})

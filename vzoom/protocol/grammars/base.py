@@ -79,7 +79,8 @@ def arguments_of(said: Said, call: CallFormat) -> str:
     pairs = []
     for ours, theirs in call.arguments.items():
         if ours == "segment":
-            assert said.start is not None and said.end is not None
+            assert said.start is not None
+            assert said.end is not None
             pairs.append(f'"{theirs}": [{_json(said.start, call)}, {_json(said.end, call)}]')
         elif (value := values[ours]) is not None:
             pairs.append(f'"{theirs}": {_json(value, call) if ours in ("start", "end") else plain(value)}')

@@ -31,5 +31,6 @@ class Clip:
         return said if isinstance(said, Said) else None
 
     def write(self, said: Said, call: CallFormat) -> str:
-        assert said.start is not None and said.end is not None
+        assert said.start is not None
+        assert said.end is not None
         return f"{time_text(said.start, call)}-{time_text(said.end, call)}"
