@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 from rooms import PACKAGE, PAGE, RANK, ROOMS, ROOT, page_with
+from vzoom.protocol.tags import TAGS
 
 import vzoom
-from vzoom.protocol.tags import TAGS
 
 # Not in `dependencies`: importing vzoom's modules must work without them.
 EXTRAS = (

@@ -8,11 +8,11 @@ import pytest
 from checkpoints import SPECIALS
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+from vzoom.protocol.tags import TAGS
 
 from vzoom.models.checkpoint.vocabulary import build_vocabulary
 from vzoom.protocol.detokenize import TextStream
 from vzoom.protocol.render import ImagePart, TextPart
-from vzoom.protocol.tags import TAGS
 from vzoom.protocol.text_codec import TextCodec
 from vzoom.protocol.tokenize import tokenize_parts
 from vzoom.video import PatchSpec

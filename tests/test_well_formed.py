@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from vzoom.protocol.tags import TAGS, THINK_CLOSE
 
 from vzoom.protocol.render import render_turn
-from vzoom.protocol.tags import TAGS, THINK_CLOSE
 from vzoom.protocol.well_formed import is_well_formed, strict_action
 from vzoom.types import Answer, CallError, Malformed, ZoomCall
 

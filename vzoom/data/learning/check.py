@@ -39,7 +39,7 @@ class Deviation:
         return f"row {self.row} ({self.id}), {self.message}, {place}: the protocol has {expected}, the data {found}"
 
 
-def check(chats: Sequence[Chat], protocol: Protocol) -> list[Deviation]:
+def check_chats(chats: Sequence[Chat], protocol: Protocol) -> list[Deviation]:
     """Render every conversation from its own facts (times, question, calls) and compare, character for character.
 
     Args:

@@ -84,7 +84,7 @@ def guess_base(chats: Sequence[Chat]) -> Protocol:
     return builtin_protocol(best)
 
 
-def learn(chats: Sequence[Chat], base: Protocol, *, name: str) -> Learned:
+def learn_protocol(chats: Sequence[Chat], base: Protocol, *, name: str) -> Learned:
     """Learn the texts of a protocol.
 
     Args:
@@ -122,7 +122,7 @@ def learn(chats: Sequence[Chat], base: Protocol, *, name: str) -> Learned:
     protocol = replace(
         base,
         name=name,
-        checkpoints=(),
+        checkpoints=base.checkpoints if base.missing else (),
         missing=tuple(text for text in base.missing if text in kept),
         texts={text: words for text, words in base.texts.items() if text in kept},
         turns=turns,
