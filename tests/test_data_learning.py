@@ -147,13 +147,9 @@ def test_the_commands_learn_prove_and_show(tmp_path: Path, capsys: pytest.Captur
     assert texts.last in shown.partition("last tool turn")[2]
     assert main(["protocol", "show", "embedded"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line for line in lines if line.endswith("turn")] == [
-        "glance turn",
-        "tool turn",
-        "last tool turn",
-        "error turn",
-    ]
-    runs = [re.fullmatch(r"('.*'|\".*\") +([\d ]+)", line) for line in lines if line[:1] in "'\""]
+    kinds = ["glance turn", "tool turn", "last tool turn", "error turn"]
+    assert [line for line in lines if line.endswith("turn")] == kinds
+    runs = [re.fullmatch(r"('.*'|\".*\") +([\d ]+)", line) for line in lines if line.startswith(("'", '"'))]
     codec = load_vocabulary(str(embedded_path())).codec
     assert len(runs) > 20
     for run in runs:

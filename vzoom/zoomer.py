@@ -96,9 +96,9 @@ def load(
             "float16".
         revision: a branch, a tag or a commit of a hub id.
         adapter: a LoRA adapter of PEFT, a folder or hub id, that is merged into the model.
-        protocol: how the model is prompted and read: the name of a built-in protocol, or a `protocol.toml`. If not given:
-            the `protocol.toml` or `vzoom.json` of the checkpoint, else the built-in protocol of its hub id, else one
-            for models that were not trained to zoom, with a warning (`Zoomer.checkpoint.warnings`).
+        protocol: how the model is prompted and read: the name of a built-in protocol, or a `protocol.toml`. If not
+            given: the `protocol.toml` or `vzoom.json` of the checkpoint, else the built-in protocol of its hub id,
+            else one for models that were not trained to zoom, with a warning (`Zoomer.checkpoint.warnings`).
         system: a system text that replaces that of the protocol.
         config: replaces the checkpoint's own `vzoom.json`, with its protocol.
         limits: fields of `ZoomConfig` that replace those of the config.

@@ -10,6 +10,7 @@ import types as _types
 import typing
 from collections.abc import Mapping
 from functools import cache
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -21,7 +22,7 @@ _BUILTIN = Path(__file__).with_name("builtin")
 _LINE = 100  # characters of a string that is written on one line
 
 
-def load_protocol(source: str | Path) -> Protocol:
+def load_protocol(source: str | PathLike[str]) -> Protocol:
     """A protocol by the name of a built-in one, or from a file.
 
     Args:

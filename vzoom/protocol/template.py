@@ -1,7 +1,7 @@
 """Templates of a protocol: text with fields in braces, `{time:.2f}`. Braces that hold no field stay as they are.
 
-So a system text may show JSON as it is. `{{name}}` is the text `{name}`; `escape_template` writes any text so that it
-holds no field.
+So a system text may show JSON as it is. `{{name}}` is the text `{name}`; `escape_template` writes any text
+so that it holds no field.
 """
 
 from __future__ import annotations

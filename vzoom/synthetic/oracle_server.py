@@ -19,7 +19,7 @@ import numpy as np
 
 from ..config import ZoomConfig
 from ..protocol import parse_turn
-from ..types import calls_of
+from ..types import ZoomCall, calls_of
 from .dataset import facts_of, zooms_allowed
 from .families import FAMILIES
 from .oracle import next_turn
@@ -85,7 +85,8 @@ class OracleServer:
             self.num_requests += 1
         video, question = facts_of(record, self.config)
         written = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-        calls, protocol = [], self.zoom.protocol
+        calls: list[ZoomCall] = []
+        protocol = self.zoom.protocol
         for i in written:
             outcome = parse_turn(text_of(messages[i]), protocol, video_fps=video.info().fps)
             if i + 1 < len(messages) and num_images(messages[i + 1]):

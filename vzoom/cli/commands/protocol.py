@@ -59,7 +59,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     learn.add_argument(
         "--name",
         metavar="NAME",
-        help="of the new protocol (default: that of a base whose texts are missing, else that of DIR)",
+        help="of the new protocol (default: its base's if that lacks texts, else that of DIR)",
     )
     learn.set_defaults(run=run_learn)
 

@@ -123,9 +123,8 @@ def _texts(protocol: Protocol) -> Iterator[str]:
             parts += tool_turn(shown, info, config, question=text, zooms_left=max_zooms)
             flaw: Flaw = "elsewhere" if index % 2 else "none"
             turns = oracle_turns(video, question, config, max_zooms=max_zooms, rng=rng, flaw=flaw)
-            texts = [part.text for part in parts if isinstance(part, TextPart)] + [
-                turn.text(protocol) for turn in turns
-            ]
+            texts = [part.text for part in parts if isinstance(part, TextPart)]
+            texts += [turn.text(protocol) for turn in turns]
             for text in texts:
                 for tag in (*SPECIAL, *whole_tags(protocol)):
                     text = text.replace(tag, "\n")
