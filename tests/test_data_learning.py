@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import random
 import re
@@ -55,6 +56,42 @@ def test_unknown_texts_are_learned_and_given_back(kind: str, seed: int, tmp_path
     more, _ = rows_of(KINDS[kind], rng, 200)
     deviations = check_chats(read_chats(written(tmp_path / "more.json", more)), protocol)
     assert deviations == [], "\n".join(map(str, deviations[:3]))
+
+
+LABELS: dict[str, tuple[str, str, int]] = {
+    "videozoomer": ("<frame{index}_time{time:.2f}s>", "", 0),
+    "numbered": ("Frame {index} at {time:.1f}s: ", "\n", 1),
+    "longvt": ("", "", 0),
+    "timesearch-r": ("{time:.1f}s", "", 0),
+    "conan": ("{clock}", "", 0),
+    "minutes": ("[{short_clock}] #{index:02d} ", " | ", 0),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_label_is_told_from_what_stands_between_frames(kind: str, tmp_path: Path) -> None:
+    made, _ = rows_of(KINDS[kind], random.Random(kind), 40)
+    frame = learned_from(written(tmp_path / "sft.json", made)).protocol.frame
+    assert (frame.label, frame.separator, frame.first_index) == LABELS[kind]
+    assert frame.index_restarts == "clip"
+
+
+def test_an_index_may_count_on_and_a_label_may_name_the_frame(tmp_path: Path) -> None:
+    """Labels of FrameThinker's kind, and an index that is not begun anew."""
+    made, _ = rows_of(KINDS["videozoomer"], random.Random(2), 30)
+    for row in made:
+        shown = itertools.count(1)
+        for message in row["messages"]:
+            message["content"] = re.sub(
+                r"<frame\d+_time([\d.]+)s>",
+                lambda found: f"Image {next(shown)}, frame {round(float(found[1]) * 25)}: ",  # noqa: B023
+                message["content"],
+            )
+    path = written(tmp_path / "sft.json", made)
+    learned = learned_from(path).protocol
+    assert learned.frame.label == "Image {index}, frame {frame}: "
+    assert (learned.frame.first_index, learned.frame.index_restarts) == (1, "never")
+    assert check_chats(read_chats(path), learned) == []
 
 
 def deviants(made: list[dict[str, Any]], change: Callable[[str], str], row: int, message: int) -> list[dict[str, Any]]:
