@@ -32,6 +32,7 @@ class Facts:
     shows_duration: bool = False
     question_again: bool = False
     tool_role: str = "user"
+    most_calls: int = 1  # of one turn; if there may be more than one, each clip is a message of its own
 
 
 def segment_call(start: float, end: float, rng: random.Random) -> str:
@@ -64,6 +65,7 @@ KINDS: dict[str, Facts] = {
     "longvt": Facts(
         lambda i, t: "", crop_call, head=lambda n, start, end: f"{start}s-{end}s, {n} frames", tool_role="tool"
     ),
+    "paravt": Facts(lambda i, t: "", crop_call, head=lambda n, start, end: f"{start}-{end}: {n}", most_calls=3),
     "timesearch-r": Facts(lambda i, t: f"{t:.1f}s", seek_call, tool_role="tool", question_again=True),
     "conan": Facts(lambda i, t: clock(t), clip_call, question_again=True),
     "minutes": Facts(lambda i, t: f"[{short_clock(t)}] #{i:02d} ", segment_call, separator=" | ", question_first=True),
@@ -107,33 +109,45 @@ def rows_of(facts: Facts, rng: random.Random, count: int, *, rounds: int = 5) ->
         glance = [i * 2.0 for i in range(rng.randrange(3, 9))]
         duration = round(glance[-1] + rng.uniform(1, 50), 2)
         question = f"{rng.choice(('What', 'Who', 'When', 'Why'))} {words(rng, rng.randrange(4, 12))}{rng.choice('?.!')}"
-        told = f"({duration:.2f} s) " if facts.shows_duration else ""
+        length = f"({duration:.2f} s) " if facts.shows_duration else ""
         shown = block(facts, glance)
         asked = f"{texts.before} {question} {texts.after}"
-        opening = f"{told}{asked}\n{shown}" if facts.question_first else f"{told}{shown}{asked}"
+        opening = f"{length}{asked}\n{shown}" if facts.question_first else f"{length}{shown}{asked}"
         messages = [{"role": "system", "content": texts.system}, {"role": "user", "content": opening}]
         num_frames = len(glance)
         # Every fifth conversation takes all the rounds there are, so that the last round is seen.
         for turn in range(1, rounds if number % 5 == 0 else rng.randrange(1, rounds)):
-            start = round(rng.uniform(0, duration - 1), 1)
-            end = round(start + rng.uniform(2, 20), 1)
             last = texts.last if turn == rounds - 1 else ""
             again = f"\nQ: {question}" if facts.question_again else ""
-            messages.append(
-                {"role": "assistant", "content": f"<think>{words(rng, 5)}</think>{facts.call(start, end, rng)}"}
-            )
+            spans = [drawn_span(rng, duration) for _ in range(min(facts.most_calls, rng.choice((1, 1, 1, 2, 3))))]
+            calls = "\n".join(facts.call(start, end, rng) for start, end in spans)
+            messages.append({"role": "assistant", "content": f"<think>{words(rng, 5)}</think>{calls}"})
+            told = []
             if rng.random() < 0.25:
-                told = f"<tool_response>\n{texts.error} {words(rng, 4)}.\n</tool_response>{texts.retry}{last}"
+                told.append(f"<tool_response>\n{texts.error} {words(rng, 4)}.\n</tool_response>{texts.retry}")
             else:
-                times = [start + i * 0.5 for i in range(rng.randrange(2, 9))]
-                num_frames += len(times)
-                said = facts.head(len(times), start, min(end, duration))
-                told = f"<tool_response>\n{texts.clip}{said}\n{block(facts, times)}\n</tool_response>"
-                told += f"{texts.more}{again}{last}"
-            messages.append({"role": facts.tool_role, "content": told})
+                for start, end in spans:
+                    times = [start + i * 0.5 for i in range(rng.randrange(2, 9))]
+                    num_frames += len(times)
+                    said = texts.clip + facts.head(len(times), start, min(end, duration))
+                    shown = block(facts, times)
+                    if facts.most_calls > 1:
+                        told.append(f"{shown}<tool_response>\n{said}\n</tool_response>{texts.more}")
+                    else:
+                        told.append(f"<tool_response>\n{said}\n{shown}\n</tool_response>{texts.more}{again}")
+            if facts.most_calls > 1 and last:
+                told.append(last)
+            else:
+                told[-1] += last
+            messages += ({"role": facts.tool_role, "content": text} for text in told)
         messages.append({"role": "assistant", "content": f"<think>{words(rng, 5)}</think><answer>A</answer>"})
         made.append({"messages": messages, "images": [f"{i}.jpg" for i in range(num_frames)]})
     return made, texts
+
+
+def drawn_span(rng: random.Random, duration: float) -> tuple[float, float]:
+    start = round(rng.uniform(0, duration - 1), 1)
+    return start, round(start + rng.uniform(2, 20), 1)
 
 
 def block(facts: Facts, times: list[float]) -> str:

@@ -31,7 +31,8 @@ def written(path: Path, made: list[dict[str, Any]]) -> Path:
 
 def learned_from(path: Path) -> Learned:
     chats = read_chats(path)
-    return learn_protocol(chats, guess_base(chats), name="theirs")
+    base = guess_base(chats)
+    return learn_protocol(chats, base, name="theirs")
 
 
 # ---------------------------------------------------------------- learned and proved
@@ -62,6 +63,7 @@ LABELS: dict[str, tuple[str, str, int]] = {
     "videozoomer": ("<frame{index}_time{time:.2f}s>", "", 0),
     "numbered": ("Frame {index} at {time:.1f}s: ", "\n", 1),
     "longvt": ("", "", 0),
+    "paravt": ("", "", 0),
     "timesearch-r": ("{time:.1f}s", "", 0),
     "conan": ("{clock}", "", 0),
     "minutes": ("[{short_clock}] #{index:02d} ", " | ", 0),

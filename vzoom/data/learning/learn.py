@@ -21,7 +21,7 @@ from ...protocol import (
     parse_turn,
     split_template,
 )
-from ...types import ZoomCall
+from ...types import TurnOutcome, ZoomCall, calls_of
 from .chats import IMAGE, VIDEO, Chat
 from .common import Pieces, Varying, align, around, most_common, nearly_all, split_numbers
 from .labels import learn_frames
@@ -74,7 +74,7 @@ def guess_base(chats: Sequence[Chat]) -> Protocol:
     for name in builtin_names():
         base = builtin_protocol(name)
         turns = (text for chat in chats for text in chat.written[:-1])
-        counts[name] = sum(isinstance(_call(text, base), ZoomCall) for text in turns)
+        counts[name] = sum(bool(calls_of(_outcome(text, base))) for text in turns)
     # The protocols of checkpoints come before vzoom's own, which share a grammar with one of them.
     best = max(counts, key=lambda name: (counts[name], bool(builtin_protocol(name).checkpoints)))
     if not counts[best]:
@@ -214,6 +214,8 @@ def _learn_tool(
     turns: Turns, base: Protocol, messages: Sequence[_Message], found: list[str], unsure: list[str]
 ) -> tuple[Turns, int | None]:
     """The turns with those for clips, and how many turns a conversation has at most; None if that cannot be told."""
+    if base.call.per_turn > 1:
+        messages = [message for message in messages if "start" in message.facts]  # those of one call
     if not messages:
         unsure.append(f"tool turns: no conversation shows a clip; those of the protocol {base.name} were kept")
         return turns, None
@@ -380,7 +382,7 @@ def _tool_messages(chat: Chat, opening: str, frames: Frames, base: Protocol) -> 
     question, end = told.get("question", ""), float(told.get("duration", "inf"))
     found = []
     for turn, text in enumerate(chat.shown[1:], 1):
-        call = _call(chat.written[turn - 1], base)
+        call = _outcome(chat.written[turn - 1], base)
         facts: Facts = (
             {"start": call.start_seconds, "end": min(call.end_seconds, end)} if isinstance(call, ZoomCall) else {}
         )
@@ -391,7 +393,7 @@ def _tool_messages(chat: Chat, opening: str, frames: Frames, base: Protocol) -> 
     return found
 
 
-def _call(text: str, base: Protocol) -> object:
+def _outcome(text: str, base: Protocol) -> TurnOutcome:
     """What a turn does; the times of calls that name frames are those numbers."""
     return parse_turn(text, base, video_fps=1.0)
 
