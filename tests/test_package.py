@@ -1,4 +1,5 @@
-"""The house itself: which file may import which, what `import vzoom` costs, and the trap called `kernels`."""
+"""The house itself: which file may import which, what `from protocols import TAGS
+import vzoom` costs, and the trap called `kernels`."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from protocols import TAGS
 from rooms import PACKAGE, PAGE, RANK, ROOMS, ROOT, page_with
 from vzoom.protocol.tags import TAGS
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoints import token_id, write_tokenizer
-from vzoom.protocol.tags import TAGS
+from protocols import TAGS
 
 from vzoom.config import ZoomConfig
 from vzoom.engine.session import Done, NeedFrames, NeedTokens, Session
