@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 from protocols import TAGS
 from rooms import PACKAGE, PAGE, RANK, ROOMS, ROOT, page_with
-from vzoom.protocol.tags import TAGS
 
 import vzoom
 
