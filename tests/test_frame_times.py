@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from protocols import PUBLIC
 
 from vzoom.config import ZoomConfig
+from vzoom.protocol import builtin_protocol
 from vzoom.protocol.frame_times import (
     clamped_end,
     glance_segments,
@@ -20,7 +20,7 @@ from vzoom.protocol.frame_times import (
 from vzoom.types import CallError, Malformed, VideoInfo, ZoomCall
 
 EXACT = ZoomConfig()
-PUBLIC = ZoomConfig(protocol=PUBLIC)
+PUBLIC = ZoomConfig.of(builtin_protocol("videozoomer"))
 
 
 def video(duration: float, fps: float = 30.0) -> VideoInfo:
