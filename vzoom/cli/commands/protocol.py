@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..console import Style, note, printable
 from ..exit_codes import ExitCode
 from ..loading import model_path
-from ..options import add_model
+from ..options import add_model, add_out
 
 if TYPE_CHECKING:
     from vzoom.protocol import Protocol, Vocabulary
@@ -48,9 +48,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         _LEARN_EXAMPLES,
     )
     _add_data(learn)
-    learn.add_argument(
-        "-o", "--out", type=Path, required=True, metavar="DIR", help="the folder that protocol.toml goes to"
-    )
+    add_out(learn, "a folder, for protocol.toml", required=True)
     learn.add_argument(
         "--base",
         metavar="PROTOCOL",
