@@ -173,19 +173,22 @@ def flags() -> dict[str, list[tuple[str, argparse.Action]]]:
     return found
 
 
+OUT = ("-o", "--out")
+
+
 def meaning(flag: str, action: argparse.Action) -> str:
     """The help without what may differ: defaults, what --model is for, what --out makes."""
     text = re.sub(r" \(default[^)]*\)", "", str(action.help) % vars(action))
     if flag == "--model":
         return text.partition(": ")[2]
-    return text.partition(": ")[0] if flag == "--out" else text
+    return text.partition(": ")[0] if flag in OUT else text
 
 
 def test_a_flag_means_the_same_in_every_command() -> None:
     shared = {flag: uses for flag, uses in flags().items() if len(uses) > 1 and flag not in ("-h", "--help")}
     assert {"--out", "--cache", "--model", "--limit", "--max-sessions", "--seed", "--json"} <= set(shared)
     for flag, uses in shared.items():
-        kinds = {action.type for _, action in uses if flag != "--out"}
+        kinds = {action.type for _, action in uses if flag not in OUT}
         assert len(kinds) <= 1, f"{flag} is read in {len(kinds)} ways: {[prog for prog, _ in uses]}"
         meanings = {meaning(flag, action): prog for prog, action in uses}
         if flag == "--report":  # the demo writes one anyway
