@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -98,6 +99,7 @@ class VideoReader(ABC):
         self.serial = next(_serials)
         self._lock = threading.Lock()
         self._closed = False
+        self._pid = os.getpid()
 
     def frames_at(self, timestamps: Sequence[float]) -> Clip:
         """The frames on display at some times.
@@ -125,6 +127,8 @@ class VideoReader(ABC):
         """
         if not ticks:
             raise ValueError("no timestamps: ask for at least one frame")
+        if os.getpid() != self._pid:  # the two would move each other's place in the file
+            raise VideoReadError(f"{self.info.path}: opened before fork(): open it in this process")
         wanted = sorted(set(ticks))
         with self._lock:
             if self._closed:

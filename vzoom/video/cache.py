@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
@@ -27,6 +28,8 @@ from .patches import PatchSpec, resize_frames
 
 # Decoded at once before they are resized: a glance of 64 frames of 4K would be 1.6 GB.
 _CHUNK_FRAMES = 16
+
+_caches: weakref.WeakSet[ClipCache] = weakref.WeakSet()
 
 FileKey = tuple[str, int, int]
 FramesKey = tuple[Hashable, ...]  # (file and its version, backend, resize): frames that can stand for each other
@@ -88,6 +91,11 @@ class ClipCache:
         if max_bytes < 0 or max_readers < 1:
             raise ValueError(f"max_bytes must be 0 or more and max_readers 1 or more, got {max_bytes}, {max_readers}")
         self.max_bytes, self.max_readers = max_bytes, max_readers
+        self._start_afresh()
+        _caches.add(self)
+
+    def _start_afresh(self) -> None:
+        """As after fork(): a reader shares its place in the file with the parent, and another thread may hold the lock."""
         self._lock = threading.Lock()
         self._frames: OrderedDict[tuple[FramesKey, int], Frame] = OrderedDict()
         self._starts: dict[FramesKey, list[tuple[int, int]]] = {}  # sorted (pts_ticks, index) of what is held
@@ -255,3 +263,11 @@ def _resized(image: np.ndarray, resize: Resize) -> np.ndarray:
         raise ValueError(f"resize {resize.name!r} gave {small.dtype} {small.shape}, not uint8 [h, w, 3]")
     small.setflags(write=False)
     return small
+
+
+def _after_fork() -> None:
+    for cache in _caches:
+        cache._start_afresh()
+
+
+os.register_at_fork(after_in_child=_after_fork)
