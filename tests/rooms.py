@@ -15,6 +15,7 @@ BEGIN, END = "<!-- rooms: written by `python tests/rooms.py` -->", "<!-- /rooms 
 ROOMS = (
     "types",
     "config",
+    "interrupts",
     "protocol",
     "chat",
     "kernels",

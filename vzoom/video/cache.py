@@ -95,7 +95,7 @@ class ClipCache:
         _caches.add(self)
 
     def _start_afresh(self) -> None:
-        """As after fork(): a reader shares its place in the file with the parent, and another thread may hold the lock."""
+        """As after fork(): readers share their place in a file with the parent, another thread may hold the lock."""
         self._lock = threading.Lock()
         self._frames: OrderedDict[tuple[FramesKey, int], Frame] = OrderedDict()
         self._starts: dict[FramesKey, list[tuple[int, int]]] = {}  # sorted (pts_ticks, index) of what is held
