@@ -14,12 +14,12 @@ from typing import Any, Literal, Self, overload
 
 import torch
 
-from .config import Sampling, ZoomConfig
+from .config import Sampling, VideoOptions, ZoomConfig
 from .engine import Engine, EngineSize, EngineThread, Message, Outcome, Request, Reuse, Submission
 from .models import Checkpoint, FeatureCache, check_modules, load_checkpoint
 from .report import Report, answer_card
 from .types import Clip, Event, Failed, Trajectory, shortened
-from .video import CacheStats, ClipCache
+from .video import CacheStats, ClipCache, VideoInput
 
 EMBEDDED = "embedded"
 
@@ -79,6 +79,7 @@ def load(
     adapter: str | PathLike[str] | None = None,
     config: ZoomConfig | None = None,
     limits: Mapping[str, Any] | None = None,
+    video: VideoOptions | None = None,
     max_sessions: int = 1,
     progress: Callable[[str], None] | None = None,
 ) -> Zoomer:
@@ -94,6 +95,7 @@ def load(
         adapter: a LoRA adapter of PEFT, a folder or hub id, that is merged into the model.
         config: replaces the checkpoint's own `vzoom.json`.
         limits: fields of `ZoomConfig` that replace those of the config.
+        video: how videos are read; its device is that of the model.
         max_sessions: conversations that are held at once, if several threads ask; memory must suffice for them, beside
             the weights. `ask_many` and `rollouts` can ask for more.
         progress: called with a line of text while the weights are read.
@@ -118,7 +120,7 @@ def load(
     )
     name = str(model) if adapter is None else f"{model} with {adapter}"
     config = checkpoint.config.override(**changes)
-    return Zoomer(checkpoint, config=config, name=name, max_sessions=max_sessions)
+    return Zoomer(checkpoint, config=config, name=name, video=video, max_sessions=max_sessions)
 
 
 class Zoomer:
@@ -132,6 +134,7 @@ class Zoomer:
         checkpoint: the model.
         config: replaces the checkpoint's own.
         name: what results call the model.
+        video: how videos are read; its device is that of the model.
         max_sessions: conversations at once, if several threads ask.
 
     Attributes:
@@ -146,12 +149,14 @@ class Zoomer:
         *,
         config: ZoomConfig | None = None,
         name: str | None = None,
+        video: VideoOptions | None = None,
         max_sessions: int = 1,
     ) -> None:
         self.checkpoint = checkpoint
         self.config = config or checkpoint.config
         self.name = name or checkpoint.name
-        self.clip_cache = ClipCache()
+        options = replace(video or VideoOptions(), device=str(checkpoint.model.device))
+        self.clip_cache = ClipCache(options=options)
         self.feature_cache = feature_cache = FeatureCache()
 
         def make_engine(size: EngineSize) -> Engine:
@@ -183,7 +188,7 @@ class Zoomer:
 
     def ask(
         self,
-        video: str | PathLike[str],
+        video: VideoInput,
         question: str,
         *,
         max_zooms: int | None = None,
@@ -193,7 +198,8 @@ class Zoomer:
         """Answer one question.
 
         Args:
-            video: a file or a URL.
+            video: as for `open_video`; or an open video, a reader or an object of your own with `info`, `frames_at`
+                and `close`, which stays yours to close.
             question: the text, options included.
             max_zooms: replaces that of the config.
             sampling: as the checkpoint's generation_config.json says if not given; greedy if it says nothing.
@@ -207,7 +213,7 @@ class Zoomer:
 
     async def aask(
         self,
-        video: str | PathLike[str],
+        video: VideoInput,
         question: str,
         *,
         max_zooms: int | None = None,
@@ -232,7 +238,7 @@ class Zoomer:
 
     async def stream(
         self,
-        video: str | PathLike[str],
+        video: VideoInput,
         question: str,
         *,
         max_zooms: int | None = None,
@@ -261,7 +267,7 @@ class Zoomer:
     @overload
     def ask_many(
         self,
-        questions: Iterable[tuple[str | PathLike[str], str]],
+        questions: Iterable[tuple[VideoInput, str]],
         *,
         max_zooms: int | None = None,
         sampling: Sampling | None = None,
@@ -274,7 +280,7 @@ class Zoomer:
     @overload
     def ask_many(
         self,
-        questions: Iterable[tuple[str | PathLike[str], str]],
+        questions: Iterable[tuple[VideoInput, str]],
         *,
         max_zooms: int | None = None,
         sampling: Sampling | None = None,
@@ -286,7 +292,7 @@ class Zoomer:
 
     def ask_many(
         self,
-        questions: Iterable[tuple[str | PathLike[str], str]],
+        questions: Iterable[tuple[VideoInput, str]],
         *,
         max_zooms: int | None = None,
         sampling: Sampling | None = None,
@@ -298,7 +304,7 @@ class Zoomer:
         """Answer many questions in one batch.
 
         Args:
-            questions: (video, question) pairs.
+            questions: (video, question) pairs; videos as for `ask`.
             max_zooms: replaces that of the config.
             sampling: as for `ask`; pair i samples with seed sampling.seed + i.
             on_event: called with text and zooms as they happen; event.request_id is the number of the pair, from 0.
@@ -328,7 +334,7 @@ class Zoomer:
 
     def rollouts(
         self,
-        video: str | PathLike[str],
+        video: VideoInput,
         question: str,
         num_rollouts: int,
         *,
@@ -339,7 +345,7 @@ class Zoomer:
         """Answer one question several times in one batch. The glance is encoded and fed once for all.
 
         Args:
-            video: a file or a URL.
+            video: as for `ask`.
             question: the text, options included.
             num_rollouts: how many answers.
             max_zooms: replaces that of the config.
@@ -366,7 +372,7 @@ class Zoomer:
 
     def request(
         self,
-        video: str | PathLike[str],
+        video: VideoInput,
         question: str,
         *,
         config: ZoomConfig | None = None,
@@ -376,7 +382,7 @@ class Zoomer:
         """A request for an `Engine` of this model, whose frames go through this zoomer's cache.
 
         Args:
-            video: a file or a URL. It is opened when the engine gets to it.
+            video: as for `ask`. It is opened when the engine gets to it.
             question: the text, options included.
             config: this zoomer's if not given.
             sampling: greedy if not given.
@@ -423,7 +429,7 @@ class Zoomer:
         return [outcomes[number] for number in sorted(outcomes)]
 
     async def _messages(
-        self, video: str | PathLike[str], question: str, max_zooms: int | None, sampling: Sampling | None
+        self, video: VideoInput, question: str, max_zooms: int | None, sampling: Sampling | None
     ) -> AsyncGenerator[Message, None]:
         """What happens to one question, its outcome last."""
         loop = asyncio.get_running_loop()
