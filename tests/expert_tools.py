@@ -107,7 +107,7 @@ for line in sys.stdin:
         os.dup2(log, 1), os.dup2(log, 2)
         code = 70
         try:
-            code = run_until_signal(run, line=": stopped by {} as it began".format, is_program=False)
+            code = run_until_signal(run, line=": stopped by {}".format, is_program=True)
         finally:
             sys.stdout.flush(), sys.stderr.flush()
             os._exit(code)

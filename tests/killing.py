@@ -49,27 +49,30 @@ def stops(count: int, first: int = 0) -> list[Stop]:
 
 
 def stopped_again_and_again(
-    start: Callable[[], int], wait: Callable[[], int], *, seconds: float, count: int, seed: int
+    start: Callable[[], int], wait: Callable[[], int], reset: Callable[[], None], *, seconds: float, seed: int
 ) -> None:
-    """Start a command, which takes `seconds` if nothing disturbs it, stop it `count` times, and let it end.
+    """Start a command, which takes `seconds` if nothing disturbs it, stop it in every way, and let it end.
 
     Args:
         start: starts it; its pid.
         wait: waits for its end; its exit code.
+        reset: removes what it has done. It is called after the command was faster than the stop.
         seconds: that it takes.
-        count: how often it is stopped, at moments all over that time.
         seed: of the moments.
     """
     draw = random.Random(seed)
-    ended = 0
-    for stop in stops(count, seed):
+    waiting = stops(max(len(STOPS), KILLS), seed)
+    while waiting:
         pid = start()
         time.sleep(draw.uniform(0.0, seconds))
-        stop(pid, draw)
+        waiting[0](pid, draw)
         code = wait()
-        assert code in (stop.code, 0), f"{stop} ended it with {code}"
-        ended += code == 0  # it was faster
-    assert ended < count, "it was never stopped"
+        assert code in (waiting[0].code, 0), f"{waiting[0]} ended it with {code}"
+        if code == 0:
+            seconds *= 0.7
+            reset()
+        else:
+            waiting.pop(0)
     start()
     assert wait() == 0
 
