@@ -14,9 +14,9 @@ BEGIN, END = "<!-- rooms: written by `python tests/rooms.py` -->", "<!-- /rooms 
 # Loose files at the top of the package are rooms of one file.
 ROOMS = (
     "types",
-    "config",
     "interrupts",
     "protocol",
+    "config",
     "chat",
     "kernels",
     "video",

@@ -446,10 +446,10 @@ def planted_in(where: str) -> Request:
                 raise Planted(where)
             super().__init__(*arguments)
 
-        def splice(self, clip: Clip) -> None:
+        def splice(self, clip: Clip, *rest: Any) -> None:
             if where == "splice":
                 raise Planted(where)
-            super().splice(clip)
+            super().splice(clip, *rest)
 
         def accept(self, token: int, logprob: float) -> str:
             if where == "accept" and self.num_fed:

@@ -175,10 +175,10 @@ def test_a_bug_in_one_session_is_an_error_of_its_caller(
 
     splice = Session.splice
 
-    def rotten(self: Session, clip: Clip) -> None:
+    def rotten(self: Session, clip: Clip, *rest: Any) -> None:
         if self.trajectory.question.startswith("Rotten"):
             raise Planted("a bug")
-        splice(self, clip)
+        splice(self, clip, *rest)
 
     want = [ids(r) for r in zoomer.ask_many(questions[:3])]
     monkeypatch.setattr(Session, "splice", rotten)

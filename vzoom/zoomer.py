@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib.resources import files
 from os import PathLike
 from pathlib import Path
@@ -17,6 +17,7 @@ import torch
 from .config import Sampling, VideoOptions, ZoomConfig
 from .engine import Engine, EngineSize, EngineThread, Message, Outcome, Request, Reuse, Submission
 from .models import Checkpoint, FeatureCache, check_modules, load_checkpoint
+from .protocol import Protocol, load_protocol
 from .report import Report, answer_card
 from .types import Clip, Event, Failed, Trajectory, shortened
 from .video import CacheStats, ClipCache, VideoInput
@@ -30,17 +31,22 @@ class Result:
 
     Attributes:
         trajectory: the conversation, token for token.
-        glance: the frames of the whole video that opened it.
+        glance: the frames of the whole video that opened it; None in a protocol without a glance.
         clips: clips[i] is what trajectory.zooms[i] brought.
         seconds: wall time from the start of the call to this answer.
         model: the name that the model was loaded by.
+        config: the settings that the conversation was held under, its protocol among them.
+        warnings: why the answer may be worse than it could be: the model is prompted in a protocol that it was not
+            trained in.
     """
 
     trajectory: Trajectory
-    glance: Clip
+    glance: Clip | None
     clips: list[Clip]
     seconds: float
     model: str
+    config: ZoomConfig = field(default_factory=ZoomConfig)
+    warnings: tuple[str, ...] = ()
 
     @property
     def answer(self) -> str | None:
@@ -77,6 +83,8 @@ def load(
     dtype: str = "auto",
     revision: str | None = None,
     adapter: str | PathLike[str] | None = None,
+    protocol: str | PathLike[str] | Protocol | None = None,
+    system: str | None = None,
     config: ZoomConfig | None = None,
     limits: Mapping[str, Any] | None = None,
     video: VideoOptions | None = None,
@@ -93,7 +101,11 @@ def load(
             "float16".
         revision: a branch, a tag or a commit of a hub id.
         adapter: a LoRA adapter of PEFT, a folder or hub id, that is merged into the model.
-        config: replaces the checkpoint's own `vzoom.json`.
+        protocol: how the model is prompted and read: the name of a built-in protocol, or a `protocol.toml`. If not
+            given: the `protocol.toml` or `vzoom.json` of the checkpoint, else the built-in protocol of its hub id,
+            else one for models that were not trained to zoom, with a warning (`Zoomer.checkpoint.warnings`).
+        system: a system text that replaces that of the protocol.
+        config: replaces the checkpoint's own `vzoom.json`, with its protocol.
         limits: fields of `ZoomConfig` that replace those of the config.
         video: how videos are read; its device is that of the model.
         max_sessions: conversations that are held at once, if several threads ask; memory must suffice for them, beside
@@ -104,16 +116,20 @@ def load(
         OSError: there is no such checkpoint, or the hub does not answer.
         ValueError: it is of another family, the device or dtype is not available, its files do not hold what its
             config.json describes, it does not fit in the free memory, or its adapter or quantisation is not one that
-            vzoom reads. The message says what would do.
+            vzoom reads, or the protocol lacks texts that must be learned or given. The message says what would do.
     """
     path = embedded_path() if model == EMBEDDED else model
-    changes = {**({} if config is None else asdict(config)), **(limits or {})}
+    own = {} if config is None else {one.name: getattr(config, one.name) for one in fields(config)}
+    asked = own.pop("protocol", None) if protocol is None else protocol
+    changes = {**own, **(limits or {})}
     checkpoint = load_checkpoint(
         str(path),
         device=device,
         dtype=dtype,
         revision=revision,
         adapter=None if adapter is None else str(adapter),
+        protocol=load_protocol(asked) if isinstance(asked, str | PathLike) else asked,
+        system=system,
         limits=changes,
         max_sessions=max_sessions,
         progress=progress,
@@ -228,10 +244,11 @@ class Zoomer:
         Raises:
             ValueError: as `ask` does.
         """
-        async with contextlib.aclosing(self._messages(video, question, max_zooms, sampling)) as messages:
+        config = self.config.override(max_zooms=max_zooms)
+        async with contextlib.aclosing(self._messages(video, question, config, sampling)) as messages:
             async for message in messages:
                 if isinstance(message, Outcome):
-                    return self._result(message)
+                    return self._result(message, config)
                 if on_event is not None:
                     on_event(message)
         raise AssertionError("a conversation without an outcome")
@@ -257,7 +274,8 @@ class Zoomer:
         Raises:
             ValueError: as `ask` does.
         """
-        async with contextlib.aclosing(self._messages(video, question, max_zooms, sampling)) as messages:
+        config = self.config.override(max_zooms=max_zooms)
+        async with contextlib.aclosing(self._messages(video, question, config, sampling)) as messages:
             async for message in messages:
                 if isinstance(message, Outcome):
                     message.unwrap()
@@ -330,7 +348,7 @@ class Zoomer:
         ]
         size = EngineSize(min(max_sessions, max(1, len(requests))), config.max_total_tokens, reuse)
         found = self._run(requests, size, on_event, raise_first=not return_exceptions)
-        return [one.error if one.error is not None else self._result(one) for one in found]
+        return [one.error if one.error is not None else self._result(one, config) for one in found]
 
     def rollouts(
         self,
@@ -368,7 +386,7 @@ class Zoomer:
             num_rollouts=num_rollouts,
         )
         size = EngineSize(num_rollouts, request.config.max_total_tokens)
-        return [self._result(outcome) for outcome in self._run([request], size, on_event)]
+        return [self._result(outcome, request.config) for outcome in self._run([request], size, on_event)]
 
     def request(
         self,
@@ -429,12 +447,11 @@ class Zoomer:
         return [outcomes[number] for number in sorted(outcomes)]
 
     async def _messages(
-        self, video: VideoInput, question: str, max_zooms: int | None, sampling: Sampling | None
+        self, video: VideoInput, question: str, config: ZoomConfig, sampling: Sampling | None
     ) -> AsyncGenerator[Message, None]:
         """What happens to one question, its outcome last."""
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[list[Message]] = asyncio.Queue()
-        config = self.config.override(max_zooms=max_zooms)
         request = self.request(video, question, config=config, sampling=sampling or self.checkpoint.sampling)
 
         def deliver(messages: list[Message]) -> None:
@@ -453,10 +470,10 @@ class Zoomer:
             if not ended:
                 self._engine_thread.cancel(submission)
 
-    def _result(self, outcome: Outcome) -> Result:
+    def _result(self, outcome: Outcome, config: ZoomConfig) -> Result:
         trajectory, glance = outcome.unwrap(), outcome.glance
-        assert glance is not None, "a conversation without a glance"
-        return Result(trajectory, glance, list(outcome.clips), outcome.seconds, self.name)
+        warnings = self.checkpoint.warnings
+        return Result(trajectory, glance, list(outcome.clips), outcome.seconds, self.name, config, warnings)
 
 
 def _make_engine(checkpoint: Checkpoint, feature_cache: FeatureCache, size: EngineSize) -> Engine:

@@ -82,7 +82,7 @@ class Outcome:
         request_id: the id that the conversation's events carried.
         trajectory: the conversation, token for token.
         error: why there is none: the video cannot be read, its glance does not fit, or something in it was raised.
-        glance: the frames of the whole video, if they were fed and clips are kept.
+        glance: the frames of the whole video, if they were fed and clips are kept; None in a protocol without a glance.
         clips: the clips that the zooms brought, in order, if clips are kept.
         seconds: wall time from the start of the call to the end of this conversation.
     """
@@ -115,11 +115,11 @@ class OutcomeBuilder:
     def __init__(self, *, keep_clips: bool) -> None:
         self._keep_clips = keep_clips
         self._started = time.perf_counter()
-        self._clips: defaultdict[int, list[Clip]] = defaultdict(list)
+        self._clips: defaultdict[int, list[Clip | None]] = defaultdict(list)  # what opened each turn
 
     def add(self, event: Event) -> Outcome | None:
         """Take an event in. Returns the outcome of its conversation if that ends with it."""
-        if isinstance(event, TurnOpened) and event.clip is not None and self._keep_clips:
+        if isinstance(event, TurnOpened) and self._keep_clips:
             self._clips[event.request_id].append(event.clip)
         if not isinstance(event, Finished | Failed):
             return None
@@ -129,6 +129,6 @@ class OutcomeBuilder:
             trajectory=event.trajectory if isinstance(event, Finished) else None,
             error=event.error if isinstance(event, Failed) else None,
             glance=shown[0] if shown else None,
-            clips=tuple(shown[1:]),
+            clips=tuple(clip for clip in shown[1:] if clip is not None),
             seconds=time.perf_counter() - self._started,
         )

@@ -182,6 +182,7 @@ class GRPOSteps:
         rewards = score_rollouts(
             [record for record, _ in whole],
             [group for _, group in whole],
+            self.recipe.zoom.protocol,
             zoom_rate=progress.zoom_rate.value,
             config=part.reward,
             judge=self.judge,
@@ -201,7 +202,7 @@ class GRPOSteps:
         part, progress = self.recipe.grpo, self.progress
         trajectories = [t for group in sampled.rolled_out for t in group.trajectories]
         rewards = [r for group in sampled.rolled_out for r in group.rewards if isinstance(r, Reward)]
-        stats = StepStats.of(trajectories)
+        stats = StepStats.of(trajectories, self.recipe.zoom.protocol)
         idle = 0 if sampled.kept else progress.idle + 1
         self.progress = replace(
             progress,
