@@ -280,19 +280,14 @@ def test_who_stops_early_gives_the_pages_back(zoomer: vzoom.Zoomer, questions: l
                 if how == "loop gone":
                     asyncio.get_running_loop().stop()
                 if how == "timeout":
-                    await asyncio.sleep(30)
+                    async with asyncio.timeout(0.1):
+                        await asyncio.sleep(30)
                 break
 
-    async def times_out() -> None:
-        async with asyncio.timeout(0.2):
-            await stops()
-
-    started = time.monotonic()
     with contextlib.suppress(asyncio.CancelledError, TimeoutError, RuntimeError):
-        asyncio.run(times_out() if how == "timeout" else stops())
+        asyncio.run(stops())
     assert held[0] > 0
     assert wait_until(lambda: pages_are_back(zoomer), 1.0)
-    assert time.monotonic() - started < 3
     assert zoomer.ask(*questions[0], max_zooms=0).trajectory.stop_reason is StopReason.ANSWERED
 
 
