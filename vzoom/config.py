@@ -20,6 +20,8 @@ from typing import Any, Literal, get_args, get_type_hints
 FramePolicy = Literal["exact", "videozoomer"]
 ResizeRule = Literal["videozoomer", "direct"]
 PromptStyle = Literal["full", "brief"]
+Encoding = Literal["image", "video"]
+RopeRule = Literal["max", "hf523"]
 
 
 def missing_extra(package: str, extra: str) -> ImportError:
@@ -94,6 +96,10 @@ class ZoomConfig:
         resize: "videozoomer" shrinks with Lanczos to max_pixels, then resizes like Hugging Face's processor; "direct"
             only does the latter.
         prompt: "full" explains the tools to any model; "brief" is for models trained on it.
+        encoding: "image" gives the model each frame as an image; "video" gives it the frames of a clip as video tokens,
+            two frames in a patch: half the tokens.
+        rope_rule: where text stands after a video that is longer than it is wide and high. "max" is after all of its
+            positions, as Qwen-VL models were trained; "hf523" is what transformers 5.23 does.
 
     Raises:
         ValueError: a field is out of range. The message names it and its value.
@@ -112,6 +118,8 @@ class ZoomConfig:
     frame_policy: FramePolicy = "exact"
     resize: ResizeRule = "videozoomer"
     prompt: PromptStyle = "full"
+    encoding: Encoding = "image"
+    rope_rule: RopeRule = "max"
 
     def __post_init__(self) -> None:
         _positive(
@@ -170,6 +178,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "frame_policy": get_args(FramePolicy),
     "resize": get_args(ResizeRule),
     "prompt": get_args(PromptStyle),
+    "encoding": get_args(Encoding),
+    "rope_rule": get_args(RopeRule),
 }
 
 

@@ -47,10 +47,10 @@ class NeedTokens:
     """The session needs these tokens fed, and one token sampled after them.
 
     Attributes:
-        span: the tokens, and where the images are in them.
+        span: the tokens, and where the vision blocks are in them.
         positions: int64 [3, tokens] (time, row, column).
         next_position: of the token to be sampled, on all three axes.
-        clip: the frames of span.images, if it has any.
+        clip: the frames of span.blocks, if it has any.
         opens_turn: whether the sampled token is the first of a turn of the model.
     """
 
@@ -80,7 +80,7 @@ class Session:
         prefetch_seconds: times of the frames that the call being written seems to ask for.
 
     Raises:
-        ValueError: the question is empty.
+        ValueError: the question is empty, or frames are to be video tokens and the vocabulary has none.
     """
 
     def __init__(
@@ -93,6 +93,8 @@ class Session:
     ) -> None:
         if not question.strip():
             raise ValueError("the question is empty")
+        if config.encoding == "video" and vocabulary.video is None:
+            raise ValueError("the config asks for video tokens (encoding = video), and this vocabulary has none")
         self.config = config
         self.sampling = sampling or Sampling()
         self.vocabulary = vocabulary
@@ -140,7 +142,8 @@ class Session:
             return
         end_seconds = clamped_end(call, self.trajectory.video)
         note = protocol.clip_note(call, end_seconds, len(clip), self.config.prompt)
-        span = self._tool_turn(note, clip.pts_seconds, clip.frames.shape[1:3])
+        spacing = _spacing(self.action.timestamps, len(clip))
+        span = self._tool_turn(note, clip.pts_seconds, clip.frames.shape[1:3], spacing)
         if problem := self._over_budget(len(clip), len(span.ids)):
             self._refuse(problem)
             return
@@ -227,7 +230,7 @@ class Session:
             self._refuse(times)
             return
         note = protocol.clip_note(call, clamped_end(call, video), len(times), self.config.prompt)
-        span = self._tool_turn(note, times, (video.height, video.width))
+        span = self._tool_turn(note, times, (video.height, video.width), _spacing(times, len(times)))
         if problem := self._over_budget(len(times), len(span.ids)):
             self._refuse(problem)
             return
@@ -255,6 +258,7 @@ class Session:
 
     def _prompt(self, clip: Clip) -> TokenSpan:
         config, video = self.config, self.trajectory.video
+        assert isinstance(self.action, NeedFrames)
         parts = protocol.prompt(
             self.trajectory.question,
             video,
@@ -262,6 +266,8 @@ class Session:
             max_zooms=config.max_zooms,
             zoom_max_frames=config.zoom_max_frames,
             style=config.prompt,
+            encoding=config.encoding,
+            seconds_per_frame=_spacing(self.action.timestamps, len(clip)),
         )
         span = self._tokenize_parts(parts, len(clip), clip.frames.shape[1:3])
         room = config.max_total_tokens - config.answer_reserve
@@ -273,7 +279,9 @@ class Session:
             )
         return span
 
-    def _tool_turn(self, note: str, times: Sequence[float], size_hw: tuple[int, ...]) -> TokenSpan:
+    def _tool_turn(
+        self, note: str, times: Sequence[float], size_hw: tuple[int, ...], seconds_per_frame: float = 0.0
+    ) -> TokenSpan:
         """Pending token + tool turn, as it would be fed now."""
         pending = self.trajectory.ids[-1]
         parts = protocol.tool_turn(
@@ -282,17 +290,19 @@ class Session:
             zooms_left=self.generations_left - 1,
             style=self.config.prompt,
             turn_is_open=pending != self.vocabulary.end_of_turn_id,
+            encoding=self.config.encoding,
+            seconds_per_frame=seconds_per_frame,
         )
-        span = self._tokenize_parts(parts, len(times), size_hw)
-        return TokenSpan([pending, *span.ids], [(i, offset + 1, grid) for i, offset, grid in span.images])
+        return self._tokenize_parts(parts, len(times), size_hw).after(pending)
 
     def _tokenize_parts(self, parts: list[protocol.Part], num_frames: int, size_hw: tuple[int, ...]) -> TokenSpan:
         v = self.vocabulary
         grid = v.grid_hw(size_hw[0], size_hw[1], self.config) if num_frames else (0, 0)
-        return tokenize_parts(parts, [grid] * num_frames, v.codec, v.image_token_id, v.merge)
+        return tokenize_parts(parts, [grid] * num_frames, v.codec, v.image_token_id, v.merge, v.video)
 
     def _feed(self, span: TokenSpan, clip: Clip | None, *, opens_turn: bool) -> None:
-        positions, next_position = span_positions(self._next_position, span, self.vocabulary.merge)
+        v = self.vocabulary
+        positions, next_position = span_positions(self._next_position, span, v.merge, v.video, self.config.rope_rule)
         self.action = NeedTokens(span, positions, next_position, clip, opens_turn)
 
     def _commit(self, need: NeedTokens) -> None:
@@ -306,10 +316,18 @@ class Session:
         trajectory.logprobs += [0.0] * fresh
         for axis, row in zip(trajectory.positions, need.positions, strict=True):
             axis += row[len(row) - fresh :].tolist()
-        for index, offset, grid in need.span.images:
+        for block in need.span.blocks:
             assert need.clip is not None
-            num_tokens = (grid[0] // self.vocabulary.merge) * (grid[1] // self.vocabulary.merge)
-            trajectory.visuals.append(Visual(need.clip.pts_seconds[index], grid, base + offset, num_tokens))
+            trajectory.visuals.append(
+                Visual(
+                    need.clip.pts_seconds[block.frames],
+                    block.grid_thw,
+                    base + block.offset,
+                    block.num_tokens(self.vocabulary.merge),
+                    block.is_video,
+                    block.seconds_per_patch,
+                )
+            )
         self.num_fed += len(need.span.ids)
         self._next_position = need.next_position
         if need.opens_turn:
@@ -320,3 +338,11 @@ class Session:
     def _finish(self, reason: StopReason) -> None:
         self.trajectory.stop_reason = reason
         self.action = Done(reason)
+
+
+def _spacing(timestamps: Sequence[float], num_frames: int) -> float:
+    """Seconds between frames that were asked for at `timestamps`; 0 if there is one frame alone.
+
+    Not those between the frames that came: a file has them up to a frame off, and positions are rounded down.
+    """
+    return (timestamps[-1] - timestamps[0]) / (num_frames - 1) if num_frames > 1 else 0.0

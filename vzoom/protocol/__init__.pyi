@@ -19,6 +19,7 @@ from .parse import untagged_answer as untagged_answer
 from .render import ImagePart as ImagePart
 from .render import Part as Part
 from .render import TextPart as TextPart
+from .render import VideoPart as VideoPart
 from .render import clip_note as clip_note
 from .render import feedback as feedback
 from .render import prompt as prompt
@@ -38,7 +39,9 @@ from .tags import TOOL_OPEN as TOOL_OPEN
 from .tags import TURN_ENDS as TURN_ENDS
 from .text_codec import TextCodec as TextCodec
 from .tokenize import TokenSpan as TokenSpan
+from .tokenize import VisionBlock as VisionBlock
 from .tokenize import tokenize_parts as tokenize_parts
+from .vocabulary import VideoTokens as VideoTokens
 from .vocabulary import Vocabulary as Vocabulary
 from .well_formed import is_well_formed as is_well_formed
 from .well_formed import strict_action as strict_action

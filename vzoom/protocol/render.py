@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..config import PromptStyle
+from ..config import Encoding, PromptStyle
 from ..types import Answer, CallError, Malformed, VideoInfo, ZoomCall
 from .tags import ANSWER_CLOSE, ANSWER_OPEN, CALL_CLOSE, CALL_OPEN, THINK_CLOSE, THINK_OPEN, TOOL_CLOSE, TOOL_OPEN
 from .well_formed import strict_action
@@ -31,7 +31,22 @@ class ImagePart:
     index: int
 
 
-Part = TextPart | ImagePart
+@dataclass(frozen=True)
+class VideoPart:
+    """The place of frames that are shown as video tokens; how those are written is up to the model's family.
+
+    Attributes:
+        first: index of the first frame in the glance or the clip.
+        times: seconds of these frames, in order.
+        seconds_per_frame: how far the times were meant to be apart; those of a file are off by up to a frame.
+    """
+
+    first: int
+    times: tuple[float, ...]
+    seconds_per_frame: float
+
+
+Part = TextPart | ImagePart | VideoPart
 
 _SYSTEM = (
     "You answer questions about a video. You first see a glance: a few frames of the whole video, each with its time. "
@@ -45,7 +60,15 @@ _SYSTEM = (
 
 
 def prompt(
-    question: str, video: VideoInfo, times: Sequence[float], *, max_zooms: int, zoom_max_frames: int, style: PromptStyle
+    question: str,
+    video: VideoInfo,
+    times: Sequence[float],
+    *,
+    max_zooms: int,
+    zoom_max_frames: int,
+    style: PromptStyle,
+    encoding: Encoding = "image",
+    seconds_per_frame: float = 0.0,
 ) -> list[Part]:
     """The opening of a conversation: system text, duration, labelled glance frames, question.
 
@@ -56,9 +79,11 @@ def prompt(
         max_zooms: how many calls the model may make.
         zoom_max_frames: the most frames that one call may ask for.
         style: "full" explains the grammar, "brief" is for models that were trained on it.
+        encoding: "image" labels each frame with its time; "video" has one `VideoPart` for all.
+        seconds_per_frame: how far the times were meant to be apart; for videos.
 
     Returns:
-        The parts in order, with one `ImagePart` per glance frame.
+        The parts in order, with one `ImagePart` per glance frame, or a `VideoPart`.
     """
     if style == "brief":
         parts: list[Part] = [TextPart(f"<|im_start|>user\n{video.duration_seconds:.2f}s\n")]
@@ -68,7 +93,7 @@ def prompt(
             TextPart(f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n"),
             TextPart(f"The video is {video.duration_seconds:.2f} seconds long. Glance at {len(times)} frames:\n"),
         ]
-    parts += _labelled(times, style)
+    parts += _frames(times, style, encoding, seconds_per_frame)
     parts += [TextPart(question, trusted=False), TextPart(f"\n{_left(max_zooms, style)}<|im_end|>\n{_REPLY}")]
     return parts
 
@@ -77,7 +102,14 @@ _REPLY = "<|im_start|>assistant\n"
 
 
 def tool_turn(
-    times: Sequence[float], note: str, *, zooms_left: int, style: PromptStyle, turn_is_open: bool = True
+    times: Sequence[float],
+    note: str,
+    *,
+    zooms_left: int,
+    style: PromptStyle,
+    turn_is_open: bool = True,
+    encoding: Encoding = "image",
+    seconds_per_frame: float = 0.0,
 ) -> list[Part]:
     """What comes back for a turn: a note, the labelled frames, and how to continue.
 
@@ -87,13 +119,16 @@ def tool_turn(
         zooms_left: how many calls the model may still make.
         style: as for `prompt`.
         turn_is_open: the model has not sampled its own end of turn, so one is put before the tool turn.
+        encoding: as for `prompt`.
+        seconds_per_frame: as for `prompt`.
 
     Returns:
-        The parts in order, with one `ImagePart` per frame.
+        The parts in order, with one `ImagePart` per frame, or a `VideoPart`.
     """
     opening = ("<|im_end|>" if turn_is_open else "") + f"\n<|im_start|>user\n{TOOL_OPEN}"
     closing = f"{TOOL_CLOSE}\n{_left(zooms_left, style)}<|im_end|>\n{_REPLY}"
-    return [TextPart(opening), TextPart(note, trusted=False), *_labelled(times, style), TextPart(closing)]
+    frames = _frames(times, style, encoding, seconds_per_frame)
+    return [TextPart(opening), TextPart(note, trusted=False), *frames, TextPart(closing)]
 
 
 def clip_note(call: ZoomCall, end_seconds: float, num_frames: int, style: PromptStyle) -> str:
@@ -129,7 +164,9 @@ _HELP = {
 }
 
 
-def _labelled(times: Sequence[float], style: PromptStyle) -> list[Part]:
+def _frames(times: Sequence[float], style: PromptStyle, encoding: Encoding, seconds_per_frame: float) -> list[Part]:
+    if encoding == "video" and times:
+        return [VideoPart(0, tuple(times), seconds_per_frame), TextPart("\n")]
     parts: list[Part] = []
     for i, t in enumerate(times):
         label = f"{t:.2f}s" if style == "brief" else f"{chr(10) if i else ''}Frame {i + 1} at {t:.2f}s: "

@@ -99,7 +99,7 @@ class ClipCache:
 
         Args:
             path: a video file, or a URL that libav understands.
-            config: its resize rule and pixel limits decide the size of the frames.
+            config: its encoding, resize rule and pixel limits decide the size of the frames.
             spec: the patch geometry of the model that will see them.
 
         Returns:
@@ -112,7 +112,7 @@ class ClipCache:
         def resized(frame_HWC: np.ndarray) -> np.ndarray:
             return resize_frames(frame_HWC[None], config=config, spec=spec)[0]
 
-        name = (config.resize, config.min_pixels, config.max_pixels, spec.factor)
+        name = (config.encoding, config.resize, config.min_pixels, config.max_pixels, spec.factor, spec.enlarges_videos)
         return CachedVideo(self, self.reader(path), Resize(name, resized))
 
     def reader(self, path: str | os.PathLike[str], **options: object) -> VideoReader:

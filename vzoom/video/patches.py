@@ -1,8 +1,12 @@
 """Video frames -> pixel values and grids for a Qwen vision tower, without torchvision.
 
-Equal, bit for bit, to what transformers' PIL image processor computes from the same frames. Two ways to a size
-(`ZoomConfig.resize`): "direct" resizes as the processor does; "videozoomer" first shrinks a frame that is too large
-with Lanczos, as the public code of arXiv 2512.22315 does, and then resizes as the processor does.
+Equal, bit for bit, to what transformers computes from the same frames. `ZoomConfig.encoding` "image": as its PIL image
+processor, each frame an image. "video": as its video processors, which resize with torch and put two frames in a patch.
+Two ways to a size (`ZoomConfig.resize`): "direct" resizes as the processor does; "videozoomer" first shrinks a frame
+that is too large with Lanczos, as the public code of arXiv 2512.22315 does, and then resizes as the processor does.
+
+The limits of pixels are those of a frame. Qwen3-VL's video processor has limits for a whole video: those of a frame
+times its frames, the last frame of an odd number counted twice, as it is shown twice.
 """
 
 from __future__ import annotations
@@ -15,8 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
-from ..config import ZoomConfig
+from ..config import Encoding, ZoomConfig
 from ..kernels.frames_to_patches import Step, pillow_step
 from ..kernels.frames_to_patches import frames_to_patches as _frames_to_patches
 from ..kernels.frames_to_patches import resize_frames as _resize_frames
@@ -31,10 +36,12 @@ class PatchSpec:
     Attributes:
         patch_size: pixels per side of a patch.
         merge_size: patches per side of a visual token.
-        temporal_patch_size: frames per patch; an image is repeated that often.
+        temporal_patch_size: frames of a video per patch; an image is repeated that often.
         mean: subtracted from each rescaled channel (R, G, B).
         std: each channel is divided by it after that.
         rescale: what a level from 0 to 255 is multiplied by before that.
+        enlarges_videos: whether frames of a video are enlarged to the width and height of a merged patch before all
+            else, as Qwen3-VL's video processor does it.
     """
 
     patch_size: int = 14
@@ -43,6 +50,7 @@ class PatchSpec:
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
     rescale: float = 1 / 255
+    enlarges_videos: bool = False
 
     @property
     def factor(self) -> int:
@@ -122,6 +130,9 @@ def _sizes(
 ) -> tuple[tuple[int, int] | None, tuple[int, int]]:
     """The size that Lanczos shrinks to (None if it does not), and the final size."""
     shrunk = None
+    if config.encoding == "video" and spec.enlarges_videos and min(height, width) < spec.factor:
+        scale = max(spec.factor / height, spec.factor / width)
+        height, width = int(height * scale), int(width * scale)
     if config.resize == "videozoomer" and height * width > config.max_pixels:
         scale = math.sqrt(config.max_pixels / (height * width))
         shrunk = (max(1, int(height * scale)), max(1, int(width * scale)))
@@ -130,16 +141,25 @@ def _sizes(
 
 
 def _steps(height: int, width: int, config: ZoomConfig, spec: PatchSpec) -> tuple[tuple[Step, ...], tuple[int, int]]:
-    """The resizes that bring a frame to the model's size, and that size."""
+    """The resizes as Pillow does them that bring a frame to the model's size, and that size. The last one to the size
+    of a video is torch's and not among them."""
     shrunk, final = _sizes(height, width, config, spec)
     steps: list[Step] = []
     size = (height, width)
     if shrunk is not None:
         steps.append(pillow_step(size, shrunk, "lanczos"))
         size = shrunk
-    if size != final:
+    if size != final and config.encoding == "image":
         steps.append(pillow_step(size, final, "bicubic"))
     return tuple(steps), final
+
+
+def _resized_by_torch(frames_NHWC: Tensor, size: tuple[int, int]) -> Tensor:
+    """As torchvision resizes uint8 on the CPU: by this function of torch, whose weights are not Pillow's."""
+    if frames_NHWC.shape[1:3] == size:
+        return frames_NHWC
+    planes = frames_NHWC.permute(0, 3, 1, 2)
+    return interpolate(planes, size, mode="bicubic", antialias=True).permute(0, 2, 3, 1).contiguous()
 
 
 def grid_for(height: int, width: int, *, config: ZoomConfig, spec: PatchSpec) -> tuple[int, int]:
@@ -171,11 +191,14 @@ def frames_to_patches(
     out: Tensor | None = None,
     impl: str = "auto",
 ) -> tuple[Tensor, tuple[int, int]]:
-    """Resize frames and cut them into normalised patches. Every frame is an image of its own.
+    """Resize frames and cut them into normalised patches.
+
+    Each frame is an image of its own, or as many frames as a temporal patch holds are one: config.encoding says which.
+    Of a video the last frame is repeated until the last temporal patch is full.
 
     Args:
         frames_NHWC: frames of one size, uint8 [N, H, W, 3] RGB.
-        config: its resize rule and pixel limits decide the size.
+        config: its encoding, resize rule and pixel limits decide.
         spec: the patch geometry of the model.
         dtype: of the patches.
         device: where the patches go.
@@ -183,26 +206,37 @@ def frames_to_patches(
         impl: "auto", or an implementation by name.
 
     Returns:
-        Patches [N * h * w, 3 * temporal_patch_size * patch_size**2] in merge order, and the grid (h, w) of one frame
-        in patches, before merging.
+        Patches [T * h * w, 3 * temporal_patch_size * patch_size**2] in merge order, T = N for images and
+        ceil(N / temporal_patch_size) for a video, and the grid (h, w) of one frame in patches, before merging.
 
     Raises:
         ValueError: the frames are no such array or too long for a grid of patches, or `out` has another shape.
     """
-    frames = _as_tensor(frames_NHWC).to(device)
+    frames = _as_tensor(frames_NHWC)
     _, height, width, _ = frames.shape
     steps, final = _steps(height, width, config, spec)
-    patches = _frames_to_patches(
-        frames,
-        value_table(spec, dtype).to(device),
-        steps=steps,
-        patch=spec.patch_size,
-        merge=spec.merge_size,
-        temporal=spec.temporal_patch_size,
-        out=out,
-        impl=impl,
-    )
-    return patches, (final[0] // spec.patch_size, final[1] // spec.patch_size)
+    grid_hw = final[0] // spec.patch_size, final[1] // spec.patch_size
+    table = value_table(spec, dtype, config.encoding).to(device)
+    sizes = {"patch": spec.patch_size, "merge": spec.merge_size}
+    if config.encoding == "image":
+        frames = frames.to(device)
+        patches = _frames_to_patches(
+            frames, table, steps=steps, **sizes, temporal=spec.temporal_patch_size, out=out, impl=impl
+        )
+        return patches, grid_hw
+    if steps:
+        frames = torch.from_numpy(_resize_frames(frames.cpu().numpy(), steps))
+    frames = _resized_by_torch(frames, final).to(device)
+    together = spec.temporal_patch_size
+    missing = -len(frames) % together
+    frames = torch.cat([frames, frames[-1:].expand(missing, -1, -1, -1)])
+    single = _frames_to_patches(frames, table, steps=(), **sizes, temporal=1, impl=impl)
+    pixels = spec.patch_size**2
+    single = single.view(len(frames) // together, together, -1, 3, pixels)
+    if out is None:
+        out = single.new_empty(single.shape[0] * single.shape[2], 3 * together * pixels)
+    out.view(single.shape[0], single.shape[2], 3, together, pixels).copy_(single.permute(0, 2, 3, 1, 4))
+    return out, grid_hw
 
 
 class PatchBuffer:
@@ -242,8 +276,9 @@ def resize_frames(frames_NHWC: np.ndarray, *, config: ZoomConfig, spec: PatchSpe
     """
     _check_frames(frames_NHWC.dtype == np.uint8, frames_NHWC)
     _, height, width, _ = frames_NHWC.shape
-    steps, _ = _steps(height, width, config, spec)
-    return _resize_frames(frames_NHWC, steps, impl=impl)
+    steps, final = _steps(height, width, config, spec)
+    resized = _resize_frames(frames_NHWC, steps, impl=impl)
+    return resized if config.encoding == "image" else _resized_by_torch(_as_tensor(resized), final).numpy()
 
 
 def _check_frames(is_uint8: bool, frames: np.ndarray | Tensor) -> None:
@@ -263,11 +298,15 @@ def _as_tensor(frames: np.ndarray | Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=16)
-def value_table(spec: PatchSpec, dtype: torch.dtype) -> Tensor:
+def value_table(spec: PatchSpec, dtype: torch.dtype, encoding: Encoding = "image") -> Tensor:
     """What the processor's rescaling and normalising make of each level of each channel: [3, 256].
 
-    Computed as transformers does: rescaled in float64, rounded to float32, normalised in float32.
+    Computed as transformers does. Its PIL image processor rescales in float64, rounds to float32 and normalises in
+    float32; its video processors do both at once, with mean and deviation of levels from 0 to 255.
     """
+    if encoding == "video":
+        mean_3, std_3 = (torch.tensor(values) * (1 / spec.rescale) for values in (spec.mean, spec.std))
+        return ((torch.arange(256.0) - mean_3[:, None]) / std_3[:, None]).to(dtype)
     levels = (np.arange(256, dtype=np.float64) * spec.rescale).astype(np.float32)
     mean, std = np.array(spec.mean, np.float32)[:, None], np.array(spec.std, np.float32)[:, None]
     return torch.from_numpy((levels[None] - mean) / std).to(dtype)
