@@ -1,6 +1,6 @@
 """Clips -> visual tokens, each distinct picture once: what was encoded is kept and found again by its pixels.
 
-A picture is what the vision tower sees at a time: a frame as an image, or the two frames of a temporal patch of a video.
+A picture is what the vision tower sees at a time: a frame as an image, or the frames of a temporal patch of a video.
 The key is a digest of the pixels that its frames were decoded and resized to. So it is the same for the same moments of
 the same video whoever asks (a glance and a zoom, two sessions, two calls of `ask`), and never for another picture: a
 re-encoded file, another size or another backend gives other pixels. What is done to the pixels is part of the key.
@@ -85,8 +85,14 @@ def encode_clips(
             part = list(same)
             end = at + len(part) * part[0].grid_hw[0] * part[0].grid_hw[1]
             stack = np.concatenate([one.frames_NHWC for one in part])
-            how = {"config": part[0].config, "spec": part[0].spec, "dtype": model.dtype, "device": model.device}
-            frames_to_patches(stack, **how, out=patches[at:end])
+            frames_to_patches(
+                stack,
+                config=part[0].config,
+                spec=part[0].spec,
+                dtype=model.dtype,
+                device=model.device,
+                out=patches[at:end],
+            )
             at = end
         patched = time.perf_counter()
         encoded = model.encode_images(patches, [one.grid_hw for one in batch])

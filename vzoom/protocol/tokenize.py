@@ -103,15 +103,15 @@ def _written(
             yield VisionBlock(part.index, 1, 0, (1, *grids_hw[part.index]))
         elif isinstance(part, VideoPart):
             if video is None:
-                raise ValueError("frames cannot be written as video tokens: how the model's family does it is not known")
+                raise ValueError(
+                    "frames cannot be written as video tokens: how the model's family does it is not known"
+                )
             yield from _video_blocks(part, grids_hw[part.first], video)
         else:
             yield part
 
 
-def _video_blocks(
-    part: VideoPart, grid_hw: tuple[int, int], video: VideoTokens
-) -> Iterator[TextPart | VisionBlock]:
+def _video_blocks(part: VideoPart, grid_hw: tuple[int, int], video: VideoTokens) -> Iterator[TextPart | VisionBlock]:
     """The frames of a clip as the processor of the family writes them. The last of an odd number stands twice."""
     together, count = video.frames_per_patch, len(part.times)
     if not video.timed:

@@ -5,8 +5,9 @@ processor, each frame an image. "video": as its video processors, which resize w
 Two ways to a size (`ZoomConfig.resize`): "direct" resizes as the processor does; "videozoomer" first shrinks a frame
 that is too large with Lanczos, as the public code of arXiv 2512.22315 does, and then resizes as the processor does.
 
-The limits of pixels are those of a frame. Qwen3-VL's video processor has limits for a whole video: those of a frame
-times its frames, the last frame of an odd number counted twice, as it is shown twice.
+The limits of pixels are those of a frame. Qwen3-VL's video processor has limits for a whole video: these times its
+frames. (It rounds an odd number of frames to one or the other side before it compares with them; here the size of a
+frame does not depend on how many there are.)
 """
 
 from __future__ import annotations
@@ -217,25 +218,31 @@ def frames_to_patches(
     steps, final = _steps(height, width, config, spec)
     grid_hw = final[0] // spec.patch_size, final[1] // spec.patch_size
     table = value_table(spec, dtype, config.encoding).to(device)
-    sizes = {"patch": spec.patch_size, "merge": spec.merge_size}
     if config.encoding == "image":
-        frames = frames.to(device)
         patches = _frames_to_patches(
-            frames, table, steps=steps, **sizes, temporal=spec.temporal_patch_size, out=out, impl=impl
+            frames.to(device),
+            table,
+            steps=steps,
+            patch=spec.patch_size,
+            merge=spec.merge_size,
+            temporal=spec.temporal_patch_size,
+            out=out,
+            impl=impl,
         )
         return patches, grid_hw
     if steps:
         frames = torch.from_numpy(_resize_frames(frames.cpu().numpy(), steps))
     frames = _resized_by_torch(frames, final).to(device)
     together = spec.temporal_patch_size
-    missing = -len(frames) % together
-    frames = torch.cat([frames, frames[-1:].expand(missing, -1, -1, -1)])
-    single = _frames_to_patches(frames, table, steps=(), **sizes, temporal=1, impl=impl)
-    pixels = spec.patch_size**2
-    single = single.view(len(frames) // together, together, -1, 3, pixels)
+    frames = torch.cat([frames, frames[-1:].expand(-len(frames) % together, -1, -1, -1)])
+    single = _frames_to_patches(
+        frames, table, steps=(), patch=spec.patch_size, merge=spec.merge_size, temporal=1, impl=impl
+    )
+    num_patches, pixels = len(frames) // together, spec.patch_size**2
+    by_frame = single.view(num_patches, together, -1, 3, pixels)
     if out is None:
-        out = single.new_empty(single.shape[0] * single.shape[2], 3 * together * pixels)
-    out.view(single.shape[0], single.shape[2], 3, together, pixels).copy_(single.permute(0, 2, 3, 1, 4))
+        out = single.new_empty(len(single) // together, 3 * together * pixels)
+    out.view(num_patches, -1, 3, together, pixels).copy_(by_frame.permute(0, 2, 3, 1, 4))
     return out, grid_hw
 
 

@@ -21,6 +21,7 @@ from ...protocol import (
     CALL_OPEN,
     ImagePart,
     Part,
+    VideoPart,
     acting_text,
     clip_note,
     cut_turn,
@@ -77,10 +78,11 @@ def to_messages(parts: Sequence[Part], clip: Clip | None) -> list[Message]:
             content.append({"type": "text", "text": text})
 
     for part in parts:
-        if isinstance(part, ImagePart):
+        if isinstance(part, ImagePart | VideoPart):
             assert clip is not None
-            url = data_url(clip.frames[part.index])
-            messages[-1]["content"].append({"type": "image_url", "image_url": {"url": url}})
+            first, count = (part.index, 1) if isinstance(part, ImagePart) else (part.first, len(part.times))
+            for frame in clip.frames[first : first + count]:
+                messages[-1]["content"].append({"type": "image_url", "image_url": {"url": data_url(frame)}})
         elif not part.trusted:
             add(part.text)
         else:

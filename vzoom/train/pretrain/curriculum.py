@@ -87,6 +87,10 @@ class Curriculum:
     check_every: int = 150
     save_every: int = 100
 
+    def __post_init__(self) -> None:
+        if self.zoom.encoding == "video":
+            raise ValueError(f"the curriculum {self.name} shows frames as images: its zoom.encoding must be image")
+
     @property
     def num_steps(self) -> int:
         return sum(stage.steps for stage in self.stages)

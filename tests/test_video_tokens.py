@@ -1,0 +1,238 @@
+"""Frames as video tokens: as transformers' own processors and positions have them, and exact when they are spliced."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import video_processor
+from checkpoints import FAMILIES, config_of, make_checkpoint, token_id, write_tokenizer
+from exactness import CONFIG, difference, run_scripted
+from test_exactness import ANSWER, FOUR_ZOOMS, TOLERANCE, zoom
+from transformers import AutoModelForImageTextToText, PreTrainedTokenizerFast
+from video_processor import CASES, Case, around, by_transformers, load_torchvision, spec_of
+
+from vzoom.models import Checkpoint, encode, load_checkpoint, video_pixels
+from vzoom.models.checkpoint.vocabulary import build_vocabulary
+from vzoom.protocol import (
+    TextPart,
+    VideoPart,
+    Vocabulary,
+    mrope,
+    span_positions,
+    tokenize_parts,
+)
+from vzoom.protocol.tokenize import TokenSpan
+from vzoom.video import frames_to_patches, grid_for, patches
+
+VIDEO = dataclasses.replace(CONFIG, encoding="video")
+GOLDEN: dict[str, Any] = json.loads(video_processor.GOLDEN.read_text())
+EVERY = pytest.mark.parametrize(("family", "name"), [(family, name) for family in FAMILIES for name in CASES])
+
+
+def vocabulary_of(family: str, folder: Path) -> Vocabulary:
+    write_tokenizer(folder)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    return build_vocabulary(tokenizer, spec_of(family), family, settings=config_of(family).to_dict())
+
+
+def span_of(family: str, case: Case, vocabulary: Vocabulary) -> TokenSpan:
+    """The conversation of a case, as the session of a protocol would write it."""
+    span = TokenSpan()
+    for clip, indices in enumerate(case.clips):
+        before, after = around(clip)
+        frames = VideoPart(0, case.times(clip), case.spacing(clip))
+        grid = grid_for(*case.size_hw, config=video_processor.CONFIG, spec=spec_of(family))
+        own = tokenize_parts(
+            [TextPart(before), frames, TextPart(after)],
+            [grid] * len(indices),
+            vocabulary.codec,
+            vocabulary.image_token_id,
+            vocabulary.merge,
+            vocabulary.video,
+        )
+        span.blocks += [dataclasses.replace(block, offset=block.offset + len(span.ids)) for block in own.blocks]
+        span.ids += own.ids
+    return span
+
+
+def ours(family: str, case: Case, folder: Path) -> dict[str, Any]:
+    """What `by_transformers` gives, by our own code."""
+    vocabulary = vocabulary_of(family, folder)
+    span = span_of(family, case, vocabulary)
+    spec, config = spec_of(family), video_processor.CONFIG
+    pixels = [frames_to_patches(case.frames(i), config=config, spec=spec)[0] for i in range(len(case.clips))]
+    positions, _ = span_positions(0, span, vocabulary.merge, vocabulary.video, "hf523")
+    return {
+        "ids": span.ids,
+        "positions": torch.from_numpy(np.ascontiguousarray(positions)),
+        "after": int(positions.max()) + 1,
+        "pixels": torch.cat(pixels),
+    }
+
+
+def digest(tensor: torch.Tensor) -> str:
+    return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()
+
+
+@EVERY
+def test_equals_what_transformers_wrote(family: str, name: str, tmp_path: Path) -> None:
+    """Ids, positions and pixels, bit for bit, in the golden file."""
+    got, want = ours(family, CASES[name], tmp_path), GOLDEN[f"{family} {name}"]
+    assert got["ids"] == [token for token, count in want["ids"] for _ in range(count)]
+    assert digest(got["positions"]) == want["positions"]
+    assert got["after"] == want["after"]
+    assert digest(got["pixels"]) == want["pixels"]
+
+
+@EVERY
+def test_equals_transformers_here(family: str, name: str, tmp_path: Path) -> None:
+    """The same where torchvision loads."""
+    try:
+        load_torchvision()
+    except ModuleNotFoundError as error:
+        pytest.skip(str(error))
+    got, want = ours(family, CASES[name], tmp_path), by_transformers(family, CASES[name])
+    assert got["ids"] == want["ids"]
+    assert got["positions"].equal(want["positions"])
+    assert got["pixels"].equal(want["pixels"])
+
+
+def test_text_after_a_long_video_stands_after_all_of_it(tmp_path: Path) -> None:
+    """The rule that models were trained with. transformers 5.23 has it in its rope_deltas, not in its positions."""
+    vocabulary = vocabulary_of("qwen2_5_vl", tmp_path)
+    span = span_of("qwen2_5_vl", CASES["fits"], vocabulary)
+    trained, after = span_positions(0, span, vocabulary.merge, vocabulary.video)
+    stock, _ = span_positions(0, span, vocabulary.merge, vocabulary.video, "hf523")
+    glance = span.blocks[0]
+    end = glance.offset + glance.num_tokens(vocabulary.merge)
+    assert trained[:, :end].tolist() == stock[:, :end].tolist()
+    assert trained[:, end].tolist() == [int(trained[0, :end].max()) + 1] * 3  # 4 patches, 4 s apart, 4 positions a second
+    assert stock[:, end].tolist() == [int(stock[1:, :end].max()) + 1] * 3
+    assert int(trained[0, end]) - int(stock[0, end]) == 3 * 16 + 1 - 3
+    assert after == trained.max() + 1
+
+
+# ---------------------------------------------------------------- through the engine
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return load_checkpoint(str(make_checkpoint(request.param, tmp_path_factory.mktemp(request.param))))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return load_checkpoint(str(make_checkpoint("qwen2_5_vl", tmp_path_factory.mktemp("small"))))
+
+
+ODD = zoom(33.25, 34.25, 5)  # 5 frames: the last of them stands twice
+
+
+def error_of(checkpoint: Checkpoint, recorded: Any, config: Any = VIDEO) -> tuple[float, bool]:
+    hf = AutoModelForImageTextToText.from_pretrained(checkpoint.name).eval()
+    pixels = video_pixels(checkpoint.patch_spec, config, recorded.clips)
+    return difference(hf, recorded, pixels, config.rope_rule)
+
+
+def test_four_spliced_clips_equal_a_full_prefill(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = {"Which one?": [*FOUR_ZOOMS[:3], ODD, ANSWER]}
+    recorded, engine = run_scripted(monkeypatch, checkpoint, script, config=VIDEO)
+    one = recorded["Which one?"]
+    trajectory = one.trajectory
+    assert trajectory is not None
+    assert [len(clip) for clip in one.clips] == [64, 16, 16, 16, 5]
+    assert trajectory.num_frames == 64 + 3 * 16 + 5
+    error, same_positions = error_of(checkpoint, one)
+    assert same_positions
+    assert error <= TOLERANCE
+    assert engine.tokens_fed == len(trajectory.ids) - 1
+    assert engine.pool.num_free == engine.pool.num_blocks
+    ids = set(trajectory.ids)
+    assert token_id("<|video_pad|>") in ids
+    assert token_id("<|image_pad|>") not in ids
+
+    images, _ = run_scripted(monkeypatch, checkpoint, script)
+    as_images = images["Which one?"].trajectory
+    assert as_images is not None
+    share = sum(v.num_tokens for v in trajectory.visuals) / sum(v.num_tokens for v in as_images.visuals)
+    assert 0.5 <= share <= 0.55
+    assert as_images.num_frames == trajectory.num_frames
+
+
+def test_positions_as_transformers_523_has_them_are_exact_too(
+    small: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(VIDEO, rope_rule="hf523")
+    recorded, _ = run_scripted(monkeypatch, small, {"Q?": [zoom(0, 8, 2), ODD, ANSWER]}, config=config)
+    error, same_positions = error_of(small, recorded["Q?"], config)
+    assert same_positions
+    assert error <= TOLERANCE
+
+
+def _one_patch_late(start: int, grid: Any, *, step: float = 1.0, rule: Any = "max") -> Any:
+    placed, after = _POSITIONS(start, grid, step=step, rule=rule)
+    late = placed.copy()
+    late[0] = np.roll(placed[0], grid[1] * grid[2])
+    return late, after
+
+
+def _swapped(clip: Any, config: Any, spec: Any) -> Any:
+    for one in _PICTURES(clip, config, spec):
+        yield dataclasses.replace(one, frames_NHWC=one.frames_NHWC[::-1], key=(one.key, "swapped"))
+
+
+def _black_at_the_end(clip: Any, config: Any, spec: Any) -> Any:
+    if len(clip) % 2 and config.encoding == "video":
+        frames = np.concatenate([clip.frames, np.zeros_like(clip.frames[:1])])
+        clip = dataclasses.replace(
+            clip,
+            frames=frames,
+            pts_seconds=(*clip.pts_seconds, 0.0),
+            frame_indices=(*clip.frame_indices, 0),
+            clamped=(*clip.clamped, False),
+        )
+    return _PICTURES(clip, config, spec)
+
+
+_POSITIONS, _PICTURES = mrope.block_positions, encode._pictures
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "mutant"),
+    [
+        (mrope, "block_positions", _one_patch_late),
+        (encode, "_pictures", _swapped),
+        (encode, "_pictures", _black_at_the_end),
+    ],
+    ids=["a temporal patch late", "frames of a pair swapped", "padded with black"],
+)
+def test_a_mutation_breaks_exactness(
+    target: Any, name: str, mutant: Any, small: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(target, name, mutant)
+    recorded, _ = run_scripted(monkeypatch, small, {"Q?": [ODD, ANSWER]}, config=VIDEO)
+    error, _ = error_of(small, recorded["Q?"])
+    assert error > 100 * TOLERANCE
+
+
+def _repeats_the_first(frames: Any, **how: Any) -> Any:
+    if len(frames) % 2:
+        frames = np.concatenate([frames, frames[:1]])
+    return frames_to_patches(frames, **how)
+
+
+def test_a_mutation_of_the_pixels_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for mutant in (_repeats_the_first, lambda frames, **how: frames_to_patches(frames[::-1], **how)):
+        monkeypatch.setitem(globals(), "frames_to_patches", frames_to_patches)
+        pixels = mutant(CASES["shrunk"].frames(1), config=video_processor.CONFIG, spec=spec_of("qwen2_vl"))[0]
+        right = frames_to_patches(CASES["shrunk"].frames(1), config=video_processor.CONFIG, spec=spec_of("qwen2_vl"))[0]
+        assert pixels.shape == right.shape
+        assert not pixels.equal(right)
+    assert patches is not None
