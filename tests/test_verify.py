@@ -99,12 +99,12 @@ def test_the_embedded_model_and_a_rendered_video(capsys: pytest.CaptureFixture[s
 # ---------------------------------------------------------------- what it must not let pass
 
 
-def _plain_positions(start: int, rows: int, columns: int) -> tuple[np.ndarray, int]:
-    return positions.text_positions(start, rows * columns)
+def _plain_positions(start: int, grid: tuple[int, int, int], **rule: Any) -> tuple[np.ndarray, int]:
+    return positions.text_positions(start, grid[1] * grid[2])
 
 
-def _forget_pending(self: session.Session, note: str, times: Any, size_hw: Any) -> TokenSpan:
-    run = _TOOL_TURN(self, note, times, size_hw)
+def _forget_pending(self: session.Session, *turn: Any) -> TokenSpan:
+    run = _TOOL_TURN(self, *turn)
     run.ids[0] = run.ids[1]
     return run
 
@@ -117,7 +117,7 @@ def _swap_blocks(self: BlockTable, count: int) -> np.ndarray:
 
 _TOOL_TURN, _EXTEND = session.Session._tool_turn, BlockTable.extend
 MUTANTS = [
-    (positions, "image_positions", _plain_positions, False),
+    (positions, "block_positions", _plain_positions, False),
     (session.Session, "_tool_turn", _forget_pending, True),
     (BlockTable, "extend", _swap_blocks, True),
 ]
