@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from checkpoints import FAMILIES, config_of, make_checkpoint, token_id, write_to
 from exactness import CONFIG, difference, run_scripted
 from test_exactness import ANSWER, FOUR_ZOOMS, TOLERANCE, zoom
 from transformers import AutoModelForImageTextToText, PreTrainedTokenizerFast
-from video_processor import CASES, Case, around, by_transformers, load_torchvision, spec_of
+from video_processor import CASES, Case, around, by_transformers, digest, load_torchvision, spec_of
 
 from vzoom.models import Checkpoint, encode, load_checkpoint, video_pixels
 from vzoom.models.checkpoint.vocabulary import build_vocabulary
@@ -77,10 +76,6 @@ def ours(family: str, case: Case, folder: Path) -> dict[str, Any]:
     }
 
 
-def digest(tensor: torch.Tensor) -> str:
-    return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()
-
-
 @EVERY
 def test_equals_what_transformers_wrote(family: str, name: str, tmp_path: Path) -> None:
     """Ids, positions and pixels, bit for bit, in the golden file."""
@@ -113,7 +108,9 @@ def test_text_after_a_long_video_stands_after_all_of_it(tmp_path: Path) -> None:
     glance = span.blocks[0]
     end = glance.offset + glance.num_tokens(vocabulary.merge)
     assert trained[:, :end].tolist() == stock[:, :end].tolist()
-    assert trained[:, end].tolist() == [int(trained[0, :end].max()) + 1] * 3  # 4 patches, 4 s apart, 4 positions a second
+    assert (
+        trained[:, end].tolist() == [int(trained[0, :end].max()) + 1] * 3
+    )  # 4 patches, 4 s apart, 4 positions a second
     assert stock[:, end].tolist() == [int(stock[1:, :end].max()) + 1] * 3
     assert int(trained[0, end]) - int(stock[0, end]) == 3 * 16 + 1 - 3
     assert after == trained.max() + 1
@@ -222,17 +219,17 @@ def test_a_mutation_breaks_exactness(
     assert error > 100 * TOLERANCE
 
 
-def _repeats_the_first(frames: Any, **how: Any) -> Any:
-    if len(frames) % 2:
-        frames = np.concatenate([frames, frames[:1]])
-    return frames_to_patches(frames, **how)
+@pytest.mark.parametrize("mistake", ["swapped", "first frame again"])
+def test_a_mutation_of_the_pixels_is_seen(mistake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(frames: np.ndarray, **how: Any) -> Any:
+        if mistake == "swapped":
+            frames = frames.copy()
+            even = len(frames) // 2 * 2
+            frames[:even] = frames[:even].reshape(-1, 2, *frames.shape[1:])[:, ::-1].reshape(frames[:even].shape)
+        elif len(frames) % 2:
+            frames = np.concatenate([frames, frames[:1]])
+        return patches.frames_to_patches(frames, **how)
 
-
-def test_a_mutation_of_the_pixels_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for mutant in (_repeats_the_first, lambda frames, **how: frames_to_patches(frames[::-1], **how)):
-        monkeypatch.setitem(globals(), "frames_to_patches", frames_to_patches)
-        pixels = mutant(CASES["shrunk"].frames(1), config=video_processor.CONFIG, spec=spec_of("qwen2_vl"))[0]
-        right = frames_to_patches(CASES["shrunk"].frames(1), config=video_processor.CONFIG, spec=spec_of("qwen2_vl"))[0]
-        assert pixels.shape == right.shape
-        assert not pixels.equal(right)
-    assert patches is not None
+    monkeypatch.setitem(globals(), "frames_to_patches", wrong)
+    got, want = ours("qwen2_vl", CASES["shrunk"], tmp_path), GOLDEN["qwen2_vl shrunk"]
+    assert digest(got["pixels"]) != want["pixels"]

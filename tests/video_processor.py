@@ -157,20 +157,21 @@ def by_transformers(family: str, case: Case) -> dict[str, Any]:
     }
 
 
-def digests(made: dict[str, Any]) -> dict[str, Any]:
-    """A case for the golden file: tensors as digests of all their bits, equal ids as [id, how often]."""
+def digest(tensor: torch.Tensor) -> str:
+    """Of all its bits."""
+    return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()
+
+
+def packed(made: dict[str, Any]) -> dict[str, Any]:
+    """A case for the golden file: equal ids as [id, how often], tensors as digests."""
     ids = [[value, len(list(same))] for value, same in groupby(made["ids"])]
-    tensors = {"positions": made["positions"].long(), "pixels": made["pixels"].float()}
-    digest = {name: hashlib.sha256(one.contiguous().numpy().tobytes()).hexdigest() for name, one in tensors.items()}
-    return made | digest | {"ids": ids}
+    return made | {"ids": ids, "positions": digest(made["positions"].long()), "pixels": digest(made["pixels"].float())}
 
 
 def main() -> None:
     load_torchvision()
     golden = {
-        f"{family} {name}": digests(by_transformers(family, case))
-        for family in FAMILIES
-        for name, case in CASES.items()
+        f"{family} {name}": packed(by_transformers(family, case)) for family in FAMILIES for name, case in CASES.items()
     }
     GOLDEN.parent.mkdir(exist_ok=True)
     lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in golden.items())
