@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 import video_processor
 from checkpoints import FAMILIES, config_of, make_checkpoint, token_id, write_tokenizer
 from exactness import CONFIG, difference, run_scripted
+from packaging.version import Version
 from test_exactness import ANSWER, FOUR_ZOOMS, TOLERANCE, zoom
 from transformers import AutoModelForImageTextToText, PreTrainedTokenizerFast
 from video_processor import CASES, Case, around, by_transformers, digest, load_torchvision, spec_of
@@ -139,13 +141,14 @@ def error_of(checkpoint: Checkpoint, recorded: Any, config: Any = VIDEO) -> tupl
 
 
 def test_four_spliced_clips_equal_a_full_prefill(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = {"Which one?": [*FOUR_ZOOMS[:3], ODD, ANSWER]}
+    zooms = [FOUR_ZOOMS[0], zoom(40.5, 44.5, 2, "elsewhere"), zoom(100, 116, 1, "é 東"), zoom(33.25, 35.75, 2)]
+    script = {"Which one?": [*zooms, ANSWER]}
     recorded, engine = run_scripted(monkeypatch, checkpoint, script, config=VIDEO)
     one = recorded["Which one?"]
     trajectory = one.trajectory
     assert trajectory is not None
-    assert [len(clip) for clip in one.clips] == [64, 16, 16, 16, 5]
-    assert trajectory.num_frames == 64 + 3 * 16 + 5
+    assert [len(clip) for clip in one.clips] == [64, 16, 8, 16, 5]
+    assert trajectory.num_frames == 64 + 16 + 8 + 16 + 5
     error, same_positions = error_of(checkpoint, one)
     assert same_positions
     assert error <= TOLERANCE
@@ -163,11 +166,15 @@ def test_four_spliced_clips_equal_a_full_prefill(checkpoint: Checkpoint, monkeyp
     assert as_images.num_frames == trajectory.num_frames
 
 
-def test_positions_as_transformers_523_has_them_are_exact_too(
-    small: Checkpoint, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.skipif(Version(transformers.__version__) < Version("5.23"), reason="other positions than these")
+@pytest.mark.parametrize("rule", ["max", "hf523"])
+def test_fractions_of_seconds_and_the_rule_of_transformers_523(
+    rule: Any, small: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = dataclasses.replace(VIDEO, rope_rule="hf523")
-    recorded, _ = run_scripted(monkeypatch, small, {"Q?": [zoom(0, 8, 2), ODD, ANSWER]}, config=config)
+    """transformers 5.0 rounds the seconds of a temporal patch down to whole ones, and places text by the other rule."""
+    config = dataclasses.replace(VIDEO, rope_rule=rule)
+    script = {"Q?": [zoom(40.5, 44.5, 4), ODD, zoom(70, 70.3, 30), ANSWER]}
+    recorded, _ = run_scripted(monkeypatch, small, script, config=config)
     error, same_positions = error_of(small, recorded["Q?"], config)
     assert same_positions
     assert error <= TOLERANCE
