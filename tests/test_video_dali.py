@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import random
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,7 +32,7 @@ GPU_FILES: dict[str, dict[str, Any]] = {
 def _same(path: Path, dali: VideoReader) -> None:
     rng = random.Random(0)
     with open_video(path) as pyav, dali:
-        assert dali.info == pyav.info
+        assert dali.info == replace(pyav.info, backend="dali")
         for size in (1, 1, 3, 16, 40):
             times = sorted(rng.uniform(0, 4.0) for _ in range(size))  # some lie beyond the end
             theirs, ours = pyav.frames_at(times), dali.frames_at(times)

@@ -22,6 +22,9 @@ ResizeRule = Literal["videozoomer", "direct"]
 PromptStyle = Literal["full", "brief"]
 Encoding = Literal["image", "video"]
 RopeRule = Literal["max", "hf523"]
+GlanceFrames = Literal["exact", "keyframe"]
+VideoBackend = Literal["auto", "pyav", "dali"]
+SeekMode = Literal["exact", "approximate"]
 
 
 def missing_extra(package: str, extra: str) -> ImportError:
@@ -100,6 +103,8 @@ class ZoomConfig:
             two frames in a patch: half the tokens.
         rope_rule: where text stands after a video that is longer than it is wide and high. "max" is after all of its
             positions, as Qwen-VL models were trained; "hf523" is what transformers 5.23 does.
+        glance: "exact" shows the frames at the glance's times; "keyframe" the keyframe at or before each, with its own
+            time: many times cheaper, but a group of frames early, and fewer frames if the file has fewer keyframes.
 
     Raises:
         ValueError: a field is out of range. The message names it and its value.
@@ -120,6 +125,7 @@ class ZoomConfig:
     prompt: PromptStyle = "full"
     encoding: Encoding = "image"
     rope_rule: RopeRule = "max"
+    glance: GlanceFrames = "exact"
 
     def __post_init__(self) -> None:
         _positive(
@@ -172,7 +178,7 @@ class ZoomConfig:
 
 
 # The fields that may be set for one run. The others are how a checkpoint was trained: they stay in its vzoom.json.
-LIMITS = {name: one for name, one in settings_of(ZoomConfig).items() if one.kind in (int, float)}
+LIMITS = {name: one for name, one in settings_of(ZoomConfig).items() if one.kind in (int, float) or name == "glance"}
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "frame_policy": get_args(FramePolicy),
@@ -180,7 +186,55 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "prompt": get_args(PromptStyle),
     "encoding": get_args(Encoding),
     "rope_rule": get_args(RopeRule),
+    "glance": get_args(GlanceFrames),
 }
+
+
+@dataclass(frozen=True)
+class VideoOptions:
+    """How videos are read. None of it changes which frame is on display at a time.
+
+    Attributes:
+        backend: who decodes: "pyav" on the CPU; "dali", NVIDIA DALI, on a GPU (VP8, VP9 and MJPEG on the CPU too);
+            "auto" takes DALI if the model is on a GPU whose decoder can read the file, else PyAV, and says why.
+        stream: number of the video stream in its file, as ffprobe counts; without it the largest that is no cover
+            picture.
+        num_threads: threads that decode one video.
+        deadline_seconds: the longest that opening a video, or reading some of its frames, may take.
+        max_packets: the most packets that opening a video, or reading some of its frames, may read.
+        device: where "auto" and "dali" leave the frames: "cpu", or a GPU such as "cuda:0".
+        seek_mode: "exact" knows when every frame is displayed, which takes reading some containers through;
+            "approximate" believes what the header says about length and rate, so that any container opens at once.
+        max_frame_pixels: frames of more pixels are refused. A decoder holds up to 17 of them.
+        follow_playlists: whether a file may be a playlist (HLS, DASH, ffconcat), whose files are then opened.
+
+    Raises:
+        ValueError: a field is out of range. The message names it and its value.
+    """
+
+    backend: VideoBackend = "auto"
+    stream: int | None = None
+    num_threads: int = 1
+    deadline_seconds: float = 300.0
+    max_packets: int = 5_000_000
+    device: str = "cpu"
+    seek_mode: SeekMode = "exact"
+    max_frame_pixels: int = 8192 * 4320
+    follow_playlists: bool = False
+
+    def __post_init__(self) -> None:
+        _positive(
+            num_threads=self.num_threads,
+            deadline_seconds=self.deadline_seconds,
+            max_packets=self.max_packets,
+            max_frame_pixels=self.max_frame_pixels,
+        )
+        if self.seek_mode not in get_args(SeekMode):
+            raise ValueError(f"seek_mode must be exact or approximate, got {self.seek_mode!r}")
+        if self.backend not in get_args(VideoBackend):
+            raise ValueError(f"backend must be auto, pyav or dali, got {self.backend!r}")
+        if self.stream is not None and self.stream < 0:
+            raise ValueError(f"stream must be 0 or more, got {self.stream}")
 
 
 @dataclass(frozen=True)

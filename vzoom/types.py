@@ -52,6 +52,10 @@ class VideoInfo:
         duration_seconds: from the first displayed frame to the end of the last.
         fps: average frames per second.
         width, height: of a frame as it is displayed, in pixels.
+        backend: who decodes it: "pyav", "dali" or "frames"; "" if no reader of vzoom's does.
+        notes: what a user should know of how it is read, one line each: why it is not decoded on the GPU, or how its
+            pictures are changed to look as they should.
+        max_fps: the rate where frames follow each other fastest; None if the rate is constant.
     """
 
     path: str
@@ -59,6 +63,9 @@ class VideoInfo:
     fps: float
     width: int
     height: int
+    backend: str = ""
+    notes: tuple[str, ...] = ()
+    max_fps: float | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,8 @@ class Clip:
         pts_seconds: the N true times of the frames, in seconds.
         frame_indices: the N indices of the frames in the file, from 0.
         clamped: N times whether the requested time was after the last decodable frame, which stands in for it.
+        damaged: N times whether the file is damaged there, so that the frame may not be what was recorded; empty if
+            that is not known.
 
     Raises:
         ValueError: the shapes do not agree.
@@ -79,12 +88,15 @@ class Clip:
     pts_seconds: tuple[float, ...]
     frame_indices: tuple[int, ...]
     clamped: tuple[bool, ...]
+    damaged: tuple[bool, ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.pts_seconds)
         if self.frames.dtype != np.uint8 or self.frames.ndim != 4 or self.frames.shape[3] != 3:
             raise ValueError(f"frames must be uint8 [N, H, W, 3], got {self.frames.dtype} {self.frames.shape}")
-        if not (len(self.frames) == n == len(self.frame_indices) == len(self.clamped)):
+        if not (
+            len(self.frames) == n == len(self.frame_indices) == len(self.clamped) == len(self.damaged or self.clamped)
+        ):
             raise ValueError(f"{len(self.frames)} frames with {n} times, {len(self.frame_indices)} indices")
 
     def __len__(self) -> int:
@@ -204,6 +216,7 @@ class Trajectory:
         positions: 3 lists of T positions (time, row, column).
         visuals: the images and videos, in the order in which they were seen.
         glance_seconds: times of the glance's frames.
+        glance: how they were chosen: "exact" or "keyframe", as `ZoomConfig.glance` says.
         turns: of the model, in order.
         answer: the text of the answer; None if the model gave none.
         answer_is_untagged: whether the answer is a turn without tags, of a model that was not trained for them.
@@ -218,6 +231,7 @@ class Trajectory:
     positions: tuple[list[int], list[int], list[int]] = field(default_factory=lambda: ([], [], []))
     visuals: list[Visual] = field(default_factory=list)
     glance_seconds: tuple[float, ...] = ()
+    glance: str = "exact"
     turns: list[Turn] = field(default_factory=list)
     answer: str | None = None
     answer_is_untagged: bool = False
@@ -265,10 +279,13 @@ class Trajectory:
         return {
             "video": self.video.path,
             "duration_seconds": self.video.duration_seconds,
+            "video_backend": self.video.backend,
+            "video_notes": list(self.video.notes),
             "question": self.question,
             "answer": self.answer,
             "answer_is_untagged": self.answer_is_untagged,
             "stop_reason": str(self.stop_reason) if self.stop_reason else None,
+            "glance": self.glance,
             "glance_seconds": list(self.glance_seconds),
             "zooms": [
                 {

@@ -7,8 +7,8 @@ is asked for exact frame numbers of it. Several keyframes' worth go to DALI as o
 
 from __future__ import annotations
 
+import importlib
 import io
-import os
 from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +16,11 @@ from typing import Any
 import av
 import numpy as np
 
-from ..config import missing_extra
+from ..config import VideoOptions, missing_extra
 from .base import Frame, VideoError, VideoReadError
 from .index import packet_ticks
 from .keyframe_run import KeyframeRun
+from .packet_source import MediaFile
 from .pyav import PyAVReader
 
 _CPU_CODECS = frozenset({"vp8", "vp9", "mjpeg"})
@@ -62,9 +63,8 @@ def load_dali() -> Any:
 
 def has_gpu() -> bool:
     """Whether DALI sees a GPU that it can use."""
-    from nvidia.dali.backend import GetCUDADeviceCount
-
-    return int(GetCUDADeviceCount()) > 0
+    backend: Any = importlib.import_module("nvidia.dali.backend")
+    return int(backend.GetCUDADeviceCount()) > 0
 
 
 class DaliReader(PyAVReader):
@@ -76,30 +76,31 @@ class DaliReader(PyAVReader):
 
     backend = "dali"
 
-    def __init__(
-        self, path: str | os.PathLike[str], *, num_threads: int, deadline_seconds: float, max_packets: int
-    ) -> None:
+    def __init__(self, file: MediaFile, options: VideoOptions) -> None:
         self._dynamic = load_dali()
-        super().__init__(path, num_threads=num_threads, deadline_seconds=deadline_seconds, max_packets=max_packets)
+        super().__init__(file, options)
+        path = file.name
         self.device = "gpu" if has_gpu() else "cpu"
         codec = self._source.stream.codec_context
         if self.device == "cpu" and codec.name not in _CPU_CODECS and codec.codec.canonical_name not in _CPU_CODECS:
             self.close()
             raise VideoError(f"{path}: DALI decodes {codec.name} only on a GPU and sees none; use backend='pyav'")
-        if self._colorspace not in _WEIGHTS:
+        colorspace = self._rules.colorspace
+        if colorspace not in _WEIGHTS:
             self.close()
-            raise VideoError(f"{path}: backend dali does not know colour space {self._colorspace}; use backend='pyav'")
-        self._matrix = bt601_to(_WEIGHTS[self._colorspace]) if _WEIGHTS[self._colorspace] != _BT601 else None
+            raise VideoError(f"{path}: backend dali does not know colour space {colorspace}; use backend='pyav'")
+        self._matrix = bt601_to(_WEIGHTS[colorspace]) if _WEIGHTS[colorspace] != _BT601 else None
 
     def _read(self, ticks: list[int]) -> list[Frame]:
         self._budget.restart()
         slices: list[Slice] = []
         rest = [t + self._first_ticks for t in ticks]
         while rest:
-            run = self._run_from(self._key_before(rest[0]))
-            while run.key > 0 and rest[0] < run.key_pts:  # the keyframe is displayed later than its dts says
-                run = self._run_from(run.key - 1)
-            group = [t for t in rest if self._key_before(t) <= max(run.key, self._key_before(rest[0]))]
+            key = self._index.before(rest[0])
+            group = [t for t in rest if self._index.before(t) == key]
+            run = KeyframeRun(self._source, self._index, key)
+            while not run.key.is_first and rest[0] < run.key_pts:  # the keyframe is displayed later than its dts says
+                run = KeyframeRun(self._source, self._index, self._index.earlier(run.key, 1))
             slices.append(self._cut(run, group))
             rest = rest[len(group) :]
         found: dict[int, Frame] = {}
@@ -118,7 +119,7 @@ class DaliReader(PyAVReader):
         for packet in run.queue:
             at = packet_ticks(packet)
             # Pictures that lead an open group refer to what the slice does not hold.
-            if at is not None and (run.key == 0 or at >= run.key_pts):
+            if at is not None and (run.key.is_first or at >= run.key_pts):
                 kept.append(packet)
                 pts.append(at)
         pts.sort()
@@ -129,7 +130,7 @@ class DaliReader(PyAVReader):
                 raise VideoReadError(f"{self.info.path}: no frame is displayed at tick {ticks}")
             shown[ticks - self._first_ticks] = Shown(
                 number=bisect_left(pts, at),
-                index=run.ordinal(at) - self._first_ordinal,
+                index=self._number(run, at),
                 pts_ticks=at - self._first_ticks,
                 end_ticks=run.end_of(at) - self._first_ticks,
                 is_last=run.ended and run.is_newest(at),
@@ -155,16 +156,14 @@ class DaliReader(PyAVReader):
             reason = str(error.__cause__ or error).strip().splitlines()[0]
             raise VideoReadError(f"{self.info.path}: DALI could not decode it on {self.device} ({reason})") from error
         return [
-            {number: self._finish(image) for number, image in zip(cut.numbers, clip, strict=True)}
+            {number: self._corrected(image) for number, image in zip(cut.numbers, clip, strict=True)}
             for cut, clip in zip(slices, clips, strict=True)
         ]
 
-    def _finish(self, image: np.ndarray) -> np.ndarray:
+    def _corrected(self, image: np.ndarray) -> np.ndarray:
         if self._matrix is not None:
             image = np.clip(np.rint(image.astype(np.float32) @ self._matrix.T), 0, 255).astype(np.uint8)
-        image = self._turned.upright(image)
-        image.setflags(write=False)
-        return image
+        return self._finish(self._rules.turned.upright(image))
 
 
 def bt601_to(weights: tuple[float, float]) -> np.ndarray:
