@@ -19,7 +19,11 @@ from test_exactness import ANSWER, FOUR_ZOOMS, TOLERANCE, zoom
 from transformers import AutoModelForImageTextToText, PreTrainedTokenizerFast
 from video_processor import CASES, Case, around, by_transformers, digest, load_torchvision, spec_of
 
+from vzoom.engine.clip_reuse import ClipStore
+from vzoom.engine.kv_cache import PagePool
+from vzoom.engine.session import NeedTokens
 from vzoom.models import Checkpoint, encode, load_checkpoint, video_pixels
+from vzoom.models import vocabulary_of as session_vocabulary
 from vzoom.models.checkpoint.vocabulary import build_vocabulary
 from vzoom.protocol import (
     TextPart,
@@ -30,6 +34,7 @@ from vzoom.protocol import (
     tokenize_parts,
 )
 from vzoom.protocol.tokenize import TokenSpan
+from vzoom.types import Clip
 from vzoom.video import frames_to_patches, grid_for, patches
 
 VIDEO = dataclasses.replace(CONFIG, encoding="video")
@@ -178,6 +183,51 @@ def test_fractions_of_seconds_and_the_rule_of_transformers_523(
     error, same_positions = error_of(small, recorded["Q?"], config)
     assert same_positions
     assert error <= TOLERANCE
+
+
+TIGHT = dataclasses.replace(VIDEO, glance_max_frames=16, max_total_tokens=1536, max_new_tokens=256, answer_reserve=64)
+
+
+def test_a_group_that_is_preempted_is_exact(small: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rollouts share the glance; each distinct pair of frames is encoded once; lost pages are fed again."""
+    scripts = {
+        "Which?": [zoom(8, 12, 2), ANSWER],
+        "later": [zoom(64, 72, 2), zoom(1, 3.5, 2), ANSWER],
+        "same call": [zoom(8, 12, 2), ANSWER],
+        "no zoom": [ANSWER],
+    }
+    recorded, engine = run_scripted(
+        monkeypatch, small, scripts, group=True, config=TIGHT, pool_tokens=TIGHT.max_total_tokens
+    )
+    assert engine.stats().preemptions > 0
+    errors = [error_of(small, one, TIGHT) for one in recorded.values()]
+    assert all(same for _, same in errors)
+    assert max(error for error, _ in errors) <= TOLERANCE
+    pairs = {v.pts_seconds[i : i + 2] for one in recorded.values() if one.trajectory for v in one.trajectory.visuals
+             for i in range(0, len(v.pts_seconds), 2)}  # fmt: skip
+    assert engine.stats().features.misses == len(pairs)
+    assert engine.pool.num_free == engine.pool.num_blocks
+
+
+def test_a_clip_is_reused_only_where_its_times_move_alike(small: Checkpoint) -> None:
+    """The same pixels at another rate have other positions to each other."""
+    clip = Clip(np.zeros((8, 56, 84, 3), np.uint8), tuple(i / 2 for i in range(8)), tuple(range(8)), (False,) * 8)
+    vocabulary = session_vocabulary(small)
+    keys = []
+    for start, spacing in ((0, 0.5), (100, 0.5), (0, 1.0)):
+        span = tokenize_parts(
+            [TextPart("x"), VideoPart(0, clip.pts_seconds, spacing)], [(4, 6)] * 8, vocabulary.codec,
+            vocabulary.image_token_id, vocabulary.merge, vocabulary.video,
+        )  # fmt: skip
+        placed, after = span_positions(start, span, vocabulary.merge, vocabulary.video)
+        need = NeedTokens(span, placed, after, clip, True)
+        first, end = ClipStore(PagePool(
+            num_layers=1, num_kv_heads=1, head_dim=8, num_blocks=4, block_size=32, dtype=torch.float32,
+            device=torch.device("cpu"),
+        ), "rotate", vocabulary.merge)._span(need)  # fmt: skip
+        assert (first, end) == (1, len(span.ids))
+        keys.append(ClipStore._key(need, first, end))
+    assert keys[0] == keys[1] != keys[2]
 
 
 def _one_patch_late(start: int, grid: Any, *, step: float = 1.0, rule: Any = "max") -> Any:
