@@ -239,7 +239,7 @@ def _one_patch_late(start: int, grid: Any, *, step: float = 1.0, rule: Any = "ma
 
 def _swapped(clip: Any, config: Any, spec: Any) -> Any:
     for one in _PICTURES(clip, config, spec):
-        yield dataclasses.replace(one, frames_NHWC=one.frames_NHWC[::-1], key=(one.key, "swapped"))
+        yield dataclasses.replace(one, frames=one.frames[::-1], key=(one.key, "swapped"))
 
 
 def _black_at_the_end(clip: Any, config: Any, spec: Any) -> Any:

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class StopReason(StrEnum):
@@ -73,7 +76,7 @@ class Clip:
     """Frames as they are displayed. Requested times that fall on one frame give that frame once.
 
     Attributes:
-        frames: uint8 [N, H, W, 3], RGB.
+        frames: uint8 [N, H, W, 3], RGB; a torch tensor if they were decoded on a GPU and are there. See `images`.
         pts_seconds: the N true times of the frames, in seconds.
         frame_indices: the N indices of the frames in the file, from 0.
         clamped: N times whether the requested time was after the last decodable frame, which stands in for it.
@@ -84,7 +87,7 @@ class Clip:
         ValueError: the shapes do not agree.
     """
 
-    frames: np.ndarray
+    frames: np.ndarray | Tensor
     pts_seconds: tuple[float, ...]
     frame_indices: tuple[int, ...]
     clamped: tuple[bool, ...]
@@ -92,7 +95,7 @@ class Clip:
 
     def __post_init__(self) -> None:
         n = len(self.pts_seconds)
-        if self.frames.dtype != np.uint8 or self.frames.ndim != 4 or self.frames.shape[3] != 3:
+        if str(self.frames.dtype) not in ("uint8", "torch.uint8") or self.frames.ndim != 4 or self.frames.shape[3] != 3:
             raise ValueError(f"frames must be uint8 [N, H, W, 3], got {self.frames.dtype} {self.frames.shape}")
         if not (
             len(self.frames) == n == len(self.frame_indices) == len(self.clamped) == len(self.damaged or self.clamped)
@@ -101,6 +104,11 @@ class Clip:
 
     def __len__(self) -> int:
         return len(self.pts_seconds)
+
+    @property
+    def images(self) -> np.ndarray:
+        """The frames in this machine's memory; from a GPU they are copied, each time."""
+        return self.frames if isinstance(self.frames, np.ndarray) else self.frames.cpu().numpy()
 
     def __repr__(self) -> str:
         height, width = self.frames.shape[1:3]

@@ -123,7 +123,7 @@ class ClipStore:
         """A digest of the pixels, of every token of the clip, the labels with their times included, and of where its
         tokens are to each other: a video's time axis depends on its rate."""
         assert need.clip is not None
-        digest = hashlib.blake2b(np.ascontiguousarray(need.clip.frames).data, digest_size=16)
+        digest = hashlib.blake2b(np.ascontiguousarray(need.clip.images).data, digest_size=16)
         digest.update(repr((need.clip.frames.shape, [block.grid_thw for block in need.span.blocks])).encode())
         digest.update(np.array(need.span.ids[first:end], dtype=np.int64).data)
         digest.update(np.ascontiguousarray(need.positions[:, first:end] - need.positions[:, first : first + 1]).data)

@@ -12,15 +12,17 @@ import hashlib
 import time
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import groupby
 from typing import Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..config import ZoomConfig
 from ..types import Clip
-from ..video import PatchBuffer, PatchSpec, frames_to_patches, grid_for
+from ..video import PatchBuffer, PatchSpec, frames_to_patches, grid_for, stack_frames
 from .feature_cache import FeatureCache
 from .features import Features
 
@@ -81,10 +83,10 @@ def encode_clips(
         rows = [h * w for h, w in (one.grid_hw for one in batch)]
         patches = buffer.take(sum(rows), batch[0].spec, dtype=model.dtype, device=model.device)
         at = 0
-        for _, same in groupby(batch, key=lambda one: (one.frames_NHWC.shape, one.config)):
+        for _, same in groupby(batch, key=lambda one: (one.frames[0].shape, one.config)):
             part = list(same)
             end = at + len(part) * part[0].grid_hw[0] * part[0].grid_hw[1]
-            stack = np.concatenate([one.frames_NHWC for one in part])
+            stack = stack_frames([frame for one in part for frame in one.frames])
             frames_to_patches(
                 stack,
                 config=part[0].config,
@@ -109,7 +111,7 @@ class _Picture:
     """A frame, or the frames of a temporal patch, and what is done to them."""
 
     key: Hashable
-    frames_NHWC: np.ndarray
+    frames: tuple[np.ndarray | Tensor, ...]  # [H, W, 3] each
     config: ZoomConfig
     spec: PatchSpec
     grid_hw: tuple[int, int]
@@ -118,13 +120,13 @@ class _Picture:
 def _pictures(clip: Clip, config: ZoomConfig, spec: PatchSpec) -> Iterator[_Picture]:
     grid_hw = grid_for(*clip.frames.shape[1:3], config=config, spec=spec)
     together = 1 if config.encoding == "image" else spec.temporal_patch_size
+    seen = digests(clip.frames)
+    how = tuple(clip.frames.shape[1:]), config.encoding, config.resize, config.min_pixels, config.max_pixels, spec
     for begin in range(0, len(clip), together):
-        frames = clip.frames[begin : begin + together]
-        if missing := together - len(frames):  # the last frame of an odd number is shown twice
-            frames = np.concatenate([frames, np.repeat(frames[-1:], missing, axis=0)])
-        digest = hashlib.blake2b(np.ascontiguousarray(frames).data, digest_size=16).digest()
-        key = digest, frames.shape, config.encoding, config.resize, config.min_pixels, config.max_pixels, spec
-        yield _Picture(key, frames, config, spec, grid_hw)
+        # The last frame of an odd number is shown twice.
+        shown = [min(at, len(clip) - 1) for at in range(begin, begin + together)]
+        key = tuple(seen[at] for at in shown), *how
+        yield _Picture(key, tuple(clip.frames[at] for at in shown), config, spec, grid_hw)
 
 
 def _in_batches(pictures: Sequence[_Picture], limit: int) -> Iterator[list[_Picture]]:
@@ -141,3 +143,19 @@ def _in_batches(pictures: Sequence[_Picture], limit: int) -> Iterator[list[_Pict
             batch.append(picture)
             room -= size
         yield batch
+
+
+def digests(frames_NHWC: np.ndarray | Tensor) -> list[Hashable]:
+    """A digest of the pixels of each frame, where the frames are: from a GPU only 16 bytes a frame are copied."""
+    if isinstance(frames_NHWC, np.ndarray):
+        return [hashlib.blake2b(np.ascontiguousarray(f).data, digest_size=16).digest() for f in frames_NHWC]
+    weights = _digest_weights(frames_NHWC[0].numel(), frames_NHWC.device)
+    sums = [(weights * frame.reshape(-1).to(torch.int64)).sum(1) for frame in frames_NHWC]
+    return [tuple(pair) for pair in torch.stack(sums).tolist()]
+
+
+@lru_cache(maxsize=4)
+def _digest_weights(length: int, device: torch.device) -> Tensor:
+    """Random 64-bit weights [2, length]. Two frames have the same two sums with a chance of 2**-114 or less."""
+    drawn = torch.Generator().manual_seed(0)
+    return torch.randint(-(1 << 63), (1 << 63) - 1, (2, length), generator=drawn).to(device)

@@ -16,11 +16,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from types import TracebackType
-from typing import Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 
 from ..types import Clip, VideoInfo
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Picture = TypeVar("Picture", np.ndarray, "Tensor", "np.ndarray | Tensor")
 
 
 class VideoError(ValueError):
@@ -36,7 +41,7 @@ class Frame:
     """One displayed frame. It is the answer to every time from `pts_ticks` to just before `end_ticks`.
 
     Attributes:
-        image: uint8 [H, W, 3] RGB, upright.
+        image: uint8 [H, W, 3] RGB, upright; a torch tensor if it is on a GPU.
         index: how many displayed frames come before it.
         pts_ticks: when it appears.
         end_ticks: when the next frame replaces it.
@@ -44,7 +49,7 @@ class Frame:
         is_damaged: the file is damaged there: what it refers to, or the frame that should be on display, is missing.
     """
 
-    image: np.ndarray
+    image: np.ndarray | Tensor
     index: int
     pts_ticks: int
     end_ticks: int
@@ -125,7 +130,7 @@ class VideoReader(ABC):
         self._closed = False
         self._forked = False
         _open_readers.add(self)
-        self._resize: Callable[[np.ndarray], np.ndarray] | None = None
+        self._resize: Callable[[Any], Any] | None = None
 
     def frames_at(self, timestamps: Sequence[float]) -> Clip:
         """The frames on display at some times.
@@ -183,7 +188,7 @@ class VideoReader(ABC):
             self._check_open()
             return self._keyframe_ticks(ticks)
 
-    def read(self, ticks: Sequence[int], *, resize: Callable[[np.ndarray], np.ndarray] | None = None) -> list[Frame]:
+    def read(self, ticks: Sequence[int], *, resize: Callable[[Any], Any] | None = None) -> list[Frame]:
         """The frame on display at each of `ticks`, which may be in any order.
 
         Args:
@@ -206,11 +211,12 @@ class VideoReader(ABC):
                 self._resize = None
         return [found[t] for t in ticks]
 
-    def _finish(self, image: np.ndarray) -> np.ndarray:
+    def _finish(self, image: Picture) -> Picture:
         """What a picture becomes before it is handed out: resized, and read-only, as caches give it to several."""
         if self._resize is not None:
             image = self._resize(image)
-        image.setflags(write=False)
+        if isinstance(image, np.ndarray):
+            image.setflags(write=False)
         return image
 
     def to_ticks(self, seconds: float) -> int:
@@ -334,7 +340,7 @@ def make_clip(timestamps: Sequence[float], frames: Sequence[Frame], tick_seconds
         chosen.setdefault(frame.pts_ticks, frame)
         clamped[frame.pts_ticks] = clamped.get(frame.pts_ticks, False) or beyond
     return Clip(
-        frames=np.stack([frame.image for frame in chosen.values()]),
+        frames=stack_frames([frame.image for frame in chosen.values()]),
         pts_seconds=tuple(float(frame.pts_ticks * tick_seconds) for frame in chosen.values()),
         frame_indices=tuple(frame.index for frame in chosen.values()),
         clamped=tuple(clamped.values()),
@@ -348,3 +354,14 @@ def _forget_parents_state() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_parents_state)
+
+
+def stack_frames(images: Sequence[np.ndarray | Tensor]) -> np.ndarray | Tensor:
+    """[H, W, 3] each -> [N, H, W, 3]: where they are, or on the GPU if any of them is there."""
+    arrays = [image for image in images if isinstance(image, np.ndarray)]
+    if len(arrays) == len(images):
+        return np.stack(arrays)
+    import torch
+
+    device = next(image.device for image in images if not isinstance(image, np.ndarray))
+    return torch.stack([torch.as_tensor(image, device=device) for image in images])

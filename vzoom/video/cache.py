@@ -14,6 +14,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -33,11 +34,11 @@ class Resize:
 
     Attributes:
         name: tells it from every other resize that uses the same cache (rule and target size).
-        function: uint8 [H, W, 3] -> uint8 [h, w, 3].
+        function: uint8 [H, W, 3] -> uint8 [h, w, 3], an array or a tensor as it is given.
     """
 
     name: Hashable
-    function: Callable[[np.ndarray], np.ndarray] = field(compare=False)
+    function: Callable[[Any], Any] = field(compare=False)
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class ClipCache:
             VideoError: there is no such file, or it is not a video.
         """
 
-        def resized(frame_HWC: np.ndarray) -> np.ndarray:
+        def resized(frame_HWC: Any) -> Any:
             return resize_frames(frame_HWC[None], config=config, spec=spec)[0]
 
         if isinstance(video, FrameSource) and not isinstance(video, VideoReader):
@@ -288,8 +289,8 @@ class BorrowedVideo:
         """Does nothing: the video belongs to the caller."""
 
 
-def _resized(image: np.ndarray, resize: Resize) -> np.ndarray:
-    small = np.ascontiguousarray(resize.function(image))
-    if small.dtype != np.uint8 or small.ndim != 3 or small.shape[2] != 3:
+def _resized(image: Any, resize: Resize) -> Any:
+    small = resize.function(image)
+    if str(small.dtype) not in ("uint8", "torch.uint8") or small.ndim != 3 or small.shape[2] != 3:
         raise ValueError(f"resize {resize.name!r} gave {small.dtype} {small.shape}, not uint8 [h, w, 3]")
-    return small
+    return np.ascontiguousarray(small) if isinstance(small, np.ndarray) else small.contiguous()

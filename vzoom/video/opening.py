@@ -38,7 +38,7 @@ def open_video(video: VideoInput, options: VideoOptions | None = None, **changes
     if isinstance(video, FrameSource):
         raise VideoError(f"{video_name(video)}: this {type(video).__name__} is open already: use it as it is")
     file = media_file(video)
-    if chosen.backend == "dali":
+    if chosen.backend == "dali" or (chosen.backend == "auto" and chosen.device != "cpu"):
         from .dali import DaliReader
 
         return DaliReader(file, chosen)

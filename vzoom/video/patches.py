@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,9 +23,11 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ..config import Encoding, ZoomConfig
-from ..kernels.frames_to_patches import Step, pillow_step
+from ..kernels.frames_to_patches import Step, pillow_step, resize_on_device
 from ..kernels.frames_to_patches import frames_to_patches as _frames_to_patches
 from ..kernels.frames_to_patches import resize_frames as _resize_frames
+
+Frames = TypeVar("Frames", np.ndarray, Tensor)
 
 _MAX_ASPECT = 200  # transformers refuses longer images
 
@@ -156,11 +158,13 @@ def _steps(height: int, width: int, config: ZoomConfig, spec: PatchSpec) -> tupl
 
 
 def _resized_by_torch(frames_NHWC: Tensor, size: tuple[int, int]) -> Tensor:
-    """As torchvision resizes uint8 on the CPU: by this function of torch, whose weights are not Pillow's."""
+    """As torchvision resizes uint8 on the CPU: by this function of torch, whose weights are not Pillow's. Frames on a
+    GPU are resized on the CPU, too: there torch rounds in another way."""
     if frames_NHWC.shape[1:3] == size:
         return frames_NHWC
-    planes = frames_NHWC.permute(0, 3, 1, 2)
-    return interpolate(planes, size, mode="bicubic", antialias=True).permute(0, 2, 3, 1).contiguous()
+    planes = frames_NHWC.cpu().permute(0, 3, 1, 2)
+    resized = interpolate(planes, size, mode="bicubic", antialias=True)
+    return resized.permute(0, 2, 3, 1).contiguous().to(frames_NHWC.device)
 
 
 def grid_for(height: int, width: int, *, config: ZoomConfig, spec: PatchSpec) -> tuple[int, int]:
@@ -231,7 +235,7 @@ def frames_to_patches(
         )
         return patches, grid_hw
     if steps:
-        frames = torch.from_numpy(_resize_frames(frames.cpu().numpy(), steps))
+        frames = resize_on_device(frames, steps)
     frames = _resized_by_torch(frames, final).to(device)
     together = spec.temporal_patch_size
     frames = torch.cat([frames, frames[-1:].expand(-len(frames) % together, -1, -1, -1)])
@@ -264,28 +268,31 @@ class PatchBuffer:
         return self._memory[: num_patches * values].view(num_patches, values)
 
 
-def resize_frames(frames_NHWC: np.ndarray, *, config: ZoomConfig, spec: PatchSpec, impl: str = "auto") -> np.ndarray:
+def resize_frames(frames_NHWC: Frames, *, config: ZoomConfig, spec: PatchSpec, impl: str = "auto") -> Frames:
     """Frames at the model's size: what a cache may keep instead of the frames.
 
     `frames_to_patches` of the result equals that of the frames.
 
     Args:
-        frames_NHWC: frames of one size, uint8 [N, H, W, 3].
+        frames_NHWC: frames of one size, uint8 [N, H, W, 3], an array or a tensor.
         config: its resize rule and pixel limits decide the size.
         spec: the patch geometry of the model.
-        impl: "auto", or an implementation by name.
+        impl: "auto", or an implementation by name, for an array; a tensor is resized where it is.
 
     Returns:
-        uint8 [N, h, w, 3].
+        uint8 [N, h, w, 3], of the kind that was given.
 
     Raises:
         ValueError: the frames are no such array.
     """
-    _check_frames(frames_NHWC.dtype == np.uint8, frames_NHWC)
+    _check_frames(str(frames_NHWC.dtype) in ("uint8", "torch.uint8"), frames_NHWC)
     _, height, width, _ = frames_NHWC.shape
     steps, final = _steps(height, width, config, spec)
-    resized = _resize_frames(frames_NHWC, steps, impl=impl)
-    return resized if config.encoding == "image" else _resized_by_torch(_as_tensor(resized), final).numpy()
+    if isinstance(frames_NHWC, np.ndarray):
+        resized = _resize_frames(frames_NHWC, steps, impl=impl)
+        return resized if config.encoding == "image" else _resized_by_torch(_as_tensor(resized), final).numpy()
+    resized = resize_on_device(frames_NHWC, steps)
+    return resized if config.encoding == "image" else _resized_by_torch(resized, final)
 
 
 def _check_frames(is_uint8: bool, frames: np.ndarray | Tensor) -> None:

@@ -22,6 +22,7 @@ from av.video.stream import VideoStream
 
 from .tone_map import DEFAULT_PEAK_NITS, HLG, PQ, tone_mapped
 
+_FULL_RANGE = 2  # AVColorRange
 _MAX_STRETCH = 8  # a file that asks for more is wrong about its pixels
 
 
@@ -73,6 +74,10 @@ class PictureRules:
         transfer: `PQ` or `HLG` of an HDR stream, else 0.
         peak_nits: the brightest light of an HDR stream, in cd/m².
         notes: what is changed in the pictures, one line each.
+        stored_size: (width, height) of a frame as it is decoded.
+        pixel_format: libav's name of how it is stored.
+        full_range: whether its levels go from 0 to 255, not from 16 to 235.
+        special: what is done to its pictures beyond the matrix and turns, in a few words each.
     """
 
     width: int
@@ -82,6 +87,10 @@ class PictureRules:
     transfer: int
     peak_nits: float
     notes: tuple[str, ...]
+    stored_size: tuple[int, int]
+    pixel_format: str
+    full_range: bool
+    special: tuple[str, ...]
 
     @property
     def size(self) -> tuple[int, int]:
@@ -92,7 +101,7 @@ class PictureRules:
         """uint8 [H, W, 3], upright."""
         if frame.interlaced_frame:
             frame = _deinterlaced(frame)
-        has_alpha = any(component.is_alpha for component in frame.format.components)
+        has_alpha = _has_alpha(frame)
         layout = "rgb48" if self.transfer else "rgba" if has_alpha else "rgb24"
         stretched = (frame.width, frame.height) != (self.width, self.height)
         image = frame.to_ndarray(
@@ -133,7 +142,30 @@ def rules_of(stream: VideoStream, frame: VideoFrame) -> PictureRules:
     if frame.interlaced_frame:
         notes.append("it is interlaced: each frame is made of the lines of its first field")
     peak = _peak_nits(frame) if transfer == PQ else DEFAULT_PEAK_NITS
-    return PictureRules(width, height, orientation(frame), int(frame.colorspace), transfer, peak, tuple(notes))
+    stretched = (width, height) != (frame.width, frame.height)
+    special = {
+        "pixels that are not square": stretched,
+        "HDR": transfer != 0,
+        "interlaced": bool(frame.interlaced_frame),
+        "transparent": _has_alpha(frame),
+    }
+    return PictureRules(
+        width,
+        height,
+        orientation(frame),
+        int(frame.colorspace),
+        transfer,
+        peak,
+        tuple(notes),
+        stored_size=(frame.width, frame.height),
+        pixel_format=frame.format.name,
+        full_range=int(frame.color_range) == _FULL_RANGE or frame.format.name.startswith("yuvj"),
+        special=tuple(name for name, is_so in special.items() if is_so),
+    )
+
+
+def _has_alpha(frame: VideoFrame) -> bool:
+    return any(component.is_alpha for component in frame.format.components)
 
 
 def _peak_nits(frame: VideoFrame) -> float:

@@ -81,7 +81,7 @@ def to_messages(parts: Sequence[Part], clip: Clip | None) -> list[Message]:
         if isinstance(part, ImagePart | VideoPart):
             assert clip is not None
             first, count = (part.index, 1) if isinstance(part, ImagePart) else (part.first, len(part.times))
-            for frame in clip.frames[first : first + count]:
+            for frame in clip.images[first : first + count]:
                 messages[-1]["content"].append({"type": "image_url", "image_url": {"url": data_url(frame)}})
         elif not part.trusted:
             add(part.text)
