@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from vzoom.config import RopeRule, Sampling, ZoomConfig
+from vzoom.config import Sampling, ZoomConfig
 from vzoom.engine import engine as engine_module
 from vzoom.engine import session as session_module
 from vzoom.engine.engine import Engine
 from vzoom.engine.request import Request
 from vzoom.models import Checkpoint
 from vzoom.models.stock import full_prefill
+from vzoom.protocol import RopeRule
 from vzoom.types import Clip, Event, Failed, Trajectory, TurnOpened, VideoInfo
 
 CONFIG = ZoomConfig(resize="direct", max_total_tokens=16384)

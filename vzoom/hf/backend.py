@@ -21,10 +21,10 @@ from transformers import AttentionInterface, AttentionMaskInterface, DynamicCach
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ..config import RopeRule, ZoomConfig
+from ..config import ZoomConfig
 from ..engine import PagePool
 from ..models import FAMILIES, check_no_adapters
-from ..protocol import VideoTokens
+from ..protocol import RopeRule, VideoTokens
 from .paged_batch import PagedBatch
 from .zoom_cache import PAGED_MODELS, PagedModel, ZoomCache, plan_of
 

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from ..config import RopeRule
 from ..engine import PagePool
-from ..protocol import TokenSpan, VideoTokens, VisionBlock, span_positions
+from ..protocol import RopeRule, TokenSpan, VideoTokens, VisionBlock, span_positions
 from .paged_batch import PagedBatch, RunPlan
 
 _PLAN = "_vzoom_plan"

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import RopeRule, ZoomConfig
+from ..config import ZoomConfig
+from ..protocol import RopeRule
 from ..types import Clip, Trajectory, Visual
 from ..video import PatchSpec, frames_to_patches
 

@@ -4,11 +4,13 @@ from .answers import NoChoice as NoChoice
 from .answers import read_choice as read_choice
 from .definition import AnswerFormat as AnswerFormat
 from .definition import CallFormat as CallFormat
+from .definition import Encoding as Encoding
 from .definition import Frames as Frames
 from .definition import GlanceRule as GlanceRule
 from .definition import Limits as Limits
 from .definition import Pixels as Pixels
 from .definition import Protocol as Protocol
+from .definition import RopeRule as RopeRule
 from .definition import ThoughtFormat as ThoughtFormat
 from .definition import Turns as Turns
 from .definition import ViewSettings as ViewSettings

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..config import RopeRule
+from .definition import RopeRule
 from .tokenize import TokenSpan
 from .vocabulary import VideoTokens
 

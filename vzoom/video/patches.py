@@ -22,10 +22,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ..config import Encoding, ZoomConfig
+from ..config import ZoomConfig
 from ..kernels.frames_to_patches import Step, pillow_step, resize_on_device
 from ..kernels.frames_to_patches import frames_to_patches as _frames_to_patches
 from ..kernels.frames_to_patches import resize_frames as _resize_frames
+from ..protocol import Encoding
 
 Frames = TypeVar("Frames", np.ndarray, Tensor)
 
