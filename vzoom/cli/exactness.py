@@ -121,20 +121,20 @@ def verify(
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         played = replay(checkpoint, video, num_zooms=num_zooms, options=options, progress=progress)
         config = checkpoint.config
-        if config.encoding == "image":
+        if config.protocol.frame.encoding == "image":
             pixels = stock_images(str(checkpoint.folder.path), played.clips)
         else:
             pixels = video_pixels(checkpoint.patch_spec, config, played.clips)
         num_tokens = len(played.trajectory.ids)
         progress(f"one prefill of {num_tokens} tokens")
-        stock, positions = full_prefill(hf, played.trajectory, pixels, rule=config.rope_rule)
+        stock, positions = full_prefill(hf, played.trajectory, pixels, rule=config.protocol.frame.rope_rule)
         splice_error = stock_error = None
         if used != torch.float32:
             progress(f"one prefill of {num_tokens} tokens in float32")
             placed = str(checkpoint.model.device)
             del checkpoint  # it holds tensors of its own in half precision
             gc.collect()
-            exact, _ = full_prefill(hf.float(), played.trajectory, pixels, rule=config.rope_rule)
+            exact, _ = full_prefill(hf.float(), played.trajectory, pixels, rule=config.protocol.frame.rope_rule)
             splice_error, stock_error = _apart(played.logits_NV, exact), _apart(stock, exact)
         else:
             placed = str(checkpoint.model.device)
@@ -222,8 +222,10 @@ def replay(
     )
     cache = ClipCache(options=replace(options or VideoOptions(), device=str(checkpoint.model.device)))
     request = Request.about(video, _QUESTION, checkpoint=checkpoint, clip_cache=cache, config=config)
-    calls = zoom_calls(request.open_video().info, config)
-    turns = [render_turn("Look closer.", call) for call in calls] + [render_turn("Seen.", Answer("done"))]
+    info = request.open_video().info
+    calls = zoom_calls(info, config)
+    write = partial(render_turn, protocol=config.protocol, video_fps=info.fps)
+    turns = [write("Look closer.", call) for call in calls] + [write("Seen.", Answer("done"))]
     num_seen = 0  # clips, the glance among them
 
     def tell(event: Event) -> None:
@@ -260,7 +262,7 @@ def zoom_calls(video: VideoInfo, config: ZoomConfig) -> list[ZoomCall]:
     fps = min(video.fps, 8.0, max(2.0, num_frames / video.duration_seconds))
     num_frames = max(1, min(num_frames, int(video.duration_seconds * fps)))
     # Half a frame from where the count would change: times are rounded when they are written.
-    seconds = (num_frames + (-0.5 if config.frame_policy == "exact" else 0.5)) / fps
+    seconds = (num_frames + (-0.5 if config.protocol.zoom.rule == "exact" else 0.5)) / fps
     room = max(0.0, video.duration_seconds - seconds)
     starts = [math.floor(room * (0.618 * (i + 1) % 1) * 100) / 100 for i in range(config.max_zooms)]
     return [ZoomCall(start, start + seconds, fps) for start in starts]

@@ -37,7 +37,8 @@ class ZoomProcessor:
 
     def __init__(self, name_or_path: str, config: ZoomConfig | None = None) -> None:
         config = config or ZoomConfig()
-        self._configs = {kind: replace(config, encoding=kind) for kind in ("image", "video")}
+        shown = config.protocol.override
+        self._configs = {kind: replace(config, protocol=shown(frame={"encoding": kind})) for kind in ("image", "video")}
         self._vocabulary = load_vocabulary(name_or_path)
         self._spec = load_patch_spec(name_or_path)
 
@@ -113,7 +114,7 @@ def _parts(text: str, num_images: int, videos: Sequence[Clip]) -> list[Part]:
             parts.append(ImagePart(image))
             image += 1
         else:
-            parts.append(VideoPart(first, videos[clip].pts_seconds, _spacing(videos[clip])))
+            parts.append(VideoPart(first, videos[clip].pts_seconds))
             first += len(videos[clip])
             clip += 1
     return [*parts, TextPart(text[at:])]

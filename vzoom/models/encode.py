@@ -65,7 +65,7 @@ def encode_clips(
     specs = {"image": replace(spec, temporal_patch_size=model.temporal_copies), "video": spec}
     stages = {"patches": 0.0, "vision": 0.0}
     started = time.perf_counter()
-    pictures = [list(_pictures(clip, config, specs[config.encoding])) for clip, config in clips]
+    pictures = [list(_pictures(clip, config, specs[config.protocol.frame.encoding])) for clip, config in clips]
     found: dict[Hashable, Features] = {}
     fresh: dict[Hashable, _Picture] = {}
     for picture in (one for own in pictures for one in own):
@@ -119,9 +119,16 @@ class _Picture:
 
 def _pictures(clip: Clip, config: ZoomConfig, spec: PatchSpec) -> Iterator[_Picture]:
     grid_hw = grid_for(*clip.frames.shape[1:3], config=config, spec=spec)
-    together = 1 if config.encoding == "image" else spec.temporal_patch_size
+    together = 1 if config.protocol.frame.encoding == "image" else spec.temporal_patch_size
     seen = digests(clip.frames)
-    how = tuple(clip.frames.shape[1:]), config.encoding, config.resize, config.min_pixels, config.max_pixels, spec
+    how = (
+        tuple(clip.frames.shape[1:]),
+        config.protocol.frame.encoding,
+        config.protocol.pixels,
+        config.min_pixels,
+        config.max_pixels,
+        spec,
+    )
     for begin in range(0, len(clip), together):
         # The last frame of an odd number is shown twice.
         shown = [min(at, len(clip) - 1) for at in range(begin, begin + together)]
@@ -132,7 +139,7 @@ def _pictures(clip: Clip, config: ZoomConfig, spec: PatchSpec) -> Iterator[_Pict
 def _in_batches(pictures: Sequence[_Picture], limit: int) -> Iterator[list[_Picture]]:
     """At most `limit` patches at a time, but at least one picture: this bounds the memory of the tower. Images and
     videos apart: their patches are not of one width."""
-    for _, same in groupby(pictures, key=lambda picture: picture.config.encoding):
+    for _, same in groupby(pictures, key=lambda picture: picture.config.protocol.frame.encoding):
         batch: list[_Picture] = []
         room = limit
         for picture in same:

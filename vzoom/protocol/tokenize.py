@@ -118,7 +118,7 @@ def _video_blocks(part: VideoPart, grid_hw: tuple[int, int], video: VideoTokens)
         patches = -(-count // together)
         yield TextPart("<|vision_start|>")
         yield VisionBlock(
-            part.first, count, 0, (patches, *grid_hw), True, together * part.seconds_per_frame if patches > 1 else 0.0
+            part.first, count, 0, (patches, *grid_hw), True, together * part.spacing if patches > 1 else 0.0
         )
         yield TextPart("<|vision_end|>")
         return

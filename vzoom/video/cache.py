@@ -115,7 +115,8 @@ class ClipCache:
 
         if isinstance(video, FrameSource) and not isinstance(video, VideoReader):
             return BorrowedVideo(video)
-        name = (config.encoding, config.resize, config.min_pixels, config.max_pixels, spec.factor, spec.enlarges_videos)
+        looks = config.protocol
+        name = (looks.frame.encoding, looks.pixels, config.min_pixels, config.max_pixels, spec)
         return CachedVideo(self, self.reader(video), Resize(name, resized))
 
     def reader(self, video: VideoInput) -> VideoReader:

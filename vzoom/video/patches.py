@@ -1,9 +1,10 @@
 """Video frames -> pixel values and grids for a Qwen vision tower, without torchvision.
 
-Equal, bit for bit, to what transformers computes from the same frames. `ZoomConfig.encoding` "image": as its PIL image
-processor, each frame an image. "video": as its video processors, which resize with torch and put two frames in a patch.
-Two ways to a size (`ZoomConfig.resize`): "direct" resizes as the processor does; "videozoomer" first shrinks a frame
-that is too large with Lanczos, as the public code of arXiv 2512.22315 does, and then resizes as the processor does.
+Equal, bit for bit, to what transformers computes from the same frames. The protocol says how they are shown: as images
+(`frame.encoding`), as its PIL image processor makes them; or as video, as its video processors do, which resize with
+torch and put two frames in a patch. Two ways to a size (`pixels.resize`): "direct" resizes as the processor does;
+"videozoomer" first shrinks a frame that is too large with Lanczos, as the public code of arXiv 2512.22315 does, and
+then resizes as the processor does.
 
 The limits of pixels are those of a frame. Qwen3-VL's video processor has limits for a whole video: these times its
 frames. (It rounds an odd number of frames to one or the other side before it compares with them; here the size of a
@@ -134,10 +135,10 @@ def _sizes(
 ) -> tuple[tuple[int, int] | None, tuple[int, int]]:
     """The size that Lanczos shrinks to (None if it does not), and the final size."""
     shrunk = None
-    if config.encoding == "video" and spec.enlarges_videos and min(height, width) < spec.factor:
+    if config.protocol.frame.encoding == "video" and spec.enlarges_videos and min(height, width) < spec.factor:
         scale = max(spec.factor / height, spec.factor / width)
         height, width = int(height * scale), int(width * scale)
-    if config.resize == "videozoomer" and height * width > config.max_pixels:
+    if config.protocol.pixels.resize == "videozoomer" and height * width > config.max_pixels:
         scale = math.sqrt(config.max_pixels / (height * width))
         shrunk = (max(1, int(height * scale)), max(1, int(width * scale)))
     limits = {"factor": spec.factor, "min_pixels": config.min_pixels, "max_pixels": config.max_pixels}
@@ -153,7 +154,7 @@ def _steps(height: int, width: int, config: ZoomConfig, spec: PatchSpec) -> tupl
     if shrunk is not None:
         steps.append(pillow_step(size, shrunk, "lanczos"))
         size = shrunk
-    if size != final and config.encoding == "image":
+    if size != final and config.protocol.frame.encoding == "image":
         steps.append(pillow_step(size, final, "bicubic"))
     return tuple(steps), final
 
@@ -199,12 +200,12 @@ def frames_to_patches(
 ) -> tuple[Tensor, tuple[int, int]]:
     """Resize frames and cut them into normalised patches.
 
-    Each frame is an image of its own, or as many frames as a temporal patch holds are one: config.encoding says which.
-    Of a video the last frame is repeated until the last temporal patch is full.
+    Each frame is an image of its own; or, if the protocol shows frames as video, a temporal patch holds two of them,
+    and the last frame is repeated until the last patch is full.
 
     Args:
         frames_NHWC: frames of one size, uint8 [N, H, W, 3] RGB.
-        config: its encoding, resize rule and pixel limits decide.
+        config: its protocol's encoding, resize rule and pixel limits decide.
         spec: the patch geometry of the model.
         dtype: of the patches.
         device: where the patches go.
@@ -222,8 +223,8 @@ def frames_to_patches(
     _, height, width, _ = frames.shape
     steps, final = _steps(height, width, config, spec)
     grid_hw = final[0] // spec.patch_size, final[1] // spec.patch_size
-    table = value_table(spec, dtype, config.encoding).to(device)
-    if config.encoding == "image":
+    table = value_table(spec, dtype, config.protocol.frame.encoding).to(device)
+    if config.protocol.frame.encoding == "image":
         patches = _frames_to_patches(
             frames.to(device),
             table,
@@ -291,9 +292,13 @@ def resize_frames(frames_NHWC: Frames, *, config: ZoomConfig, spec: PatchSpec, i
     steps, final = _steps(height, width, config, spec)
     if isinstance(frames_NHWC, np.ndarray):
         resized = _resize_frames(frames_NHWC, steps, impl=impl)
-        return resized if config.encoding == "image" else _resized_by_torch(_as_tensor(resized), final).numpy()
+        return (
+            resized
+            if config.protocol.frame.encoding == "image"
+            else _resized_by_torch(_as_tensor(resized), final).numpy()
+        )
     resized = resize_on_device(frames_NHWC, steps)
-    return resized if config.encoding == "image" else _resized_by_torch(resized, final)
+    return resized if config.protocol.frame.encoding == "image" else _resized_by_torch(resized, final)
 
 
 def _check_frames(is_uint8: bool, frames: np.ndarray | Tensor) -> None:

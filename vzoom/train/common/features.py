@@ -191,7 +191,7 @@ def _select(clip: Clip, order: Sequence[int]) -> Clip:
 def _look(sample: Sample) -> tuple[str, str, int, int]:
     """What of a config changes the pixels of a frame."""
     config = sample.config
-    return config.encoding, config.resize, config.min_pixels, config.max_pixels
+    return config.protocol.frame.encoding, config.protocol.pixels.resize, config.min_pixels, config.max_pixels
 
 
 def _key(frame: FrameRef, sample: Sample) -> tuple[Any, ...]:

@@ -88,8 +88,10 @@ class Curriculum:
     save_every: int = 100
 
     def __post_init__(self) -> None:
-        if self.zoom.encoding == "video":
-            raise ValueError(f"the curriculum {self.name} shows frames as images: its zoom.encoding must be image")
+        if self.zoom.protocol.frame.encoding == "video":
+            raise ValueError(
+                f"the curriculum {self.name} shows frames as images: its protocol's frame.encoding must be image"
+            )
 
     @property
     def num_steps(self) -> int:
