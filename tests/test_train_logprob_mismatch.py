@@ -122,7 +122,8 @@ def test_a_hundred_conversations_with_0_to_4_zooms_agree(
 @pytest.mark.parametrize("cache_features", [False, True])
 def test_conversations_of_video_tokens_agree(tmp_path: Path, cache_features: bool) -> None:
     """Pairs of frames, the last of an odd number alone; features that are kept, and pixels that the tower sees."""
-    rollouts = roll_out(tmp_path, replace(ZOOM, encoding="video"), num_videos=1)
+    shown = ZOOM.protocol.override(name="video tokens", frame={"encoding": "video"})
+    rollouts = roll_out(tmp_path, replace(ZOOM, protocol=shown), num_videos=1)
     assert {len(frame.pts_seconds) for sample, _ in rollouts for frame in sample.frames} == {1, 2}
     assert all(frame.is_video for sample, _ in rollouts for frame in sample.frames)
     part = GRPORecipe(gradient_checkpointing=False, cache_features=cache_features, freeze_vision=True)

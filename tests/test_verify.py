@@ -105,7 +105,8 @@ def test_video_tokens_pass(
     if family == "qwen2_5_vl" and Version(transformers.__version__) < Version("5.23"):
         pytest.skip("transformers 5.0 rounds the seconds of a temporal patch down to whole ones")
     folder = shutil.copytree(models[family], tmp_path / family)
-    dataclasses.replace(LIMITS, encoding="video").save(folder / "vzoom.json")
+    shown = LIMITS.protocol.override(name="video tokens", frame={"encoding": "video"})
+    dataclasses.replace(LIMITS, protocol=shown).save(folder / "vzoom.json")
     code, found = verified(capsys, folder, "--video", video, "--num-zooms", "2", "--dtype", "float32")
     assert code == 0, found
     assert found["same_positions"]

@@ -37,7 +37,7 @@ from vzoom.protocol.tokenize import TokenSpan
 from vzoom.types import Clip
 from vzoom.video import frames_to_patches, grid_for, patches
 
-VIDEO = dataclasses.replace(CONFIG, encoding="video")
+VIDEO = dataclasses.replace(CONFIG, protocol=video_processor.PROTOCOL)
 GOLDEN: dict[str, Any] = json.loads(video_processor.GOLDEN.read_text())
 EVERY = pytest.mark.parametrize(("family", "name"), [(family, name) for family in FAMILIES for name in CASES])
 
@@ -141,8 +141,8 @@ ODD = zoom(33.25, 34.25, 5)  # 5 frames: the last of them stands twice
 
 def error_of(checkpoint: Checkpoint, recorded: Any, config: Any = VIDEO) -> tuple[float, bool]:
     hf = AutoModelForImageTextToText.from_pretrained(checkpoint.name).eval()
-    pixels = video_pixels(checkpoint.patch_spec, config, recorded.clips)
-    return difference(hf, recorded, pixels, config.rope_rule)
+    pixels = video_pixels(recorded.trajectory, recorded.clips, config, checkpoint.patch_spec)
+    return difference(hf, recorded, pixels, config.protocol.frame.rope_rule)
 
 
 def test_four_spliced_clips_equal_a_full_prefill(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,12 +177,31 @@ def test_fractions_of_seconds_and_the_rule_of_transformers_523(
     rule: Any, small: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """transformers 5.0 rounds the seconds of a temporal patch down to whole ones, and places text by the other rule."""
-    config = dataclasses.replace(VIDEO, rope_rule=rule)
+    config = dataclasses.replace(VIDEO, protocol=VIDEO.protocol.override(frame={"rope_rule": rule}))
     script = {"Q?": [zoom(40.5, 44.5, 4), ODD, zoom(70, 70.3, 30), ANSWER]}
     recorded, _ = run_scripted(monkeypatch, small, script, config=config)
     error, same_positions = error_of(small, recorded["Q?"], config)
     assert same_positions
     assert error <= TOLERANCE
+
+
+def test_several_clips_of_one_turn_are_videos_of_their_own(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No pair has a frame of each: an odd clip is filled up before the next one begins."""
+    several = VIDEO.protocol.override(call={"per_turn": 2}, turns={"tool": "{clips}\n{budget}"})
+    config = dataclasses.replace(VIDEO, protocol=several)
+    calls = zoom(33.25, 35.75, 2) + zoom(8, 9.5, 2).partition("</think>")[2] + "<|im_end|>"
+    recorded, engine = run_scripted(monkeypatch, checkpoint, {"Q?": [calls, ANSWER]}, config=config)
+    one = recorded["Q?"]
+    assert one.trajectory is not None
+    assert [len(clip) for clip in one.clips] == [64, 5 + 3]
+    pairs = [v.pts_seconds[i : i + 2] for v in one.trajectory.visuals for i in range(0, len(v.pts_seconds), 2)]
+    assert [len(pair) for pair in pairs[32:]] == [2, 2, 1, 2, 1]
+    error, same_positions = error_of(checkpoint, one, config)
+    assert same_positions
+    assert error <= TOLERANCE
+    assert engine.stats().features.misses == 32 + 3 + 2
 
 
 TIGHT = dataclasses.replace(VIDEO, glance_max_frames=16, max_total_tokens=1536, max_new_tokens=256, answer_reserve=64)
@@ -243,7 +262,7 @@ def _swapped(clip: Any, config: Any, spec: Any) -> Any:
 
 
 def _black_at_the_end(clip: Any, config: Any, spec: Any) -> Any:
-    if len(clip) % 2 and config.encoding == "video":
+    if len(clip) % 2 and config.protocol.frame.encoding == "video":
         frames = np.concatenate([clip.frames, np.zeros_like(clip.frames[:1])])
         clip = dataclasses.replace(
             clip,

@@ -20,12 +20,14 @@ from typing import Any
 import numpy as np
 import torch
 from checkpoints import FAMILIES, SPECIALS, config_of, write_tokenizer
+from protocols import DIRECT
 
 from vzoom.config import ZoomConfig
 from vzoom.video.patches import PatchSpec
 
 GOLDEN = Path(__file__).parent / "golden" / "video_tokens.json"
-CONFIG = ZoomConfig(resize="direct", encoding="video", min_pixels=3136, max_pixels=20000)
+PROTOCOL = DIRECT.override(name="video tokens", frame={"encoding": "video"})
+CONFIG = ZoomConfig(protocol=PROTOCOL, min_pixels=3136, max_pixels=20000)
 FPS = 30.0  # of the file that the frames are of
 
 

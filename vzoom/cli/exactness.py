@@ -124,7 +124,7 @@ def verify(
         if config.protocol.frame.encoding == "image":
             pixels = stock_images(str(checkpoint.folder.path), played.clips)
         else:
-            pixels = video_pixels(checkpoint.patch_spec, config, played.clips)
+            pixels = video_pixels(played.trajectory, played.clips, config, checkpoint.patch_spec)
         num_tokens = len(played.trajectory.ids)
         progress(f"one prefill of {num_tokens} tokens")
         stock, positions = full_prefill(hf, played.trajectory, pixels, rule=config.protocol.frame.rope_rule)

@@ -88,8 +88,17 @@ def stock_images(name: str, clips: Sequence[Clip]) -> Mapping[str, Tensor]:
     return made
 
 
-def video_pixels(spec: PatchSpec, config: ZoomConfig, clips: Sequence[Clip]) -> Mapping[str, Tensor]:
-    """The pixels of clips as videos: our own, because transformers' video processor needs torchvision. The tests hold
-    them to it."""
-    made = [frames_to_patches(clip.frames, config=config, spec=spec)[0] for clip in clips]
+def video_pixels(
+    trajectory: Trajectory, clips: Sequence[Clip], config: ZoomConfig, spec: PatchSpec
+) -> Mapping[str, Tensor]:
+    """The pixels of a conversation's clips as videos: our own, because transformers' video processor needs torchvision.
+    The tests hold them to it."""
+    made, at, left = [], 0, list(clips)
+    for visual in trajectory.visuals:
+        count = len(visual.pts_seconds)
+        if at == len(left[0]):
+            left.pop(0)
+            at = 0
+        made.append(frames_to_patches(left[0].part(at, count).frames, config=config, spec=spec)[0])
+        at += count
     return {"pixel_values_videos": torch.cat(made)}
