@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import exactness
 import numpy as np
 import pytest
 import torch
@@ -21,7 +22,7 @@ from video_processor import CASES, Case, around, by_transformers, digest, load_t
 
 from vzoom.engine.clip_reuse import ClipStore
 from vzoom.engine.kv_cache import PagePool
-from vzoom.engine.session import NeedTokens
+from vzoom.engine.session import NeedFrames, NeedTokens, Session
 from vzoom.models import Checkpoint, encode, load_checkpoint, video_pixels
 from vzoom.models import vocabulary_of as session_vocabulary
 from vzoom.models.checkpoint.vocabulary import build_vocabulary
@@ -183,6 +184,22 @@ def test_fractions_of_seconds_and_the_rule_of_transformers_523(
     error, same_positions = error_of(small, recorded["Q?"], config)
     assert same_positions
     assert error <= TOLERANCE
+
+
+def test_positions_are_those_of_the_times_that_were_asked_for(small: Checkpoint) -> None:
+    """A file shows its frames up to a frame early; rounded down, every one of their positions would be one too low."""
+    config = dataclasses.replace(VIDEO, glance_max_frames=8)
+    placed = []
+    for early in (0.0, 0.04):
+        session = Session("Q?", exactness.VIDEO, session_vocabulary(small), config)
+        assert isinstance(session.action, NeedFrames)
+        times = [max(0.0, t - early) for t in session.action.timestamps]
+        clip = Clip(np.zeros((8, 56, 84, 3), np.uint8), tuple(times), tuple(range(8)), (False,) * 8)
+        session.splice(clip)
+        assert isinstance(session.action, NeedTokens)
+        placed.append(session.action.positions)
+    assert np.array_equal(*placed)
+    assert len(set(placed[0][0])) > 4
 
 
 def test_several_clips_of_one_turn_are_videos_of_their_own(
