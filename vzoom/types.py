@@ -5,7 +5,6 @@ Shapes: N frames, H rows, W columns, T tokens. Times are seconds from the first 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -102,19 +101,6 @@ class Clip:
             len(self.frames) == n == len(self.frame_indices) == len(self.clamped) == len(self.damaged or self.clamped)
         ):
             raise ValueError(f"{len(self.frames)} frames with {n} times, {len(self.frame_indices)} indices")
-
-    @classmethod
-    def joined(cls, clips: Sequence[Clip]) -> Clip:
-        """One clip of all frames, in order. The clips are of one video, and there is at least one."""
-        if len(clips) == 1:
-            return clips[0]
-        return cls(
-            np.concatenate([clip.frames for clip in clips]),
-            tuple(t for clip in clips for t in clip.pts_seconds),
-            tuple(i for clip in clips for i in clip.frame_indices),
-            tuple(c for clip in clips for c in clip.clamped),
-            tuple(d for clip in clips for d in clip.damaged),
-        )
 
     def part(self, first: int, count: int) -> Clip:
         """`count` frames from frame `first` on, as a clip."""
@@ -280,7 +266,6 @@ class Trajectory:
     Attributes:
         question: the text, options included.
         video: what was known of the video.
-        protocol: the name of the protocol that it was held in.
         ids: the T tokens. The last sampled one was never fed.
         sampled: T times whether the model chose the token.
         logprobs: T natural log-probabilities; 0 for tokens that were not sampled.
@@ -292,11 +277,11 @@ class Trajectory:
         answer: the text of the answer; None if the model gave none.
         answer_is_untagged: whether the answer is a turn without tags, of a model that was not trained for them.
         stop_reason: why the conversation ended; None while it runs.
+        protocol: the name of the protocol that it is held in.
     """
 
     question: str
     video: VideoInfo
-    protocol: str = ""
     ids: list[int] = field(default_factory=list)
     sampled: list[bool] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -308,6 +293,7 @@ class Trajectory:
     answer: str | None = None
     answer_is_untagged: bool = False
     stop_reason: StopReason | None = None
+    protocol: str = ""
 
     @property
     def zooms(self) -> list[Turn]:

@@ -22,6 +22,7 @@ from vzoom.engine.engine import Engine
 from vzoom.engine.request import Request
 from vzoom.engine.session import NeedFrames, NeedTokens, Session
 from vzoom.models import FeatureCache, encode, load_checkpoint
+from vzoom.protocol import builtin_protocol
 from vzoom.protocol.tokenize import TokenSpan, VisionBlock
 from vzoom.types import Clip, Event, StopReason, Trajectory, VideoInfo, ZoomCall
 

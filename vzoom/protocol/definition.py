@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args, get_type_hints
 from typing import Protocol as Structural
 
-from ..types import CallError
 from . import template
 
 Encoding = Literal["image", "video"]
@@ -414,6 +413,8 @@ def _check_templates(protocol: Protocol) -> None:
             json.loads(template.fill(protocol.text(protocol.call.schema), {}))
         except ValueError as error:
             raise ValueError(f"call.schema: no JSON: {error}") from None
+    from ..types import CallError  # here: it brings numpy, and `vzoom --help` must not
+
     kinds = [str(kind) for kind in CallError]
     for kind in protocol.errors:
         if kind not in kinds:

@@ -11,6 +11,7 @@ between the tags, of which they are given a bounded part.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from ..types import Answer, CallError, Malformed, TurnOutcome, ZoomCall, ZoomCalls
 from .definition import GrammarName, Protocol
@@ -116,12 +117,12 @@ def partial_call(body: str, protocol: Protocol, *, video_fps: float, max_frames:
     if said is None:
         return None
     rate = said.fps if said.fps and 0 < said.fps < math.inf else None
-    if rate is None and said.num_frames is None and protocol.zoom.fps is None:
-        said = Said(said.start, said.end, num_frames=max_frames)
-    else:
-        said = Said(said.start, said.end, rate, said.num_frames)
+    is_full = rate is None and said.num_frames is None and protocol.zoom.fps is None
+    said = Said(said.start, said.end, rate, max_frames if is_full else said.num_frames)
     call = _located(said, protocol, "", video_fps)
-    return call if isinstance(call, ZoomCall) else None
+    if not isinstance(call, ZoomCall):
+        return None
+    return replace(call, num_frames=None) if is_full and "fps" in protocol.call.arguments else call
 
 
 def _after_thoughts(text: str, protocol: Protocol) -> str:

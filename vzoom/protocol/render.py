@@ -256,8 +256,8 @@ def _error_parts(
     protocol, turns = config.protocol, config.protocol.turns
     last = turns.last_error if zooms_left == 0 and turns.last_error is not None else turns.error
     told: dict[str, Value] = {
-        "error": str(problem.error),
-        "help": protocol.errors.get(problem.error, _HELP[problem.error]),
+        "error": [TextPart(str(problem.error))],
+        "help": [TextPart(protocol.errors.get(problem.error, _HELP[problem.error]))],
         "detail": problem.detail,
     }
     return _filled(protocol, last, {**_always(video, question, config, zooms_left), **told})

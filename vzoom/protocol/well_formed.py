@@ -48,19 +48,22 @@ def _is_whole(action: str, protocol: Protocol) -> bool:
     if action.startswith(boxed.OPEN) and "boxed" in (call.grammar, answer.form):
         found = list(boxed.boxes(action))
         return len(found) == 1 and action == f"{boxed.OPEN}{found[0][0]}{boxed.CLOSE}"
-    pairs = [(call.open, call.close)]
-    if answer.form in ("tag", "tag_boxed"):
-        pairs.append((answer.open, answer.close))
-    rest = action
+    if answer.form in ("tag", "tag_boxed") and action.startswith(answer.open):
+        return _rest(action, answer.open, answer.close, protocol) == ""
+    if answer.form == "text" and not action.startswith(call.open):
+        return untagged_answer(action, protocol) is not None
+    rest: str | None = action
     while rest:
-        pair = next((pair for pair in pairs if rest.startswith(pair[0])), None)
-        if pair is None:
-            return answer.form == "text" and untagged_answer(action, protocol) is not None
-        body, closed, rest = rest.removeprefix(pair[0]).partition(pair[1])
-        if not closed or any(tag in body for tag in (*protocol.tags, *pair)):
-            return False
-        rest = rest.lstrip()
-    return bool(action)
+        rest = _rest(rest, call.open, call.close, protocol)
+    return bool(action) and rest == ""
+
+
+def _rest(text: str, opening: str, closing: str, protocol: Protocol) -> str | None:
+    """What follows a whole action at the head of a text; None if there is no such action."""
+    body, closed, rest = text.removeprefix(opening).partition(closing)
+    tags = (*protocol.tags, opening, closing)
+    is_whole = text.startswith(opening) and closed and not any(tag in body for tag in tags)
+    return rest.lstrip() if is_whole else None
 
 
 def is_well_formed(texts: Sequence[str], outcomes: Sequence[TurnOutcome | None], protocol: Protocol) -> bool:

@@ -349,7 +349,16 @@ def look_each(
     for count in per_clip:
         clips.append(look(video, timestamps[first : first + count], keyframes=keyframes))
         first += count
-    return Clip.joined(clips), tuple(map(len, clips))
+    if len(clips) == 1:
+        return clips[0], (len(clips[0]),)
+    together = Clip(
+        stack_frames([frame for clip in clips for frame in clip.frames]),
+        tuple(t for clip in clips for t in clip.pts_seconds),
+        tuple(i for clip in clips for i in clip.frame_indices),
+        tuple(c for clip in clips for c in clip.clamped),
+        tuple(d for clip in clips for d in clip.damaged),
+    )
+    return together, tuple(map(len, clips))
 
 
 def make_clip(timestamps: Sequence[float], frames: Sequence[Frame], tick_seconds: Fraction) -> Clip:

@@ -56,19 +56,21 @@ def said_by_arguments(given: Mapping[str, Any], names: Mapping[str, str], body: 
         body: the whole call, for the message.
     """
     found: dict[str, float] = {}
+    is_short = names.get("fps", "") not in given and "fps" in names
+    wrong = Malformed(CallError.MISSING_KEY if is_short else CallError.BAD_VALUE, excerpt(body))
     for ours, theirs in names.items():
         if theirs not in given:
             continue
         if ours == "segment":
             pair = given[theirs]
             if not isinstance(pair, list) or len(pair) != 2:
-                return Malformed(CallError.BAD_VALUE, excerpt(body))
+                return wrong
             values = {"start": number(pair[0]), "end": number(pair[1])}
         else:
             values = {ours: number(given[theirs])}
         for name, value in values.items():
             if value is None:
-                return Malformed(CallError.BAD_VALUE, excerpt(body))
+                return wrong
             found.setdefault(name, value)
     return Said(found.get("start"), found.get("end"), found.get("fps"), found.get("num_frames"))
 
