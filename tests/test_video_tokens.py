@@ -14,16 +14,19 @@ import torch
 import transformers
 import video_processor
 from checkpoints import FAMILIES, config_of, make_checkpoint, token_id, write_tokenizer
+from data_records import ZOOM
 from exactness import CONFIG, difference, run_scripted
 from packaging.version import Version
 from test_exactness import ANSWER, FOUR_ZOOMS, TOLERANCE, zoom
 from transformers import AutoModelForImageTextToText, PreTrainedTokenizerFast
 from video_processor import CASES, Case, around, by_transformers, digest, load_torchvision, spec_of
 
+from vzoom.config import ZoomConfig
+from vzoom.data import token_lines, tokenize_record
 from vzoom.engine.clip_reuse import ClipStore
 from vzoom.engine.kv_cache import PagePool
 from vzoom.engine.session import NeedFrames, NeedTokens, Session
-from vzoom.models import Checkpoint, encode, load_checkpoint, video_pixels
+from vzoom.models import Checkpoint, encode, load_checkpoint, load_vocabulary, video_pixels
 from vzoom.models import vocabulary_of as session_vocabulary
 from vzoom.models.checkpoint.vocabulary import build_vocabulary
 from vzoom.protocol import (
@@ -35,10 +38,19 @@ from vzoom.protocol import (
     tokenize_parts,
 )
 from vzoom.protocol.tokenize import TokenSpan
+from vzoom.train.pretrain.curriculum import Curriculum
 from vzoom.types import Clip
 from vzoom.video import frames_to_patches, grid_for, patches
+from vzoom.zoomer import embedded_path
 
 VIDEO = dataclasses.replace(CONFIG, protocol=video_processor.PROTOCOL)
+
+
+def as_video(config: ZoomConfig) -> ZoomConfig:
+    shown = config.protocol.override(name="video tokens", frame={"encoding": "video"})
+    return dataclasses.replace(config, protocol=shown)
+
+
 GOLDEN: dict[str, Any] = json.loads(video_processor.GOLDEN.read_text())
 EVERY = pytest.mark.parametrize(("family", "name"), [(family, name) for family in FAMILIES for name in CASES])
 
@@ -122,6 +134,31 @@ def test_text_after_a_long_video_stands_after_all_of_it(tmp_path: Path) -> None:
     assert stock[:, end].tolist() == [int(stock[1:, :end].max()) + 1] * 3
     assert int(trained[0, end]) - int(stock[0, end]) == 3 * 16 + 1 - 3
     assert after == trained.max() + 1
+
+
+def test_a_record_is_replayed_and_shown() -> None:
+    shown = dataclasses.replace(ZOOM, config=as_video(ZOOM.config))
+    vocabulary = load_vocabulary(str(embedded_path()))
+    trajectory = tokenize_record(shown, vocabulary).trajectory
+    assert [(v.pts_seconds, v.grid_thw, v.num_tokens, v.is_video) for v in trajectory.visuals] == [
+        ((0.0, 2.0), (1, 4, 4), 4, True),
+        ((1.0, 1.5), (1, 4, 4), 4, True),
+    ]
+    assert trajectory.num_frames == 4
+    lines = [line for line in token_lines(shown, vocabulary) if "video_pad" in line.text]
+    assert [(line.text, line.count) for line in lines] == [
+        ("<|video_pad|> of 2 frames from 0.00 s on", 4),
+        ("<|video_pad|> of 2 frames from 1.00 s on", 4),
+    ]
+    assert len(trajectory.ids) < len(tokenize_record(ZOOM, vocabulary).trajectory.ids)
+
+
+def test_who_cannot_show_videos_says_so() -> None:
+    vocabulary = dataclasses.replace(load_vocabulary(str(embedded_path())), video=None)
+    with pytest.raises(ValueError, match=r"shows frames as video tokens .* not known"):
+        Session("Q?", exactness.VIDEO, vocabulary, VIDEO)
+    with pytest.raises(ValueError, match="must be image"):
+        Curriculum("mine", (), zoom=VIDEO)
 
 
 # ---------------------------------------------------------------- through the engine
