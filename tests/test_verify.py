@@ -104,8 +104,8 @@ def _plain_positions(start: int, rows: int, columns: int) -> tuple[np.ndarray, i
     return positions.text_positions(start, rows * columns)
 
 
-def _forget_pending(self: session.Session, note: str, times: Any, size_hw: Any) -> TokenSpan:
-    run = _TOOL_TURN(self, note, times, size_hw)
+def _forget_pending(self: session.Session, *turn: Any) -> TokenSpan:
+    run = _TOOL_TURN(self, *turn)
     run.ids[0] = run.ids[1]
     return run
 
