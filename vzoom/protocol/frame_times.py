@@ -114,7 +114,7 @@ def total_frames(video: VideoInfo) -> int:
 
 def _exact_glance(video: VideoInfo, fps: float, limit: int) -> list[float]:
     """One frame each 1 / fps seconds from 0; if that is more than the limit, the limit at equal distances."""
-    step = max(1 / min(fps, video.fps), video.duration_seconds / limit)
+    step = max(1 / min(fps, video.max_fps or video.fps), video.duration_seconds / limit)
     count = min(limit, max(1, math.ceil(video.duration_seconds / step - _EPSILON)))
     return [i * step for i in range(count)]
 
@@ -167,12 +167,19 @@ GLANCE_RULES: dict[GlanceName, GlanceFormula] = {
 
 
 def _exact_zoom(call: Segment, video: VideoInfo, limit: int) -> list[float] | Malformed:
-    """From the start on one frame each 1 / fps seconds, up to and without the end."""
+    """From the start on one frame each 1 / fps seconds, up to and without the end.
+
+    The video's own rate is the most there is. Of a video whose frames follow unevenly that is the highest rate: up to
+    the limit there may be a frame for each time, and the reader finds out how many there are (`segment_of`).
+    """
     start, end = call.start_seconds, call.end_seconds
     step = min(1 / max(min(call.fps, video.fps), 1e-300), end - start)  # a rate below one frame gives the first frame
     count = math.ceil((end - start) / step - _EPSILON) if step else 1
     if count > limit:
         return _too_many(count, limit)
+    if video.max_fps is not None and step:
+        step = max(min(step, 1 / min(call.fps, video.max_fps)), (end - start) / limit)
+        count = math.ceil((end - start) / step - _EPSILON)
     return [start + i * step for i in range(max(1, count))]
 
 
