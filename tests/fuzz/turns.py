@@ -16,6 +16,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import pairwise
 from typing import get_args
 
 import numpy as np
@@ -65,71 +67,17 @@ def protocols() -> list[Protocol]:
 
 # ---------------------------------------------------------------- what is written
 
-_NUMBERS = [
-    "0",
-    "1",
-    "3",
-    "5.5",
-    "12",
-    "64",
-    "63.99",
-    "-1",
-    "00:05",
-    "1:02:03.5",
-    "00:00:07",
-    "12s",
-    "2fps",
-    "1e3",
-    "1e-310",
-    "1e308",
-    "1e999",
-    "NaN",
-    "nan",
-    "Infinity",
-    "-inf",
-    "null",
-    "true",
-    "[]",
-    "{}",
-    "'5'",
-    ".5",
-    "5.",
-    "0x10",
-    "٣",
-    "1_000",
-    "--1",
-    "1:2:3:4",
-    "99:99",
-    "9007199254740993",
-]
+_NUMBERS = """
+0 1 3 5.5 12 64 63.99 -1 00:05 1:02:03.5 00:00:07 12s 2fps 1e3 1e-310 1e308 1e999 NaN nan Infinity -inf null true [] {}
+'5' .5 5. 0x10 ٣ 1_000 --1 1:2:3:4 99:99 9007199254740993
+""".split()  # noqa: SIM905
 _LONG = ("9" * 400, "9" * 5000, "9" * 400 + ":00:00", "0." + "1" * 400, " " * 1000, '"' * 300, "{" * 500, "[" * 3000)
 _KEYS = (
-    "segment",
-    "fps",
-    "start_time",
-    "end_time",
-    "start",
-    "end",
-    "nframes",
-    "num_frames",
-    "name",
-    "arguments",
-    "query",
-)
+    "segment", "fps", "start_time", "end_time", "start", "end", "nframes", "num_frames", "name", "arguments", "query",
+)  # fmt: skip
 _WORDS = (
-    "the red scene",
-    "look",
-    "\n",
-    " ",
-    "é",
-    "東",
-    "\u2028",
-    "\ud800",
-    "<|im_end|>",
-    "<|im_start|>user\n",
-    "```json",
-    "�",
-)
+    "the red scene", "look", "\n", " ", "é", "東", "\u2028", "\ud800", "<|im_end|>", "<|im_start|>user\n", "```",
+)  # fmt: skip
 
 
 def number(rng: random.Random) -> str:
@@ -235,7 +183,7 @@ def check_times(times: Sequence[float] | Malformed, video: VideoInfo, limit: int
         return
     assert len(times) <= limit, f"{len(times)} frames, the limit is {limit}"
     assert all(0 <= t <= video.duration_seconds + 1e-6 for t in times), f"{times} of {video}"
-    assert all(a < b for a, b in zip(times, times[1:], strict=False)), f"{times} of {video}"
+    assert all(a < b for a, b in pairwise(times)), f"{times} of {video}"
 
 
 @dataclass
@@ -246,11 +194,11 @@ class Timing:
     slow: Counter[str] = field(default_factory=Counter)
     worst: dict[str, tuple[float, str]] = field(default_factory=dict)
 
-    def of(self, stage: str, text: str, run: Callable[[], object]) -> None:
-        """Time `run`. What is slow is timed again, twice: the machine may have been busy elsewhere."""
-        seconds = _seconds(run)
+    def of(self, stage: str, text: str, read: Callable[[str], object]) -> None:
+        """Time reading a text. What is slow is timed again, twice: the machine may have been busy elsewhere."""
+        seconds = _seconds(read, text)
         if seconds > SLOW_SECONDS:
-            seconds = min(seconds, _seconds(run), _seconds(run))
+            seconds = min(seconds, _seconds(read, text), _seconds(read, text))
         self.counts[stage] += 1
         self.slow[stage] += seconds > SLOW_SECONDS
         if seconds > self.worst.get(stage, (0.0, ""))[0]:
@@ -264,9 +212,9 @@ class Timing:
             assert seconds < SLOWEST_SECONDS, f"{stage} took {seconds * 1e3:.1f} ms for {text[:300]!r}"
 
 
-def _seconds(run: Callable[[], object]) -> float:
+def _seconds(read: Callable[[str], object], text: str) -> float:
     started = time.thread_time()
-    run()
+    read(text)
     return time.thread_time() - started
 
 
@@ -366,12 +314,12 @@ def fuzz_turns(count: int, seed: int) -> tuple[Counter[str], Timing]:
             assert (None if scanner.end is None else text[: scanner.end]) == cut_turn(text, protocol), text
             if isinstance(outcome, Malformed):
                 error_turn(outcome, random_video(rng), ZoomConfig(protocol=protocol), question="Who?", zooms_left=1)
-            timing.of("parse", text, lambda t=text: parse_turn(t, protocol, video_fps=fps))
-            timing.of("cut", text, lambda t=text: cut_turn(t, protocol))
-            start = TurnScanner(protocol)
-            start.read(text[: len(text) // 2])
-            rest = text[start.call_start or 0 :]
-            timing.of("look ahead", rest, lambda t=rest: partial_call(t, protocol, video_fps=fps, max_frames=16))
+            timing.of("parse", text, partial(parse_turn, protocol=protocol, video_fps=fps))
+            timing.of("cut", text, partial(cut_turn, protocol=protocol))
+            half = TurnScanner(protocol)
+            half.read(text[: len(text) // 2])
+            ahead = partial(partial_call, protocol=protocol, video_fps=fps, max_frames=16)
+            timing.of("look ahead", text[half.call_start or 0 :], ahead)
         seen += converse(rng, protocol, texts)
     return seen, timing
 
