@@ -23,6 +23,7 @@ from video_processor import CASES, Case, around, by_transformers, digest, load_t
 
 from vzoom.config import ZoomConfig
 from vzoom.data import token_lines, tokenize_record
+from vzoom.data.learning.show import example_turns, text_of, token_runs
 from vzoom.engine.clip_reuse import ClipStore
 from vzoom.engine.kv_cache import PagePool
 from vzoom.engine.session import NeedFrames, NeedTokens, Session
@@ -151,6 +152,13 @@ def test_a_record_is_replayed_and_shown() -> None:
         ("<|video_pad|> of 2 frames from 1.00 s on", 4),
     ]
     assert len(trajectory.ids) < len(tokenize_record(ZOOM, vocabulary).trajectory.ids)
+
+
+def test_the_turns_of_a_protocol_are_shown() -> None:
+    parts = example_turns(as_video(ZOOM.config).protocol)["glance turn"]
+    assert "64.00s\n<|video_pad|>" in text_of(parts)
+    runs = list(token_runs(parts, load_vocabulary(str(embedded_path()))))
+    assert sum(run.text.count("<|video_pad|>") for run in runs) == 2  # of 3 frames
 
 
 def test_who_cannot_show_videos_says_so() -> None:
