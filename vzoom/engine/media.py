@@ -37,7 +37,7 @@ class Media:
         """Hand the session its clip once it is decoded. Returns an error that the model cannot mend, if any."""
         is_glance = need.call is None
         keyframes = is_glance and running.session.config.glance == "keyframe"
-        self._decode(running, need.timestamps, need.per_clip, keyframes=keyframes)
+        self._decode(running, need, keyframes=keyframes)
         assert running.pending_clip is not None
         if self.overlap and not running.pending_clip.future.done():
             return None
@@ -62,7 +62,7 @@ class Media:
         """Start to decode the frames that the call being written seems to ask for."""
         if running.session.prefetch_seconds and not isinstance(running.session.action, NeedFrames):
             seconds = running.session.prefetch_seconds
-            self._decode(running, seconds, (len(seconds),), keyframes=False)
+            self._decode(running, NeedFrames(seconds, None, (len(seconds),)), keyframes=False)
 
     def encode(self, sessions: Sequence[RunningSession]) -> None:
         """Start the vision tower on the clips whose turn it is, all those of a step in one run."""
@@ -97,13 +97,11 @@ class Media:
     def close(self) -> None:
         self._threads.close()
 
-    def _decode(
-        self, running: RunningSession, timestamps: tuple[float, ...], per_clip: tuple[int, ...], *, keyframes: bool
-    ) -> None:
+    def _decode(self, running: RunningSession, need: NeedFrames, *, keyframes: bool) -> None:
         pending = running.pending_clip
-        if pending is None or (pending.timestamps, pending.per_clip) != (timestamps, per_clip):
+        if pending is None or not pending.answers(need):
             running.drop_pending_clip()
-            running.pending_clip = self._threads.decode(running.video, timestamps, per_clip, keyframes)
+            running.pending_clip = self._threads.decode(running.video, need, keyframes)
 
     def _encoded(self, inputs: list[tuple[Clip, ZoomConfig]]) -> Encoded:
         return encode_clips(
@@ -119,12 +117,10 @@ class _Threads:
         self._tower = ThreadPoolExecutor(1, "vzoom-vision") if overlap else None
         self._stream = torch.cuda.Stream(device) if overlap and device.type == "cuda" else None
 
-    def decode(
-        self, video: SharedVideo, timestamps: tuple[float, ...], per_clip: tuple[int, ...], keyframes: bool
-    ) -> PendingClip:
-        future = self._decoders.submit(_timed_frames, video.retain(), timestamps, per_clip, keyframes)
+    def decode(self, video: SharedVideo, need: NeedFrames, keyframes: bool) -> PendingClip:
+        future = self._decoders.submit(_timed_frames, video.retain(), need, keyframes)
         future.add_done_callback(lambda _: video.release())
-        return PendingClip(timestamps, per_clip, future)
+        return PendingClip(need, future)
 
     def encode(self, run: Callable[[], T]) -> Future[T]:
         """`run` in the vision thread; without overlap here and now, and then its exceptions are raised here."""
@@ -149,10 +145,8 @@ class _Threads:
         return result
 
 
-def _timed_frames(
-    shared: SharedVideo, timestamps: Sequence[float], per_clip: Sequence[int], keyframes: bool
-) -> tuple[Clip, tuple[int, ...], float]:
+def _timed_frames(shared: SharedVideo, need: NeedFrames, keyframes: bool) -> tuple[Clip, tuple[int, ...], float]:
     """All frames, how many each clip has, and the milliseconds that it took."""
     started = time.perf_counter()
-    clip, counts = look_each(shared.video, timestamps, per_clip, keyframes=keyframes)
+    clip, counts = look_each(shared.video, need.timestamps, need.per_clip, keyframes=keyframes, segments=need.segments)
     return clip, counts, (time.perf_counter() - started) * 1e3

@@ -14,7 +14,7 @@ from ..models import Features
 from ..types import Clip
 from ..video import FrameSource
 from .kv_cache import BlockTable
-from .session import NeedTokens, Session
+from .session import NeedFrames, NeedTokens, Session
 
 Encoded = tuple[list[Features], dict[str, float]]  # features by clip, milliseconds by stage
 
@@ -45,9 +45,13 @@ class SharedVideo:
 class PendingClip:
     """Clips that are being decoded: (all frames, how many each clip has, milliseconds that decoding took)."""
 
-    timestamps: tuple[float, ...]
-    per_clip: tuple[int, ...]
+    need: NeedFrames
     future: Future[tuple[Clip, tuple[int, ...], float]]
+
+    def answers(self, need: NeedFrames) -> bool:
+        """Whether these are the frames of `need`: it may have been foreseen before its call was whole."""
+        own = self.need
+        return (own.timestamps, own.per_clip, own.segments) == (need.timestamps, need.per_clip, need.segments)
 
 
 @dataclass(frozen=True)
