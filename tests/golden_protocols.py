@@ -53,7 +53,7 @@ TURNS: dict[str, dict[str, str]] = {
         "error": f"{END}{USER}<tool_response>\n[error_text]{HELP}\n</tool_response>{REPLY}",
     },
     "framethinker": {
-        "glance": f"{SYSTEM}{USER}{QUESTION}frame 0:{IMAGE}frame 1525:{IMAGE}{REPLY}",
+        "glance": f"{SYSTEM}{USER}{QUESTION}\nframe 0:{IMAGE}frame 1525:{IMAGE}{REPLY}",
         "tool": f"{END}{USER}frame 300:{IMAGE}frame 325:{IMAGE}{REPLY}",
         "last": f"{END}{USER}frame 300:{IMAGE}frame 325:{IMAGE}{REPLY}",
         "error": f"{END}{USER}{HELP}{REPLY}",

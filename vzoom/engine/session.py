@@ -134,7 +134,7 @@ class Session:
                 f"the protocol {config.protocol.name} shows frames as video tokens (frame.encoding), and how this "
                 "model writes those is not known"
             )
-        self.config = config
+        self.config = config = config.for_video(video.duration_seconds)
         self.sampling = sampling or Sampling()
         self.vocabulary = vocabulary
         self.trajectory = Trajectory(

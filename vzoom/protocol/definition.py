@@ -25,8 +25,9 @@ GrammarName = Literal["tags_json", "hermes", "action", "clip", "boxed"]
 AnswerForm = Literal["tag", "tag_boxed", "boxed", "action", "text"]
 GlanceName = Literal["exact", "videozoomer", "framethinker", "conan", "qwen", "qwen_count", "none"]
 ZoomName = Literal["exact", "videozoomer", "framethinker", "conan", "qwen", "eva", "timesearch"]
-ResizeName = Literal["videozoomer", "direct", "long_side"]
+ResizeName = Literal["videozoomer", "direct", "box"]
 TimeUnit = Literal["seconds", "frames"]
+LONG_VIDEO_SECONDS = 300  # FrameThinker shows longer videos with more and smaller frames
 ARGUMENTS = ("segment", "start", "end", "fps", "num_frames")  # what a call can say, in vzoom's words
 
 # The fields of templates, with values that try out their format specifications.
@@ -239,14 +240,16 @@ class Pixels:
         min: smaller frames are enlarged to so many pixels.
         max: larger frames are shrunk to so many pixels.
         resize: "videozoomer" shrinks with Lanczos to `max`, then resizes like Hugging Face's processor; "direct" only
-            does the latter; "long_side" shrinks to `long_side` first.
-        long_side: pixels of a frame's longer side, of "long_side".
+            does the latter; "box" shrinks with Lanczos until the frame fits in `box` first.
+        box: width and height in pixels, of "box".
+        long_box: the same of videos of more than 300 s; `box` if not given.
     """
 
     min: int = 3136
     max: int = 100352
     resize: ResizeName = "videozoomer"
-    long_side: int | None = None
+    box: tuple[int, int] | None = None
+    long_box: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -454,7 +457,8 @@ def _check_values(protocol: Protocol) -> None:
         "zoom.fps": protocol.zoom.fps is not None and not 0 < protocol.zoom.fps < float("inf"),
         "zoom.max_frames": protocol.zoom.max_frames < 1,
         "pixels.min": not 0 < pixels.min <= pixels.max,
-        "pixels.long_side": (pixels.long_side is None) == (pixels.resize == "long_side"),
+        "pixels.box": (pixels.box is None) == (pixels.resize == "box") or min(pixels.box or (1,)) < 1,
+        "pixels.long_box": pixels.long_box is not None and (pixels.box is None or min(pixels.long_box) < 1),
     }
     for key, is_wrong in problems.items():
         if is_wrong:
@@ -483,7 +487,8 @@ _RULES = {
     "zoom.fps": "must be above 0",
     "zoom.max_frames": "must be 1 or more",
     "pixels.min": "must be above 0 and at most pixels.max",
-    "pixels.long_side": 'goes with pixels.resize "long_side", and only with it',
+    "pixels.box": 'a width and a height of 1 or more, which go with pixels.resize "box", and only with it',
+    "pixels.long_box": "a width and a height of 1 or more, which go with pixels.box",
 }
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..types import CallError, Malformed, VideoInfo, ZoomCall
-from .definition import GlanceName, ViewSettings, ZoomName
+from .definition import LONG_VIDEO_SECONDS, GlanceName, ViewSettings, ZoomName
 
 _EPSILON = 1e-6  # seconds; below any frame period, above double rounding on an hour
 
@@ -223,7 +223,7 @@ def _framethinker_zoom(call: Segment, video: VideoInfo, limit: int) -> list[floa
 
 
 def _framethinker_count(video: VideoInfo, limit: int) -> int:
-    return limit if total_frames(video) / video.fps > 300 else max(1, round(limit * 2 / 3))
+    return limit if total_frames(video) / video.fps > LONG_VIDEO_SECONDS else max(1, round(limit * 2 / 3))
 
 
 def _qwen_zoom(call: Segment, video: VideoInfo, limit: int) -> list[float] | Malformed:
