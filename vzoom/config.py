@@ -17,7 +17,14 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
-from .protocol import LONG_VIDEO_SECONDS, Protocol, builtin_names, builtin_protocol, protocol_from_dict, protocol_to_dict
+from .protocol import (
+    LONG_VIDEO_SECONDS,
+    Protocol,
+    builtin_names,
+    builtin_protocol,
+    protocol_from_dict,
+    protocol_to_dict,
+)
 
 DEFAULT_PROTOCOL = "vzoom"
 
