@@ -57,6 +57,7 @@ TURNS: dict[str, dict[str, str]] = {
         "tool": f"{END}{USER}frame 300:{IMAGE}frame 325:{IMAGE}{REPLY}",
         "last": f"{END}{USER}frame 300:{IMAGE}frame 325:{IMAGE}{REPLY}",
         "error": f"{END}{USER}{HELP}{REPLY}",
+        "asked": f"{END}{USER}Frame 1550 is at 01:02.{REPLY}",
     },
     "conan": {
         "glance": f"{SYSTEM}{USER}00:00:00{IMAGE}00:01:01{IMAGE}[question_text]{QUESTION}[options_text]{REPLY}",

@@ -16,7 +16,9 @@ from test_video_render import render
 from torture_videos import RECORDING
 
 from vzoom.config import ZoomConfig
+from vzoom.data.record import RecordedTurn, carried_out
 from vzoom.engine.session import Done, NeedFrames, NeedTokens, Session
+from vzoom.protocol import builtin_protocol, is_well_formed
 from vzoom.protocol.text_codec import TextCodec
 from vzoom.protocol.vocabulary import Vocabulary
 from vzoom.types import Answer, CallError, Clip, Malformed, StopReason, VideoInfo, ZoomCall
@@ -114,6 +116,25 @@ def test_a_protocol_may_leave_out_what_was_shown(vocabulary: Vocabulary) -> None
     assert not {time for time in second if time in seconds}
     assert min(second) >= 4
     assert max(second) <= 8
+
+
+def test_the_number_of_a_frame_is_told_in_a_turn_of_its_own(vocabulary: Vocabulary) -> None:
+    built_in = builtin_protocol("framethinker")
+    driver = Driver(vocabulary, protocol=dataclasses.replace(built_in, texts={"system_text": ""}))
+    driver.write("<think>a</think><action>get frame number at time 00:10</action>")
+    assert "<|im_start|>user\nFrame 80 is at 00:10.<|im_end|>" in driver.opening
+    driver.write("<think>b</think><action>choose frames between 80 and 120</action>")
+    driver.write("<think>c</think><action>output answer: A</action>")
+    trajectory = driver.session.trajectory
+    assert trajectory.answer == "A"
+    assert driver.session.generations_left == 5 - 3
+    assert [len(turn.pts_seconds) for turn in trajectory.turns] == [0, 11, 0]
+    texts, outcomes = [turn.text for turn in trajectory.turns], [turn.outcome for turn in trajectory.turns]
+    assert is_well_formed(texts, outcomes, built_in)
+    assert is_well_formed(texts, [None] * 3, built_in)
+    assert not is_well_formed([texts[0].removeprefix("<think>"), *texts[1:]], outcomes, built_in)
+    turns = [RecordedTurn(turn.text, "student", turn.outcome, False, turn.pts_seconds) for turn in trajectory.turns]
+    assert [carried_out(turns, number) for number in range(3)] == [True, True, True]
 
 
 @pytest.mark.parametrize(("duration", "box"), [(300.0, (640, 360)), (301.0, (448, 252))])

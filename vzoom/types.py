@@ -43,6 +43,7 @@ class CallError(StrEnum):
     CALL_AND_ANSWER = "call_and_answer"
     UNCLOSED = "unclosed"
     EMPTY = "empty"  # neither a call nor an answer
+    FRAME_ASKED = "frame_asked"  # nothing is wrong: it asked for the number of the frame at a time, and is told
     UNREADABLE = "unreadable"  # the segment exists but the file has no decodable frame there
 
 

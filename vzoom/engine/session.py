@@ -305,7 +305,7 @@ class Session:
         return None
 
     def _refuse(self, problem: Malformed) -> None:
-        """Send the error text back, if there is room for it."""
+        """Send the error text back, or the number of a frame that was asked, if there is room for it."""
         self.turn.outcome = problem
         parts = protocol.error_turn(
             problem,

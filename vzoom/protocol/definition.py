@@ -51,6 +51,7 @@ _CLIP: dict[str, object] = {
     "num_frames": 1,
 }
 _ERROR: dict[str, object] = {"error": "", "help": "", "detail": "", "budget": ""}
+_FRAME_NUMBER: dict[str, object] = {"time": "00:01", "frame": 1}
 _LABEL: dict[str, object] = {
     "index": 1,  # of the frame, from first_index
     "number": 1,  # index + 1
@@ -85,6 +86,7 @@ class Turns:
         error: what comes back for a turn that could not be carried out. Also {error} (its kind), {help} (how to
             mend it), {detail} (what the model wrote), {budget}.
         last_error: the same if the model has one turn left; `error` if not given.
+        frame_number: what comes back for `CallFormat.ask`. Also {time} (as the model wrote it) and {frame}.
         budget: {budget} while more than one turn is left.
         last_budget: {budget} if one turn is left.
         tool_role: the role of tool and error turns.
@@ -103,6 +105,7 @@ class Turns:
     fewer_note: str = ""
     error: str = "<tool_response>\n{help} {detail}\n</tool_response>"
     last_error: str | None = None
+    frame_number: str = "Frame {frame} is at {time}."
     budget: str = ""
     last_budget: str = ""
     tool_role: Literal["user", "tool"] = "user"
@@ -143,6 +146,8 @@ class CallFormat:
             "action" (a sentence between tags), "clip" (a clock span between tags), "boxed" (a list in \\boxed{}).
         open, close: the tags around a call; of "boxed", what stands for them.
         tool: the tool's name, of "hermes"; the sentence, of "action": a template with {start} and {end}.
+        ask: the sentence, of "action", that asks for the number of the frame at a time: a template with {time}. It
+            takes a turn and brings no frames. "" if the model has no such action.
         name_key, arguments_key: the keys of the tool's name and of its arguments, of "hermes".
         arguments: what vzoom calls `segment` (a list of start and end), `start`, `end`, `fps` and `num_frames`, and
             the names that the model writes for them. Calls are written with these; "tags_json" also reads others.
@@ -160,6 +165,7 @@ class CallFormat:
     open: str = "<video_zoom>"
     close: str = "</video_zoom>"
     tool: str = ""
+    ask: str = ""
     name_key: str = "name"
     arguments_key: str = "arguments"
     arguments: Mapping[str, str] = field(default_factory=lambda: {"segment": "segment", "fps": "fps"}, hash=False)
@@ -397,6 +403,7 @@ def _templates(protocol: Protocol) -> list[tuple[str, str, dict[str, object]]]:
         ("turns.fewer_note", turns.fewer_note, clip),
         ("turns.error", turns.error, {**_ALWAYS, **_ERROR}),
         ("turns.last_error", turns.last_error, {**_ALWAYS, **_ERROR}),
+        ("turns.frame_number", turns.frame_number, {**_ALWAYS, **_FRAME_NUMBER}),
         ("turns.budget", turns.budget, _ALWAYS),
         ("turns.last_budget", turns.last_budget, _ALWAYS),
         ("frame.label", protocol.frame.label, _LABEL),
@@ -404,6 +411,7 @@ def _templates(protocol: Protocol) -> list[tuple[str, str, dict[str, object]]]:
     ]
     if protocol.call.grammar == "action":
         found.append(("call.tool", protocol.call.tool, {"start": 1.0, "end": 1.0}))
+        found.append(("call.ask", protocol.call.ask, {"time": 1.0}))
     return [(key, text, known) for key, text, known in found if text is not None]
 
 
@@ -444,6 +452,7 @@ def _check_values(protocol: Protocol) -> None:
     problems = {
         "call.open, call.close": not (call.open and call.close),
         "call.tool": call.grammar in ("hermes", "action") and not call.tool,
+        "call.ask": call.ask != "" and (call.grammar != "action" or "{time}" not in call.ask),
         "call.open": call.grammar == "boxed" and call.open != "\\boxed{",
         "call.per_turn": call.per_turn < 1,
         "call.max_characters": call.max_characters < 1,
@@ -474,6 +483,7 @@ def _check_values(protocol: Protocol) -> None:
 _RULES = {
     "call.open, call.close": "both are needed",
     "call.tool": "hermes calls a tool by its name, action by its sentence",
+    "call.ask": 'a sentence of the grammar "action" with {time}',
     "call.open": "boxed calls open with \\boxed{",
     "call.per_turn": "must be 1 or more",
     "call.max_characters": "must be 1 or more",
