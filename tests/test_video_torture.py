@@ -119,6 +119,17 @@ def test_a_clock_that_is_set_back_is_noticed_in_passing(shelf: Shelf, monkeypatc
             video.frames_at([1e6])
 
 
+def test_a_tick_that_is_a_frames_period_is_exact(shelf: Shelf) -> None:
+    with open_video(shelf.path("slow.avi")) as video:  # a frame each 10 s
+        for seconds, number in ((5.1, 0), (9.999, 0), (10.0, 1), (19.9, 1), (1e-9, 0)):
+            assert read_number(video.frames_at([seconds]).frames[0]) == number
+    for name in ("mpeg4.avi", "mpeg2.mxf", "vp8.ogv", "tick_is_frame.mp4"):
+        with open_video(shelf.path(name)) as video:
+            period = 1 / video.info.fps
+            times = [(i + 0.9) * period for i in range(40)]
+            assert [read_number(video.frames_at([t]).frames[0]) for t in times] == list(range(40))
+
+
 def test_every_frame_of_a_recording_of_a_screen(shelf: Shelf) -> None:
     for name in ("recording.mp4", "recording.mkv", "recording.webm"):
         with open_video(shelf.path(name)) as video:

@@ -79,7 +79,13 @@ class FrameDecoder:
         return self.current
 
     def settle(self) -> None:
-        """Decode on until all that `current` may refer to has come out. Nothing is skipped, and nothing lost."""
+        """Decode on until all that `current` may refer to has come out. Nothing is skipped, and nothing lost.
+
+        Only if frames were skipped: else a damaged picture looks as it always does, and frames that are held make a
+        difference to the next.
+        """
+        if not self.skipped:
+            return
         horizon = self.horizon
         for _ in range(MAX_REORDER):
             if self._latest_out >= horizon or not self._decode_more(None):
