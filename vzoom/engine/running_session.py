@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -38,7 +39,10 @@ class SharedVideo:
             self._holders -= 1
             last = self._holders == 0
         if last:
-            self.video.close()
+            try:
+                self.video.close()
+            except Exception as error:  # noqa: BLE001  nobody waits for it, and pages are still to be given back
+                warnings.warn(f"{self.video.info.path} could not be closed: {error}", RuntimeWarning, stacklevel=2)
 
 
 @dataclass(frozen=True)
@@ -73,10 +77,12 @@ class RunningSession:
         table: pages with the keys and values of the session's first table.length tokens: all that were fed, unless the
             session was preempted.
         forks: the request ids and samplings of the sessions that branch off after the next feed.
-        clips: the clips of the tokens that were fed, in order.
+        clips: the clips of the tokens that were fed, in order, as `NeedTokens.clips` has them.
         pending_clip: the clip that is being decoded, if any.
         pending_features: the features of `clips_to_encode`, if they are being computed.
         stage_ms: milliseconds by stage, of the turn about to open.
+        error: what the last run of the model raised, if this session was in it. It is then fed alone, to find out
+            whose fault that was.
     """
 
     request_id: int
@@ -89,11 +95,12 @@ class RunningSession:
     pending_clip: PendingClip | None = None
     pending_features: PendingFeatures | None = None
     stage_ms: dict[str, float] = field(default_factory=dict)
+    error: Exception | None = None
 
     def clips_to_encode(self, need: NeedTokens) -> list[Clip]:
         """The clips whose tokens the next run holds: that of `need`, after those that a preemption lost."""
         lost = self.clips if self.table.length < self.session.num_fed else []
-        return lost if need.clip is None else [*lost, need.clip]
+        return [*lost, *need.clips]
 
     def tokens_to_run(self, need: NeedTokens) -> tuple[list[int], np.ndarray]:
         """Ids [n] and positions [3, n] to feed: those of `need`, after those that a preemption lost."""
