@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ def load_zoomer(args: argparse.Namespace, *, warn: bool = True) -> Zoomer:
         ValueError: limits that do not fit together, or a folder that is not there.
         OSError: a model that cannot be found or read.
     """
-    limits = given(args, ZoomConfig)
+    limits = given(args, ZoomConfig, [one.name for one in fields(ZoomConfig) if one.name != "protocol"])
     ZoomConfig().override(**limits)  # checked before the model is loaded, which can take minutes
     video = video_options(args)
     if warn and args.model == "embedded":

@@ -125,7 +125,8 @@ def _in_batches(frames: Sequence[_NewFrame], limit: int) -> Iterator[list[_NewFr
 
 
 def _key(digest: Hashable, clip: Clip, config: ZoomConfig, spec: PatchSpec) -> Hashable:
-    resize = config.protocol.pixels.resize
+    pixels = config.protocol.pixels
+    resize = (pixels.resize, pixels.long_side)
     return digest, tuple(clip.frames.shape[1:]), resize, config.min_pixels, config.max_pixels, spec
 
 

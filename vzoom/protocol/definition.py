@@ -404,7 +404,7 @@ def _check_templates(protocol: Protocol) -> None:
             raise ValueError(f"{key}: {problem}")
     if protocol.call.schema and not protocol.unknown_texts:
         try:
-            json.loads(template.fill(protocol.text(protocol.call.schema), {}))
+            json.loads(template.fill_template(protocol.text(protocol.call.schema), {}))
         except ValueError as error:
             raise ValueError(f"call.schema: no JSON: {error}") from None
     from ..types import CallError  # here: it brings numpy, and `vzoom --help` must not

@@ -115,7 +115,8 @@ class ClipCache:
 
         if isinstance(video, FrameSource) and not isinstance(video, VideoReader):
             return BorrowedVideo(video)
-        name = (config.protocol.pixels.resize, config.min_pixels, config.max_pixels, spec.factor)
+        pixels = config.protocol.pixels
+        name = (pixels.resize, pixels.long_side, config.min_pixels, config.max_pixels, spec.factor)
         return CachedVideo(self, self.reader(video), Resize(name, resized))
 
     def reader(self, video: VideoInput) -> VideoReader:

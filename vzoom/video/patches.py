@@ -2,7 +2,7 @@
 
 Equal, bit for bit, to what transformers' PIL image processor computes from the same frames. Two ways to a size
 (`Pixels.resize` of the protocol): "direct" resizes as the processor does; "videozoomer" first shrinks a frame that
-is too large with Lanczos, as the public code of arXiv 2512.22315 does, and then resizes as the processor does.
+is too large with Lanczos (and "long_side" one whose longer side is), as the public code of arXiv 2512.22315 does, and then resizes as the processor does.
 """
 
 from __future__ import annotations
@@ -124,8 +124,12 @@ def _sizes(
 ) -> tuple[tuple[int, int] | None, tuple[int, int]]:
     """The size that Lanczos shrinks to (None if it does not), and the final size."""
     shrunk = None
-    if config.protocol.pixels.resize == "videozoomer" and height * width > config.max_pixels:
+    pixels, scale = config.protocol.pixels, 1.0
+    if pixels.resize == "videozoomer":
         scale = math.sqrt(config.max_pixels / (height * width))
+    elif pixels.long_side is not None:
+        scale = pixels.long_side / max(height, width)
+    if scale < 1:
         shrunk = (max(1, int(height * scale)), max(1, int(width * scale)))
     limits = {"factor": spec.factor, "min_pixels": config.min_pixels, "max_pixels": config.max_pixels}
     return shrunk, smart_resize(*(shrunk or (height, width)), **limits)

@@ -172,9 +172,10 @@ class FrozenFeatures:
             self._held.add(_key(frame, sample), by_time[frame.pts_seconds].embeds)
 
 
-def _look(sample: Sample) -> tuple[str, int, int]:
+def _look(sample: Sample) -> tuple[Any, ...]:
     """What of a config changes the pixels of a frame."""
-    return sample.config.protocol.pixels.resize, sample.config.min_pixels, sample.config.max_pixels
+    pixels = sample.config.protocol.pixels
+    return pixels.resize, pixels.long_side, sample.config.min_pixels, sample.config.max_pixels
 
 
 def _key(frame: FrameRef, sample: Sample) -> tuple[Any, ...]:
