@@ -322,6 +322,12 @@ class Protocol:
         return tuple(name for name in self.missing if name in used and name not in self.texts)
 
     @property
+    def language(self) -> tuple[Any, ...]:
+        """What a model must have learned to read and write: everything but the choice and the size of frames."""
+        words = (self.turns, tuple(self.texts.items()), tuple(self.errors.items()), self.frame)
+        return (*words, self.call, self.answer, self.thought)
+
+    @property
     def tags(self) -> tuple[str, ...]:
         """The tags of thoughts, calls and answers that look like tags: those that a tokenizer may have as tokens."""
         found = [self.thought.open, self.thought.close, self.call.open, self.call.close]

@@ -2,7 +2,8 @@
 
 Equal, bit for bit, to what transformers' PIL image processor computes from the same frames. Two ways to a size
 (`Pixels.resize` of the protocol): "direct" resizes as the processor does; "videozoomer" first shrinks a frame that
-is too large with Lanczos (and "long_side" one whose longer side is), as the public code of arXiv 2512.22315 does, and then resizes as the processor does.
+is too large with Lanczos (and "long_side" one whose longer side is), as the public code of arXiv 2512.22315 does, and
+then resizes as the processor does.
 """
 
 from __future__ import annotations

@@ -133,7 +133,8 @@ def with_chat_template(protocol: Protocol, tokenizer: Any, name: str) -> Protoco
     if shown is None:
         raise ValueError(
             f"the protocol {protocol.name} takes its system message from the chat template of {name}, which has none, "
-            "or one without a system message or tools: give the text (--system FILE) or another protocol (--protocol vzoom)"
+            "or one without a system message or tools: give the text (--system FILE) or another protocol "
+            "(--protocol vzoom)"
         )
     return replace(protocol, turns=replace(protocol.turns, system=shown, system_from_chat_template=False))
 

@@ -6,11 +6,12 @@ from functools import partial
 from typing import Any
 
 from ...config import ZoomConfig
-from ...protocol import TextCodec, Vocabulary
+from ...protocol import Protocol, TextCodec, Vocabulary
 from ...video import PatchSpec, grid_for
 from .adapters import find_model
 from .generation import end_ids_of
 from .load import END_OF_TEXT, END_OF_TURN, Checkpoint, backend_of, load_tokenizer, patch_spec_of, token_id
+from .protocol import with_chat_template
 
 
 def load_vocabulary(name_or_path: str, *, tokenizer: Any = None) -> Vocabulary:
@@ -28,6 +29,21 @@ def load_vocabulary(name_or_path: str, *, tokenizer: Any = None) -> Vocabulary:
     ends = end_ids_of(folder.read_json("generation_config.json") or {})
     tokenizer = load_tokenizer(folder) if tokenizer is None else tokenizer
     return build_vocabulary(tokenizer, patch_spec_of(folder), name_or_path, end_ids=ends)
+
+
+def complete_protocol(protocol: Protocol, name_or_path: str) -> Protocol:
+    """A protocol with the system message of a checkpoint's chat template, without loading the checkpoint.
+
+    Args:
+        protocol: one with Turns.system_from_chat_template.
+        name_or_path: a folder in Hugging Face layout, or a hub id.
+
+    Raises:
+        OSError: nothing was found.
+        ValueError: there is no chat template, or it does not show tools.
+    """
+    folder, _ = find_model(name_or_path)
+    return with_chat_template(protocol, load_tokenizer(folder), name_or_path)
 
 
 def vocabulary_of(checkpoint: Checkpoint) -> Vocabulary:
