@@ -108,7 +108,7 @@ def verify(
 ) -> Exactness:
     """Replay a conversation of `num_zooms` zooms into `video` and compare with a full prefill by stock transformers.
 
-    model, device, dtype, revision, adapter, protocol, system as for `vzoom.load`. In half precision the weights are made
+    model, device, dtype, revision, adapter, protocol, system as for `vzoom.load`. In half precision the weights become
     float32 in place after the replay, for one more run: 4 bytes per parameter. ValueError if the zooms do not fit in
     the checkpoint's limits, and what `vzoom.load` and the video raise.
     """
