@@ -173,7 +173,7 @@ def test_the_order_of_choice(tmp_path: Path) -> None:
     assert chosen(own, protocol=load_protocol(full.path)) == ("learned", True, 0)  # the user's own file
     assert chosen(bare) == ("qwen-zero-shot", False, 1)
     assert chosen(bare, tokenizer=Tokenizer(shows_tools=False)) == ("vzoom", False, 1)
-    assert chosen(bare, name="Qwen/Qwen2.5-VL-7B-Instruct") == ("qwen-zero-shot", True, 0)
+    assert chosen(bare, name="Qwen/Qwen2.5-VL-7B-Instruct") == ("qwen-zero-shot", False, 0)
     assert chosen(bare, name="mine", recorded_names=["Qwen/Qwen2.5-VL-7B-Instruct"]) == ("qwen-zero-shot", False, 1)
     assert chosen(bare, name="zsgvivo/videozoomer", protocol=VZOOM) == ("vzoom", False, 1)
     adapter = folder(tmp_path / "d", protocol_toml=LEARNED)

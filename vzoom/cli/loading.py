@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import ZoomConfig
+from ..config import LIMITS, ZoomConfig
 from .console import note
 from .options import given, video_options
 from .progress import StageLine
@@ -35,7 +34,7 @@ def load_zoomer(args: argparse.Namespace, *, warn: bool = True) -> Zoomer:
         ValueError: limits that do not fit together, or a folder that is not there.
         OSError: a model that cannot be found or read.
     """
-    limits = given(args, ZoomConfig, [one.name for one in fields(ZoomConfig) if one.name != "protocol"])
+    limits = given(args, ZoomConfig, LIMITS)
     ZoomConfig().override(**limits)  # checked before the model is loaded, which can take minutes
     video = video_options(args)
     if warn and args.model == "embedded":

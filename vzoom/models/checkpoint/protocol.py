@@ -87,13 +87,30 @@ def choose_protocol(
     if chosen.turns.system_from_chat_template:
         chosen = with_chat_template(chosen, tokenizer, name)
     config = ZoomConfig.from_dict(settings or {}, name, protocol=chosen)
-    knows_tags = own is not None and _grammar(own) == _grammar(chosen)
+    knows_tags = own is not None and own.name != _ZERO_SHOT and _grammar(own) == _grammar(chosen)
     return ProtocolChoice(config, knows_tags=knows_tags, warnings=tuple(warnings))
 
 
 def _grammar(protocol: Protocol) -> tuple[CallFormat, AnswerFormat, ThoughtFormat]:
     """What a model must have learned to write."""
     return protocol.call, protocol.answer, protocol.thought
+
+
+def find_protocol(folders: Sequence[CheckpointFolder], tokenizer: Any, *, name: str) -> Protocol:
+    """The protocol that a checkpoint is prompted in if the user names none; texts may be missing.
+
+    Args:
+        folders: of the adapter, if there is one, and of the checkpoint.
+        tokenizer: transformers' own, for its chat template.
+        name: the folder or hub id.
+
+    Raises:
+        ValueError: a file is not what it should be.
+    """
+    settings = next((found for one in folders if (found := one.read_json("vzoom.json")) is not None), None)
+    recorded = [one for one in (folders[-1].name, folders[-1].read_config().get("_name_or_path")) if one]
+    chosen = _own_protocol(folders, settings, name, recorded) or _unknown(tokenizer)
+    return with_chat_template(chosen, tokenizer, name) if chosen.turns.system_from_chat_template else chosen
 
 
 def _own_protocol(
