@@ -164,7 +164,7 @@ MANY = PROTOCOLS["paravt"].override(
         "budget": "[{zooms_left}]",
         "last_budget": "[last]",
     },
-    frame={"label": "<{index}@{time:.1f}>", "first_index": 1, "restart_in_clip": False},
+    frame={"label": "<{index}@{time:.1f}>", "first_index": 1, "index_restarts": "never"},
     glance={"rule": "exact", "fps": 0.05, "max_frames": 2},
     zoom={"rule": "exact", "fps": 1.0, "max_frames": 8},
     limits={"max_zooms": 2},

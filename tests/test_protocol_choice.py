@@ -69,7 +69,7 @@ def test_any_text_survives(text: str, tmp_path: Path) -> None:
         ("[frame]\nlabel = '{time:.2d}'", "frame.label: field {time:.2d}: "),
         ("[frame]\nlabel = '{question}'", "frame.label: unknown field {question}"),
         ("[frame]\nfirst_index = 1.5", "frame.first_index: must be a whole number, got 1.5"),
-        ("[frame]\nrestart_in_clip = 1", "frame.restart_in_clip: must be true or false, got 1"),
+        ("[turns]\nsystem_from_chat_template = 1", "turns.system_from_chat_template: must be true or false, got 1"),
         ("[call]\ngrammar = 'xml'", "call.grammar: must be one of tags_json, hermes, "),
         ("[call]\ngrammar = 'hermes'", "call.tool: hermes calls a tool by its name"),
         ("[call]\nstop = 'x'", "call.stop: must be a list of texts, got 'x'"),
