@@ -137,6 +137,12 @@ class PyAVReader(VideoReader):
         self._first_ordinal = self._decoder.run.ordinal(self._first_ticks)
         self._rules = rules_of(source.stream, frame)
         width, height = self._rules.size
+        self.stored = {
+            "container": source.format_name,
+            "stream": source.stream.index,
+            "codec": source.stream.codec_context.codec.canonical_name,
+            "pixel_format": self._rules.pixel_format,
+        }
         timing = self._index.timing
         self.info = VideoInfo(
             path=source.path,
