@@ -261,14 +261,17 @@ def _video(device: str) -> dict[str, Any]:
     return {"pyav": pyav, "dali": dali}
 
 
-def examine_video(path: str, device: str) -> dict[str, Any]:
-    """A video: what it is, who decodes it for a model on `device`, and what is to be known of that.
+def examine_video(path: str, device: str | None = None) -> dict[str, Any]:
+    """A video: what it is, who decodes it for a model on `device` (a GPU if torch sees one), and why.
 
     Raises:
         VideoError: it cannot be read.
     """
     from vzoom.video import open_video
 
+    if device is None:
+        torch, _ = _import_torch()
+        device = "cuda:0" if torch and torch.cuda.is_available() else "cpu"
     with open_video(path, device=device) as video:
         info = video.info
         return {

@@ -47,16 +47,16 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from ..environment import examine, examine_video
 
-    found = examine()
     if args.video is not None:
         if args.gpu:
             raise ValueError("--gpu checks the kernels and takes no FILE")
-        video = examine_video(args.video, "cuda:0" if found["device"] == "cuda" else "cpu")
+        video = examine_video(args.video)
         if args.json:
             print_json(video)
         else:
             _show_video(video, Style(sys.stdout))
         return ExitCode.OK
+    found = examine()
     if args.gpu:
         return _check_gpu(found, args.out)
     if args.json:
@@ -109,7 +109,7 @@ def _decoders(video: dict[str, Any], style: Style) -> list[tuple[str, str]]:
         if "gpu_codecs" in entry:
             rows.append(("", f"{' '.join(entry['gpu_codecs'])}  {style('on the GPU', 'dim')}"))
         elif name == "dali":
-            rows.append(("", style(f"not on a GPU: {entry['why_not_on_gpu']}", "dim")))
+            rows.append(("", style(f"no decoding on GPUs: {entry['why_not_on_gpu']}", "dim")))
     return rows
 
 
@@ -117,9 +117,11 @@ def _show_video(video: dict[str, Any], style: Style) -> None:
     rate = f"{video['fps']:.4g} fps"
     if video["max_fps"] is not None:
         rate += f" on average, up to {video['max_fps']:.4g}"
-    rows = [(name, str(video[name])) for name in ("container", "stream", "codec", "pixel_format") if name in video]
-    rows += [("size", f"{video['width']}x{video['height']}"), ("rate", rate)]
+    stored = ("container", "stream", "codec", "pixel_format")
+    rows: list[tuple[str, str]] = [(name, str(video[name])) for name in stored if name in video]
     rows += [
+        ("size", f"{video['width']}x{video['height']}"),
+        ("rate", rate),
         ("duration", f"{video['duration_seconds']:.2f} s"),
         ("decoder", f"{video['backend']} (model on {video['device']})"),
     ]
