@@ -233,9 +233,9 @@ def test_going_on_does_not_start_again_from_the_keyframe(make: Make, monkeypatch
     monkeypatch.setattr(PyAVReader, "_start", counted)
     with open_video(make("one_gop.mp4")) as video:
         assert [video.frames_at([t]).frame_indices for t in (1.0, 1.0, 1.1, 4.0)] == [(30,), (30,), (33,), (120,)]
-        assert starts == [True]  # at the opening
+        assert starts == [True, True]  # at the opening, and then
         assert video.frames_at([2.0]).frame_indices == (60,)
-        assert starts == [True, True]
+        assert starts == [True, True, True]
 
 
 def test_frames_that_nothing_refers_to_are_skipped(make: Make) -> None:

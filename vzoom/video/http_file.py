@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import io
 import socket
@@ -74,8 +75,16 @@ class HttpFile(io.RawIOBase):
         self._at += len(data)
         if not data and self._size is not None:
             self._drop()
+            self._budget.check()
             raise VideoReadError(f"{self._url}: the server closed the connection at byte {self._at} of {self._size}")
         return data
+
+    def interrupt(self) -> None:
+        """Let a read that waits for the server, in another thread, end now."""
+        waiting = self._socket
+        if waiting is not None:
+            with contextlib.suppress(OSError):  # it is closed already
+                waiting.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         self._drop()
@@ -144,7 +153,11 @@ def _get(url: SplitResult, start: int, timeout: float) -> tuple[http.client.HTTP
     if url.username is not None:
         user = f"{unquote(url.username)}:{unquote(url.password or '')}"
         headers["Authorization"] = "Basic " + base64.b64encode(user.encode()).decode()
-    connection.connect()
-    channel = connection.sock
-    connection.request("GET", (url.path or "/") + (f"?{url.query}" if url.query else ""), headers=headers)
-    return connection.getresponse(), channel
+    try:
+        connection.connect()
+        channel = connection.sock
+        connection.request("GET", (url.path or "/") + (f"?{url.query}" if url.query else ""), headers=headers)
+        return connection.getresponse(), channel
+    except (OSError, http.client.HTTPException):
+        connection.close()
+        raise

@@ -55,12 +55,15 @@ class Timing:
         end_ticks: the end of its display.
         fps: frames per second, on average.
         max_fps: the highest rate between two frames; None if the rate is constant.
+        may_lack_frames: whether frames that others refer to may have been lost: the file was read through, and they
+            follow unevenly.
     """
 
     last_ticks: int | None
     end_ticks: int
     fps: float
     max_fps: float | None
+    may_lack_frames: bool = False
 
 
 class KeyIndex(ABC):
@@ -422,7 +425,8 @@ def _from_scan(source: PacketSource) -> KeyIndex:
         spacing = round((last - min(times)) / (len(times) - 1)) if len(times) > 1 else 0
         last_duration = spacing or (_ticks(source, 1 / float(named)) if named else 1)
     fps, max_fps = _rates(source, times, named=named, last_duration=last_duration)
-    return ListedKeys(Timing(last, last + last_duration, fps, max_fps), keys, seeks, ordinals)
+    timing = Timing(last, last + last_duration, fps, max_fps, may_lack_frames=max_fps is not None)
+    return ListedKeys(timing, keys, seeks, ordinals)
 
 
 def _rates(

@@ -185,6 +185,23 @@ class PacketSource:
                 if not packet.is_corrupt or self.format_name == "mpegts":
                     yield packet
 
+    def check_size(self, width: int, height: int) -> None:
+        """VideoError if frames of this size are more than the caller allows."""
+        limit = self._options.max_frame_pixels
+        if width * height > limit:
+            raise VideoError(f"{self.path}: its frames have {width}x{height} pixels, and max_frame_pixels is {limit}")
+
+    def leave(self) -> None:
+        """Give up the position: whoever was reading has to seek before reading on."""
+        self.moves += 1
+
+    def no_frame(self) -> str:
+        """Why no frame comes out of the decoder, as far as that is known."""
+        codec = self.stream.codec_context
+        if codec.width == 0:  # libav forgets a size that is above the limit
+            return f"its frames are larger than max_frame_pixels, {self._options.max_frame_pixels}, or damaged"
+        return f"no frame of its {codec.name} stream can be decoded"
+
     def reopen(self) -> None:
         """Go back to the first byte."""
         self.close()
@@ -197,6 +214,12 @@ class PacketSource:
         _abandoned.append((self.container, self._remote))
         self._open()
 
+    def interrupt(self) -> None:
+        """Let whoever reads, in another thread, end soon."""
+        self.budget.cancel()
+        if self._remote is not None:
+            self._remote.interrupt()
+
     def close(self) -> None:
         """Release the file."""
         self.container.close()
@@ -208,15 +231,11 @@ class PacketSource:
         self.container = self._opened()
         try:
             self.stream = _video_stream(self.container, self.path, self._options.stream)
-            codec, limit = self.stream.codec_context, self._options.max_frame_pixels
-            if codec.width * codec.height > limit:
-                raise VideoError(
-                    f"{self.path}: its frames have {codec.width}x{codec.height} pixels, and max_frame_pixels is {limit}"
-                )
+            self.check_size(self.stream.codec_context.width, self.stream.codec_context.height)
         except VideoError:
             self.close()
             raise
-        self.stream.codec_context.options = {"max_pixels": str(limit)}
+        self.stream.codec_context.options = {"max_pixels": str(self._options.max_frame_pixels)}
         self.stream.codec_context.thread_count = self.num_threads
         self.stream.thread_type = "AUTO" if self.num_threads > 1 else "NONE"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 
 import av.error
 import numpy as np
@@ -11,13 +12,16 @@ from av.video.frame import VideoFrame
 from ..config import VideoOptions
 from ..types import VideoInfo
 from .base import Frame, ReadBudget, VideoError, VideoReader, VideoReadError
-from .index import Keyframe, build_index, packet_ticks
+from .index import MAX_REORDER, Keyframe, build_index, packet_ticks
 from .keyframe_run import KeyframeRun, VideoPacket
 from .packet_source import MediaFile, PacketSource
 from .picture import rules_of
 
 # Only these tell reliably which frames no other frame refers to.
 _SKIPPABLE_CODECS = frozenset({"h264", "hevc"})
+# Flushing these is as good as opening them anew. Other decoders keep something of what they decoded before, which shows
+# where a picture is damaged: what was read before must not decide how a frame looks.
+_FLUSHABLE_CODECS = frozenset({"h264", "hevc"})
 _BEGINNING = -(1 << 62)  # before any time that a file can name
 
 
@@ -25,8 +29,14 @@ class FrameDecoder:
     """Decodes a run of packets: frames in display order, each once.
 
     With `skip`, frames that nobody asked for and no other frame refers to are not decoded; `skipped` tells whether
-    that happened. `current` is the frame that was displayed last. `is_damaged` tells whether anything that was read so
-    far could not be decoded: later frames may refer to it.
+    that happened. `is_damaged` tells whether anything that was read so far could not be decoded: later frames may refer
+    to it.
+
+    Frames are decoded before those that refer to them, and may be displayed after: `horizon` is the latest time of a
+    frame that was given to the decoder, `corrupt` has the times of those that came out damaged.
+
+    `current` is the frame that was displayed last. Nobody else may hold a frame while decoding goes on: the decoder
+    writes into memory that is free, and the damaged part of a picture shows what was there before.
     """
 
     def __init__(self, source: PacketSource, run: KeyframeRun, *, reorder_depth: int, skip: bool) -> None:
@@ -40,12 +50,18 @@ class FrameDecoder:
         self._skip = skip
         self._ready: deque[VideoFrame] = deque()
         self._drained = False
-        self._newest = -(1 << 63)
+        self._newest = self._latest_out = self.horizon = _BEGINNING
+        self.corrupt: list[int] = []
 
     @property
     def finished(self) -> bool:
         """Whether the decoder has nothing more to give after `current`."""
         return self._drained and not self._ready
+
+    @property
+    def passed(self) -> int:
+        """When `current` is displayed; the beginning of all time if there is none yet."""
+        return frame_ticks(self.current) if self.current is not None else _BEGINNING
 
     @property
     def is_damaged(self) -> bool:
@@ -62,6 +78,13 @@ class FrameDecoder:
                 self.current = self._ready.popleft()
         return self.current
 
+    def settle(self) -> None:
+        """Decode on until all that `current` may refer to has come out. Nothing is skipped, and nothing lost."""
+        horizon = self.horizon
+        for _ in range(MAX_REORDER):
+            if self._latest_out >= horizon or not self._decode_more(None):
+                return
+
     def first(self) -> VideoFrame | None:
         """The first frame that comes out; it stays ready."""
         while not self._ready and self._decode_more(None):
@@ -75,6 +98,8 @@ class FrameDecoder:
         if self.run.queue or self.run.pull():
             packet = self.run.queue.popleft()
             ticks = packet_ticks(packet)
+            if ticks is not None:
+                self.horizon = max(self.horizon, ticks)
             unwanted = self._skip and wanted is not None and ticks is not None and ticks < wanted
             self._codec.skip_frame = "NONREF" if unwanted else "DEFAULT"
             self.skipped |= unwanted
@@ -95,8 +120,11 @@ class FrameDecoder:
                 frame.pts = frame.dts
             if frame.pts is not None and not self.run.key.is_first and frame.pts < self.run.key_pts:
                 continue  # it leads an open group, and refers to the group before, which this run has not seen
+            if frame.pts is not None:
+                self._latest_out = max(self._latest_out, frame.pts)
             if frame.pts is None or frame.is_corrupt or frame.pts < self._newest:
                 self._errors += 1  # a time that goes backwards is damage too
+                self.corrupt += [frame.pts] if frame.pts is not None else []
                 continue
             self._newest = frame.pts
             self._ready.append(frame)
@@ -132,17 +160,19 @@ class PyAVReader(VideoReader):
         self._decoder = self._start(self._index.before(_BEGINNING), skip=True)
         frame = self._decoder.first()
         if frame is None:
-            raise VideoError(f"{source.path}: no frame of its {source.stream.codec_context.name} stream can be decoded")
+            raise VideoError(f"{source.path}: {source.no_frame()}")
         self._first_ticks = frame_ticks(frame)
         self._first_ordinal = self._decoder.run.ordinal(self._first_ticks)
         self._rules = rules_of(source.stream, frame)
-        width, height = self._rules.size
         self.stored = {
             "container": source.format_name,
             "stream": source.stream.index,
             "codec": source.stream.codec_context.codec.canonical_name,
             "pixel_format": self._rules.pixel_format,
         }
+        width, height = self._rules.size  # square pixels may make it much larger than what is stored
+        source.check_size(width, height)
+        source.leave()  # asked for its side data, a frame of PyAV's lives on until Python collects its garbage
         timing = self._index.timing
         self.info = VideoInfo(
             path=source.path,
@@ -179,15 +209,29 @@ class PyAVReader(VideoReader):
     def _read_group(self, key: Keyframe, group: list[int]) -> list[Frame]:
         """The frames on display at `group` (increasing), decoding from keyframe `key` or from where we are."""
         found: list[Frame] = []
-        passed = self._decoder.current
-        # Decoding on is cheaper than going back to the keyframe, and possible when nothing asked for has gone by.
         run = self._decoder.run
-        if run.is_dead or run.key != key or (passed is not None and frame_ticks(passed) > group[0]):
+        # Decoding on is cheaper than going back to the keyframe, and possible when nothing asked for has gone by.
+        if run.is_dead or run.key != key or self._decoder.passed > group[0]:
             self._decoder = self._start(key, skip=True)
+        seen: list[tuple[FrameDecoder, int]] = []
         for ticks in group:
             frame = self._frame_at(ticks)
             found.append(frame if frame is not None else self._frame_before(key, ticks))
-        return found
+            seen.append((self._decoder, self._decoder.horizon))
+        self._decoder.settle()
+        return [
+            replace(frame, is_damaged=True) if self._turned_out_damaged(frame, ticks, decoder, horizon) else frame
+            for frame, ticks, (decoder, horizon) in zip(found, group, seen, strict=True)
+        ]
+
+    def _turned_out_damaged(self, frame: Frame, ticks: int, decoder: FrameDecoder, horizon: int) -> bool:
+        """Whether what was read since shows that `frame`, the answer to `ticks`, is not what was recorded."""
+        pts = frame.pts_ticks + self._first_ticks
+        # Decoded before it and displayed after it, up to `horizon`: it may refer to these.
+        refers = any(pts < other <= horizon for other in decoder.corrupt)
+        # A packet came later than its time allows.
+        other_is_due = not frame.is_last and decoder.run.displayed_at(ticks) not in (None, pts)
+        return refers or other_is_due
 
     def _frame_at(self, ticks: int) -> Frame | None:
         """The frame on display at `ticks`, or the last good one before it; None if this run shows none so early."""
@@ -199,6 +243,7 @@ class PyAVReader(VideoReader):
         shown = self._decoder.advance(ticks, wanted)
         if self._decoder.skipped and (shown is None or shown.pts != wanted):
             # The wanted frame is damaged, and the good one before it may be among those skipped.
+            del shown
             self._decoder = self._start(run.key, skip=False)
             run = self._decoder.run
             run.look_past(ticks)
@@ -257,13 +302,17 @@ class PyAVReader(VideoReader):
         return found
 
     def _start(self, key: Keyframe, *, skip: bool) -> FrameDecoder:
+        codec = self._source.stream.codec_context.codec.canonical_name
+        may_lack_frames = self._index.timing.may_lack_frames
+        if codec not in _FLUSHABLE_CODECS or may_lack_frames:
+            self._source.reopen()
         run = KeyframeRun(self._source, self._index, key)
-        stream = self._source.stream  # only now: seeking may have opened the file anew
-        skip = skip and stream.codec_context.name in _SKIPPABLE_CODECS
+        # What a decoder shows in place of a lost frame depends on all that it has decoded.
+        skip = skip and codec in _SKIPPABLE_CODECS and not may_lack_frames
         return FrameDecoder(self._source, run, reorder_depth=self._reorder_depth, skip=skip)
 
     def close(self) -> None:
-        self._budget.cancel()  # a read that is going on in another thread holds the lock
+        self._source.interrupt()  # a read that is going on in another thread holds the lock
         super().close()
 
     def _reopen(self) -> None:
