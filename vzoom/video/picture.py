@@ -168,7 +168,7 @@ def rules_of(stream: VideoStream, frame: VideoFrame) -> PictureRules:
 def _pixels(frame: VideoFrame, dtype: type[np.generic], *, channels: int) -> np.ndarray:
     """[H, W, channels] of a packed frame, without a copy: a picture of 4K has 25 MB. The frame lives as long as it."""
     plane = frame.planes[0]
-    rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: frame.height]
+    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: frame.height]
     used = rows[:, : frame.width * channels * np.dtype(dtype).itemsize]
     return np.ascontiguousarray(used).view(dtype).reshape(frame.height, frame.width, channels)
 
