@@ -7,6 +7,7 @@ import argparse
 from vzoom import __version__
 
 from .commands import ask, data, demo, distill, doctor, eval, protocol, reflect, report, synthetic, train, verify
+from .exit_codes import ExitCode
 
 _EXAMPLES = """examples:
   vzoom demo                                   render a video, ask about it, write a report
@@ -15,6 +16,7 @@ _EXAMPLES = """examples:
   vzoom verify --model ./checkpoint            is splicing exact for this checkpoint, on this machine?
   vzoom doctor                                 what is installed and what is missing
 """
+_EXIT_CODES = "exit codes:\n" + "".join(f"  {int(code):3}  {code.meaning}\n" for code in ExitCode)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -22,7 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vzoom",
         description="A vision-language model that looks closer at a long video while it is thinking.",
-        epilog=_EXAMPLES,
+        epilog=f"{_EXAMPLES}\n{_EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"vzoom {__version__}")
