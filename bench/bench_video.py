@@ -56,12 +56,16 @@ class Reader:
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
         assert self._process.stdin is not None
-        print(json.dumps({"do": do, **arguments}), file=self._process.stdin, flush=True)
+        try:
+            print(json.dumps({"do": do, **arguments}), file=self._process.stdin, flush=True)
+        except BrokenPipeError as error:
+            raise RuntimeError(f"{self.name}: its process ended with {self._process.wait()}") from error
         return self._answer()
 
     def close(self) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        if self._process.poll() is None:
+            self._process.stdin.close()
         self._process.wait()
 
     def _answer(self) -> dict[str, Any]:
