@@ -34,6 +34,7 @@ class KeyframeRun:
         self._source, self._index, self._clock = source, index, Clock(source)
         self._pts: list[int] = []  # of the displayed packets read so far, sorted
         self._end_of_newest = 0
+        self._latest_dts = _BEGINNING
         first = self._seek()
         self._moves = source.moves
         ticks = packet_ticks(first)
@@ -107,6 +108,9 @@ class KeyframeRun:
     def _note(self, packet: VideoPacket) -> None:
         if problem := self._clock.fell_back(packet):
             raise VideoReadError(f"{self._source.path}: {problem}")
+        if packet.dts is not None:
+            self._source.num_damaged += packet.dts < self._latest_dts  # a stretch of the file came twice, or late
+            self._latest_dts = max(self._latest_dts, packet.dts)
         self.queue.append(packet)
         ticks = packet_ticks(packet)
         if ticks is None or packet.is_discard:

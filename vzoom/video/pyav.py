@@ -79,7 +79,13 @@ class FrameDecoder:
         return self.current
 
     def settle(self) -> None:
-        """Decode on until all that `current` may refer to has come out. Nothing is skipped, and nothing lost."""
+        """Decode on until all that `current` may refer to has come out. Nothing is skipped, and nothing lost.
+
+        Only if frames were skipped: else a damaged picture looks as it always does, and frames that are held make a
+        difference to the next.
+        """
+        if not self.skipped:
+            return
         horizon = self.horizon
         for _ in range(MAX_REORDER):
             if self._latest_out >= horizon or not self._decode_more(None):
@@ -333,9 +339,12 @@ class PyAVReader(VideoReader):
         )
 
     def _start(self, key: Keyframe, *, skip: bool) -> FrameDecoder:
-        codec = self._source.stream.codec_context.codec.canonical_name
+        context = self._source.stream.codec_context
+        codec = context.codec.canonical_name
         may_lack_frames = self._index.timing.may_lack_frames
-        if codec not in _FLUSHABLE_CODECS or may_lack_frames:
+        # With more colour than 4:2:0 damage is not concealed.
+        is_flushable = codec in _FLUSHABLE_CODECS and "420" in (context.pix_fmt or "")
+        if not is_flushable or may_lack_frames:
             self._source.reopen()
         run = KeyframeRun(self._source, self._index, key)
         # What a decoder shows in place of a lost frame depends on all that it has decoded.
