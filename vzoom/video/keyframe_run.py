@@ -40,6 +40,8 @@ class KeyframeRun:
         ticks = packet_ticks(first)
         assert ticks is not None  # `_seek` found it by its time
         self.key_pts = ticks
+        if index.by_dts:
+            index.lead = max(index.lead, ticks - key.ticks)
         self._note(first)
 
     @property
@@ -125,6 +127,9 @@ class KeyframeRun:
         """
         source, back, ends = self._source, 0, 0
         begin = self._index.before(_BEGINNING).seek_ticks
+        lead = self._index.lead
+        if lead and not source.front_only and source.seek(self.key.seek_ticks + lead) and (found := self._forward()):
+            return found
         # Two seeks that find nothing up to the end of the file: it holds no such keyframe any more.
         while not source.front_only and self.key.seek_ticks - back >= begin and ends < 2:
             if not source.seek(self.key.seek_ticks - back):
