@@ -1,5 +1,6 @@
 #include "isa.h"
 
+#include <atomic>
 #include <string>
 
 #include "../tensor_view.h"
@@ -22,18 +23,17 @@ Isa detect() {
 
 constexpr const char* kNames[] = {"scalar", "avx2", "avx512", "avx512bf16"};
 const Isa best = detect();
-Isa current = best;
+std::atomic<Isa> current = best;  // a call that is running may find another one
 
 }  // namespace
 
 Isa isa() { return current; }
 
-const char* isa_name() { return kNames[static_cast<int>(current)]; }
+const char* isa_name() { return kNames[static_cast<int>(isa())]; }
 
-bool has_bf16_dot() { return current == Isa::avx512bf16; }
+bool has_bf16_dot() { return isa() == Isa::avx512bf16; }
 
-void set_isa(const char* name) {
-  const std::string wanted = name;
+void set_isa(const std::string& wanted) {
   if (wanted == "auto") {
     current = best;
     return;

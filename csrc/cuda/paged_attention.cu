@@ -266,7 +266,7 @@ void choose(const AttendArgs& a, bool wide, int tokens, int kv_heads, void* stre
 // Any number of queries per sequence, one block of threads for each query, group and piece of the context: made for
 // decode. part_out [T, H, X, D] and part_lse [T, H, X], float32 and contiguous, are scratch for X pieces; none for one.
 struct SplitAttention : PagedAttention {
-  Maybe part_out, part_lse;
+  MaybeOut part_out, part_lse;
   VZ_MORE_ARGUMENTS(PagedAttention, part_out, part_lse)
 };
 
