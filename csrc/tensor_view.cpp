@@ -273,7 +273,7 @@ const View& Borrowed::read() {
     DLTensor t;
     if (table_->from_object(object_, &t) != 0) {
       PyErr_Clear();
-      throw BadArgument(std::string(name_) + " cannot be exchanged through DLPack (does it require gradients?)");
+      throw BadArgument(std::string(name_) + " has no memory that DLPack can lend: it must be a dense tensor on the CPU or a GPU");
     }
     read_dlpack(name_, t, view_);
   } else if (has_buffer_) {

@@ -22,7 +22,7 @@ void copy_blocks(const CopyBlocks& a) {
   for (const auto& [name, view] : {Named{"sources", a.sources}, {"targets", a.targets}}) {
     want_dtype(name, view, Dtype::i64);
   }
-  const int64_t e = bytes(a.k_pages.dtype), copies = dims['C'], layers = dims['L'], blocks = dims['N'];
+  const int64_t e = bytes(a.k_pages.dtype), copies = dims.as_int('C'), layers = dims['L'], blocks = dims['N'];
   const auto source = [&](int64_t n) { return read_once(a.sources.as<int64_t>() + n * a.sources.stride[0]); };
   const auto target = [&](int64_t n) { return read_once(a.targets.as<int64_t>() + n * a.targets.stride[0]); };
   for (int64_t n = 0; n < copies; ++n) {

@@ -12,7 +12,7 @@ namespace vz {
 namespace {
 
 const FrameKernels& kernels() {
-#if defined(__x86_64__)
+#ifdef VZ_X86
   if (isa() >= Isa::avx512) return frames_avx512;
   if (isa() == Isa::avx2) return frames_avx2;
 #endif

@@ -78,7 +78,7 @@ struct FrameKernels {
   void (*emit)(const Patches&, int gy, const uint8_t* rows, int64_t stride, char* frame_out);
 };
 extern const FrameKernels frames_scalar;
-#if defined(__x86_64__)
+#ifdef VZ_X86
 extern const FrameKernels frames_avx2, frames_avx512;
 #endif
 

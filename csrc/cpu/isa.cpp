@@ -9,7 +9,7 @@ namespace vz {
 namespace {
 
 Isa detect() {
-#if defined(__x86_64__)
+#ifdef VZ_X86
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vbmi") &&

@@ -50,7 +50,7 @@ void mrope_append(const MropeAppend& a) {
   dims.bind("slots", a.slots, "T");
   dims.bind("k_pages", a.k_pages, "NGPD");
   dims.bind("v_pages", a.v_pages, "NGPD");
-  const int64_t tokens = dims['T'], block_size = dims['P'], num_slots = dims['N'] * block_size;
+  const int64_t tokens = dims.as_int('T'), block_size = dims['P'], num_slots = dims['N'] * block_size;
   const int heads = a.q ? dims.as_int('H') : 0, kv_heads = dims.as_int('G');
   const int pairs = dims.as_int('D') / 2;
   const auto slot_of = [&](int64_t t) { return read_once(a.slots.as<int64_t>() + t * a.slots.stride[0]); };

@@ -23,7 +23,7 @@ constexpr int64_t kMostBlocks = int64_t{1} << 26;  // of all sequences: their nu
 
 const AttentionKernel& kernel_for(Dtype dtype) {
   const AttentionKernels* all = &attention_scalar;
-#if defined(__x86_64__)
+#ifdef VZ_X86
   if (dtype == Dtype::bf16 && has_bf16_dot()) return attention_avx512bf16;
   if (isa() >= Isa::avx512) all = &attention_avx512;
   if (isa() == Isa::avx2) all = &attention_avx2;
@@ -76,9 +76,10 @@ Batch read_batch(const PagedAttention& a, int64_t sequences, int64_t tokens, int
   for (int64_t s = 0; s < sequences; ++s) {
     if (starts[s + 1] < starts[s]) throw BadArgument("cu_seqlens_q decreases at " + std::to_string(s));
     const int64_t used = (lengths[s] + block_size - 1) / block_size;
-    if (lengths[s] < 0 || lengths[s] > kMostInt || used > max_blocks)
+    if (lengths[s] < 0 || used > max_blocks)
       throw BadArgument("kv_lens[" + std::to_string(s) + "] = " + std::to_string(lengths[s]) +
                         " does not fit the block table of " + std::to_string(max_blocks) + " blocks");
+    checked_int("kv_lens", lengths[s]);
     batch.first_block.push_back(static_cast<int64_t>(blocks.size()));
     if (starts[s + 1] == starts[s] || used == 0) continue;  // nothing attends, or to nothing
     if (static_cast<int64_t>(blocks.size()) + used > kMostBlocks)
@@ -115,6 +116,8 @@ void paged_attention(const PagedAttention& a) {
     throw BadArgument(std::to_string(heads) + " query heads are not a multiple of " + std::to_string(kv_heads) +
                       " key/value heads");
   if (dim < 1 || dim > kMaxHeadDim) throw BadArgument("head_dim must be 1 to 512, got " + std::to_string(dim));
+  if (!(static_cast<float>(a.scale) > 0))  // keys that a query does not see have the score -inf before they are scaled
+    throw BadArgument("scale must be above 0, got " + std::to_string(a.scale));
   if (block_size < 1) throw BadArgument("pages must hold at least one token, got " + shape_text(a.k_pages));
   const Batch batch = read_batch(a, sequences, dims['T'], dims['B'], block_size, dims['N']);
   if (a.out.empty()) return;

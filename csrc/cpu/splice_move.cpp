@@ -67,9 +67,9 @@ void splice_move(const SpliceMove& a) {
                         std::to_string(dims['R']));
   }
   const int64_t e = bytes(a.k_pages.dtype), kv_heads = dims['G'], row_bytes = dims['D'] * e, layers = dims['L'];
+  dims.as_int('T');  // of a run
   const std::vector<Run> runs = find_runs(a.sources, a.targets, dims['N'] * dims['P'], dims['P']);
   if (a.k_pages.empty()) return;
-  checked_int("k_pages", dims['P']);  // tokens of a run
   const int64_t num = static_cast<int64_t>(runs.size());
   const bool past_caches = checked_product("tokens", {4, layers, dims['T'], kv_heads, row_bytes}) > kPastCachesBytes;
   const MoveKernels& run = move_kernels();
