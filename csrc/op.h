@@ -86,7 +86,7 @@ inline std::vector<Op>& cuda_ops() {
 
 template <class Arguments>
 Arguments read_arguments(const Value* values) {
-  Arguments a;
+  Arguments a{};
   std::apply([&](auto&... field) { (read(*values++, field), ...); }, a.fields());
   return a;
 }
@@ -100,7 +100,7 @@ Op make_op(const char* name, void (*run)(const Value*, void*)) {
     op.names.push_back(names.substr(begin, end - begin));
     begin = end + 2;
   }
-  Arguments a;
+  Arguments a{};
   std::apply([&](auto&... field) { (op.parameters.push_back(parameter_of(field)), ...); }, a.fields());
   return op;
 }

@@ -1,7 +1,7 @@
 """Calls every function of the extension with arguments between forbidden pages: right ones and wrong ones.
 
-Each tensor ends (or begins) where a page begins that nobody may touch, and what a function may only read is read-only for
-the whole process, so a stray access ends it. A right call must give what the reference gives and change nothing else. A
+Each tensor ends (or begins) beside a page that nobody may touch, and what a function may only read is read-only for the
+whole process, so a stray access ends it. A right call must give what the reference gives and change nothing else. A
 wrong one must raise ValueError or TypeError and change nothing, unless it is right after all. Nothing else may happen:
 the calls run in a child process, and one that dies is reported with the number that repeats it.
 
@@ -13,6 +13,7 @@ the calls run in a child process, and one that dies is reported with the number 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import mmap
 import os
@@ -39,16 +40,7 @@ from vzoom.kernels.suite import example
 
 SHORT_CALLS, LONG_CALLS = 2_000, 50_000
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-OPS = (
-    "copy_blocks",
-    "linear",
-    "merge_states",
-    "mrope_append",
-    "paged_attention",
-    "rms_norm",
-    "silu_mul",
-    "splice_move",
-)
+INDEX = (torch.int32, torch.int64)
 
 # ---------------------------------------------------------------- memory
 
@@ -248,7 +240,7 @@ class Call:
 
     def __str__(self) -> str:
         parts = [
-            f"{name}={a.lender}{list(a.values.shape)}{a.strides} {a.values.dtype} +{a.shift_bytes}{'$' if a.at_end else '^'}"
+            f"{name}={a.lender}{list(a.values.shape)}{a.strides} {a.values.dtype} +{a.shift_bytes}{'^$'[a.at_end]}"
             if isinstance(a, Array)
             else f"{name}={a!r}"
             for name, a in self.arguments.items()
@@ -401,6 +393,7 @@ def splice_move(s: Source) -> dict[str, Any]:
 
 
 MAKERS = (copy_blocks, linear, merge_states, mrope_append, paged_attention, rms_norm, silu_mul, splice_move)
+OPS = tuple(maker.__name__ for maker in MAKERS)
 WRITTEN = {
     "copy_blocks": {"k_pages", "v_pages"},
     "linear": {"out"},
@@ -530,7 +523,7 @@ def random_strides(s: Source, array: Array, fixed: int) -> None:
         if size < 2:
             array.strides[d] = s.random.choice((0, 1, -1, reach, 2**40))
             continue
-        if not array.written and values.dtype not in (torch.int32, torch.int64) and s.chance(0.08):
+        if not array.written and values.dtype not in INDEX and s.chance(0.08):
             array.strides[d] = 0
             values = array.values = values.narrow(d, 0, 1).expand(values.shape).contiguous()
             continue
@@ -715,7 +708,7 @@ def strange_lender(s: Source, call: Call) -> None:
             return Strange(s.random.choice((None, 5, "text", ValueError, RuntimeError, BufferError)))
         else:
             tensor.strides = None
-            tensor.shape = ctypes.addressof((huge := (ctypes.c_int64 * 8)(*[2**40] * 8)))
+            tensor.shape = ctypes.addressof(huge := (ctypes.c_int64 * 8)(*[2**40] * 8))
             made.huge = huge
         return made
 
@@ -751,9 +744,7 @@ def wrong_number(s: Source, call: Call) -> None:
 def wrong_index(s: Source, call: Call) -> None:
     """Slots, blocks and lengths that are out of range."""
     names = [
-        n
-        for n, a in call.arguments.items()
-        if isinstance(a, Array) and a.values.dtype in (torch.int32, torch.int64) and a.values.numel()
+        n for n, a in call.arguments.items() if isinstance(a, Array) and a.values.dtype in INDEX and a.values.numel()
     ]
     if not names:
         return
@@ -770,9 +761,7 @@ def wrong_index(s: Source, call: Call) -> None:
 
 def one_index(s: Source, call: Call) -> None:
     """All slots or lengths are one number in memory."""
-    names = [
-        n for n, a in call.arguments.items() if isinstance(a, Array) and a.values.dtype in (torch.int32, torch.int64)
-    ]
+    names = [n for n, a in call.arguments.items() if isinstance(a, Array) and a.values.dtype in INDEX]
     if not names:
         return
     name = s.random.choice(names)
@@ -882,7 +871,7 @@ def exactly(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def compare(call: Call, given: dict[str, Any]) -> None:
-    """The written tensors against the reference, with the tolerance of `vzoom.kernels.suite` and room for small sums."""
+    """The written tensors against the reference: twice the suite's tolerance, and room for sums that cancel."""
     try:
         wanted = expected_of(call, given)
         truth = wanted if call.expected is not None else expected_of(call, exactly(given))
@@ -987,7 +976,7 @@ def _isas() -> list[str]:
 
 
 def race(seconds: float) -> int:
-    """Calls in one thread, while others write the numbers that they follow. What comes out is noise; nothing may crash."""
+    """Calls in one thread, while others write the numbers that they follow. Noise comes out; nothing may crash."""
     native = extension.module
     native.set_isa("auto")
     until, calls = time.monotonic() + seconds, 0
@@ -1024,10 +1013,8 @@ def race(seconds: float) -> int:
                 lambda: native.splice_move(*pages, slots, more, None, None),
             ):
                 calls += 1
-                try:
+                with contextlib.suppress(ValueError):
                     attempt()
-                except ValueError:
-                    pass
     finally:
         stop.set()
         for thread in threads:
