@@ -7,7 +7,6 @@ in `tests/fuzz/native.py`.
 from __future__ import annotations
 
 import gc
-import random as random_numbers
 import subprocess
 import sys
 import threading
@@ -22,7 +21,7 @@ from fuzz import native as fuzzer
 from torch import Tensor
 
 from vzoom.kernels import extension
-from vzoom.kernels.suite import random as random_numbers
+from vzoom.kernels.suite import random
 
 NATIVE = extension.module
 ONE_STEP = (
@@ -439,9 +438,9 @@ def test_one_plan_in_many_threads() -> None:
     wrong: list[int] = []
 
     def work(number: int) -> None:
-        rng, out = random_numbers.Random(number), np.zeros_like(wanted)
+        rng, out = np.random.default_rng(number), np.zeros_like(wanted)
         for _ in range(300):
-            out[:] = rng.randrange(256)
+            out[:] = rng.integers(256)
             NATIVE.resize_frames(plan, frames, out)
             if not np.array_equal(out, wanted):
                 wrong.append(number)
