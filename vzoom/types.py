@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class StopReason(StrEnum):
@@ -52,6 +55,10 @@ class VideoInfo:
         duration_seconds: from the first displayed frame to the end of the last.
         fps: average frames per second.
         width, height: of a frame as it is displayed, in pixels.
+        backend: who decodes it: "pyav", "dali" or "frames"; "" if no reader of vzoom's does.
+        notes: what a user should know of how it is read, one line each: why it is not decoded on the GPU, or how its
+            pictures are changed to look as they should.
+        max_fps: the rate where frames follow each other fastest; None if the rate is constant.
     """
 
     path: str
@@ -59,6 +66,9 @@ class VideoInfo:
     fps: float
     width: int
     height: int
+    backend: str = ""
+    notes: tuple[str, ...] = ()
+    max_fps: float | None = None
 
 
 @dataclass(frozen=True)
@@ -66,29 +76,50 @@ class Clip:
     """Frames as they are displayed. Requested times that fall on one frame give that frame once.
 
     Attributes:
-        frames: uint8 [N, H, W, 3], RGB.
+        frames: uint8 [N, H, W, 3], RGB; a torch tensor if they were decoded on a GPU and are there. See `images`.
         pts_seconds: the N true times of the frames, in seconds.
         frame_indices: the N indices of the frames in the file, from 0.
         clamped: N times whether the requested time was after the last decodable frame, which stands in for it.
+        damaged: N times whether the file is damaged there, so that the frame may not be what was recorded; empty if
+            that is not known.
 
     Raises:
         ValueError: the shapes do not agree.
     """
 
-    frames: np.ndarray
+    frames: np.ndarray | Tensor
     pts_seconds: tuple[float, ...]
     frame_indices: tuple[int, ...]
     clamped: tuple[bool, ...]
+    damaged: tuple[bool, ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.pts_seconds)
-        if self.frames.dtype != np.uint8 or self.frames.ndim != 4 or self.frames.shape[3] != 3:
+        if str(self.frames.dtype) not in ("uint8", "torch.uint8") or self.frames.ndim != 4 or self.frames.shape[3] != 3:
             raise ValueError(f"frames must be uint8 [N, H, W, 3], got {self.frames.dtype} {self.frames.shape}")
-        if not (len(self.frames) == n == len(self.frame_indices) == len(self.clamped)):
+        if not (
+            len(self.frames) == n == len(self.frame_indices) == len(self.clamped) == len(self.damaged or self.clamped)
+        ):
             raise ValueError(f"{len(self.frames)} frames with {n} times, {len(self.frame_indices)} indices")
+
+    def part(self, first: int, count: int) -> Clip:
+        """`count` frames from frame `first` on, as a clip."""
+        part = slice(first, first + count)
+        return Clip(
+            self.frames[part],
+            self.pts_seconds[part],
+            self.frame_indices[part],
+            self.clamped[part],
+            self.damaged[part],
+        )
 
     def __len__(self) -> int:
         return len(self.pts_seconds)
+
+    @property
+    def images(self) -> np.ndarray:
+        """The frames in this machine's memory; from a GPU they are copied, each time."""
+        return self.frames if isinstance(self.frames, np.ndarray) else self.frames.cpu().numpy()
 
     def __repr__(self) -> str:
         height, width = self.frames.shape[1:3]
@@ -98,11 +129,26 @@ class Clip:
 
 @dataclass(frozen=True)
 class ZoomCall:
-    """A call of the model: the half-open interval [start_seconds, end_seconds) at `fps` frames per second."""
+    """A call of the model: the half-open interval [start_seconds, end_seconds) at `fps` frames per second.
+
+    Attributes:
+        start_seconds, end_seconds: the interval.
+        fps: frames per second.
+        num_frames: frames that the call asks for, if it names their number and not their rate; fps is then that of so
+            many frames in the interval.
+    """
 
     start_seconds: float
     end_seconds: float
     fps: float
+    num_frames: int | None = None
+
+
+@dataclass(frozen=True)
+class ZoomCalls:
+    """Several calls of one turn, which are carried out together or not at all."""
+
+    calls: tuple[ZoomCall, ...]
 
 
 @dataclass(frozen=True)
@@ -118,6 +164,16 @@ class Malformed:
 
     error: CallError
     detail: str
+
+
+TurnOutcome = ZoomCall | ZoomCalls | Answer | Malformed
+
+
+def calls_of(outcome: TurnOutcome | None) -> tuple[ZoomCall, ...]:
+    """The calls of a turn in order; () if it makes none."""
+    if isinstance(outcome, ZoomCalls):
+        return outcome.calls
+    return (outcome,) if isinstance(outcome, ZoomCall) else ()
 
 
 @dataclass(frozen=True)
@@ -161,21 +217,33 @@ class Turn:
         outcome: what the text means; None if the turn was cut off.
         num_sampled: tokens that the model wrote.
         num_prefilled: tokens fed to open this turn: the prompt, or the pending token and the tool turn.
-        end_seconds: end of the call after clamping to the video; 0 if nothing was zoomed.
-        pts_seconds: times of the frames that the call brought.
+        end_seconds: end of the last call after clamping to the video; 0 if nothing was zoomed.
+        pts_seconds: times of the frames that the calls brought, one clip after the other.
+        clip_frames: how many of them each call brought, if there are several.
         milliseconds: by STAGES. decode, patches, vision and prefill are those of what opened this turn, generate that
             of its own tokens.
         num_reused: of num_prefilled, tokens that were not fed but moved from another session (approximate).
     """
 
     text: str = ""
-    outcome: ZoomCall | Answer | Malformed | None = None
+    outcome: TurnOutcome | None = None
     num_sampled: int = 0
     num_prefilled: int = 0
     end_seconds: float = 0.0
     pts_seconds: tuple[float, ...] = ()
+    clip_frames: tuple[int, ...] = ()
     milliseconds: dict[str, float] = field(default_factory=dict)
     num_reused: int = 0
+
+    @property
+    def clips(self) -> list[tuple[ZoomCall, tuple[float, ...]]]:
+        """Each call that brought a clip, with the times of its frames."""
+        calls, clips, first = calls_of(self.outcome), [], 0
+        counts = self.clip_frames or (len(self.pts_seconds),)
+        for call, count in zip(calls, counts, strict=True) if calls and self.pts_seconds else ():
+            clips.append((call, self.pts_seconds[first : first + count]))
+            first += count
+        return clips
 
     def cost_json(self) -> dict[str, Any]:
         """Tokens and milliseconds of opening this turn and of writing it."""
@@ -199,10 +267,12 @@ class Trajectory:
         positions: 3 lists of T positions (time, row, column).
         visuals: the images, in the order in which they were seen.
         glance_seconds: times of the glance's frames.
+        glance: how they were chosen: "exact" or "keyframe", as `ZoomConfig.glance` says.
         turns: of the model, in order.
         answer: the text of the answer; None if the model gave none.
         answer_is_untagged: whether the answer is a turn without tags, of a model that was not trained for them.
         stop_reason: why the conversation ended; None while it runs.
+        protocol: the name of the protocol that it is held in.
     """
 
     question: str
@@ -213,10 +283,12 @@ class Trajectory:
     positions: tuple[list[int], list[int], list[int]] = field(default_factory=lambda: ([], [], []))
     visuals: list[Visual] = field(default_factory=list)
     glance_seconds: tuple[float, ...] = ()
+    glance: str = "exact"
     turns: list[Turn] = field(default_factory=list)
     answer: str | None = None
     answer_is_untagged: bool = False
     stop_reason: StopReason | None = None
+    protocol: str = ""
 
     @property
     def zooms(self) -> list[Turn]:
@@ -226,12 +298,13 @@ class Trajectory:
     @property
     def calls(self) -> list[ZoomCall]:
         """The calls that brought a clip, in order."""
-        return [turn.outcome for turn in self.zooms if isinstance(turn.outcome, ZoomCall)]
+        return [call for turn in self.zooms for call in calls_of(turn.outcome)]
 
     @property
     def zoom_spans(self) -> list[tuple[float, float]]:
         """(start, end) of each zoom in seconds, the end clamped to the video."""
-        return [(t.outcome.start_seconds, t.end_seconds) for t in self.zooms if isinstance(t.outcome, ZoomCall)]
+        end = self.video.duration_seconds
+        return [(call.start_seconds, min(call.end_seconds, end)) for call in self.calls]
 
     @property
     def is_exact(self) -> bool:
@@ -260,22 +333,27 @@ class Trajectory:
         return {
             "video": self.video.path,
             "duration_seconds": self.video.duration_seconds,
+            "video_backend": self.video.backend,
+            "video_notes": list(self.video.notes),
             "question": self.question,
+            "protocol": self.protocol,
             "answer": self.answer,
             "answer_is_untagged": self.answer_is_untagged,
             "stop_reason": str(self.stop_reason) if self.stop_reason else None,
+            "glance": self.glance,
             "glance_seconds": list(self.glance_seconds),
             "zooms": [
                 {
-                    "start_seconds": turn.outcome.start_seconds,
-                    "end_seconds": turn.end_seconds,
-                    "fps": turn.outcome.fps,
-                    "frames": len(turn.pts_seconds),
-                    "pts_seconds": list(turn.pts_seconds),
-                    **(opened[id(turn)].cost_json() if id(turn) in opened else {}),
+                    "start_seconds": call.start_seconds,
+                    "end_seconds": min(call.end_seconds, self.video.duration_seconds),
+                    "fps": call.fps,
+                    "frames": len(times),
+                    "pts_seconds": list(times),
+                    # The calls of one turn are fed together: the first carries the cost.
+                    **(opened[id(turn)].cost_json() if number == 0 and id(turn) in opened else {}),
                 }
                 for turn in self.zooms
-                if isinstance(turn.outcome, ZoomCall)
+                for number, (call, times) in enumerate(turn.clips)
             ],
             "turns": [
                 {

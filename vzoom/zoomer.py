@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib.resources import files
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from .config import Sampling, ZoomConfig
+from .config import Sampling, VideoOptions, ZoomConfig
 from .engine import Engine, Outcome, Request, Reuse
 from .models import Checkpoint, FeatureCache, load_checkpoint
+from .protocol import Protocol, load_protocol
 from .report import Report, answer_card
 from .types import Clip, Event, Failed, Trajectory, shortened
-from .video import CacheStats, ClipCache
+from .video import CacheStats, ClipCache, VideoInput
 
 EMBEDDED = "embedded"
 
@@ -25,17 +26,22 @@ class Result:
 
     Attributes:
         trajectory: the conversation, token for token.
-        glance: the frames of the whole video that opened it.
+        glance: the frames of the whole video that opened it; None in a protocol without a glance.
         clips: clips[i] is what trajectory.zooms[i] brought.
         seconds: wall time from the start of the call to this answer.
         model: the name that the model was loaded by.
+        config: the settings that the conversation was held under, its protocol among them.
+        warnings: why the answer may be worse than it could be: the model is prompted in a protocol that it was not
+            trained in.
     """
 
     trajectory: Trajectory
-    glance: Clip
+    glance: Clip | None
     clips: list[Clip]
     seconds: float
     model: str
+    config: ZoomConfig = field(default_factory=ZoomConfig)
+    warnings: tuple[str, ...] = ()
 
     @property
     def answer(self) -> str | None:
@@ -72,8 +78,11 @@ def load(
     dtype: str = "auto",
     revision: str | None = None,
     adapter: str | PathLike[str] | None = None,
+    protocol: str | PathLike[str] | Protocol | None = None,
+    system: str | None = None,
     config: ZoomConfig | None = None,
     limits: Mapping[str, Any] | None = None,
+    video: VideoOptions | None = None,
     max_sessions: int = 1,
     progress: Callable[[str], None] | None = None,
 ) -> Zoomer:
@@ -87,8 +96,13 @@ def load(
             "float16".
         revision: a branch, a tag or a commit of a hub id.
         adapter: a LoRA adapter of PEFT, a folder or hub id, that is merged into the model.
-        config: replaces the checkpoint's own `vzoom.json`.
+        protocol: how the model is prompted and read: the name of a built-in protocol, or a `protocol.toml`. If not
+            given: the `protocol.toml` or `vzoom.json` of the checkpoint, else the built-in protocol of its hub id,
+            else one for models that were not trained to zoom, with a warning (`Zoomer.checkpoint.warnings`).
+        system: a system text that replaces that of the protocol.
+        config: replaces the checkpoint's own `vzoom.json`, with its protocol.
         limits: fields of `ZoomConfig` that replace those of the config.
+        video: how videos are read; its device is that of the model.
         max_sessions: conversations at once that memory must suffice for, beside the weights.
         progress: called with a line of text while the weights are read.
 
@@ -96,22 +110,26 @@ def load(
         OSError: there is no such checkpoint, or the hub does not answer.
         ValueError: it is of another family, the device or dtype is not available, its files do not hold what its
             config.json describes, it does not fit in the free memory, or its adapter or quantisation is not one that
-            vzoom reads. The message says what would do.
+            vzoom reads, or the protocol lacks texts that must be learned or given. The message says what would do.
     """
     path = embedded_path() if model == EMBEDDED else model
-    changes = {**({} if config is None else asdict(config)), **(limits or {})}
+    own = {} if config is None else {one.name: getattr(config, one.name) for one in fields(config)}
+    asked = own.pop("protocol", None) if protocol is None else protocol
+    changes = {**own, **(limits or {})}
     checkpoint = load_checkpoint(
         str(path),
         device=device,
         dtype=dtype,
         revision=revision,
         adapter=None if adapter is None else str(adapter),
+        protocol=load_protocol(asked) if isinstance(asked, str | PathLike) else asked,
+        system=system,
         limits=changes,
         max_sessions=max_sessions,
         progress=progress,
     )
     name = str(model) if adapter is None else f"{model} with {adapter}"
-    return Zoomer(checkpoint, config=checkpoint.config.override(**changes), name=name)
+    return Zoomer(checkpoint, config=checkpoint.config.override(**changes), name=name, video=video)
 
 
 class Zoomer:
@@ -121,6 +139,7 @@ class Zoomer:
         checkpoint: the model.
         config: replaces the checkpoint's own.
         name: what results call the model.
+        video: how videos are read; its device is that of the model.
 
     Attributes:
         clip_cache: decoded frames, kept between questions.
@@ -128,11 +147,19 @@ class Zoomer:
             change.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, config: ZoomConfig | None = None, name: str | None = None) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        config: ZoomConfig | None = None,
+        name: str | None = None,
+        video: VideoOptions | None = None,
+    ) -> None:
         self.checkpoint = checkpoint
         self.config = config or checkpoint.config
         self.name = name or checkpoint.name
-        self.clip_cache = ClipCache()
+        options = replace(video or VideoOptions(), device=str(checkpoint.model.device))
+        self.clip_cache = ClipCache(options=options)
         self.feature_cache = FeatureCache()
 
     @property
@@ -142,7 +169,7 @@ class Zoomer:
 
     def ask(
         self,
-        video: str | PathLike[str],
+        video: VideoInput,
         question: str,
         *,
         max_zooms: int | None = None,
@@ -152,7 +179,8 @@ class Zoomer:
         """Answer one question.
 
         Args:
-            video: a file or a URL.
+            video: as for `open_video`; or an open video, a reader or an object of your own with `info`, `frames_at`
+                and `close`, which stays yours to close.
             question: the text, options included.
             max_zooms: replaces that of the config.
             sampling: as the checkpoint's generation_config.json says if not given; greedy if it says nothing.
@@ -166,7 +194,7 @@ class Zoomer:
 
     def ask_many(
         self,
-        questions: Iterable[tuple[str | PathLike[str], str]],
+        questions: Iterable[tuple[VideoInput, str]],
         *,
         max_zooms: int | None = None,
         sampling: Sampling | None = None,
@@ -177,7 +205,7 @@ class Zoomer:
         """Answer many questions in one batch.
 
         Args:
-            questions: (video, question) pairs.
+            questions: (video, question) pairs; videos as for `ask`.
             max_zooms: replaces that of the config.
             sampling: greedy if not given; pair i samples with seed sampling.seed + i.
             on_event: called with text and zooms as they happen.
@@ -204,7 +232,7 @@ class Zoomer:
 
     def rollouts(
         self,
-        video: str | PathLike[str],
+        video: VideoInput,
         question: str,
         num_rollouts: int,
         *,
@@ -215,7 +243,7 @@ class Zoomer:
         """Answer one question several times in one batch. The glance is encoded and fed once for all.
 
         Args:
-            video: a file or a URL.
+            video: as for `ask`.
             question: the text, options included.
             num_rollouts: how many answers.
             max_zooms: replaces that of the config.
@@ -241,7 +269,7 @@ class Zoomer:
 
     def request(
         self,
-        video: str | PathLike[str],
+        video: VideoInput,
         question: str,
         *,
         config: ZoomConfig | None = None,
@@ -251,7 +279,7 @@ class Zoomer:
         """A request for an `Engine` of this model, whose frames go through this zoomer's cache.
 
         Args:
-            video: a file or a URL. It is opened when the engine gets to it.
+            video: as for `ask`. It is opened when the engine gets to it.
             question: the text, options included.
             config: this zoomer's if not given.
             sampling: greedy if not given.
@@ -297,9 +325,13 @@ class Zoomer:
             reuse=reuse,
         ) as engine:
             outcomes = engine.run(requests, on_event=watch)
-        return [self._result(outcome) for group in outcomes for outcome in group]
+        return [
+            self._result(outcome, request.config)
+            for request, group in zip(requests, outcomes, strict=True)
+            for outcome in group
+        ]
 
-    def _result(self, outcome: Outcome) -> Result:
+    def _result(self, outcome: Outcome, config: ZoomConfig) -> Result:
         trajectory, glance = outcome.unwrap(), outcome.glance
-        assert glance is not None, "a conversation without a glance"
-        return Result(trajectory, glance, list(outcome.clips), outcome.seconds, self.name)
+        warnings = self.checkpoint.warnings
+        return Result(trajectory, glance, list(outcome.clips), outcome.seconds, self.name, config, warnings)

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import ZoomConfig
 from .console import note
-from .options import given
+from .options import given, video_options
 from .progress import StageLine
 
 if TYPE_CHECKING:
+    from ..video import VideoInput
     from ..zoomer import Zoomer
 
 EMBEDDED_NOTE = (
@@ -35,6 +36,7 @@ def load_zoomer(args: argparse.Namespace, *, warn: bool = True) -> Zoomer:
     """
     limits = given(args, ZoomConfig)
     ZoomConfig().override(**limits)  # checked before the model is loaded, which can take minutes
+    video = video_options(args)
     if warn and args.model == "embedded":
         note(EMBEDDED_NOTE)
     line = StageLine()
@@ -48,7 +50,10 @@ def load_zoomer(args: argparse.Namespace, *, warn: bool = True) -> Zoomer:
             dtype=args.dtype,
             revision=args.revision,
             adapter=args.adapter,
+            protocol=args.protocol,
+            system=system_text(args.system),
             limits=limits,
+            video=video,
             max_sessions=getattr(args, "max_sessions", None) or 1,
             progress=line if is_terminal else None,
         )
@@ -56,7 +61,37 @@ def load_zoomer(args: argparse.Namespace, *, warn: bool = True) -> Zoomer:
         line.end()
     for said in zoomer.checkpoint.notes:
         note(said)
+    for said in zoomer.checkpoint.warnings:
+        note(f"warning: {said}")
     return zoomer
+
+
+def system_text(path: Path | None) -> str | None:
+    """The text of a --system file. ValueError if it cannot be read."""
+    if path is None:
+        return None
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--system {path}: {error}") from error
+
+
+def video_of(text: str, frame_rate: float | None) -> VideoInput:
+    """The video that a command was given: `text` is a path, a URL, a folder of images, or "-" for standard input.
+
+    Raises:
+        ValueError: a folder without --frame-rate, or --frame-rate without a folder.
+    """
+    from ..video import FrameSequence, seekable
+
+    is_folder = text != "-" and Path(text).is_dir()
+    if is_folder and frame_rate is None:
+        raise ValueError(f"{text}: a folder; for a folder of images give --frame-rate, its frames per second")
+    if frame_rate is not None and not is_folder:
+        raise ValueError(f"--frame-rate is for a folder of images, and {text} is none")
+    if is_folder:
+        return FrameSequence(text, fps=frame_rate)
+    return seekable(sys.stdin.buffer) if text == "-" else text
 
 
 def open_model(model: str, *, progress: Callable[[str], None] | None = None, **settings: Any) -> Zoomer:

@@ -71,7 +71,7 @@ def settings_of(zoomer: Zoomer, benchmark: Benchmark, config: RunConfig, *, judg
     """
     limits = {
         "policy": asdict(config.policy),
-        "zoom": asdict(zoomer.config),
+        "zoom": zoomer.config.to_dict(),
         "temperature": config.temperature,
         "subtitles": config.subtitles,
         "judge": judge,
