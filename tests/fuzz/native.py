@@ -558,7 +558,7 @@ def read_only(s: Source, call: Call) -> None:
     def change(made: Any, _: Array) -> Any:
         if isinstance(made, Lender):
             made.flags = flag
-        else:
+        elif isinstance(made, np.ndarray):
             made.flags.writeable = False
         return made
 
@@ -683,6 +683,8 @@ def strange_lender(s: Source, call: Call) -> None:
     big = s.random.choice((2**31, 2**40, 2**62, 2**63 - 1))
 
     def change(made: Any, _: Array) -> Any:
+        if not isinstance(made, Lender):
+            return made  # another mistake took another lender
         tensor = made.tensor
         if kind == 0:
             tensor.data = None
@@ -753,7 +755,8 @@ def wrong_index(s: Source, call: Call) -> None:
     values = array.values.clone()
     most = 2**31 - 1 if values.dtype == torch.int32 else 2**63 - 1
     at = s.random.randrange(values.numel())
-    values.view(-1)[at] = s.random.choice((most, -most, most // 2, 10**6, -1, int(values.view(-1)[at]) + 1, 0))
+    next_one = min(most, int(values.view(-1)[at]) + 1)
+    values.view(-1)[at] = s.random.choice((most, -most, most // 2, 10**6, -1, next_one, 0))
     array.values = values
     call.wrong = f"{name}[{at}] = {int(values.view(-1)[at])}"
     call.undefined = values.dtype == torch.int64  # two tokens may go to one slot
