@@ -6,7 +6,8 @@ import argparse
 
 from vzoom import __version__
 
-from .commands import ask, data, demo, distill, doctor, eval, reflect, report, synthetic, train, verify
+from .commands import ask, data, demo, distill, doctor, eval, protocol, reflect, report, synthetic, train, verify
+from .exit_codes import ExitCode
 
 _EXAMPLES = """examples:
   vzoom demo                                   render a video, ask about it, write a report
@@ -15,6 +16,7 @@ _EXAMPLES = """examples:
   vzoom verify --model ./checkpoint            is splicing exact for this checkpoint, on this machine?
   vzoom doctor                                 what is installed and what is missing
 """
+_EXIT_CODES = "exit codes:\n" + "".join(f"  {int(code):3}  {code.meaning}\n" for code in ExitCode)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -22,12 +24,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vzoom",
         description="A vision-language model that looks closer at a long video while it is thinking.",
-        epilog=_EXAMPLES,
+        epilog=f"{_EXAMPLES}\n{_EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"vzoom {__version__}")
     parser.add_argument("--traceback", action="store_true", help="show where an error came from, for bug reports")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (ask, data, demo, distill, doctor, eval, reflect, report, synthetic, train, verify):
+    for module in (ask, data, demo, distill, doctor, eval, protocol, reflect, report, synthetic, train, verify):
         module.add_parser(commands)
     return parser
