@@ -192,6 +192,7 @@ def _ask(args: argparse.Namespace, benchmark: Benchmark, folder: Path, runs: Seq
             judge=judge,
             judge_name=judge_name,
             progress=Progress(shard),
+            say=note,
         )
     if whole is None:  # of the last run: whoever finishes that one last finishes the others no later
         note(f"shard {shard} is done; the others are still at work, or were stopped")
