@@ -156,7 +156,21 @@ class ZoomConfig:
         unknown = set(data) - {f.name for f in fields(cls)}
         if unknown:
             raise ValueError(f"vzoom.json of {source}: unknown field {', '.join(sorted(unknown))}")
-        return cls(**data)
+        for name, kind in get_type_hints(cls).items():
+            if name not in data:
+                continue
+            value = data[name]
+            if kind not in (int, float):
+                fits = isinstance(value, str)
+            else:  # true is a number to Python, and NaN and infinity are to its JSON
+                number = isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
+                fits = number and abs(value) <= 2**53
+            if not fits:
+                raise ValueError(f"vzoom.json of {source}: {name} is {repr(value)[:80]}")
+        try:
+            return cls(**data)
+        except ValueError as error:
+            raise ValueError(f"vzoom.json of {source}: {error}") from error
 
     def save(self, path: Path) -> None:
         """Write the settings to `path` as JSON, as `from_dict` reads them. OSError if that is not possible."""
