@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # What the extension is built from: a change there installs again. Python files are read from the tree.
 SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc -type f)
 
-.PHONY: help demo test test-extras lint format docs bench bench-peers test-oldest clean
+.PHONY: help demo test test-extras fuzz sanitize lint format docs bench bench-peers test-oldest clean
 .DELETE_ON_ERROR:
 
 help: ## these lines
@@ -33,6 +33,15 @@ test-extras: $(VENV)/.test ## the tests that need Ray or lmms-eval, which it ins
 	$(PIP) install -q 'ray>=2.40' -e '.[lmms]' -C cmake.define.VZOOM_CUDA=$(CUDA)
 	$(PIP) install -q --no-deps lmms-eval==0.7.3
 	$(BIN)/pytest tests/test_lmms.py tests/test_eval_kill.py $(ARGS)
+
+fuzz: $(VENV)/.test ## every fuzzer of tests/fuzz, each for minutes
+	@for fuzzer in $(wildcard tests/fuzz/*.py); do \
+	    echo "$$fuzzer --long"; \
+	    OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python $$fuzzer --long || exit 1; \
+	done
+
+sanitize: $(VENV)/.test ## the C++ under AddressSanitizer and UBSan: all tests of the kernels, and 50 000 calls of the fuzzer
+	@.ci/sanitize $(BIN)/python
 
 lint: $(VENV)/.dev ## ruff (rules and format) and mypy
 	$(BIN)/ruff check .

@@ -27,9 +27,9 @@ from vzoom.cli.console import Style, printable
 from vzoom.cli.live import Live
 from vzoom.cli.options import add_settings, given
 from vzoom.cli.parser import build_parser
-from vzoom.config import LIMITS, Sampling, ZoomConfig
+from vzoom.config import LIMITS, Sampling, VideoOptions, ZoomConfig
 from vzoom.types import Clip, Event, Finished, Malformed, StopReason, TextDelta, TurnEnded, TurnOpened
-from vzoom.video import CacheStats
+from vzoom.video import CacheStats, ClipCache
 from vzoom.zoomer import Result, embedded_path
 
 
@@ -38,7 +38,9 @@ class ScriptedZoomer:
 
     def __init__(self, result: Result) -> None:
         self.result, self.config, self.name, self.is_embedded = result, ZoomConfig(), "embedded", True
-        self.checkpoint = SimpleNamespace(sampling=Sampling(), notes=())
+        device = SimpleNamespace(type="cpu")
+        self.checkpoint = SimpleNamespace(sampling=Sampling(), notes=(), model=SimpleNamespace(device=device))
+        self.clip_cache = ClipCache()
         self.asked: dict[str, Any] = {}
         self.loaded: dict[str, Any] = {}
 
@@ -262,14 +264,18 @@ def test_ask_json_is_one_object_and_nothing_else(
 
 def test_ask_passes_its_options_on(scripted: ScriptedZoomer, video: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = (
-        "--temperature 0.7 --top-p 0.9 --top-k 5 --seed 3 --max-zooms 2 --glance-max-frames 7 --max-pixels 50000 --json"
+        "--temperature 0.7 --top-p 0.9 --top-k 5 --seed 3 --max-zooms 2 --glance-max-frames 7 --max-pixels 50000 "
+        "--glance keyframe --json"
     )
     assert main(["ask", str(video), "Which?", *words.split()]) == 0
     assert scripted.asked["question"] == "Which?"
     assert scripted.asked["sampling"] == Sampling(temperature=0.7, top_p=0.9, top_k=5, seed=3)
-    assert scripted.asked["config"] == ZoomConfig(max_zooms=2, glance_max_frames=7, max_pixels=50000)
+    assert scripted.asked["config"] == ZoomConfig(max_zooms=2, glance_max_frames=7, max_pixels=50000, glance="keyframe")
     assert json.loads(capsys.readouterr().out)["answer"] == "B"
-    words = "--model some/where --revision v2 --adapter lora --device cpu --dtype bfloat16"
+    words = (
+        "--model some/where --revision v2 --adapter lora --device cpu --dtype bfloat16 "
+        "--video-backend pyav --video-stream 0 --video-threads 2 --video-deadline 9"
+    )
     assert main(["ask", str(video), "Which?", *words.split()]) == 0
     told = {
         "model": "some/where",
@@ -278,6 +284,7 @@ def test_ask_passes_its_options_on(scripted: ScriptedZoomer, video: Path, capsys
         "device": "cpu",
         "dtype": "bfloat16",
         "max_sessions": 1,
+        "video": VideoOptions(backend="pyav", stream=0, num_threads=2, deadline_seconds=9.0),
     }
     assert scripted.loaded == told | {"progress": None}  # no terminal
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import subprocess
 import sys
 from argparse import Namespace
 from math import ceil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import av
 import pytest
 from checkpoints import make_checkpoint
+from PIL import Image
+from test_video_render import painted, render
 
 from vzoom.cli import main
 from vzoom.cli.commands import synthetic
@@ -134,3 +139,60 @@ def test_the_demo_with_a_wrong_answer_exits_1(
     assert "Which shape flashes" in out
     assert "wrong: it is " in out
     assert f"report: {tmp_path / 'new' / 'folder' / 'report.html'}" in out
+
+
+# ---------------------------------------------------------------- videos of every kind
+
+
+def _asked(words: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    assert main(["ask", *words, "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_ask_takes_standard_input_and_folders_of_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = render(tmp_path / "a.mp4", pts=range(240), options={"g": "60", "sc_threshold": "0"})
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(path.read_bytes())))
+    piped = _asked(["-", "What is it?"], capsys)
+    assert (piped["video"], piped["glance_seconds"]) == ("<BytesIO>", [0.0, 2.0, 4.0, 6.0])
+    assert piped["answer"] == _asked([str(path), "What is it?"], capsys)["answer"]
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for number in range(8):
+        Image.fromarray(painted(number)).save(folder / f"{number}.png")
+    images = _asked([str(folder), "What is it?", "--frame-rate", "1"], capsys)
+    assert (images["video_backend"], images["duration_seconds"]) == ("frames", 8.0)
+    assert main(["ask", str(folder), "What is it?"]) == 2
+    assert "give --frame-rate" in capsys.readouterr().err
+    assert main(["ask", str(path), "What is it?", "--frame-rate", "1"]) == 2
+    assert "--frame-rate is for a folder" in capsys.readouterr().err
+
+
+def test_ask_glances_at_keyframes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = render(tmp_path / "a.mp4", pts=range(240), options={"g": "75", "sc_threshold": "0"})
+    report = tmp_path / "a.html"
+    found = _asked([str(path), "What is it?", "--glance", "keyframe", "--report", str(report)], capsys)
+    assert (found["glance"], found["glance_seconds"]) == ("keyframe", [0.0, 2.5, 5.0])
+    assert "3 keyframes" in report.read_text()
+    assert main(["ask", str(path), "What is it?", "--glance", "keyframe"]) == 0
+    assert "3 keyframes, 0.00–5.00 s" in capsys.readouterr().out
+    exact = _asked([str(path), "What is it?"], capsys)
+    assert (exact["glance"], exact["glance_seconds"]) == ("exact", [0.0, 2.0, 4.0, 6.0])
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pix_fmt"),
+    [("a.webm", "libvpx-vp9", "yuv420p"), ("b.webm", "libvpx", "yuv420p"), ("c.avi", "mjpeg", "yuvj420p")],
+)
+def test_ask_decodes_with_dali(
+    name: str, codec: str, pix_fmt: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("nvidia.dali", reason="needs NVIDIA DALI: pip install '.[dali]'")
+    path = render(tmp_path / name, pts=range(150), codec=codec, pix_fmt=pix_fmt)
+    dali = _asked([str(path), "What is it?", "--video-backend", "dali"], capsys)
+    pyav = _asked([str(path), "What is it?", "--video-backend", "pyav"], capsys)
+    assert (dali["video_backend"], pyav["video_backend"]) == ("dali", "pyav")
+    assert dali["glance_seconds"] == pyav["glance_seconds"] == [0.0, 2.0, 4.0]
+    assert dali["answer"] == pyav["answer"]

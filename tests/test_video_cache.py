@@ -8,6 +8,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,9 +32,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     read = VideoReader.read
 
-    def counted(self: VideoReader, ticks: Sequence[int]) -> list[Frame]:
+    def counted(self: VideoReader, ticks: Sequence[int], **how: Any) -> list[Frame]:
         seen.extend(ticks)
-        return read(self, ticks)
+        return read(self, ticks, **how)
 
     monkeypatch.setattr(VideoReader, "read", counted)
     return seen

@@ -20,6 +20,8 @@ from typing import Any, Literal, get_args, get_type_hints
 FramePolicy = Literal["exact", "videozoomer"]
 ResizeRule = Literal["videozoomer", "direct"]
 PromptStyle = Literal["full", "brief"]
+GlanceFrames = Literal["exact", "keyframe"]
+VideoBackend = Literal["auto", "pyav", "dali"]
 
 
 def missing_extra(package: str, extra: str) -> ImportError:
@@ -94,6 +96,8 @@ class ZoomConfig:
         resize: "videozoomer" shrinks with Lanczos to max_pixels, then resizes like Hugging Face's processor; "direct"
             only does the latter.
         prompt: "full" explains the tools to any model; "brief" is for models trained on it.
+        glance: "exact" shows the frames at the glance's times; "keyframe" the keyframe at or before each, with its own
+            time: many times cheaper, but a group of frames early, and fewer frames if the file has fewer keyframes.
 
     Raises:
         ValueError: a field is out of range. The message names it and its value.
@@ -112,6 +116,7 @@ class ZoomConfig:
     frame_policy: FramePolicy = "exact"
     resize: ResizeRule = "videozoomer"
     prompt: PromptStyle = "full"
+    glance: GlanceFrames = "exact"
 
     def __post_init__(self) -> None:
         _positive(
@@ -178,13 +183,47 @@ class ZoomConfig:
 
 
 # The fields that may be set for one run. The others are how a checkpoint was trained: they stay in its vzoom.json.
-LIMITS = {name: one for name, one in settings_of(ZoomConfig).items() if one.kind in (int, float)}
+LIMITS = {name: one for name, one in settings_of(ZoomConfig).items() if one.kind in (int, float) or name == "glance"}
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "frame_policy": get_args(FramePolicy),
     "resize": get_args(ResizeRule),
     "prompt": get_args(PromptStyle),
+    "glance": get_args(GlanceFrames),
 }
+
+
+@dataclass(frozen=True)
+class VideoOptions:
+    """How videos are read. None of it changes which frame is on display at a time.
+
+    Attributes:
+        backend: who decodes: "pyav" on the CPU; "dali", NVIDIA DALI, on a GPU (VP8, VP9 and MJPEG on the CPU too);
+            "auto" takes DALI if the model is on a GPU whose decoder can read the file, else PyAV, and says why.
+        stream: number of the video stream in its file, as ffprobe counts; without it the largest that is no cover
+            picture.
+        num_threads: threads that decode one video.
+        deadline_seconds: the longest that opening a video, or reading some of its frames, may take.
+        max_packets: the most packets that opening a video, or reading some of its frames, may read.
+        device: where "auto" and "dali" leave the frames: "cpu", or a GPU such as "cuda:0".
+
+    Raises:
+        ValueError: a field is out of range. The message names it and its value.
+    """
+
+    backend: VideoBackend = "auto"
+    stream: int | None = None
+    num_threads: int = 1
+    deadline_seconds: float = 300.0
+    max_packets: int = 5_000_000
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        _positive(num_threads=self.num_threads, deadline_seconds=self.deadline_seconds, max_packets=self.max_packets)
+        if self.backend not in get_args(VideoBackend):
+            raise ValueError(f"backend must be auto, pyav or dali, got {self.backend!r}")
+        if self.stream is not None and self.stream < 0:
+            raise ValueError(f"stream must be 0 or more, got {self.stream}")
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,9 @@ class VideoInfo:
         duration_seconds: from the first displayed frame to the end of the last.
         fps: average frames per second.
         width, height: of a frame as it is displayed, in pixels.
+        backend: who decodes it: "pyav", "dali" or "frames"; "" if no reader of vzoom's does.
+        notes: what a user should know of how it is read, one line each: why it is not decoded on the GPU, or how its
+            pictures are changed to look as they should.
     """
 
     path: str
@@ -59,6 +62,8 @@ class VideoInfo:
     fps: float
     width: int
     height: int
+    backend: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -199,6 +204,7 @@ class Trajectory:
         positions: 3 lists of T positions (time, row, column).
         visuals: the images, in the order in which they were seen.
         glance_seconds: times of the glance's frames.
+        glance: how they were chosen: "exact" or "keyframe", as `ZoomConfig.glance` says.
         turns: of the model, in order.
         answer: the text of the answer; None if the model gave none.
         answer_is_untagged: whether the answer is a turn without tags, of a model that was not trained for them.
@@ -213,6 +219,7 @@ class Trajectory:
     positions: tuple[list[int], list[int], list[int]] = field(default_factory=lambda: ([], [], []))
     visuals: list[Visual] = field(default_factory=list)
     glance_seconds: tuple[float, ...] = ()
+    glance: str = "exact"
     turns: list[Turn] = field(default_factory=list)
     answer: str | None = None
     answer_is_untagged: bool = False
@@ -260,10 +267,13 @@ class Trajectory:
         return {
             "video": self.video.path,
             "duration_seconds": self.video.duration_seconds,
+            "video_backend": self.video.backend,
+            "video_notes": list(self.video.notes),
             "question": self.question,
             "answer": self.answer,
             "answer_is_untagged": self.answer_is_untagged,
             "stop_reason": str(self.stop_reason) if self.stop_reason else None,
+            "glance": self.glance,
             "glance_seconds": list(self.glance_seconds),
             "zooms": [
                 {

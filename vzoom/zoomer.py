@@ -9,12 +9,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from .config import Sampling, ZoomConfig
+from .config import Sampling, VideoOptions, ZoomConfig
 from .engine import Engine, Outcome, Request, Reuse
 from .models import Checkpoint, FeatureCache, load_checkpoint
 from .report import Report, answer_card
 from .types import Clip, Event, Failed, Trajectory, shortened
-from .video import CacheStats, ClipCache
+from .video import CacheStats, ClipCache, VideoInput
 
 EMBEDDED = "embedded"
 
@@ -74,6 +74,7 @@ def load(
     adapter: str | PathLike[str] | None = None,
     config: ZoomConfig | None = None,
     limits: Mapping[str, Any] | None = None,
+    video: VideoOptions | None = None,
     max_sessions: int = 1,
     progress: Callable[[str], None] | None = None,
 ) -> Zoomer:
@@ -89,6 +90,7 @@ def load(
         adapter: a LoRA adapter of PEFT, a folder or hub id, that is merged into the model.
         config: replaces the checkpoint's own `vzoom.json`.
         limits: fields of `ZoomConfig` that replace those of the config.
+        video: how videos are read; its device is that of the model.
         max_sessions: conversations at once that memory must suffice for, beside the weights.
         progress: called with a line of text while the weights are read.
 
@@ -111,7 +113,7 @@ def load(
         progress=progress,
     )
     name = str(model) if adapter is None else f"{model} with {adapter}"
-    return Zoomer(checkpoint, config=checkpoint.config.override(**changes), name=name)
+    return Zoomer(checkpoint, config=checkpoint.config.override(**changes), name=name, video=video)
 
 
 class Zoomer:
@@ -121,6 +123,7 @@ class Zoomer:
         checkpoint: the model.
         config: replaces the checkpoint's own.
         name: what results call the model.
+        video: how videos are read; its device is that of the model.
 
     Attributes:
         clip_cache: decoded frames, kept between questions.
@@ -128,11 +131,19 @@ class Zoomer:
             change.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, config: ZoomConfig | None = None, name: str | None = None) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        config: ZoomConfig | None = None,
+        name: str | None = None,
+        video: VideoOptions | None = None,
+    ) -> None:
         self.checkpoint = checkpoint
         self.config = config or checkpoint.config
         self.name = name or checkpoint.name
-        self.clip_cache = ClipCache()
+        options = replace(video or VideoOptions(), device=str(checkpoint.model.device))
+        self.clip_cache = ClipCache(options=options)
         self.feature_cache = FeatureCache()
 
     @property
@@ -142,7 +153,7 @@ class Zoomer:
 
     def ask(
         self,
-        video: str | PathLike[str],
+        video: VideoInput,
         question: str,
         *,
         max_zooms: int | None = None,
@@ -152,7 +163,8 @@ class Zoomer:
         """Answer one question.
 
         Args:
-            video: a file or a URL.
+            video: as for `open_video`; or an open video, a reader or an object of your own with `info`, `frames_at`
+                and `close`, which stays yours to close.
             question: the text, options included.
             max_zooms: replaces that of the config.
             sampling: as the checkpoint's generation_config.json says if not given; greedy if it says nothing.
@@ -166,7 +178,7 @@ class Zoomer:
 
     def ask_many(
         self,
-        questions: Iterable[tuple[str | PathLike[str], str]],
+        questions: Iterable[tuple[VideoInput, str]],
         *,
         max_zooms: int | None = None,
         sampling: Sampling | None = None,
@@ -177,7 +189,7 @@ class Zoomer:
         """Answer many questions in one batch.
 
         Args:
-            questions: (video, question) pairs.
+            questions: (video, question) pairs; videos as for `ask`.
             max_zooms: replaces that of the config.
             sampling: greedy if not given; pair i samples with seed sampling.seed + i.
             on_event: called with text and zooms as they happen.
@@ -204,7 +216,7 @@ class Zoomer:
 
     def rollouts(
         self,
-        video: str | PathLike[str],
+        video: VideoInput,
         question: str,
         num_rollouts: int,
         *,
@@ -215,7 +227,7 @@ class Zoomer:
         """Answer one question several times in one batch. The glance is encoded and fed once for all.
 
         Args:
-            video: a file or a URL.
+            video: as for `ask`.
             question: the text, options included.
             num_rollouts: how many answers.
             max_zooms: replaces that of the config.
@@ -241,7 +253,7 @@ class Zoomer:
 
     def request(
         self,
-        video: str | PathLike[str],
+        video: VideoInput,
         question: str,
         *,
         config: ZoomConfig | None = None,
@@ -251,7 +263,7 @@ class Zoomer:
         """A request for an `Engine` of this model, whose frames go through this zoomer's cache.
 
         Args:
-            video: a file or a URL. It is opened when the engine gets to it.
+            video: as for `ask`. It is opened when the engine gets to it.
             question: the text, options included.
             config: this zoomer's if not given.
             sampling: greedy if not given.

@@ -22,12 +22,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import ZoomConfig
+from ..config import VideoOptions, ZoomConfig
 from ..engine import Engine, Request, ScriptedSession
 from ..models import Checkpoint, WeightComparison, compare_weights, full_prefill, stock_images
 from ..protocol import glance_timestamps, render_turn
 from ..types import Answer, Clip, Event, Malformed, Trajectory, TurnOpened, VideoInfo, ZoomCall
-from ..video import ClipCache
+from ..video import ClipCache, VideoInput
 from .loading import open_model
 
 FLOAT32_LIMIT = 1e-5  # largest difference over largest logit
@@ -94,13 +94,14 @@ class Exactness:
 
 def verify(
     model: str | PathLike[str],
-    video: str | PathLike[str],
+    video: VideoInput,
     *,
     device: str = "auto",
     dtype: str = "auto",
     revision: str | None = None,
     adapter: str | None = None,
     num_zooms: int = 4,
+    options: VideoOptions | None = None,
     progress: Progress = lambda stage: None,
 ) -> Exactness:
     """Replay a conversation of `num_zooms` zooms into `video` and compare with a full prefill by stock transformers.
@@ -118,7 +119,7 @@ def verify(
     hf, used = checkpoint.model.hf, checkpoint.model.dtype
     # A convolution in TF32 would be the largest difference of all.
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        played = replay(checkpoint, video, num_zooms=num_zooms, progress=progress)
+        played = replay(checkpoint, video, num_zooms=num_zooms, options=options, progress=progress)
         images = stock_images(str(checkpoint.folder.path), played.clips)
         num_tokens = len(played.trajectory.ids)
         progress(f"one prefill of {num_tokens} tokens")
@@ -201,9 +202,10 @@ class _Listening(Engine):
 
 def replay(
     checkpoint: Checkpoint,
-    video: str | PathLike[str],
+    video: VideoInput,
     *,
     num_zooms: int,
+    options: VideoOptions | None = None,
     progress: Progress = lambda stage: None,
 ) -> Replay:
     """A scripted conversation: glance, `num_zooms` zooms back and forth in the video, an answer. See `verify`."""
@@ -214,7 +216,8 @@ def replay(
         max_zooms=num_zooms,
         max_new_tokens=max(_MAX_NEW_TOKENS, checkpoint.config.max_new_tokens),
     )
-    request = Request.about(video, _QUESTION, checkpoint=checkpoint, clip_cache=ClipCache(), config=config)
+    cache = ClipCache(options=replace(options or VideoOptions(), device=str(checkpoint.model.device)))
+    request = Request.about(video, _QUESTION, checkpoint=checkpoint, clip_cache=cache, config=config)
     calls = zoom_calls(request.open_video().info, config)
     turns = [render_turn("Look closer.", call) for call in calls] + [render_turn("Seen.", Answer("done"))]
     num_seen = 0  # clips, the glance among them

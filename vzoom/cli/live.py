@@ -19,11 +19,12 @@ _WHY_NO_ANSWER = {
 
 
 class Live:
-    """Give it to `Zoomer.ask(on_event=…)`."""
+    """Give it to `Zoomer.ask(on_event=…)`. `glance`: as `ZoomConfig.glance` says."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, *, glance: str = "exact") -> None:
         self.stream = stream
         self.style = Style(stream)
+        self._kind = "keyframe" if glance == "keyframe" else "frame"
         self._num_zooms = 0
         self._column_is_0 = True
         self._is_first = True
@@ -63,7 +64,7 @@ class Live:
             self._is_first = False
             assert event.clip is not None, "a conversation opens with a glance"
             pts = event.clip.pts_seconds
-            self._write(f"{self.style('glance', 'cyan')}  {_count(len(pts), 'frame')}, {pts[0]:.2f}–{pts[-1]:.2f} s")
+            self._write(f"{self.style('glance', 'cyan')}  {_count(len(pts), self._kind)}, {pts[0]:.2f}–{pts[-1]:.2f} s")
         self._write(self.style(f" · {_cost(event.turn)}\n", "dim"))
 
     def _ended(self, event: TurnEnded) -> None:

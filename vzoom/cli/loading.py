@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import ZoomConfig
 from .console import note
-from .options import given
+from .options import given, video_options
 from .progress import StageLine
 
 if TYPE_CHECKING:
+    from ..video import VideoInput
     from ..zoomer import Zoomer
 
 EMBEDDED_NOTE = (
@@ -35,6 +36,7 @@ def load_zoomer(args: argparse.Namespace, *, warn: bool = True) -> Zoomer:
     """
     limits = given(args, ZoomConfig)
     ZoomConfig().override(**limits)  # checked before the model is loaded, which can take minutes
+    video = video_options(args)
     if warn and args.model == "embedded":
         note(EMBEDDED_NOTE)
     line = StageLine()
@@ -49,6 +51,7 @@ def load_zoomer(args: argparse.Namespace, *, warn: bool = True) -> Zoomer:
             revision=args.revision,
             adapter=args.adapter,
             limits=limits,
+            video=video,
             max_sessions=getattr(args, "max_sessions", None) or 1,
             progress=line if is_terminal else None,
         )
@@ -57,6 +60,24 @@ def load_zoomer(args: argparse.Namespace, *, warn: bool = True) -> Zoomer:
     for said in zoomer.checkpoint.notes:
         note(said)
     return zoomer
+
+
+def video_of(text: str, frame_rate: float | None) -> VideoInput:
+    """The video that a command was given: `text` is a path, a URL, a folder of images, or "-" for standard input.
+
+    Raises:
+        ValueError: a folder without --frame-rate, or --frame-rate without a folder.
+    """
+    from ..video import FrameSequence, seekable
+
+    is_folder = text != "-" and Path(text).is_dir()
+    if is_folder and frame_rate is None:
+        raise ValueError(f"{text}: a folder; for a folder of images give --frame-rate, its frames per second")
+    if frame_rate is not None and not is_folder:
+        raise ValueError(f"--frame-rate is for a folder of images, and {text} is none")
+    if is_folder:
+        return FrameSequence(text, fps=frame_rate)
+    return seekable(sys.stdin.buffer) if text == "-" else text
 
 
 def open_model(model: str, *, progress: Callable[[str], None] | None = None, **settings: Any) -> Zoomer:

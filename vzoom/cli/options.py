@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
-from ..config import LIMITS, Sampling, Setting, ZoomConfig, settings_of
+from ..config import LIMITS, Sampling, Setting, VideoOptions, ZoomConfig, settings_of
 
 
 def cache_home() -> Path:
@@ -107,6 +107,34 @@ def add_model_options(parser: argparse.ArgumentParser, role: str = "the model th
     group = parser.add_argument_group("model")
     add_model(group, role, **changes)
     share(group, "--adapter", "--revision", "--device", "--dtype")
+    add_video_options(parser)
+
+
+_VIDEO_FLAGS = {
+    "backend": "video-backend",
+    "stream": "video-stream",
+    "num_threads": "video-threads",
+    "deadline_seconds": "video-deadline",
+}
+
+
+def add_video_options(parser: argparse.ArgumentParser) -> None:
+    """How videos are read: what `video_options` returns."""
+    add_settings(parser.add_argument_group("reading videos"), VideoOptions, _VIDEO_FLAGS, flags=_VIDEO_FLAGS)
+
+
+def video_options(args: argparse.Namespace) -> VideoOptions:
+    """What the user gave of the options of `add_video_options`. ValueError: a value is out of range."""
+    return VideoOptions(**given(args, VideoOptions, _VIDEO_FLAGS, flags=_VIDEO_FLAGS))
+
+
+def add_video(parser: argparse.ArgumentParser, *name: str, **words: Any) -> None:
+    """A video of the user's, and --frame-rate: what `vzoom.cli.loading.video_of` reads."""
+    usual = {"metavar": "VIDEO", "help": "a video file, a URL, a folder of images, or - for standard input"}
+    parser.add_argument(*name, **usual | words)
+    parser.add_argument(
+        "--frame-rate", type=float, metavar="X", help="frames per second of a video that is a folder of images"
+    )
 
 
 def add_limits(parser: argparse.ArgumentParser) -> None:

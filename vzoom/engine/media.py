@@ -15,7 +15,7 @@ import torch
 from ..config import ZoomConfig
 from ..models import Checkpoint, FeatureCache, encode_clips
 from ..types import Clip, Event, TurnEnded, ZoomCall
-from ..video import PatchBuffer, VideoReadError
+from ..video import PatchBuffer, VideoReadError, look
 from .running_session import Encoded, PendingClip, PendingFeatures, RunningSession, SharedVideo
 from .session import NeedFrames, NeedTokens
 
@@ -35,7 +35,8 @@ class Media:
 
     def fetch(self, running: RunningSession, need: NeedFrames, events: list[Event]) -> Exception | None:
         """Hand the session its clip once it is decoded. Returns an error that the model cannot mend, if any."""
-        self._decode(running, need.timestamps)
+        is_glance = need.call is None
+        self._decode(running, need.timestamps, keyframes=is_glance and running.session.config.glance == "keyframe")
         assert running.pending_clip is not None
         if self.overlap and not running.pending_clip.future.done():
             return None
@@ -59,7 +60,7 @@ class Media:
     def prefetch(self, running: RunningSession) -> None:
         """Start to decode the frames that the call being written seems to ask for."""
         if running.session.prefetch_seconds and not isinstance(running.session.action, NeedFrames):
-            self._decode(running, running.session.prefetch_seconds)
+            self._decode(running, running.session.prefetch_seconds, keyframes=False)
 
     def encode(self, sessions: Sequence[RunningSession]) -> None:
         """Start the vision tower on the clips whose turn it is, all those of a step in one run."""
@@ -94,10 +95,10 @@ class Media:
     def close(self) -> None:
         self._threads.close()
 
-    def _decode(self, running: RunningSession, timestamps: tuple[float, ...]) -> None:
+    def _decode(self, running: RunningSession, timestamps: tuple[float, ...], *, keyframes: bool) -> None:
         if running.pending_clip is None or running.pending_clip.timestamps != timestamps:
             running.drop_pending_clip()
-            running.pending_clip = self._threads.decode(running.video, timestamps)
+            running.pending_clip = self._threads.decode(running.video, timestamps, keyframes)
 
     def _encoded(self, inputs: list[tuple[Clip, ZoomConfig]]) -> Encoded:
         return encode_clips(
@@ -113,8 +114,8 @@ class _Threads:
         self._tower = ThreadPoolExecutor(1, "vzoom-vision") if overlap else None
         self._stream = torch.cuda.Stream(device) if overlap and device.type == "cuda" else None
 
-    def decode(self, video: SharedVideo, timestamps: tuple[float, ...]) -> PendingClip:
-        future = self._decoders.submit(_timed_frames, video.retain(), timestamps)
+    def decode(self, video: SharedVideo, timestamps: tuple[float, ...], keyframes: bool) -> PendingClip:
+        future = self._decoders.submit(_timed_frames, video.retain(), timestamps, keyframes)
         future.add_done_callback(lambda _: video.release())
         return PendingClip(timestamps, future)
 
@@ -141,7 +142,7 @@ class _Threads:
         return result
 
 
-def _timed_frames(shared: SharedVideo, timestamps: Sequence[float]) -> tuple[Clip, float]:
+def _timed_frames(shared: SharedVideo, timestamps: Sequence[float], keyframes: bool) -> tuple[Clip, float]:
     started = time.perf_counter()
-    clip = shared.video.frames_at(timestamps)
+    clip = look(shared.video, timestamps, keyframes=keyframes)
     return clip, (time.perf_counter() - started) * 1e3

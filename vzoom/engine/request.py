@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from os import PathLike
 
 from ..config import Sampling, ZoomConfig
 from ..models import Checkpoint
 from ..protocol import Vocabulary
 from ..types import Clip, Trajectory, VideoInfo
-from ..video import ClipCache, FrameSource
+from ..video import ClipCache, FrameSource, VideoInput
 from .session import Session
 
 SessionFactory = Callable[[str, VideoInfo, Vocabulary, ZoomConfig, Sampling], Session]
@@ -40,7 +39,7 @@ class Request:
     @classmethod
     def about(
         cls,
-        path: str | PathLike[str],
+        video: VideoInput,
         question: str,
         *,
         checkpoint: Checkpoint,
@@ -51,10 +50,10 @@ class Request:
         check: Callable[[], None] | None = None,
         session: SessionFactory = Session,
     ) -> Request:
-        """A request about the video at `path`, whose frames are read through `clip_cache`.
+        """A request about `video`, whose frames are read through `clip_cache`.
 
         Args:
-            path: a file or a URL.
+            video: as for `open_video`; or an open video of your own, which stays yours to close.
             question: the text, options included.
             checkpoint: the model that will answer; it decides the size of the frames.
             clip_cache: decoded frames, shared between requests.
@@ -68,7 +67,7 @@ class Request:
         def open_video() -> FrameSource:
             if check is not None:
                 check()
-            return clip_cache.open(path, config=config, spec=checkpoint.patch_spec)
+            return clip_cache.open(video, config=config, spec=checkpoint.patch_spec)
 
         return cls(open_video, question, config, sampling or Sampling(), num_rollouts, session)
 

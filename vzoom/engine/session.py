@@ -96,7 +96,7 @@ class Session:
         self.config = config
         self.sampling = sampling or Sampling()
         self.vocabulary = vocabulary
-        self.trajectory = Trajectory(question=question, video=video)
+        self.trajectory = Trajectory(question=question, video=video, glance=config.glance)
         self.action: NeedFrames | NeedTokens | Done = NeedFrames(tuple(glance_timestamps(video, config)), None)
         self.prefetch_seconds: tuple[float, ...] = ()
         self.num_fed = 0

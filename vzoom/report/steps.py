@@ -46,6 +46,7 @@ def summary_section(trajectory: Trajectory, *, model: str, seconds: float) -> st
         answer = f'<p class="answer" dir="auto">{escape(trajectory.answer)}{more}</p>'
     else:
         answer = f'<p class="answer none">no answer <small>{why}</small></p>'
+    notes = "".join(f'<p class="note">{escape(said)}</p>' for said in video.notes)
     lead, _, rest = trajectory.question.strip().partition("\n")
     more = f'<p class="more" dir="auto">{escape(rest)}</p>' if rest else ""
     return (
@@ -54,7 +55,7 @@ def summary_section(trajectory: Trajectory, *, model: str, seconds: float) -> st
         f'<div class="outcome"><h2 class="eyebrow">Answer</h2>{answer}</div>{_figures(trajectory, seconds)}'
         f'<p class="source"><span class="file">{escape(PurePath(video.path).name)}</span> '
         f"<span>{video.width}\u00d7{video.height}</span> <span>{video.fps:.4g} fps</span> "
-        f"<span>{seconds_text(video.duration_seconds)}</span> <span>model {escape(model)}</span></p></header>"
+        f"<span>{seconds_text(video.duration_seconds)}</span> <span>model {escape(model)}</span></p>{notes}</header>"
     )
 
 
@@ -88,12 +89,13 @@ def glance_section(trajectory: Trajectory, glance: Clip) -> str:
     every = ""
     if len(glance) > 1:
         every = f", one every {(glance.pts_seconds[-1] - glance.pts_seconds[0]) / (len(glance) - 1):.2f} s"
+    kind = "keyframe" if trajectory.glance == "keyframe" else "frame"
     opened = " open" if len(glance) <= _OPEN_GLANCE_FRAMES else ""
     cost = opening_line(trajectory.turns[0]) if trajectory.turns else ""
     height, width = glance.frames.shape[1:3]
     return (
         f'<section class="step" id="glance"><h2><span class="badge">G</span>Glance '
-        f'<small>{count_text(len(glance), "frame")}{every}</small></h2><div class="body">'
+        f'<small>{count_text(len(glance), kind)}{every}</small></h2><div class="body">'
         f"<details{opened}><summary>Frames of the whole video, {width}\u00d7{height} pixels</summary>"
         f"{_frames(glance, 'Glance', max_side_pixels=_GLANCE_SIDE_PIXELS)}</details>{cost}</div></section>"
     )

@@ -1,13 +1,15 @@
 from .base import Frame as Frame
 from .base import FrameSource as FrameSource
+from .base import KeyframeSource as KeyframeSource
 from .base import VideoError as VideoError
 from .base import VideoReader as VideoReader
 from .base import VideoReadError as VideoReadError
+from .base import look as look
 from .cache import CachedVideo as CachedVideo
 from .cache import CacheStats as CacheStats
 from .cache import ClipCache as ClipCache
 from .cache import Resize as Resize
-from .opening import Backend as Backend
+from .frame_sequence import FrameSequence as FrameSequence
 from .opening import open_video as open_video
 from .packet_source import file_key as file_key
 from .packet_source import is_url as is_url
@@ -15,3 +17,6 @@ from .patches import PatchBuffer as PatchBuffer
 from .patches import PatchSpec as PatchSpec
 from .patches import frames_to_patches as frames_to_patches
 from .patches import grid_for as grid_for
+from .sources import VideoInput as VideoInput
+from .sources import seekable as seekable
+from .sources import video_name as video_name

@@ -10,11 +10,11 @@ import math
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 
@@ -83,7 +83,7 @@ class VideoReader(ABC):
 
     Attributes:
         info: duration, frame rate and size.
-        backend: "pyav" or "dali".
+        backend: "pyav", "dali", or "frames" for a `FrameSequence`.
         file_key: the file and its version; see `file_key`.
         tick_seconds: the stream's time base.
         serial: the number of this reader among all of the process.
@@ -98,6 +98,7 @@ class VideoReader(ABC):
         self.serial = next(_serials)
         self._lock = threading.Lock()
         self._closed = False
+        self._resize: Callable[[np.ndarray], np.ndarray] | None = None
 
     def frames_at(self, timestamps: Sequence[float]) -> Clip:
         """The frames on display at some times.
@@ -118,10 +119,32 @@ class VideoReader(ABC):
         ticks = [self.to_ticks(t) for t in timestamps]
         return make_clip(timestamps, self.read(ticks), self.tick_seconds)
 
-    def read(self, ticks: Sequence[int]) -> list[Frame]:
+    def keyframes_at(self, timestamps: Sequence[float]) -> Clip:
+        """The keyframe at or before each of some times, with its own time: little is decoded to show it.
+
+        Args, returns and raises as `frames_at`. Times between two keyframes give one frame.
+        """
+        ticks = self.keyframe_ticks(timestamps)
+        return make_clip([float(at * self.tick_seconds) for at in ticks], self.read(ticks), self.tick_seconds)
+
+    def keyframe_ticks(self, timestamps: Sequence[float]) -> list[int]:
+        """When the keyframe at or before each of some times is displayed. Nothing is decoded. Raises as `frames_at`."""
+        ticks = [self.to_ticks(t) for t in timestamps]
+        with self._lock:
+            if self._closed:
+                raise VideoReadError(f"{self.info.path}: the reader is closed")
+            return self._keyframe_ticks(ticks)
+
+    def read(self, ticks: Sequence[int], *, resize: Callable[[np.ndarray], np.ndarray] | None = None) -> list[Frame]:
         """The frame on display at each of `ticks`, which may be in any order.
 
-        Ticks that fall on one frame get the same object. Raises as `frames_at`.
+        Args:
+            ticks: whole steps of the time base from the first displayed frame.
+            resize: what is done to each picture as it is decoded, uint8 [H, W, 3] -> [h, w, 3], so that no more than
+                one is held at its full size.
+
+        Returns:
+            A frame for each; ticks that fall on one frame get the same object. Raises as `frames_at`.
         """
         if not ticks:
             raise ValueError("no timestamps: ask for at least one frame")
@@ -129,8 +152,19 @@ class VideoReader(ABC):
         with self._lock:
             if self._closed:
                 raise VideoReadError(f"{self.info.path}: the reader is closed")
-            found = dict(zip(wanted, self._read(wanted), strict=True))
+            self._resize = resize
+            try:
+                found = dict(zip(wanted, self._read(wanted), strict=True))
+            finally:
+                self._resize = None
         return [found[t] for t in ticks]
+
+    def _finish(self, image: np.ndarray) -> np.ndarray:
+        """What a picture becomes before it is handed out: resized, and read-only, as caches give it to several."""
+        if self._resize is not None:
+            image = self._resize(image)
+        image.setflags(write=False)
+        return image
 
     def to_ticks(self, seconds: float) -> int:
         """The tick nearest to `seconds`, halves up, so that pts <= t + half a tick is pts_ticks <= result."""
@@ -141,6 +175,10 @@ class VideoReader(ABC):
     @abstractmethod
     def _read(self, ticks: list[int]) -> list[Frame]:
         """`read` for strictly increasing ticks, under the lock."""
+
+    @abstractmethod
+    def _keyframe_ticks(self, ticks: list[int]) -> list[int]:
+        """`keyframe_ticks` of ticks in any order, under the lock."""
 
     @abstractmethod
     def _close(self) -> None:
@@ -162,13 +200,34 @@ class VideoReader(ABC):
         self.close()
 
 
+@runtime_checkable
 class FrameSource(Protocol):
-    """What the engine asks of a video: `CachedVideo` and every `VideoReader` have it."""
+    """What the engine asks of a video: `CachedVideo` and every `VideoReader` have it, and a reader of your own."""
 
     info: VideoInfo
 
     def frames_at(self, timestamps: Sequence[float]) -> Clip: ...
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class KeyframeSource(FrameSource, Protocol):
+    """A video that can also show its keyframes alone, for `ZoomConfig.glance` = "keyframe"."""
+
+    def keyframes_at(self, timestamps: Sequence[float]) -> Clip: ...
+
+
+def look(video: FrameSource, timestamps: Sequence[float], *, keyframes: bool) -> Clip:
+    """The frames on display at some times, or with `keyframes` the keyframes at or before them.
+
+    Raises:
+        VideoReadError: the video cannot show its keyframes alone; and as `VideoReader.frames_at`.
+    """
+    if not keyframes:
+        return video.frames_at(timestamps)
+    if not isinstance(video, KeyframeSource):
+        raise VideoReadError(f"{video.info.path}: it has no keyframes_at; use the exact glance")
+    return video.keyframes_at(timestamps)
 
 
 def make_clip(timestamps: Sequence[float], frames: Sequence[Frame], tick_seconds: Fraction) -> Clip:

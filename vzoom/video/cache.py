@@ -9,26 +9,21 @@ is known from the frames themselves, so that a hit touches no file.
 
 from __future__ import annotations
 
-import os
 import threading
 from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from ..config import ZoomConfig
-from ..types import Clip
-from .base import Frame, VideoReader, make_clip
+from ..config import VideoOptions, ZoomConfig
+from ..types import Clip, VideoInfo
+from .base import Frame, FrameSource, VideoReader, look, make_clip
 from .opening import open_video
-from .packet_source import file_key
 from .patches import PatchSpec, resize_frames
+from .sources import VideoInput, reader_key, video_key
 
-# Decoded at once before they are resized: a glance of 64 frames of 4K would be 1.6 GB.
-_CHUNK_FRAMES = 16
-
-FileKey = tuple[str, int, int]
 FramesKey = tuple[Hashable, ...]  # (file and its version, backend, resize): frames that can stand for each other
 
 
@@ -79,31 +74,36 @@ class ClipCache:
     Args:
         max_bytes: the most memory that the frames take.
         max_readers: the most files that stay open, with their keyframe index.
+        options: how videos are read.
 
     Raises:
         ValueError: max_bytes is below 0 or max_readers below 1.
     """
 
-    def __init__(self, max_bytes: int = 512 << 20, *, max_readers: int = 8) -> None:
+    def __init__(
+        self, max_bytes: int = 512 << 20, *, max_readers: int = 8, options: VideoOptions | None = None
+    ) -> None:
         if max_bytes < 0 or max_readers < 1:
             raise ValueError(f"max_bytes must be 0 or more and max_readers 1 or more, got {max_bytes}, {max_readers}")
         self.max_bytes, self.max_readers = max_bytes, max_readers
+        self.options = options or VideoOptions()
         self._lock = threading.Lock()
         self._frames: OrderedDict[tuple[FramesKey, int], Frame] = OrderedDict()
         self._starts: dict[FramesKey, list[tuple[int, int]]] = {}  # sorted (pts_ticks, index) of what is held
-        self._readers: OrderedDict[tuple[FileKey, Hashable], VideoReader] = OrderedDict()
+        self._readers: OrderedDict[Hashable, tuple[VideoInput, VideoReader]] = OrderedDict()
         self._num_bytes = self._hits = self._misses = self._evictions = 0
 
-    def open(self, path: str | os.PathLike[str], *, config: ZoomConfig, spec: PatchSpec) -> CachedVideo:
+    def open(self, video: VideoInput, *, config: ZoomConfig, spec: PatchSpec) -> FrameSource:
         """Open a video through this cache.
 
         Args:
-            path: a video file, or a URL that libav understands.
+            video: as for `open_video`; or an open video of your own, which is asked for each frame as it is needed, and
+                stays yours to close.
             config: its resize rule and pixel limits decide the size of the frames.
             spec: the patch geometry of the model that will see them.
 
         Returns:
-            The video; its frames come at the model's size.
+            The video. Its frames come at the model's size, those of an open video of your own as it gives them.
 
         Raises:
             VideoError: there is no such file, or it is not a video.
@@ -112,29 +112,33 @@ class ClipCache:
         def resized(frame_HWC: np.ndarray) -> np.ndarray:
             return resize_frames(frame_HWC[None], config=config, spec=spec)[0]
 
+        if isinstance(video, FrameSource) and not isinstance(video, VideoReader):
+            return BorrowedVideo(video)
         name = (config.resize, config.min_pixels, config.max_pixels, spec.factor)
-        return CachedVideo(self, self.reader(path), Resize(name, resized))
+        return CachedVideo(self, self.reader(video), Resize(name, resized))
 
-    def reader(self, path: str | os.PathLike[str], **options: object) -> VideoReader:
-        """An open reader of a file, the same one as long as the file does not change.
+    def reader(self, video: VideoInput) -> VideoReader:
+        """An open reader of a video, the same one as long as the file does not change. An open reader is that reader.
 
         It is shared: do not close it. One that is pushed out stays open for those who still hold it.
 
         Args:
-            path: as for `open_video`.
-            options: as for `open_video`.
+            video: as for `open_video`.
 
         Raises:
             VideoError: there is no such file, or it is not a video.
         """
-        key = (file_key(path), tuple(sorted(options.items())))
+        if isinstance(video, VideoReader):
+            return video
+        key = video_key(video)
         with self._lock:
             if key in self._readers:
                 self._readers.move_to_end(key)
-                return self._readers[key]
-        opened = open_video(path, **options)  # type: ignore[arg-type]  # checked there
+                return self._readers[key][1]
+        opened = open_video(video, self.options)
         with self._lock:
-            kept = self._readers.setdefault(key, opened)
+            # The object is held too: as long as it is here, no other can have its id.
+            _, kept = self._readers.setdefault(key, (video, opened))
             while len(self._readers) > self.max_readers:
                 self._readers.popitem(last=False)
         if kept is not opened:
@@ -156,6 +160,15 @@ class ClipCache:
             ValueError, VideoReadError: as `VideoReader.frames_at`.
         """
         ticks = [reader.to_ticks(t) for t in timestamps]
+        return make_clip(timestamps, self._frames_of(reader, ticks, resize), reader.tick_seconds)
+
+    def keyframes_at(self, reader: VideoReader, timestamps: Sequence[float], *, resize: Resize | None = None) -> Clip:
+        """`reader.keyframes_at(timestamps)`, resized; only frames that are not held are decoded. As `frames_at`."""
+        ticks = reader.keyframe_ticks(timestamps)
+        times = [float(at * reader.tick_seconds) for at in ticks]
+        return make_clip(times, self._frames_of(reader, ticks, resize), reader.tick_seconds)
+
+    def _frames_of(self, reader: VideoReader, ticks: list[int], resize: Resize | None) -> list[Frame]:
         frames_key = self._key_of(reader, resize)
         with self._lock:
             found = {at: frame for at in set(ticks) if (frame := self._lookup(frames_key, at)) is not None}
@@ -163,18 +176,16 @@ class ClipCache:
         missing = sorted(set(ticks) - found.keys())
         if not ticks:
             reader.read([])  # says what is wrong with that
-        for begin in range(0, len(missing), _CHUNK_FRAMES):
-            found |= self._decode(reader, missing[begin : begin + _CHUNK_FRAMES], frames_key, resize)
-        return make_clip(timestamps, [found[at] for at in ticks], reader.tick_seconds)
+        if missing:
+            found |= self._decode(reader, missing, frames_key, resize)
+        return [found[at] for at in ticks]
 
     def _decode(
         self, reader: VideoReader, ticks: list[int], frames_key: FramesKey, resize: Resize | None
     ) -> dict[int, Frame]:
         """Decode, resize and keep what is on display at `ticks` (increasing)."""
-        decoded = reader.read(ticks)
+        decoded = reader.read(ticks, resize=None if resize is None else lambda image: _resized(image, resize))
         fresh = {frame.index: frame for frame in decoded}
-        if resize is not None:
-            fresh = {i: replace(frame, image=_resized(frame.image, resize)) for i, frame in fresh.items()}
         with self._lock:
             self._misses += len(fresh)
             for frame in fresh.values():
@@ -196,10 +207,7 @@ class ClipCache:
 
     @staticmethod
     def _key_of(reader: VideoReader, resize: Resize | None) -> FramesKey:
-        name, size, _ = reader.file_key
-        # A URL has no version: what one reader saw holds for that reader only.
-        version: Hashable = reader.file_key if size else (name, reader.serial)
-        return version, reader.backend, resize.name if resize is not None else None
+        return reader_key(reader), reader.backend, resize.name if resize is not None else None
 
     def _lookup(self, frames_key: FramesKey, ticks: int) -> Frame | None:
         starts = self._starts.get(frames_key, [])
@@ -245,13 +253,35 @@ class CachedVideo:
         """The frames on display at `timestamps` (seconds). Errors as those of `VideoReader.frames_at`."""
         return self._cache.frames_at(self._reader, timestamps, resize=self._resize)
 
+    def keyframes_at(self, timestamps: Sequence[float]) -> Clip:
+        """The keyframes at or before `timestamps` (seconds). Errors as those of `VideoReader.frames_at`."""
+        return self._cache.keyframes_at(self._reader, timestamps, resize=self._resize)
+
     def close(self) -> None:
         """Does nothing: the reader belongs to the cache, which other sessions share."""
+
+
+class BorrowedVideo:
+    """An open video of the caller's own, which the engine does not close."""
+
+    def __init__(self, video: FrameSource) -> None:
+        self._video = video
+        self.info: VideoInfo = video.info
+
+    def frames_at(self, timestamps: Sequence[float]) -> Clip:
+        """What the caller's video gives."""
+        return self._video.frames_at(timestamps)
+
+    def keyframes_at(self, timestamps: Sequence[float]) -> Clip:
+        """What the caller's video gives. VideoReadError if it cannot show its keyframes alone."""
+        return look(self._video, timestamps, keyframes=True)
+
+    def close(self) -> None:
+        """Does nothing: the video belongs to the caller."""
 
 
 def _resized(image: np.ndarray, resize: Resize) -> np.ndarray:
     small = np.ascontiguousarray(resize.function(image))
     if small.dtype != np.uint8 or small.ndim != 3 or small.shape[2] != 3:
         raise ValueError(f"resize {resize.name!r} gave {small.dtype} {small.shape}, not uint8 [h, w, 3]")
-    small.setflags(write=False)
     return small

@@ -7,8 +7,8 @@ is asked for exact frame numbers of it. Several keyframes' worth go to DALI as o
 
 from __future__ import annotations
 
+import importlib
 import io
-import os
 from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +16,11 @@ from typing import Any
 import av
 import numpy as np
 
-from ..config import missing_extra
+from ..config import VideoOptions, missing_extra
 from .base import Frame, VideoError, VideoReadError
 from .index import packet_ticks
 from .keyframe_run import KeyframeRun
+from .packet_source import MediaFile
 from .pyav import PyAVReader
 
 _CPU_CODECS = frozenset({"vp8", "vp9", "mjpeg"})
@@ -62,9 +63,8 @@ def load_dali() -> Any:
 
 def has_gpu() -> bool:
     """Whether DALI sees a GPU that it can use."""
-    from nvidia.dali.backend import GetCUDADeviceCount
-
-    return int(GetCUDADeviceCount()) > 0
+    backend: Any = importlib.import_module("nvidia.dali.backend")
+    return int(backend.GetCUDADeviceCount()) > 0
 
 
 class DaliReader(PyAVReader):
@@ -76,11 +76,10 @@ class DaliReader(PyAVReader):
 
     backend = "dali"
 
-    def __init__(
-        self, path: str | os.PathLike[str], *, num_threads: int, deadline_seconds: float, max_packets: int
-    ) -> None:
+    def __init__(self, file: MediaFile, options: VideoOptions) -> None:
         self._dynamic = load_dali()
-        super().__init__(path, num_threads=num_threads, deadline_seconds=deadline_seconds, max_packets=max_packets)
+        super().__init__(file, options)
+        path = file.name
         self.device = "gpu" if has_gpu() else "cpu"
         codec = self._source.stream.codec_context
         if self.device == "cpu" and codec.name not in _CPU_CODECS and codec.codec.canonical_name not in _CPU_CODECS:
@@ -155,16 +154,14 @@ class DaliReader(PyAVReader):
             reason = str(error.__cause__ or error).strip().splitlines()[0]
             raise VideoReadError(f"{self.info.path}: DALI could not decode it on {self.device} ({reason})") from error
         return [
-            {number: self._finish(image) for number, image in zip(cut.numbers, clip, strict=True)}
+            {number: self._corrected(image) for number, image in zip(cut.numbers, clip, strict=True)}
             for cut, clip in zip(slices, clips, strict=True)
         ]
 
-    def _finish(self, image: np.ndarray) -> np.ndarray:
+    def _corrected(self, image: np.ndarray) -> np.ndarray:
         if self._matrix is not None:
             image = np.clip(np.rint(image.astype(np.float32) @ self._matrix.T), 0, 255).astype(np.uint8)
-        image = self._turned.upright(image)
-        image.setflags(write=False)
-        return image
+        return self._finish(self._turned.upright(image))
 
 
 def bt601_to(weights: tuple[float, float]) -> np.ndarray:

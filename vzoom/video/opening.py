@@ -1,53 +1,44 @@
-"""A path or URL -> a reader of the video: `with open_video("match.mp4") as video: clip = video.frames_at([12.0])`."""
+"""Any video -> a reader of it: `with open_video("match.mp4") as video: clip = video.frames_at([12.0])`."""
 
 from __future__ import annotations
 
-import os
-from typing import Literal
+from dataclasses import replace
+from typing import Any
 
-from .base import VideoReader
+from ..config import VideoOptions
+from .base import FrameSource, VideoError, VideoReader
+from .frame_sequence import FrameSequence, SequenceReader
+from .sources import VideoInput, media_file, video_name
 
-Backend = Literal["auto", "pyav", "dali"]
 
-
-def open_video(
-    path: str | os.PathLike[str],
-    *,
-    backend: Backend = "auto",
-    num_threads: int = 1,
-    deadline_seconds: float = 300.0,
-    max_packets: int = 5_000_000,
-) -> VideoReader:
+def open_video(video: VideoInput, options: VideoOptions | None = None, **changes: Any) -> VideoReader:
     """Open a video.
 
-    mp4 and mov open at once. Other containers are read through once without decoding, to learn where frames are.
-
     Args:
-        path: a video file, or a URL that libav understands.
-        backend: "auto" is PyAV; "dali" decodes with NVIDIA DALI (extra `dali`).
-        num_threads: threads that decode.
-        deadline_seconds: the longest that the opening, or one call of `frames_at`, may take.
-        max_packets: the most packets that the opening, or one call of `frames_at`, may read.
+        video: a path, a URL that libav understands, the bytes of a file, a file opened with "rb" (one that cannot
+            seek, such as a pipe, is copied first), or a `FrameSequence`.
+        options: how it is read; see `VideoOptions` for the defaults.
+        changes: fields of `VideoOptions` that replace those of `options`.
 
     Returns:
-        An open reader; close it, or use it in a `with` statement.
+        An open reader; close it, or use it in a `with` statement. A file that you opened stays yours to close.
 
     Raises:
         VideoError: there is no such file, it is not a video, or the backend cannot decode it.
         VideoReadError: the opening ran into `deadline_seconds` or `max_packets`.
-        ValueError: an unknown backend, or a limit that is not above 0.
+        ValueError: an option is out of range.
+        TypeError: an option is unknown.
     """
-    for name, value in (
-        ("num_threads", num_threads), ("deadline_seconds", deadline_seconds), ("max_packets", max_packets),
-    ):  # fmt: skip
-        if not value > 0:
-            raise ValueError(f"{name} must be above 0, got {value!r}")
-    if backend not in ("auto", "pyav", "dali"):
-        raise ValueError(f"backend must be auto, pyav or dali, got {backend!r}")
-    if backend == "dali":
+    chosen = replace(options or VideoOptions(), **changes)
+    if isinstance(video, FrameSequence):
+        return SequenceReader(video, chosen)
+    if isinstance(video, FrameSource):
+        raise VideoError(f"{video_name(video)}: this {type(video).__name__} is open already: use it as it is")
+    file = media_file(video)
+    if chosen.backend == "dali":
         from .dali import DaliReader
 
-        return DaliReader(path, num_threads=num_threads, deadline_seconds=deadline_seconds, max_packets=max_packets)
+        return DaliReader(file, chosen)
     from .pyav import PyAVReader
 
-    return PyAVReader(path, num_threads=num_threads, deadline_seconds=deadline_seconds, max_packets=max_packets)
+    return PyAVReader(file, chosen)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import av
 import av.container
@@ -14,6 +16,7 @@ import av.video.stream
 from av.packet import Packet
 from av.stream import Disposition
 
+from ..config import VideoOptions
 from .base import ReadBudget, VideoError, VideoReadError
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|file:")
@@ -44,18 +47,40 @@ def file_key(path: str | os.PathLike[str]) -> tuple[str, int, int]:
     return os.path.realpath(checked), stat.st_size, stat.st_mtime_ns
 
 
+@dataclass(frozen=True)
+class MediaFile:
+    """What libav opens.
+
+    Attributes:
+        name: in messages and results.
+        target: an absolute path, a URL, or an open file that can seek.
+        key: as `file_key`.
+        is_copy: whether `target` is a copy that nobody else holds, to be closed with the reader.
+    """
+
+    name: str
+    target: str | IO[bytes]
+    key: tuple[str, int, int]
+    is_copy: bool = False
+
+    def close(self) -> None:
+        """Release a copy; a file of the caller's own stays open."""
+        if self.is_copy and not isinstance(self.target, str):
+            self.target.close()
+
+
 class PacketSource:
     """An open container and the stream to decode. `reopen` starts again from the file's first byte."""
 
     container: av.container.InputContainer
     stream: av.video.stream.VideoStream
 
-    def __init__(self, path: str | os.PathLike[str], *, num_threads: int, timeout_seconds: float) -> None:
-        self.path = os.fspath(path)
-        self.num_threads = num_threads
-        # Absolute, so that libav reads no protocol into a name such as "a:b.mp4".
-        self._name = self.path if is_url(path) else os.path.abspath(_checked(path))
-        self._timeout_seconds = timeout_seconds if is_url(path) else None
+    def __init__(self, file: MediaFile, options: VideoOptions) -> None:
+        self.path = file.name
+        self.num_threads = options.num_threads
+        self._target, self._number = file.target, options.stream
+        is_remote = isinstance(file.target, str) and is_url(file.target)
+        self._timeout_seconds = options.deadline_seconds if is_remote else None
         self._open()
 
     def packets(self, budget: ReadBudget) -> Iterator[Packet[av.video.stream.VideoStream]]:
@@ -91,12 +116,14 @@ class PacketSource:
         self.container.close()
 
     def _open(self) -> None:
+        if not isinstance(self._target, str):
+            self._target.seek(0)
         try:
-            self.container = av.open(self._name, timeout=self._timeout_seconds)
+            self.container = av.open(self._target, "r", timeout=self._timeout_seconds)
         except av.error.FFmpegError as error:
             raise VideoError(f"{self.path}: not a video that can be opened ({error.strerror})") from error
         try:
-            self.stream = _video_stream(self.container, self.path)
+            self.stream = _video_stream(self.container, self.path, self._number)
         except VideoError:
             self.container.close()
             raise
@@ -109,13 +136,15 @@ def _checked(path: str | os.PathLike[str]) -> Path:
     if not local.exists():
         raise VideoError(f"{local}: no such file")
     if local.is_dir():
-        raise VideoError(f"{local}: a directory, not a video file")
+        raise VideoError(
+            f"{local}: a directory, not a video file; for a folder of images give FrameSequence(folder, fps=…)"
+        )
     if local.stat().st_size == 0:
         raise VideoError(f"{local}: an empty file, not a video")
     return local
 
 
-def _video_stream(container: av.container.InputContainer, path: str) -> av.video.stream.VideoStream:
+def _video_stream(container: av.container.InputContainer, path: str, number: int | None) -> av.video.stream.VideoStream:
     if container.format.name in _NOT_VIDEO_FORMATS:
         raise VideoError(f"{path}: a text file, not a video")
     # The cover picture of a song is a video stream too, of one frame.
@@ -123,10 +152,25 @@ def _video_stream(container: av.container.InputContainer, path: str) -> av.video
     if not moving:
         kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
         raise VideoError(f"{path}: no video stream in it (it holds: {kinds})")
-    default = [s for s in moving if s.disposition & Disposition.default]
-    stream = (default or moving)[0]
+    if number is None:
+        # The largest; among equals the one that the file calls the default, else the first.
+        stream = max(moving, key=lambda s: (_pixels(s), bool(s.disposition & Disposition.default), -s.index))
+    elif number not in [s.index for s in moving]:
+        there = ", ".join(f"{s.index} ({_size(s)})" for s in moving)
+        raise VideoError(f"{path}: no video stream {number} in it; there are {there}")
+    else:
+        stream = next(s for s in moving if s.index == number)
     if stream.codec_context is None:
         raise VideoError(f"{path}: no decoder for its video stream")
     if stream.time_base is None:
         raise VideoError(f"{path}: its video stream has no time base")
     return stream
+
+
+def _pixels(stream: av.video.stream.VideoStream) -> int:
+    return stream.codec_context.width * stream.codec_context.height if stream.codec_context is not None else 0
+
+
+def _size(stream: av.video.stream.VideoStream) -> str:
+    codec = stream.codec_context
+    return f"{codec.name} {codec.width}x{codec.height}" if codec is not None else "no decoder"

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 
 import av.error
 import numpy as np
 from av.video.frame import VideoFrame
 
+from ..config import VideoOptions
 from ..types import VideoInfo
 from .base import Frame, ReadBudget, VideoError, VideoReader, VideoReadError
 from .index import build_index, packet_ticks
 from .keyframe_run import KeyframeGoneError, KeyframeRun, VideoPacket
-from .packet_source import PacketSource, file_key
+from .packet_source import MediaFile, PacketSource
 from .picture import orientation, to_rgb
 
 # Only these tell reliably which frames no other frame refers to.
@@ -104,17 +104,15 @@ class PyAVReader(VideoReader):
 
     backend = "pyav"
 
-    def __init__(
-        self, path: str | os.PathLike[str], *, num_threads: int, deadline_seconds: float, max_packets: int
-    ) -> None:
+    def __init__(self, file: MediaFile, options: VideoOptions) -> None:
         super().__init__()
-        self.file_key = file_key(path)
-        self._budget = ReadBudget(os.fspath(path), deadline_seconds=deadline_seconds, max_packets=max_packets)
-        self._source = PacketSource(path, num_threads=num_threads, timeout_seconds=deadline_seconds)
+        self._file, self.file_key = file, file.key
+        self._budget = ReadBudget(file.name, deadline_seconds=options.deadline_seconds, max_packets=options.max_packets)
+        self._source = PacketSource(file, options)
         try:
             self._open()
         except VideoError:
-            self._source.close()
+            self._close()
             raise
 
     def _open(self) -> None:
@@ -139,6 +137,7 @@ class PyAVReader(VideoReader):
             fps=self._index.fps,
             width=width,
             height=height,
+            backend=self.backend,
         )
 
     def _read(self, ticks: list[int]) -> list[Frame]:
@@ -205,10 +204,22 @@ class PyAVReader(VideoReader):
         raise VideoReadError(f"{self.info.path}: no frame can be decoded at or before {seconds:.3f} s")
 
     def _image(self, frame: VideoFrame) -> np.ndarray:
-        """Upright RGB, read-only: caches hand the same array to several callers."""
-        image = to_rgb(frame, width=self._width, height=self._height, turned=self._turned)
-        image.setflags(write=False)
-        return image
+        return self._finish(to_rgb(frame, width=self._width, height=self._height, turned=self._turned))
+
+    def _keyframe_ticks(self, ticks: list[int]) -> list[int]:
+        self._budget.restart()
+        known: dict[int, int] = {0: self._first_ticks}  # when each keyframe is displayed
+        found: list[int] = []
+        for at in (t + self._first_ticks for t in ticks):
+            key = self._key_before(at)
+            while key not in known or known[key] > at:  # its dts may come before `at` and its pts after
+                if key not in known:
+                    known[key] = self._run_from(key).key_pts
+                key -= known[key] > at
+            found.append(known[key] - self._first_ticks)
+        # The runs moved the source, and the decoder's own is dead.
+        self._decoder = self._start(0, skip=True)
+        return found
 
     def _key_before(self, ticks: int) -> int:
         return min(self._index.before(ticks), self._last_key)
@@ -239,3 +250,4 @@ class PyAVReader(VideoReader):
 
     def _close(self) -> None:
         self._source.close()
+        self._file.close()

@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING, Any
 from ...config import Sampling
 from ..console import note, print_json
 from ..exit_codes import ExitCode
-from ..loading import load_zoomer
-from ..options import add_limits, add_model_options, add_settings, given, share
+from ..loading import load_zoomer, video_of
+from ..options import add_limits, add_model_options, add_settings, add_video, given, share, video_options
 
 if TYPE_CHECKING:
-    from vzoom.zoomer import Result
+    from vzoom.video import VideoInput
+    from vzoom.zoomer import Result, Zoomer
 
 _EXAMPLES = """examples:
   vzoom ask match.mp4 "Who scored first?" --model zsgvivo/videozoomer
   vzoom ask match.mp4 "Who scored first?" --model ./checkpoint --max-zooms 2 --report match.html
   vzoom ask match.mp4 "Who scored first?" --model Qwen/Qwen2.5-VL-7B-Instruct --json > match.json
+  curl -s https://example.org/match.mp4 | vzoom ask - "Who scored first?" --model ./checkpoint --glance keyframe
+  vzoom ask ./frames --frame-rate 2 "What is built here?" --model ./checkpoint
 """
 
 
@@ -33,7 +36,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("video", metavar="VIDEO", help="a video file")
+    add_video(parser, "video")
     parser.add_argument("question", metavar="QUESTION", help="what you want to know")
     share(parser, "--json", "--report")
     add_model_options(parser)
@@ -54,17 +57,26 @@ def run(args: argparse.Namespace) -> ExitCode:
     Sampling(**given(args, Sampling))  # what is out of range shows before a model is loaded
     if not args.question.strip():
         raise ValueError('the question is empty: vzoom ask VIDEO "What happens?"')
-    open_video(args.video).close()  # a file that is no video shows before a model is loaded
-    zoomer = load_zoomer(args)
+    video = video_of(args.video, args.frame_rate)
+    with open_video(video, video_options(args), backend="pyav") as opened:  # no video? that shows before a model loads
+        zoomer = load_zoomer(args)
+        backend, device = zoomer.clip_cache.options.backend, zoomer.checkpoint.model.device
+        decodes_here = backend == "pyav" or (backend == "auto" and device.type == "cpu")
+        return _ask(args, zoomer, opened if decodes_here else video)
+
+
+def _ask(args: argparse.Namespace, zoomer: Zoomer, video: VideoInput) -> ExitCode:
     sampling = replace(zoomer.checkpoint.sampling, **given(args, Sampling))
     if args.json:
-        result = zoomer.ask(args.video, args.question, sampling=sampling)
+        result = zoomer.ask(video, args.question, sampling=sampling)
     else:
         from ..live import Live
 
-        live = Live(sys.stdout)
-        result = zoomer.ask(args.video, args.question, sampling=sampling, on_event=live)
+        live = Live(sys.stdout, glance=zoomer.config.glance)
+        result = zoomer.ask(video, args.question, sampling=sampling, on_event=live)
         live.result(result)
+    for said in result.trajectory.video.notes:
+        note(said)
     if args.report:
         result.report.save(args.report)
         if not args.json:

@@ -7,7 +7,7 @@ import argparse
 from ..exit_codes import ExitCode
 from ..expert import ENVIRONMENT, ExpertSession, add_expert_options, expert_settings, kept_settings, read_questions
 from ..loading import model_path
-from ..options import add_model
+from ..options import add_model, add_video_options, video_options
 from ..progress import CountLine
 
 _EXAMPLES = """examples:
@@ -28,6 +28,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     add_model(parser, "the model that is to learn (only its tokenizer and frame sizes are read)")
     add_expert_options(parser)
+    add_video_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -41,7 +42,8 @@ def run(args: argparse.Namespace) -> ExitCode:
     questions = read_questions(args)
     settings = expert_settings(args)
     with ExpertSession(args.out, settings) as session:
-        factory = EpisodeFactory(load_vocabulary(model), load_patch_spec(model), ClipCache())
+        clips = ClipCache(options=video_options(args))
+        factory = EpisodeFactory(load_vocabulary(model), load_patch_spec(model), clips)
         same_settings(args.out, {"command": "distill", "model": args.model, **kept_settings(settings)})
         found = distill(
             questions,

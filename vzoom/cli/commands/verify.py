@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..console import Style, print_json, printable
 from ..exit_codes import ExitCode
-from ..loading import check_folder
-from ..options import add_model_options, share
+from ..loading import check_folder, video_of
+from ..options import add_model_options, add_video, share, video_options
 from ..progress import StageLine
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--num-zooms", type=int, default=4, metavar="N", help="zooms of the conversation (default: %(default)s)"
     )
-    parser.add_argument("--video", metavar="FILE", help="a video of yours (default: one is rendered)")
+    add_video(parser, "--video", metavar="FILE", help="a video of yours (default: one is rendered)")
     share(parser, "--json")
     add_model_options(parser, "the model that is checked")
     parser.set_defaults(run=run)
@@ -62,15 +62,17 @@ def run(args: argparse.Namespace) -> ExitCode:
     check_folder(args.model)
     from vzoom.video import open_video
 
+    options, own = video_options(args), None
     if args.video is not None:
-        open_video(args.video).close()  # a file that is no video shows before a model is loaded
+        own = video_of(args.video, args.frame_rate)
+        open_video(own, options, backend="pyav").close()  # what is no video shows before a model is loaded
     import torch
 
     from ..exactness import verify
 
     progress = StageLine()
     with tempfile.TemporaryDirectory(prefix="vzoom-verify-") as folder:
-        video = args.video or _rendered(Path(folder))
+        video = _rendered(Path(folder)) if own is None else own
         try:
             found = verify(
                 args.model,
@@ -80,6 +82,7 @@ def run(args: argparse.Namespace) -> ExitCode:
                 revision=args.revision,
                 adapter=args.adapter,
                 num_zooms=args.num_zooms,
+                options=options,
                 progress=progress,
             )
         except torch.OutOfMemoryError as error:

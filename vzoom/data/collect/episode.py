@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ...engine import Done, NeedFrames, NeedTokens, Session
 from ...protocol import Vocabulary
 from ...types import StopReason, ZoomCall
-from ...video import ClipCache, FrameSource, PatchSpec, VideoReadError
+from ...video import ClipCache, FrameSource, PatchSpec, VideoReadError, look
 from ..record import Record, RecordedTurn, Source, carried_out
 from ..tokens import tokenize_record, turn_script
 from ..videos import check_video
@@ -52,7 +52,7 @@ class Episode:
         self.sources: list[Source] = []
         self.flawed: list[bool] = []
         assert isinstance(self.session.action, NeedFrames)
-        glance = frames.frames_at(self.session.action.timestamps)
+        glance = look(frames, self.session.action.timestamps, keyframes=question.config.glance == "keyframe")
         self.session.splice(glance)
         self.messages: list[Message] = opening(question.question, question.video.info, glance, question.config)
 

@@ -13,7 +13,7 @@ from ..runs.shard import local_device
 if TYPE_CHECKING:
     from ...zoomer import Zoomer
 
-_TEXTS = ("pretrained", "device", "dtype", "policy")
+_TEXTS = ("pretrained", "device", "dtype", "policy", "glance")
 _NUMBERS = ("fps", "confidence", *(name for name, one in LIMITS.items() if one.kind is float))  # others: whole numbers
 
 
@@ -39,7 +39,7 @@ class Settings:
     max_sessions: int | None = None
     batch_size: int = 1
     seed: int = Sampling.seed
-    limits: Mapping[str, float] = field(default_factory=dict)
+    limits: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         own = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "limits"}

@@ -1,0 +1,1 @@
+"""Protocols learned from published conversations, and proved by rendering those conversations again."""
