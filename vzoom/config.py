@@ -162,19 +162,16 @@ class ZoomConfig:
         if unknown:
             raise ValueError(f"vzoom.json of {source}: unknown field {', '.join(sorted(unknown))}")
         for name, kind in get_type_hints(cls).items():
-            if name not in data:
+            value = data.get(name)
+            if name not in data or kind not in (int, float):
                 continue
-            value = data[name]
-            if kind not in (int, float):
-                fits = isinstance(value, str)
-            else:  # true is a number to Python, and NaN and infinity are to its JSON
-                number = isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
-                fits = number and abs(value) <= 2**53
-            if not fits:
+            # true is a number to Python, and so are NaN and infinity to its JSON.
+            is_number = isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
+            if not (is_number and abs(value) <= 2**53):
                 raise ValueError(f"vzoom.json of {source}: {name} is {repr(value)[:80]}")
         try:
             return cls(**data)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise ValueError(f"vzoom.json of {source}: {error}") from error
 
     def save(self, path: Path) -> None:

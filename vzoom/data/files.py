@@ -106,16 +106,15 @@ class Lock:
     def __init__(self, path: Path, *, what: Path | None = None, wait: bool = False) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._what = what or path.parent
-        self._file = path.open("a+", encoding="utf-8", errors="replace")
+        self._file = path.open("a+b", buffering=0)
         try:
             with naming(path):
                 _hold(self._file, self._what, wait=wait)
                 self._file.seek(0)
-                before = self._file.read(_VERSION_LENGTH).strip()
+                before = self._file.read(_VERSION_LENGTH).decode("utf-8", "replace").strip()
                 if before != __version__:
                     self._file.truncate(0)
-                    self._file.write(__version__)
-                    self._file.flush()
+                    self._file.write(__version__.encode())
         except BaseException:
             self._file.close()
             raise

@@ -109,5 +109,7 @@ def _field(
     if near[1].lstrip().startswith("s"):
         return f"{{time:{f'0{width}' if width else ''}.0f}}", None
     if "frame" not in near[0].lower():
-        unsure.append("whether the whole number in a label is a frame's number in the file or its second: took the first")
+        unsure.append(
+            "whether the whole number in a label is a frame's number in the file or its second: took the first"
+        )
     return f"{{frame{spec}}}", None

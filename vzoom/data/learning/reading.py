@@ -68,7 +68,9 @@ def first_difference(expected: str, found: str) -> Difference | None:
     """The first place where two texts differ."""
     if expected == found:
         return None
-    at = next((i for i, (a, b) in enumerate(zip(expected, found, strict=False)) if a != b), min(len(expected), len(found)))
+    at = next(
+        (i for i, (a, b) in enumerate(zip(expected, found, strict=False)) if a != b), min(len(expected), len(found))
+    )
     return Difference(at, expected[at:], found[at:])
 
 

@@ -9,6 +9,7 @@ OUT/grpo.json, OUT/sft.json    written last: which model was published, and its 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -26,6 +27,8 @@ from .dist import ProcessGroup
 Best = tuple[float | None, int]
 """Held-out reward of the best model and its step or update; the reward is None if nothing is held out."""
 
+_UNWRITTEN = ("iostream error", "inline_container", "PytorchStreamWriter", "I/O error", "Error while serializing")
+_FULL_BYTES = 1 << 20  # a disk with less is full
 _COMPLETE = "progress.json"  # written last, so a checkpoint that has it was written to its end
 _STATE: dict[str, type | tuple[type, ...]] = {
     "identity": dict,
@@ -86,6 +89,11 @@ class TrainingFolder:
     ) -> None:
         if self._lock is not None:
             self._lock.close()
+        # torch and safetensors say that a file could not be written by errors of their own.
+        if error is not None and any(sign in str(error) for sign in _UNWRITTEN):
+            is_full = shutil.disk_usage(self.out).free < _FULL_BYTES or "code: 28" in str(error)
+            number = errno.ENOSPC if is_full else errno.EIO
+            raise OSError(number, os.strerror(number), str(self.out / "checkpoints")) from error
 
     @property
     def is_first(self) -> bool:
