@@ -16,7 +16,7 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -26,7 +26,7 @@ from ..data import read_json, write_json
 
 _UNPACKED = ".unpacked.json"  # archives that are, with their sizes
 # An archive, or a part of one that was split: videos.tar.part.aa, videos.tar.gz.part-001, videos.tar.00
-_ARCHIVE = re.compile(r"(?P<whole>.+\.(?:tar|tar\.gz|tgz|zip))(?P<part>\.(?:part[._-]?)?(?:[a-z]{2}|\d+))?")
+_ARCHIVE = re.compile(r"(?P<whole>.+\.(?:tar\.gz|tgz|tar|zip))(?P<part>\.(?:part[._-]?)?(?:[a-z]{2}|\d+))?")
 _STAGING = ".unpacking"  # what the name of the folder ends in
 
 # Videos hardly shrink, texts by ten: an archive that grows a hundredfold was made to fill disks.
@@ -53,6 +53,7 @@ def unpack(root: Path, *, say: Callable[[str], None] = print) -> None:
     record = root / _UNPACKED
     done = _read_record(record)
     archives = _archives(root)
+    kept = {record, *(part for parts in archives.values() for part in parts)}
     for whole, parts in sorted(archives.items()):
         name, size = str(whole.relative_to(root)), _size(parts)
         if done.get(name) == size:
@@ -61,7 +62,7 @@ def unpack(root: Path, *, say: Callable[[str], None] = print) -> None:
         with _Staging.beside(whole, size) as staging:
             try:
                 (_unzip if whole.suffix == ".zip" else _untar)(whole, parts, staging)
-                staging.move_into_place()
+                staging.move_into_place(kept)
             except (_Refused, tarfile.TarError, zipfile.BadZipFile, zlib.error, gzip.BadGzipFile, EOFError) as error:
                 raise ValueError(f"{whole}: {error}; remove it and run the same command again") from error
         done[name] = size
@@ -135,13 +136,17 @@ class _Staging:
                 out.write(chunk)
                 left -= len(chunk)
 
-    def move_into_place(self) -> None:
-        """Move every file to where it belongs, in place of what is there."""
+    def move_into_place(self, kept: Collection[Path]) -> None:
+        """Move every file to where it belongs, in place of what is there. kept: files that none may replace."""
         files = sorted(path for path in self.folder.rglob("*") if not path.is_dir())
         places = [(path, self.target / path.relative_to(self.folder)) for path in files]
         for path, place in places:
+            name = str(path.relative_to(self.folder))
+            if place in kept:
+                raise _Refused(
+                    f"{name!r} would take the place of an archive, or of the list of those that are unpacked"
+                )
             if place.is_dir() or any(parent.exists() and not parent.is_dir() for parent in place.parents):
-                name = str(path.relative_to(self.folder))
                 raise _Refused(f"{name!r} would take the place of a folder or of a file above it in {self.target}")
         for path, place in places:
             place.parent.mkdir(parents=True, exist_ok=True)

@@ -226,6 +226,8 @@ def content_hash(path: Path) -> str:
         digest = hashlib.sha256(json.dumps(_settings(db, path), sort_keys=True).encode())
         for table in ("items", "predictions", "parts"):
             for row in db.execute(f"SELECT * FROM {table} ORDER BY position"):
+                if any(isinstance(value, bytes) for value in row):  # nothing is written as such
+                    raise ValueError(f"{path} is damaged (position {row[0]} of {table}): {_MEND}")
                 digest.update(json.dumps(row).encode() + b"\n")
         return digest.hexdigest()
 
