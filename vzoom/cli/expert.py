@@ -24,7 +24,7 @@ _FLAGS = {"temperature": "expert_temperature"}  # --temperature is of the --mode
 _KEPT = ("attempts", "temperature", "reply_tokens")  # what a folder must be resumed with
 
 ENVIRONMENT = f"""the expert is an OpenAI-compatible endpoint that the environment names:
-  {_EXPERT}_URL and {_EXPERT}_MODEL, and {_EXPERT}_KEY if it wants a key
+  {_EXPERT}_URL and {_EXPERT}_MODEL, and {_EXPERT}_KEY (or _KEY_FILE) if it wants a key
   {_EXPERT}_URL_2, {_EXPERT}_URL_3 … are asked when the ones before them fail
   {_EXPERT}_PRICE_IN and {_EXPERT}_PRICE_OUT: prices per million tokens, to count what it costs
   VZOOM_JUDGE_URL … likewise, for questions without options
