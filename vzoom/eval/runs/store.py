@@ -158,7 +158,9 @@ class Store:
                     self._insert("parts", (position, *row.parts))
 
     def _insert(self, table: str, values: Sequence[object]) -> None:
-        self._db.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(values))})", values)
+        # Half of a surrogate pair, which JSON can hold and UTF-8 cannot, is kept as "?".
+        held = [v.encode("utf-8", "replace").decode() if isinstance(v, str) else v for v in values]
+        self._db.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(held))})", held)
 
 
 def _begin(path: Path, settings: str) -> None:
