@@ -1,4 +1,5 @@
 """Long commands on a disk that is too small: each ends with one line, keeps what was done, and resumes on a larger one.
+Then two of the same at once in one folder: one does the work, the other shares it or is refused.
 
     python full_disk.py FOLDER SEED TRIES TASK…
 
@@ -92,27 +93,38 @@ class Disk:
 
 def attempt(work: Work, disk: Disk, out: Path) -> str:
     """Work in a process of its own. "" if it ended well, the line that it ended with, or a traceback."""
-    read_end, write_end = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        said = ""
-        try:
-            disk.enter()
-            with open(os.devnull, "w") as nothing, redirect_stdout(nothing), redirect_stderr(nothing):
-                work(out)
-        except (ValueError, OSError) as error:  # what the command line makes one line of
-            line = _one_line(error)
-            said = line if str(out) in line else f"names no file: {line}\n{traceback.format_exc()}"
-        except BaseException:  # noqa: BLE001  (whatever it is: the parent says it)
-            said = traceback.format_exc()
-        finally:
-            os.write(write_end, said.encode()[-4000:])
-            os._exit(0)
-    os.close(write_end)
-    with os.fdopen(read_end) as file:
-        said = file.read()
-    os.waitpid(pid, 0)
+    (said,) = attempts(work, disk, [out])
     return said
+
+
+def attempts(work: Work, disk: Disk, outs: list[Path]) -> list[str]:
+    """The same at once, in a process for each folder."""
+    pipes = []
+    for out in outs:
+        read_end, write_end = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            said = ""
+            try:
+                disk.enter()
+                with open(os.devnull, "w") as nothing, redirect_stdout(nothing), redirect_stderr(nothing):
+                    work(out)
+            except (ValueError, OSError) as error:  # what the command line makes one line of
+                line = _one_line(error)
+                said = line if str(out) in line else f"names no file: {line}\n{traceback.format_exc()}"
+            except BaseException:  # noqa: BLE001  (whatever it is: the parent says it)
+                said = traceback.format_exc()
+            finally:
+                os.write(write_end, said.encode()[-4000:])
+                os._exit(0)
+        os.close(write_end)
+        pipes.append((pid, read_end))
+    found = []
+    for pid, read_end in pipes:
+        with os.fdopen(read_end) as file:
+            found.append(file.read())
+        os.waitpid(pid, 0)
+    return found
 
 
 def size_of(folder: Path) -> int:

@@ -1,4 +1,4 @@
-"""Long commands on a full disk: one line that names the file, and the same command resumes to the same result."""
+"""Long commands on a full disk, and two at once in one folder: one line that names the file, and the same result."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,19 @@ pytest.importorskip("pyarrow", reason="pyarrow (extra train) is not installed")
 pytest.importorskip("trl", reason="trl (extra train) is not installed")
 
 TESTS = Path(__file__).parent
+
+
+def check(found: dict[str, Any]) -> None:
+    """What `full_disk.py` says of a task."""
+    for line in found["ended"]:
+        assert "Traceback" not in line
+        assert "\n" not in line
+        assert not line or any(sign in line for sign in ("make room", "size of files", "disk fails")), line
+    assert found["stopped"] == found["whole"], found["task"]
+    first, second = found["two"]
+    assert first == ""
+    assert second == "" or "in use by another process" in second, second
+    assert found["shared"] == found["whole"], found["task"]
 
 
 def test_each_ends_with_one_line_and_resumes_to_the_same_result(tmp_path: Path) -> None:
@@ -23,8 +37,5 @@ def test_each_ends_with_one_line_and_resumes_to_the_same_result(tmp_path: Path) 
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert [one["task"] for one in found] == ["eval", "distill", "sft"]
     for one in found:
-        for line in one["ended"]:
-            assert "Traceback" not in line
-            assert "\n" not in line
-            assert any(sign in line for sign in ("make room", "size of files", "disk fails")), line
-        assert one["stopped"] == one["whole"], one["task"]
+        check(one)
+        assert all(one["ended"])

@@ -262,7 +262,8 @@ def _damage_named(file: Path) -> Iterator[None]:
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # of the disk
-        raise InvalidRecord(f"{file} is damaged, or no Parquet file ({error}): {_MEND}") from error
+        why = " ".join(str(error).split())[:200]
+        raise InvalidRecord(f"{file} is damaged, or no Parquet file ({why}): {_MEND}") from error
 
 
 def _column(file: Path, name: str) -> list[Any]:

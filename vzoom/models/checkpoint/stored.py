@@ -218,8 +218,10 @@ def _entry(key: str, entry: Any, path: Path, start: int) -> FileTensor:
     try:
         begin, end = entry["data_offsets"]
         stored, shape = entry["dtype"], tuple(entry["shape"])
-        if not all(type(size) is int and 0 <= size < 2**63 for size in (begin, end, *shape)):
-            raise ValueError("a size is no whole number of 0 or more")
+        if not isinstance(stored, str) or not all(
+            type(size) is int and 0 <= size < 2**63 for size in (begin, end, *shape)
+        ):
+            raise ValueError("a dtype is no text, or a size is no whole number of 0 or more")
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} is no safetensors file (its header describes {key[:80]} as {repr(entry)[:200]}): download it again"

@@ -13,6 +13,9 @@ import errno
 import json
 import os
 import shutil
+import struct
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -200,7 +203,7 @@ class TrainingLog:
 def _step_of(path: Path, number: int, line: bytes) -> int:
     try:
         return int(json.loads(line.decode())["step"])
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path}, line {number} is damaged ({error}): remove this line, it is only a log") from error
 
 
@@ -256,11 +259,35 @@ def _check_files(folder: Path, sizes: dict[str, int], mend: str) -> None:
             raise ValueError(f"{folder / name} is damaged (it has {held.get(name, 0)} of {size} bytes): {mend}")
     for path in folder.glob("*.json"):
         read_json(path, mend=mend)
+    for path in folder.glob("*.pt"):
+        check_torch_file(path, mend=mend)
     for path in folder.glob("*.safetensors"):
         try:
             read_header(path)
         except ValueError as error:
             raise ValueError(f"{error}, or {mend}") from error
+
+
+def check_torch_file(path: Path, *, mend: str) -> None:
+    """Compare what `torch.save` wrote with its checksums: it is a zip file.
+
+    Args:
+        path: the file.
+        mend: what the user can do if it is damaged.
+
+    Raises:
+        ValueError: it is damaged.
+        OSError: it cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
+        bad = " ".join(str(error).split())[:200]
+    if bad is not None:
+        raise ValueError(f"{path} is damaged ({bad}): {mend}")
 
 
 def _best_folder(out: Path, step: int) -> Path:

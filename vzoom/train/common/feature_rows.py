@@ -78,7 +78,7 @@ class FileRows:
                     self._width = int(entry["width"])
             else:
                 lines = [json.dumps(header).encode() + b"\n"]
-        except (ValueError, LookupError, TypeError, RecursionError) as error:
+        except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
             raise ValueError(f"{index} is damaged ({error}): remove {path}, and its features are made again") from error
         write_atomically(index, b"".join(lines).decode())
         wanted, rows = self._num_rows * self._width * dtype.itemsize, path / "rows.bin"

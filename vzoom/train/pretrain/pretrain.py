@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from ...data import LOCK, Lock, naming
+from ..common.checkpoints import check_torch_file
 from ..common.optim import MuonWithAdamW, check_finite, is_matrix, named_state
 from . import tasks
 from .curriculum import Curriculum, CurriculumStage
@@ -227,21 +228,20 @@ class Pretraining:
             raise ValueError(f"nothing to resume: {path} does not exist")
         damaged = f"{path} is damaged"
         mend = f"remove it to pretrain anew in {self.out}, or restore it from a copy"
+        check_torch_file(path, mend=mend)
         try:
             state = torch.load(path, weights_only=True)
             held = state["curriculum"]
+            if held == repr(self.curriculum):
+                self.model.load_state_dict(state["model"])
+                self.optimizer.load_state_dict(state["optimizer"])
+                self.step, self.trained_seconds = int(state["step"]), float(state["trained_seconds"])
         except (RuntimeError, EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
             raise ValueError(f"{damaged} ({' '.join(str(error).split())[:200]}): {mend}") from error
         if held != repr(self.curriculum):
             raise ValueError(
                 f"{path} is of another curriculum:\n{held}\nnot\n{self.curriculum!r}\nRemove it, or name another folder"
             )
-        try:
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.step, self.trained_seconds = state["step"], state["trained_seconds"]
-        except (RuntimeError, LookupError, TypeError, ValueError) as error:
-            raise ValueError(f"{damaged} ({' '.join(str(error).split())[:200]}): {mend}") from error
         named = list(self.model.named_parameters())
         check_finite(named, where=f"{damaged}:", mend=mend)
         names = {parameter: name for name, parameter in named}
