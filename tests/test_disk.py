@@ -352,3 +352,12 @@ def test_another_version_says_so_once(tmp_path: Path) -> None:
                 pass
             assert len([line for line in said if "by vzoom 0.0.7, this is " + vzoom.__version__ in line]) == expected
     assert (tmp_path / ".lock").read_text() == vzoom.__version__
+
+
+def test_fuzzed_files_are_read_as_they_were_or_refused() -> None:
+    """Some hundred; `python tests/fuzz/disk.py --long` damages files for minutes."""
+    pytest.importorskip("trl", reason="trl (extra train) is not installed")
+    from fuzz.disk import NUM_SHORT, fuzz
+
+    outcomes = fuzz(seed=0, count=NUM_SHORT)
+    assert min(outcomes["read"], outcomes["refused"]) > 20

@@ -162,7 +162,7 @@ class ZoomConfig:
         if unknown:
             raise ValueError(f"vzoom.json of {source}: unknown field {', '.join(sorted(unknown))}")
         for name, kind in get_type_hints(cls).items():
-            value = data.get(name)
+            value: Any = data.get(name)
             if name not in data or kind not in (int, float):
                 continue
             # true is a number to Python, and so are NaN and infinity to its JSON.

@@ -44,7 +44,7 @@ from vzoom.train.pipeline.stage_store import StageStore
 from vzoom.train.pretrain.pretrain import Pretraining
 
 Draw = random.Random
-NUM_SHORT, SECONDS_LONG, TRIES_LONG = 600, 180.0, 6
+NUM_SHORT, SECONDS_LONG, TRIES_LONG = 300, 180.0, 6
 MOST_SECONDS = 10.0  # of one file
 TASKS = ("eval", "distill", "render", "sft", "grpo", "pretrain")  # of full_disk.py
 

@@ -199,7 +199,7 @@ def _unzip(whole: Path, parts: Sequence[Path], staging: _Staging) -> None:
 
 def _untar(whole: Path, parts: Sequence[Path], staging: _Staging) -> None:
     with io.BufferedReader(_Joined(parts)) as joined:
-        raw: IO[bytes] = gzip.GzipFile(fileobj=joined) if joined.peek(2)[:2] == _GZIP_MAGIC else joined
+        raw: io.BufferedIOBase = gzip.GzipFile(fileobj=joined) if joined.peek(2)[:2] == _GZIP_MAGIC else joined
         stream = _Forward(raw, most_bytes=_FREE_BYTES + _MOST_GROWTH * _size(parts))
         try:
             with tarfile.open(fileobj=stream, mode="r:") as archive:  # type: ignore[call-overload]
@@ -253,7 +253,7 @@ class _Forward:
         last: the newest bytes that were read.
     """
 
-    def __init__(self, raw: IO[bytes], *, most_bytes: int) -> None:
+    def __init__(self, raw: io.BufferedIOBase, *, most_bytes: int) -> None:
         self._raw, self._left, self._at = raw, most_bytes, 0
         self.last = b""
 

@@ -334,6 +334,8 @@ def _named(path: Path) -> Iterator[None]:
     """Turn errors of SQLite into those of the disk, or into a ValueError that says what is wrong with the file."""
     try:
         yield
+    except UnicodeDecodeError as error:  # in a name, or in what SQLite says of it
+        raise ValueError(f"{path} is damaged ({error}): {_MEND}") from error
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # the rest says more
         if code in _OF_THE_DISK:
