@@ -55,12 +55,14 @@ def render(
     width: int = 128,
     height: int = 96,
     options: dict[str, str] | None = None,
-    rate: int = 30,
+    rate: int | Fraction = 30,
     audio: bool = False,
     container_options: dict[str, str] | None = None,
+    metadata: dict[str, str] | None = None,
 ) -> Path:
     """Write frames numbered 0, 1, … at `pts` (in `time_base`); the container follows the file's suffix."""
     with av.open(str(path), "w", container_options=container_options or {}) as out:
+        out.metadata.update(metadata or {})
         stream = out.add_stream(codec, rate=rate, options=options or {})
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
         stream.codec_context.time_base = time_base

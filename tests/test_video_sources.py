@@ -180,7 +180,7 @@ def _numbered(count: int) -> np.ndarray:
 @pytest.mark.parametrize("make", [lambda a: a, torch.from_numpy], ids=["numpy", "torch"])
 def test_an_array_at_a_rate(make: Callable[[np.ndarray], Any]) -> None:
     with open_video(FrameSequence(make(_numbered(20)), fps=29.97)) as video:
-        assert video.info == VideoInfo("<20 frames>", pytest.approx(20 / 29.97), 29.97, 128, 96)
+        assert video.info == VideoInfo("<20 frames>", pytest.approx(20 / 29.97), 29.97, 128, 96, "frames")
         for index in range(20):
             clip = video.frames_at([index / 29.97, (index + 0.4) / 29.97])
             assert clip.frame_indices == (index,)

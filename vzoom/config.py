@@ -22,6 +22,7 @@ ResizeRule = Literal["videozoomer", "direct"]
 PromptStyle = Literal["full", "brief"]
 GlanceFrames = Literal["exact", "keyframe"]
 VideoBackend = Literal["auto", "pyav", "dali"]
+SeekMode = Literal["exact", "approximate"]
 
 
 def missing_extra(package: str, extra: str) -> ImportError:
@@ -203,6 +204,10 @@ class VideoOptions:
         deadline_seconds: the longest that opening a video, or reading some of its frames, may take.
         max_packets: the most packets that opening a video, or reading some of its frames, may read.
         device: where "auto" and "dali" leave the frames: "cpu", or a GPU such as "cuda:0".
+        seek_mode: "exact" knows when every frame is displayed, which takes reading some containers through;
+            "approximate" believes what the header says about length and rate, so that any container opens at once.
+        max_frame_pixels: frames of more pixels are refused. A decoder holds up to 17 of them.
+        follow_playlists: whether a file may be a playlist (HLS, DASH, ffconcat), whose files are then opened.
 
     Raises:
         ValueError: a field is out of range. The message names it and its value.
@@ -214,9 +219,19 @@ class VideoOptions:
     deadline_seconds: float = 300.0
     max_packets: int = 5_000_000
     device: str = "cpu"
+    seek_mode: SeekMode = "exact"
+    max_frame_pixels: int = 8192 * 4320
+    follow_playlists: bool = False
 
     def __post_init__(self) -> None:
-        _positive(num_threads=self.num_threads, deadline_seconds=self.deadline_seconds, max_packets=self.max_packets)
+        _positive(
+            num_threads=self.num_threads,
+            deadline_seconds=self.deadline_seconds,
+            max_packets=self.max_packets,
+            max_frame_pixels=self.max_frame_pixels,
+        )
+        if self.seek_mode not in get_args(SeekMode):
+            raise ValueError(f"seek_mode must be exact or approximate, got {self.seek_mode!r}")
         if self.backend not in get_args(VideoBackend):
             raise ValueError(f"backend must be auto, pyav or dali, got {self.backend!r}")
         if self.stream is not None and self.stream < 0:

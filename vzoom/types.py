@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class StopReason(StrEnum):
@@ -55,6 +58,7 @@ class VideoInfo:
         backend: who decodes it: "pyav", "dali" or "frames"; "" if no reader of vzoom's does.
         notes: what a user should know of how it is read, one line each: why it is not decoded on the GPU, or how its
             pictures are changed to look as they should.
+        max_fps: the rate where frames follow each other fastest; None if the rate is constant.
     """
 
     path: str
@@ -64,6 +68,7 @@ class VideoInfo:
     height: int
     backend: str = ""
     notes: tuple[str, ...] = ()
+    max_fps: float | None = None
 
 
 @dataclass(frozen=True)
@@ -71,29 +76,39 @@ class Clip:
     """Frames as they are displayed. Requested times that fall on one frame give that frame once.
 
     Attributes:
-        frames: uint8 [N, H, W, 3], RGB.
+        frames: uint8 [N, H, W, 3], RGB; a torch tensor if they were decoded on a GPU and are there. See `images`.
         pts_seconds: the N true times of the frames, in seconds.
         frame_indices: the N indices of the frames in the file, from 0.
         clamped: N times whether the requested time was after the last decodable frame, which stands in for it.
+        damaged: N times whether the file is damaged there, so that the frame may not be what was recorded; empty if
+            that is not known.
 
     Raises:
         ValueError: the shapes do not agree.
     """
 
-    frames: np.ndarray
+    frames: np.ndarray | Tensor
     pts_seconds: tuple[float, ...]
     frame_indices: tuple[int, ...]
     clamped: tuple[bool, ...]
+    damaged: tuple[bool, ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.pts_seconds)
-        if self.frames.dtype != np.uint8 or self.frames.ndim != 4 or self.frames.shape[3] != 3:
+        if str(self.frames.dtype) not in ("uint8", "torch.uint8") or self.frames.ndim != 4 or self.frames.shape[3] != 3:
             raise ValueError(f"frames must be uint8 [N, H, W, 3], got {self.frames.dtype} {self.frames.shape}")
-        if not (len(self.frames) == n == len(self.frame_indices) == len(self.clamped)):
+        if not (
+            len(self.frames) == n == len(self.frame_indices) == len(self.clamped) == len(self.damaged or self.clamped)
+        ):
             raise ValueError(f"{len(self.frames)} frames with {n} times, {len(self.frame_indices)} indices")
 
     def __len__(self) -> int:
         return len(self.pts_seconds)
+
+    @property
+    def images(self) -> np.ndarray:
+        """The frames in this machine's memory; from a GPU they are copied, each time."""
+        return self.frames if isinstance(self.frames, np.ndarray) else self.frames.cpu().numpy()
 
     def __repr__(self) -> str:
         height, width = self.frames.shape[1:3]

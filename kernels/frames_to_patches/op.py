@@ -17,8 +17,10 @@ from torch import Tensor
 from ..checks import check_one_dtype, check_shapes
 from ..declare import declare
 from ..registry import resolve
+from .device_weights import DevicePass, device_pass
 from .reference import Arguments, Step, pack_steps, resize, unpack_steps
 from .reference import frames_to_patches as _reference
+from .weights import PRECISION_BITS
 
 
 def frames_to_patches(
@@ -57,6 +59,34 @@ def frames_to_patches(
         out = table_C256.new_empty(rows, 3 * temporal * patch * patch)
     _op(frames_NHWC, table_C256, out, pack_steps(steps), patch, merge, temporal, impl)
     return out
+
+
+def resize_on_device(frames_NHWC: Tensor, steps: tuple[Step, ...]) -> Tensor:
+    """Resize frames where they are, to the same bytes as `resize_frames`. In torch: an addition for each tap.
+
+    Args:
+        frames_NHWC: uint8 [N, H, W, 3].
+        steps: the resizes, one after the other.
+
+    Returns:
+        uint8 [N, h, w, 3].
+    """
+    for step in steps:
+        todo = [(1, step.height), (2, step.width)]
+        for axis, size in todo if step.vertical_first else reversed(todo):
+            if frames_NHWC.shape[axis] != size:
+                weights = device_pass(frames_NHWC.shape[axis], size, step.filter, frames_NHWC.device)
+                frames_NHWC = _pass_on_device(frames_NHWC, weights, axis)
+    return frames_NHWC
+
+
+def _pass_on_device(frames_NHWC: Tensor, weights: DevicePass, axis: int) -> Tensor:
+    shape = [1, -1, 1, 1] if axis == 1 else [1, 1, -1, 1]
+    total = torch.full((), 1 << (PRECISION_BITS - 1), dtype=torch.int32, device=frames_NHWC.device)
+    for tap in range(weights.taps):
+        source = (weights.first + tap).clamp_(max=weights.in_size - 1)  # taps beyond the edge have weight 0
+        total = total + frames_NHWC.index_select(axis, source).to(torch.int32) * weights.weights[:, tap].view(shape)
+    return (total >> PRECISION_BITS).clamp_(0, 255).to(torch.uint8)
 
 
 def resize_frames(frames_NHWC: np.ndarray, steps: tuple[Step, ...], *, impl: str = "auto") -> np.ndarray:

@@ -122,7 +122,7 @@ class ClipStore:
     def _key(need: NeedTokens, first: int, end: int) -> bytes:
         """A digest of the pixels and of every token of the clip, the labels with their times included."""
         assert need.clip is not None
-        digest = hashlib.blake2b(np.ascontiguousarray(need.clip.frames).data, digest_size=16)
+        digest = hashlib.blake2b(np.ascontiguousarray(need.clip.images).data, digest_size=16)
         digest.update(repr((need.clip.frames.shape, [grid for _, _, grid in need.span.images])).encode())
         digest.update(np.array(need.span.ids[first:end], dtype=np.int64).data)
         return digest.digest()

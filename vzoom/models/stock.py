@@ -46,6 +46,6 @@ def stock_images(name: str, clips: Sequence[Clip]) -> Mapping[str, Tensor]:
     except ModuleNotFoundError:  # older versions: the plain name once meant this one
         from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor as Processor
     processor: Any = Processor.from_pretrained(name)
-    frames = [frame for clip in clips for frame in clip.frames]
+    frames = [frame for clip in clips for frame in clip.images]
     made: Mapping[str, Tensor] = processor(images=frames, do_resize=False, return_tensors="pt")
     return made

@@ -154,7 +154,7 @@ def _section(turn: Turn, attributes: str, title: str, below: str) -> str:
 
 def _frames(clip: Clip, title: str, *, max_side_pixels: int) -> str:
     items = []
-    for i, (frame, seconds, clamped) in enumerate(zip(clip.frames, clip.pts_seconds, clip.clamped, strict=True)):
+    for i, (frame, seconds, clamped) in enumerate(zip(clip.images, clip.pts_seconds, clip.clamped, strict=True)):
         note = " (last frame)" if clamped else ""
         caption = f"{title}, frame {i + 1} of {len(clip)} at {seconds_text(seconds)}{note}"
         items.append(

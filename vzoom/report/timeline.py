@@ -64,7 +64,7 @@ def strip_frames(glance: Clip, duration_seconds: float, count: int) -> np.ndarra
     """The frames nearest to the middles of `count` equal parts of the video, uint8 [count, H, W, 3]."""
     times = np.asarray(glance.pts_seconds)
     middles = (np.arange(count) + 0.5) * duration_seconds / count
-    return glance.frames[np.abs(times[:, None] - middles[None, :]).argmin(axis=0)]
+    return glance.images[np.abs(times[:, None] - middles[None, :]).argmin(axis=0)]
 
 
 def zoom_places(trajectory: Trajectory) -> list[tuple[float, float]]:

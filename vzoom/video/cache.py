@@ -14,6 +14,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -33,11 +34,11 @@ class Resize:
 
     Attributes:
         name: tells it from every other resize that uses the same cache (rule and target size).
-        function: uint8 [H, W, 3] -> uint8 [h, w, 3].
+        function: uint8 [H, W, 3] -> uint8 [h, w, 3], an array or a tensor as it is given.
     """
 
     name: Hashable
-    function: Callable[[np.ndarray], np.ndarray] = field(compare=False)
+    function: Callable[[Any], Any] = field(compare=False)
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class ClipCache:
         self.options = options or VideoOptions()
         self._lock = threading.Lock()
         self._frames: OrderedDict[tuple[FramesKey, int], Frame] = OrderedDict()
-        self._starts: dict[FramesKey, list[tuple[int, int]]] = {}  # sorted (pts_ticks, index) of what is held
+        self._starts: dict[FramesKey, list[int]] = {}  # sorted pts_ticks of what is held
         self._readers: OrderedDict[Hashable, tuple[VideoInput, VideoReader]] = OrderedDict()
         self._num_bytes = self._hits = self._misses = self._evictions = 0
 
@@ -109,7 +110,7 @@ class ClipCache:
             VideoError: there is no such file, or it is not a video.
         """
 
-        def resized(frame_HWC: np.ndarray) -> np.ndarray:
+        def resized(frame_HWC: Any) -> Any:
             return resize_frames(frame_HWC[None], config=config, spec=spec)[0]
 
         if isinstance(video, FrameSource) and not isinstance(video, VideoReader):
@@ -172,7 +173,7 @@ class ClipCache:
         frames_key = self._key_of(reader, resize)
         with self._lock:
             found = {at: frame for at in set(ticks) if (frame := self._lookup(frames_key, at)) is not None}
-            self._hits += len({frame.index for frame in found.values()})
+            self._hits += len({frame.pts_ticks for frame in found.values()})
         missing = sorted(set(ticks) - found.keys())
         if not ticks:
             reader.read([])  # says what is wrong with that
@@ -185,12 +186,12 @@ class ClipCache:
     ) -> dict[int, Frame]:
         """Decode, resize and keep what is on display at `ticks` (increasing)."""
         decoded = reader.read(ticks, resize=None if resize is None else lambda image: _resized(image, resize))
-        fresh = {frame.index: frame for frame in decoded}
+        fresh = {frame.pts_ticks: frame for frame in decoded}
         with self._lock:
             self._misses += len(fresh)
             for frame in fresh.values():
                 self._insert(frames_key, frame)
-        return {at: fresh[frame.index] for at, frame in zip(ticks, decoded, strict=True)}
+        return {at: fresh[frame.pts_ticks] for at, frame in zip(ticks, decoded, strict=True)}
 
     def stats(self) -> CacheStats:
         """What the cache did so far and holds now."""
@@ -211,17 +212,17 @@ class ClipCache:
 
     def _lookup(self, frames_key: FramesKey, ticks: int) -> Frame | None:
         starts = self._starts.get(frames_key, [])
-        at = bisect_right(starts, ticks, key=lambda start: start[0]) - 1
+        at = bisect_right(starts, ticks) - 1
         if at < 0:
             return None
-        key = (frames_key, starts[at][1])
+        key = (frames_key, starts[at])
         if not self._frames[key].answers(ticks):
             return None
         self._frames.move_to_end(key)
         return self._frames[key]
 
     def _insert(self, frames_key: FramesKey, frame: Frame) -> None:
-        key = (frames_key, frame.index)
+        key = (frames_key, frame.pts_ticks)
         if key in self._frames:
             self._drop(key)
         if frame.image.nbytes > self.max_bytes:
@@ -231,13 +232,13 @@ class ClipCache:
             self._evictions += 1
         self._frames[key] = frame
         self._num_bytes += frame.image.nbytes
-        insort(self._starts.setdefault(frames_key, []), (frame.pts_ticks, frame.index))
+        insort(self._starts.setdefault(frames_key, []), frame.pts_ticks)
 
     def _drop(self, key: tuple[FramesKey, int]) -> None:
         frame = self._frames.pop(key)
         self._num_bytes -= frame.image.nbytes
         starts = self._starts[key[0]]
-        del starts[bisect_left(starts, (frame.pts_ticks, frame.index))]
+        del starts[bisect_left(starts, frame.pts_ticks)]
         if not starts:
             del self._starts[key[0]]
 
@@ -252,6 +253,10 @@ class CachedVideo:
     def frames_at(self, timestamps: Sequence[float]) -> Clip:
         """The frames on display at `timestamps` (seconds). Errors as those of `VideoReader.frames_at`."""
         return self._cache.frames_at(self._reader, timestamps, resize=self._resize)
+
+    def frames_in(self, segment: tuple[float, float], timestamps: Sequence[float]) -> Clip:
+        """Every frame of a segment if there are no more than `timestamps`. As `VideoReader.frames_in`."""
+        return self.frames_at(self._reader.sampled(segment, timestamps))
 
     def keyframes_at(self, timestamps: Sequence[float]) -> Clip:
         """The keyframes at or before `timestamps` (seconds). Errors as those of `VideoReader.frames_at`."""
@@ -272,6 +277,10 @@ class BorrowedVideo:
         """What the caller's video gives."""
         return self._video.frames_at(timestamps)
 
+    def frames_in(self, segment: tuple[float, float], timestamps: Sequence[float]) -> Clip:
+        """What the caller's video gives; the frames at `timestamps` if it knows no segments."""
+        return look(self._video, timestamps, keyframes=False, segment=segment)
+
     def keyframes_at(self, timestamps: Sequence[float]) -> Clip:
         """What the caller's video gives. VideoReadError if it cannot show its keyframes alone."""
         return look(self._video, timestamps, keyframes=True)
@@ -280,8 +289,8 @@ class BorrowedVideo:
         """Does nothing: the video belongs to the caller."""
 
 
-def _resized(image: np.ndarray, resize: Resize) -> np.ndarray:
-    small = np.ascontiguousarray(resize.function(image))
-    if small.dtype != np.uint8 or small.ndim != 3 or small.shape[2] != 3:
+def _resized(image: Any, resize: Resize) -> Any:
+    small = resize.function(image)
+    if str(small.dtype) not in ("uint8", "torch.uint8") or small.ndim != 3 or small.shape[2] != 3:
         raise ValueError(f"resize {resize.name!r} gave {small.dtype} {small.shape}, not uint8 [h, w, 3]")
-    return small
+    return np.ascontiguousarray(small) if isinstance(small, np.ndarray) else small.contiguous()

@@ -2,28 +2,37 @@
 
 DALI given a whole file decodes it from the start, tells no times and ignores rotation. So PyAV finds the packets: from
 the keyframe before to the last frame asked for they are copied, not decoded, into a Matroska file in memory, and DALI
-is asked for exact frame numbers of it. Several keyframes' worth go to DALI as one batch.
+is asked for exact frame numbers of it. Several keyframes' worth go to DALI as one batch. Frames on a GPU stay there.
 """
 
 from __future__ import annotations
 
-import importlib
 import io
 from bisect import bisect_left
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import av
 import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
-from ..config import VideoOptions, missing_extra
+from ..config import VideoOptions
 from .base import Frame, VideoError, VideoReadError
-from .index import packet_ticks
+from .gpu_decoder import is_closed, load_dali, why_not_cpu, why_not_gpu
+from .index import Keyframe, packet_ticks
 from .keyframe_run import KeyframeRun
 from .packet_source import MediaFile
 from .pyav import PyAVReader
 
-_CPU_CODECS = frozenset({"vp8", "vp9", "mjpeg"})
+# Slices on a GPU begin at IDR frames: with others, frame numbers were reported to shift silently (DALI's issues 3387,
+# 4709 and 5665). To lift this, `tests/test_video_dali.py::test_same_frames_on_the_gpu` must have passed without it.
+GPU_NEEDS_IDR = True
+
+_BATCH_BYTES = 512 << 20  # of decoded frames: more go to DALI in several batches
 _BT601 = (0.299, 0.114)  # the weights of red and blue in luma
 _WEIGHTS = {1: (0.2126, 0.0722), 2: _BT601, 5: _BT601, 6: _BT601, 9: (0.2627, 0.0593)}  # by AVColorSpace
 
@@ -52,23 +61,11 @@ class Slice:
         return sorted({shown.number for shown in self.shown.values()})
 
 
-def load_dali() -> Any:
-    """DALI's dynamic mode. VideoError, naming the extra, if it is not installed."""
-    try:
-        import nvidia.dali.experimental.dynamic as dynamic
-    except ImportError as error:
-        raise VideoError(f"backend dali: {missing_extra('nvidia-dali-cuda130', 'dali')} ({error})") from error
-    return dynamic
-
-
-def has_gpu() -> bool:
-    """Whether DALI sees a GPU that it can use."""
-    backend: Any = importlib.import_module("nvidia.dali.backend")
-    return int(backend.GetCUDADeviceCount()) > 0
-
-
 class DaliReader(PyAVReader):
-    """See `open_video`. `device` is "gpu" if DALI sees one, else "cpu".
+    """See `open_video`. It decodes where the model is: `VideoOptions.device`.
+
+    If DALI cannot show the file as it should look, a backend "dali" is refused and "auto" is read as PyAV does, with a
+    note in `info`.
 
     Colours are DALI's own BT.601 conversion, corrected by a 3x3 matrix if the stream names another: within a few
     levels of PyAV's, less exact for saturated colours. A damaged packet is a VideoReadError, not the frame before it.
@@ -77,38 +74,80 @@ class DaliReader(PyAVReader):
     backend = "dali"
 
     def __init__(self, file: MediaFile, options: VideoOptions) -> None:
-        self._dynamic = load_dali()
+        self._device = options.device
+        self._context: Any = None
+        if options.backend == "dali":
+            load_dali()
         super().__init__(file, options)
-        path = file.name
-        self.device = "gpu" if has_gpu() else "cpu"
+        try:
+            problem = self._problem()
+            if problem is not None and options.backend == "dali":
+                raise VideoError(f"{file.name}: backend dali: {problem}; use backend pyav")
+        except VideoError:
+            self.close()
+            raise
+        self._is_plain = problem is not None
+        if problem is not None:
+            self.backend = PyAVReader.backend
+            notes = (*self.info.notes, f"decoded on the CPU: {problem}")
+            self.info = replace(self.info, backend=self.backend, notes=notes)
+        else:
+            weights = _WEIGHTS[self._rules.colorspace]
+            self._matrix = bt601_to(weights) if weights != _BT601 else None
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether frames are decoded on a GPU, and stay there."""
+        return self._device != "cpu"
+
+    def _problem(self) -> str | None:
+        """Why DALI is not the one to decode this file."""
+        if not self.on_gpu:
+            return why_not_cpu(self._source.stream, self._rules)
+        problem = why_not_gpu(self._source.stream, self._rules, device=self._device)
+        if problem is None and GPU_NEEDS_IDR:
+            self._budget.restart()
+            for part in (0.25, 0.5, 0.75):
+                at = self._first_ticks + self.to_ticks(part * self.info.duration_seconds)
+                if not self._is_closed(KeyframeRun(self._source, self._index, self._index.before(at))):
+                    return "its keyframes are not IDR frames (open groups), which was not checked on a GPU yet"
+        return problem
+
+    def _is_closed(self, run: KeyframeRun) -> bool:
         codec = self._source.stream.codec_context
-        if self.device == "cpu" and codec.name not in _CPU_CODECS and codec.codec.canonical_name not in _CPU_CODECS:
-            self.close()
-            raise VideoError(f"{path}: DALI decodes {codec.name} only on a GPU and sees none; use backend='pyav'")
-        if self._colorspace not in _WEIGHTS:
-            self.close()
-            raise VideoError(f"{path}: backend dali does not know colour space {self._colorspace}; use backend='pyav'")
-        self._matrix = bt601_to(_WEIGHTS[self._colorspace]) if _WEIGHTS[self._colorspace] != _BT601 else None
+        return run.key.is_first or is_closed(bytes(run.queue[0]), codec.name, codec.extradata)
 
     def _read(self, ticks: list[int]) -> list[Frame]:
+        if self._is_plain:
+            return super()._read(ticks)
         self._budget.restart()
         slices: list[Slice] = []
-        rest = [t + self._first_ticks for t in ticks]
-        while rest:
-            run = self._run_from(self._key_before(rest[0]))
-            while run.key > 0 and rest[0] < run.key_pts:  # the keyframe is displayed later than its dts says
-                run = self._run_from(run.key - 1)
-            group = [t for t in rest if self._key_before(t) <= max(run.key, self._key_before(rest[0]))]
-            slices.append(self._cut(run, group))
-            rest = rest[len(group) :]
+        absolute = [t + self._first_ticks for t in ticks]
+        keys = [self._index.before(t) for t in absolute]
+        done = 0
+        while done < len(absolute):
+            group = [t for t, key in zip(absolute[done:], keys[done:], strict=True) if key == keys[done]]
+            slices.append(self._cut(self._run_for(keys[done], group[0]), group))
+            done += len(group)
         found: dict[int, Frame] = {}
-        for cut, images in zip(slices, self._decode(slices), strict=True):
-            frames = {
-                shown.number: Frame(images[shown.number], shown.index, shown.pts_ticks, shown.end_ticks, shown.is_last)
-                for shown in cut.shown.values()
-            }
-            found |= {at: frames[shown.number] for at, shown in cut.shown.items()}
+        for batch in self._batches(slices):
+            for cut, images in zip(batch, self._decode(batch), strict=True):
+                frames = {
+                    s.number: Frame(images[s.number], s.index, s.pts_ticks, s.end_ticks, s.is_last)
+                    for s in cut.shown.values()
+                }
+                found |= {at: frames[s.number] for at, s in cut.shown.items()}
         return [found[at] for at in ticks]
+
+    def _run_for(self, key: Keyframe, ticks: int) -> KeyframeRun:
+        """A run that shows a frame at `ticks`, from a keyframe that the decoder may begin with."""
+        run = KeyframeRun(self._source, self._index, key)
+        # A keyframe may be displayed later than its dts says.
+        while not run.key.is_first and (
+            ticks < run.key_pts or (self.on_gpu and GPU_NEEDS_IDR and not self._is_closed(run))
+        ):
+            run = KeyframeRun(self._source, self._index, self._index.earlier(run.key, 1))
+        return run
 
     def _cut(self, run: KeyframeRun, group: list[int]) -> Slice:
         """Copy the packets of `run` that the frames at `group` (ticks of the stream) need."""
@@ -117,18 +156,20 @@ class DaliReader(PyAVReader):
         for packet in run.queue:
             at = packet_ticks(packet)
             # Pictures that lead an open group refer to what the slice does not hold.
-            if at is not None and (run.key == 0 or at >= run.key_pts):
+            if at is not None and (run.key.is_first or at >= run.key_pts):
                 kept.append(packet)
                 pts.append(at)
+        if run.displayed_at(group[-1]) == run.key_pts:  # a keyframe needs no other
+            kept, pts = kept[:1], pts[:1]
         pts.sort()
         shown: dict[int, Shown] = {}
         for ticks in group:
             at = run.displayed_at(ticks)
-            if at is None:
+            if at is None or at not in pts:
                 raise VideoReadError(f"{self.info.path}: no frame is displayed at tick {ticks}")
             shown[ticks - self._first_ticks] = Shown(
                 number=bisect_left(pts, at),
-                index=run.ordinal(at) - self._first_ordinal,
+                index=self._number(run, at),
                 pts_ticks=at - self._first_ticks,
                 end_ticks=run.end_of(at) - self._first_ticks,
                 is_last=run.ended and run.is_newest(at),
@@ -141,27 +182,64 @@ class DaliReader(PyAVReader):
                 out.mux(packet)
         return Slice(buffer.getvalue(), shown)
 
-    def _decode(self, slices: list[Slice]) -> list[dict[int, np.ndarray]]:
-        """For each slice, the wanted frames by their number: uint8 [H, W, 3], upright."""
-        dynamic = self._dynamic
+    def _batches(self, slices: list[Slice]) -> Iterator[list[Slice]]:
+        frame_bytes = 3 * self.info.width * self.info.height
+        batch: list[Slice] = []
+        room = _BATCH_BYTES
+        for cut in slices:
+            size = frame_bytes * len(cut.numbers)
+            if batch and size > room:
+                yield batch
+                batch, room = [], _BATCH_BYTES
+            batch.append(cut)
+            room -= size
+        yield batch
+
+    def _decode(self, slices: list[Slice]) -> list[dict[int, np.ndarray | Tensor]]:
+        """For each slice, the wanted frames by their number: uint8 [H, W, 3], upright, and resized if that is asked."""
+        dynamic = load_dali()
         data = dynamic.batch([np.frombuffer(cut.data, np.uint8) for cut in slices])
         numbers = dynamic.batch([np.array(cut.numbers, np.int32) for cut in slices])
         try:
-            with dynamic.EvalContext(num_threads=self._source.num_threads):
-                decoded = dynamic.decoders.video(data, frames=numbers, device=self.device).cpu()
-                clips = [np.asarray(clip) for clip in decoded.tensors]
+            with gpu_stream(self._device) as where:
+                if self._context is None:  # with its threads: making them takes long
+                    self._context = dynamic.EvalContext(num_threads=self._source.num_threads, **where)
+                with self._context:
+                    decoded = dynamic.decoders.video(data, frames=numbers, device="gpu" if where else "cpu")
+                    clips = [from_dlpack(clip) for clip in decoded.tensors]
+                return [
+                    {number: self._corrected(image) for number, image in zip(cut.numbers, clip, strict=True)}
+                    for cut, clip in zip(slices, clips, strict=True)
+                ]
         except RuntimeError as error:
             reason = str(error.__cause__ or error).strip().splitlines()[0]
-            raise VideoReadError(f"{self.info.path}: DALI could not decode it on {self.device} ({reason})") from error
-        return [
-            {number: self._corrected(image) for number, image in zip(cut.numbers, clip, strict=True)}
-            for cut, clip in zip(slices, clips, strict=True)
-        ]
+            raise VideoReadError(f"{self.info.path}: DALI could not decode it on {self._device} ({reason})") from error
 
-    def _corrected(self, image: np.ndarray) -> np.ndarray:
+    def _corrected(self, image_HW3: Tensor) -> np.ndarray | Tensor:
         if self._matrix is not None:
-            image = np.clip(np.rint(image.astype(np.float32) @ self._matrix.T), 0, 255).astype(np.uint8)
-        return self._finish(self._turned.upright(image))
+            matrix = torch.from_numpy(self._matrix).to(image_HW3.device)
+            image_HW3 = (image_HW3.float() @ matrix.T).round_().clamp_(0, 255).to(torch.uint8)
+        turned = self._rules.turned
+        if turned.transpose:
+            image_HW3 = image_HW3.transpose(0, 1)
+        mirrored = [axis for axis, is_so in ((1, turned.mirror_columns), (0, turned.mirror_rows)) if is_so]
+        image_HW3 = image_HW3.flip(mirrored) if mirrored else image_HW3
+        return self._finish(image_HW3.contiguous() if self.on_gpu else image_HW3.contiguous().numpy())
+
+
+@contextmanager
+def gpu_stream(device: str) -> Iterator[dict[str, Any]]:
+    """What DALI is told of the model's GPU, its number and stream; nothing on the CPU.
+
+    At its end all that was started on the stream is done: other threads, with streams of their own, may use it.
+    """
+    if device == "cpu":
+        yield {}
+        return
+    with torch.cuda.device(device):
+        stream = torch.cuda.current_stream()
+        yield {"device_id": torch.cuda.current_device(), "cuda_stream": stream.cuda_stream}
+        stream.synchronize()
 
 
 def bt601_to(weights: tuple[float, float]) -> np.ndarray:

@@ -7,7 +7,7 @@ import itertools
 import math
 import os
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -146,7 +146,16 @@ class SequenceReader(VideoReader):
             self._starts = [*starts, starts[-1] + (starts[-1] - starts[-2] if count > 1 else round(1 / _TICK))]
         height, width, _ = self._image(0).shape
         duration = float(self._starts[-1] * self.tick_seconds)
-        self.info = VideoInfo(sequence.name, duration, sequence.fps or count / duration, width, height, self.backend)
+        gaps = np.diff(self._starts)
+        self.info = VideoInfo(
+            path=sequence.name,
+            duration_seconds=duration,
+            fps=sequence.fps or count / duration,
+            width=width,
+            height=height,
+            backend=self.backend,
+            max_fps=None if np.ptp(gaps) <= 1 else float(1 / (int(gaps.min()) * self.tick_seconds)),
+        )
 
     def _read(self, ticks: list[int]) -> list[Frame]:
         last, made = len(self._starts) - 2, dict[int, Frame]()
@@ -162,6 +171,15 @@ class SequenceReader(VideoReader):
     def _keyframe_ticks(self, ticks: list[int]) -> list[int]:
         last = len(self._starts) - 2
         return [self._starts[min(bisect_right(self._starts, at) - 1, last)] for at in ticks]
+
+    def _shown_in(self, start: int, end: int, *, limit: int) -> list[int] | None:
+        last = len(self._starts) - 2
+        first = min(bisect_right(self._starts, start) - 1, last)
+        shown = self._starts[first : max(first + 1, min(bisect_left(self._starts, end), last + 1))]
+        return shown if len(shown) <= limit else None
+
+    def _reopen(self) -> None:
+        """There is no file that a fork could share."""
 
     def _image(self, index: int) -> np.ndarray:
         image = self._sequence.image(index)

@@ -6,15 +6,14 @@ from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from typing import TypeAlias
 
-import av.error
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-from .base import ReadBudget, VideoReadError
-from .index import KeyIndex, packet_ticks
+from .base import VideoReadError
+from .index import MAX_REORDER, Clock, Keyframe, KeyIndex, packet_ticks
 from .packet_source import PacketSource
 
-_MAX_REORDER = 16  # H.264 and HEVC hold back at most this many frames
+_BEGINNING = -(1 << 62)  # before any time that a file can name
 VideoPacket: TypeAlias = "Packet[VideoStream]"  # quoted: PyAV's class takes no brackets at run time
 
 
@@ -23,23 +22,29 @@ class KeyframeGoneError(VideoReadError):
 
 
 class KeyframeRun:
-    """The packets of `source` from keyframe `key` on. Starting a run moves the source; the run before it is dead.
+    """The packets of `source` from keyframe `key` on. Whatever moves the source ends the run.
 
     `queue` holds packets that were read but not yet taken, `ended` says that the file has no more.
     """
 
-    def __init__(self, source: PacketSource, index: KeyIndex, key: int, budget: ReadBudget) -> None:
+    def __init__(self, source: PacketSource, index: KeyIndex, key: Keyframe) -> None:
         self.key = key
         self.queue: deque[VideoPacket] = deque()
         self.ended = False
-        self._source, self._index, self._budget = source, index, budget
+        self._source, self._index, self._clock = source, index, Clock(source)
         self._pts: list[int] = []  # of the displayed packets read so far, sorted
         self._end_of_newest = 0
         first = self._seek()
+        self._moves = source.moves
         ticks = packet_ticks(first)
         assert ticks is not None  # `_seek` found it by its time
         self.key_pts = ticks
         self._note(first)
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the source was moved since."""
+        return self._source.moves != self._moves
 
     def pull(self) -> bool:
         """Read one more packet into `queue`; False at the end of the file."""
@@ -57,7 +62,7 @@ class KeyframeRun:
             if after < len(self._pts):
                 dts = self.queue[-1].dts if self.queue else None
                 # Nothing that comes later in the file is displayed before its own dts.
-                if (dts is not None and dts >= self._pts[after]) or len(self._pts) - after > _MAX_REORDER:
+                if (dts is not None and dts >= self._pts[after]) or len(self._pts) - after > MAX_REORDER:
                     return
             self.pull()
 
@@ -71,17 +76,35 @@ class KeyframeRun:
         after = bisect_right(self._pts, pts)
         if after < len(self._pts):
             return self._pts[after]
-        return self._index.end_ticks if pts == self._index.last_ticks else self._end_of_newest
+        timing = self._index.timing
+        return timing.end_ticks if pts == timing.last_ticks else self._end_of_newest
 
     def is_newest(self, pts: int) -> bool:
         """Whether no packet read so far is displayed after `pts`."""
         return bisect_right(self._pts, pts) == len(self._pts)
 
-    def ordinal(self, pts: int) -> int:
-        """How many displayed packets of the file come before `pts`."""
-        return self._index.ordinals[self.key] + bisect_left(self._pts, pts)
+    def ordinal(self, pts: int) -> int | None:
+        """How many displayed packets of the file come before `pts`; None if they were not counted."""
+        return None if self.key.ordinal is None else self.key.ordinal + bisect_left(self._pts, pts)
+
+    def shown_in(self, begin: int, end: int, *, limit: int) -> list[int] | None:
+        """Pts of the packets displayed at any time in [begin, end), read so far or not; None if more than `limit`."""
+        while not self.ended:
+            first = bisect_right(self._pts, begin)
+            if len(self._pts) - MAX_REORDER - first > limit:
+                return None
+            dts = self.queue[-1].dts if self.queue else None
+            past = len(self._pts) - bisect_left(self._pts, end)
+            if past > MAX_REORDER or (past and dts is not None and dts >= end):
+                break
+            self.pull()
+        first = max(0, bisect_right(self._pts, begin) - 1)
+        shown = self._pts[first : bisect_left(self._pts, end)]
+        return shown if len(shown) <= limit else None
 
     def _note(self, packet: VideoPacket) -> None:
+        if problem := self._clock.fell_back(packet):
+            raise VideoReadError(f"{self._source.path}: {problem}")
         self.queue.append(packet)
         ticks = packet_ticks(packet)
         if ticks is None or packet.is_discard:
@@ -94,32 +117,31 @@ class KeyframeRun:
         """Position the source just after the keyframe's packet, and return that packet.
 
         libav lands late in some containers (it goes by dts, or by a byte estimate), and raises below the start in
-        others: then an earlier keyframe is aimed at, twice as far back each time, at last the file's beginning.
+        others: then it is asked for an earlier time, twice as far back each time, at last for the file's beginning.
         """
-        index, target = self._index, self._index.key_ticks[self.key]
-        aim, back, ends = self.key, 1, 0
-        while aim >= 0 and ends < 2:
-            try:
-                self._source.container.seek(index.seek_ticks[aim], stream=self._source.stream)
-            except av.error.FFmpegError:
+        source, back, ends = self._source, 0, 0
+        begin = self._index.before(_BEGINNING).seek_ticks
+        # Two seeks that find nothing up to the end of the file: it holds no such keyframe any more.
+        while not source.front_only and self.key.seek_ticks - back >= begin and ends < 2:
+            if not source.seek(self.key.seek_ticks - back):
                 break
-            if (found := self._forward_to(target)) is not None:
+            if (found := self._forward()) is not None:
                 return found
             ends += self.ended
-            aim, back = aim - back, back * 2
+            back = 2 * back or max(1, round(1 / source.tick_seconds))
         if ends < 2:
-            self._source.reopen()
-            if (found := self._forward_to(target)) is not None:
+            source.reopen()
+            if (found := self._forward()) is not None:
                 return found
-        raise KeyframeGoneError(f"{self._source.path}: the keyframe at tick {target} cannot be read")
+        raise KeyframeGoneError(f"{source.path}: the keyframe at tick {self.key.ticks} cannot be read")
 
-    def _forward_to(self, target: int) -> VideoPacket | None:
-        """Read on to the keyframe named `target`; None if a later one or the end (`ended`) comes first."""
+    def _forward(self) -> VideoPacket | None:
+        """Read on to the keyframe; None if a later one or the end (`ended`) comes first."""
         self.ended = False
-        self._packets = self._source.packets(self._budget)
+        self._packets = self._source.packets()
         for packet in self._packets:
             name = self._index.name(packet)
-            if packet.is_keyframe and name is not None and name >= target:
-                return packet if name == target else None
+            if packet.is_keyframe and name is not None and name >= self.key.ticks:
+                return packet if name == self.key.ticks else None
         self.ended = True
         return None

@@ -10,16 +10,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..config import ZoomConfig
-from ..kernels.frames_to_patches import Step, pillow_step
+from ..kernels.frames_to_patches import Step, pillow_step, resize_on_device
 from ..kernels.frames_to_patches import frames_to_patches as _frames_to_patches
 from ..kernels.frames_to_patches import resize_frames as _resize_frames
+
+Frames = TypeVar("Frames", np.ndarray, Tensor)
 
 _MAX_ASPECT = 200  # transformers refuses longer images
 
@@ -223,27 +225,29 @@ class PatchBuffer:
         return self._memory[: num_patches * values].view(num_patches, values)
 
 
-def resize_frames(frames_NHWC: np.ndarray, *, config: ZoomConfig, spec: PatchSpec, impl: str = "auto") -> np.ndarray:
+def resize_frames(frames_NHWC: Frames, *, config: ZoomConfig, spec: PatchSpec, impl: str = "auto") -> Frames:
     """Frames at the model's size: what a cache may keep instead of the frames.
 
     `frames_to_patches` of the result equals that of the frames.
 
     Args:
-        frames_NHWC: frames of one size, uint8 [N, H, W, 3].
+        frames_NHWC: frames of one size, uint8 [N, H, W, 3], an array or a tensor.
         config: its resize rule and pixel limits decide the size.
         spec: the patch geometry of the model.
-        impl: "auto", or an implementation by name.
+        impl: "auto", or an implementation by name, for an array; a tensor is resized where it is.
 
     Returns:
-        uint8 [N, h, w, 3].
+        uint8 [N, h, w, 3], of the kind that was given.
 
     Raises:
         ValueError: the frames are no such array.
     """
-    _check_frames(frames_NHWC.dtype == np.uint8, frames_NHWC)
+    _check_frames(str(frames_NHWC.dtype) in ("uint8", "torch.uint8"), frames_NHWC)
     _, height, width, _ = frames_NHWC.shape
     steps, _ = _steps(height, width, config, spec)
-    return _resize_frames(frames_NHWC, steps, impl=impl)
+    if isinstance(frames_NHWC, np.ndarray):
+        return _resize_frames(frames_NHWC, steps, impl=impl)
+    return resize_on_device(frames_NHWC, steps)
 
 
 def _check_frames(is_uint8: bool, frames: np.ndarray | Tensor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 
 import av.error
 import numpy as np
@@ -11,38 +12,60 @@ from av.video.frame import VideoFrame
 from ..config import VideoOptions
 from ..types import VideoInfo
 from .base import Frame, ReadBudget, VideoError, VideoReader, VideoReadError
-from .index import build_index, packet_ticks
-from .keyframe_run import KeyframeGoneError, KeyframeRun, VideoPacket
+from .index import MAX_REORDER, Keyframe, build_index, packet_ticks
+from .keyframe_run import KeyframeRun, VideoPacket
 from .packet_source import MediaFile, PacketSource
-from .picture import orientation, to_rgb
+from .picture import rules_of
 
 # Only these tell reliably which frames no other frame refers to.
 _SKIPPABLE_CODECS = frozenset({"h264", "hevc"})
+# Flushing these is as good as opening them anew. Other decoders keep something of what they decoded before, which shows
+# where a picture is damaged: what was read before must not decide how a frame looks.
+_FLUSHABLE_CODECS = frozenset({"h264", "hevc"})
+_BEGINNING = -(1 << 62)  # before any time that a file can name
 
 
 class FrameDecoder:
     """Decodes a run of packets: frames in display order, each once.
 
     With `skip`, frames that nobody asked for and no other frame refers to are not decoded; `skipped` tells whether
-    that happened. `current` is the frame that was displayed last.
+    that happened. `is_damaged` tells whether anything that was read so far could not be decoded: later frames may refer
+    to it.
+
+    Frames are decoded before those that refer to them, and may be displayed after: `horizon` is the latest time of a
+    frame that was given to the decoder, `corrupt` has the times of those that came out damaged.
+
+    `current` is the frame that was displayed last. Nobody else may hold a frame while decoding goes on: the decoder
+    writes into memory that is free, and the damaged part of a picture shows what was there before.
     """
 
     def __init__(self, source: PacketSource, run: KeyframeRun, *, reorder_depth: int, skip: bool) -> None:
         self.run = run
         self.skipped = False
         self.current: VideoFrame | None = None
-        self._codec = source.stream.codec_context
+        self._source, self._codec = source, source.stream.codec_context
+        self._errors, self._damaged_before = 0, source.num_damaged
         # Seeking flushed the decoder. That may forget how far frames are reordered, and then B-frames are dropped.
         self._codec.reorder_depth = max(reorder_depth, self._codec.reorder_depth)
         self._skip = skip
         self._ready: deque[VideoFrame] = deque()
         self._drained = False
-        self._newest = -(1 << 63)
+        self._newest = self._latest_out = self.horizon = _BEGINNING
+        self.corrupt: list[int] = []
 
     @property
     def finished(self) -> bool:
         """Whether the decoder has nothing more to give after `current`."""
         return self._drained and not self._ready
+
+    @property
+    def passed(self) -> int:
+        """When `current` is displayed; the beginning of all time if there is none yet."""
+        return frame_ticks(self.current) if self.current is not None else _BEGINNING
+
+    @property
+    def is_damaged(self) -> bool:
+        return self._errors > 0 or self._source.num_damaged > self._damaged_before
 
     def advance(self, ticks: int, wanted: int | None) -> VideoFrame | None:
         """Decode until `current` is the frame at `wanted`, or the last that can be decoded with pts <= ticks."""
@@ -54,6 +77,13 @@ class FrameDecoder:
                     break
                 self.current = self._ready.popleft()
         return self.current
+
+    def settle(self) -> None:
+        """Decode on until all that `current` may refer to has come out. Nothing is skipped, and nothing lost."""
+        horizon = self.horizon
+        for _ in range(MAX_REORDER):
+            if self._latest_out >= horizon or not self._decode_more(None):
+                return
 
     def first(self) -> VideoFrame | None:
         """The first frame that comes out; it stays ready."""
@@ -68,6 +98,8 @@ class FrameDecoder:
         if self.run.queue or self.run.pull():
             packet = self.run.queue.popleft()
             ticks = packet_ticks(packet)
+            if ticks is not None:
+                self.horizon = max(self.horizon, ticks)
             unwanted = self._skip and wanted is not None and ticks is not None and ticks < wanted
             self._codec.skip_frame = "NONREF" if unwanted else "DEFAULT"
             self.skipped |= unwanted
@@ -81,14 +113,19 @@ class FrameDecoder:
         try:
             frames = self._codec.decode(packet)
         except av.error.FFmpegError:
+            self._errors += 1
             return  # a damaged packet: the frame on display is then the last good one before it
         for frame in frames:
             if frame.pts is None:
                 frame.pts = frame.dts
-            if frame.pts is None or frame.is_corrupt or frame.pts < self._newest:
-                continue  # a time that goes backwards is damage too
-            if self.run.key > 0 and frame.pts < self.run.key_pts:
+            if frame.pts is not None and not self.run.key.is_first and frame.pts < self.run.key_pts:
                 continue  # it leads an open group, and refers to the group before, which this run has not seen
+            if frame.pts is not None:
+                self._latest_out = max(self._latest_out, frame.pts)
+            if frame.pts is None or frame.is_corrupt or frame.pts < self._newest:
+                self._errors += 1  # a time that goes backwards is damage too
+                self.corrupt += [frame.pts] if frame.pts is not None else []
+                continue
             self._newest = frame.pts
             self._ready.append(frame)
 
@@ -108,70 +145,99 @@ class PyAVReader(VideoReader):
         super().__init__()
         self._file, self.file_key = file, file.key
         self._budget = ReadBudget(file.name, deadline_seconds=options.deadline_seconds, max_packets=options.max_packets)
-        self._source = PacketSource(file, options)
+        self._source = PacketSource(file, options, self._budget)
         try:
-            self._open()
+            self._open(approximate=options.seek_mode == "approximate")
         except VideoError:
             self._close()
             raise
 
-    def _open(self) -> None:
+    def _open(self, *, approximate: bool) -> None:
         source = self._source
-        assert source.stream.time_base is not None  # checked when the source was opened
-        self.tick_seconds = source.stream.time_base
+        self.tick_seconds = source.tick_seconds
         self._reorder_depth = source.stream.codec_context.reorder_depth
-        self._index = build_index(source, self._budget)
-        self._last_key = len(self._index.key_ticks) - 1
-        self._decoder = self._start(0, skip=True)
+        self._index = build_index(source, approximate=approximate)
+        self._decoder = self._start(self._index.before(_BEGINNING), skip=True)
         frame = self._decoder.first()
         if frame is None:
-            raise VideoError(f"{source.path}: no frame of its {source.stream.codec_context.name} stream can be decoded")
+            raise VideoError(f"{source.path}: {source.no_frame()}")
         self._first_ticks = frame_ticks(frame)
         self._first_ordinal = self._decoder.run.ordinal(self._first_ticks)
-        self._width, self._height, self._turned = frame.width, frame.height, orientation(frame)
-        self._colorspace = int(frame.colorspace)
-        width, height = self._turned.size(frame.width, frame.height)
+        self._rules = rules_of(source.stream, frame)
+        width, height = self._rules.size  # square pixels may make it much larger than what is stored
+        source.check_size(width, height)
+        source.leave()  # asked for its side data, a frame of PyAV's lives on until Python collects its garbage
+        timing = self._index.timing
         self.info = VideoInfo(
             path=source.path,
-            duration_seconds=float(max(1, self._index.end_ticks - self._first_ticks) * self.tick_seconds),
-            fps=self._index.fps,
+            duration_seconds=float(max(1, timing.end_ticks - self._first_ticks) * self.tick_seconds),
+            fps=timing.fps,
             width=width,
             height=height,
+            max_fps=timing.max_fps,
             backend=self.backend,
+            notes=self._rules.notes,
         )
 
     def _read(self, ticks: list[int]) -> list[Frame]:
         self._budget.restart()
         absolute = [t + self._first_ticks for t in ticks]
+        # All at once: looking for a keyframe may move the source away from where we decode.
+        keys = [self._index.before(t) for t in absolute]
         found: list[Frame] = []
         while len(found) < len(absolute):
-            key = self._key_before(absolute[len(found)])
-            group = [t for t in absolute[len(found) :] if self._key_before(t) == key]
+            key = keys[len(found)]
+            group = [t for t, own in zip(absolute[len(found) :], keys[len(found) :], strict=True) if own == key]
             found += self._read_group(key, group)
         return found
 
-    def _read_group(self, key: int, group: list[int]) -> list[Frame]:
+    def _shown_in(self, start: int, end: int, *, limit: int) -> list[int] | None:
+        self._budget.restart()
+        first = self._first_ticks
+        run = KeyframeRun(self._source, self._index, self._index.before(start + first))
+        while not run.key.is_first and run.key_pts > start + first:
+            run = KeyframeRun(self._source, self._index, self._index.earlier(run.key, 1))
+        shown = run.shown_in(start + first, end + first, limit=limit)
+        return None if shown is None else [at - first for at in shown if at >= first] or [start]
+
+    def _read_group(self, key: Keyframe, group: list[int]) -> list[Frame]:
         """The frames on display at `group` (increasing), decoding from keyframe `key` or from where we are."""
         found: list[Frame] = []
-        passed = self._decoder.current
+        run = self._decoder.run
         # Decoding on is cheaper than going back to the keyframe, and possible when nothing asked for has gone by.
-        if self._decoder.run.key != key or (passed is not None and frame_ticks(passed) > group[0]):
+        if run.is_dead or run.key != key or self._decoder.passed > group[0]:
             self._decoder = self._start(key, skip=True)
+        seen: list[tuple[FrameDecoder, int]] = []
         for ticks in group:
             frame = self._frame_at(ticks)
             found.append(frame if frame is not None else self._frame_before(key, ticks))
-        return found
+            seen.append((self._decoder, self._decoder.horizon))
+        self._decoder.settle()
+        return [
+            replace(frame, is_damaged=True) if self._turned_out_damaged(frame, ticks, decoder, horizon) else frame
+            for frame, ticks, (decoder, horizon) in zip(found, group, seen, strict=True)
+        ]
+
+    def _turned_out_damaged(self, frame: Frame, ticks: int, decoder: FrameDecoder, horizon: int) -> bool:
+        """Whether what was read since shows that `frame`, the answer to `ticks`, is not what was recorded."""
+        pts = frame.pts_ticks + self._first_ticks
+        # Decoded before it and displayed after it, up to `horizon`: it may refer to these.
+        refers = any(pts < other <= horizon for other in decoder.corrupt)
+        # A packet came later than its time allows.
+        other_is_due = not frame.is_last and decoder.run.displayed_at(ticks) not in (None, pts)
+        return refers or other_is_due
 
     def _frame_at(self, ticks: int) -> Frame | None:
         """The frame on display at `ticks`, or the last good one before it; None if this run shows none so early."""
         run = self._decoder.run
-        if run.key > 0 and ticks < run.key_pts:
+        if not run.key.is_first and ticks < run.key_pts:
             return None
         run.look_past(ticks)
         wanted = run.displayed_at(ticks)
         shown = self._decoder.advance(ticks, wanted)
         if self._decoder.skipped and (shown is None or shown.pts != wanted):
             # The wanted frame is damaged, and the good one before it may be among those skipped.
+            del shown
             self._decoder = self._start(run.key, skip=False)
             run = self._decoder.run
             run.look_past(ticks)
@@ -181,21 +247,29 @@ class PyAVReader(VideoReader):
         pts = frame_ticks(shown)
         return Frame(
             image=self._image(shown),
-            index=run.ordinal(pts) - self._first_ordinal,
+            index=self._number(run, pts),
             pts_ticks=pts - self._first_ticks,
             end_ticks=run.end_of(pts) - self._first_ticks,
             is_last=run.ended and (run.is_newest(pts) or self._decoder.finished),
+            is_damaged=self._decoder.is_damaged,
         )
 
-    def _frame_before(self, key: int, ticks: int) -> Frame:
+    def _number(self, run: KeyframeRun, pts: int) -> int:
+        """How many displayed frames come before the one at `pts`."""
+        ordinal = run.ordinal(pts)
+        if ordinal is None or self._first_ordinal is None:  # not counted, because the rate is constant
+            return round((pts - self._first_ticks) * float(self.tick_seconds) * self.info.fps)
+        return ordinal - self._first_ordinal
+
+    def _frame_before(self, key: Keyframe, ticks: int) -> Frame:
         """The frame on display at `ticks` if decoding from `key` shows nothing so early.
 
         That is so between a keyframe's dts and its pts, in the pictures that lead an open group, while a picture
         refreshes gradually, and if the keyframe is damaged.
         """
         back = 1
-        while key > 0:
-            key, back = max(0, key - back), back * 2
+        while not key.is_first:
+            key, back = self._index.earlier(key, back), back * 2
             self._decoder = self._start(key, skip=True)
             frame = self._frame_at(ticks)
             if frame is not None:
@@ -204,49 +278,40 @@ class PyAVReader(VideoReader):
         raise VideoReadError(f"{self.info.path}: no frame can be decoded at or before {seconds:.3f} s")
 
     def _image(self, frame: VideoFrame) -> np.ndarray:
-        return self._finish(to_rgb(frame, width=self._width, height=self._height, turned=self._turned))
+        return self._finish(self._rules.rgb(frame))
 
     def _keyframe_ticks(self, ticks: list[int]) -> list[int]:
         self._budget.restart()
-        known: dict[int, int] = {0: self._first_ticks}  # when each keyframe is displayed
+        first = self._index.before(_BEGINNING)
+        shown: dict[Keyframe, int] = {first: self._first_ticks}  # when each keyframe is displayed
         found: list[int] = []
         for at in (t + self._first_ticks for t in ticks):
-            key = self._key_before(at)
-            while key not in known or known[key] > at:  # its dts may come before `at` and its pts after
-                if key not in known:
-                    known[key] = self._run_from(key).key_pts
-                key -= known[key] > at
-            found.append(known[key] - self._first_ticks)
-        # The runs moved the source, and the decoder's own is dead.
-        self._decoder = self._start(0, skip=True)
+            key = self._index.before(at)
+            while key not in shown or shown[key] > at:  # its dts may come before `at` and its pts after
+                if key not in shown:
+                    shown[key] = KeyframeRun(self._source, self._index, key).key_pts
+                if shown[key] > at:
+                    key = self._index.earlier(key, 1)
+            found.append(shown[key] - self._first_ticks)
         return found
 
-    def _key_before(self, ticks: int) -> int:
-        return min(self._index.before(ticks), self._last_key)
-
-    def _start(self, key: int, *, skip: bool) -> FrameDecoder:
-        run = self._run_from(key)
-        stream = self._source.stream  # only now: seeking may have opened the file anew
-        skip = skip and stream.codec_context.name in _SKIPPABLE_CODECS
+    def _start(self, key: Keyframe, *, skip: bool) -> FrameDecoder:
+        codec = self._source.stream.codec_context.codec.canonical_name
+        may_lack_frames = self._index.timing.may_lack_frames
+        if codec not in _FLUSHABLE_CODECS or may_lack_frames:
+            self._source.reopen()
+        run = KeyframeRun(self._source, self._index, key)
+        # What a decoder shows in place of a lost frame depends on all that it has decoded.
+        skip = skip and codec in _SKIPPABLE_CODECS and not may_lack_frames
         return FrameDecoder(self._source, run, reorder_depth=self._reorder_depth, skip=skip)
 
-    def _run_from(self, key: int) -> KeyframeRun:
-        """A run from `key`, or from the last keyframe that is there if the file was cut off before it."""
-        try:
-            return KeyframeRun(self._source, self._index, key, self._budget)
-        except KeyframeGoneError:
-            if key == 0:
-                raise
-        there, gone = 0, key
-        while gone - there > 1:
-            middle = (there + gone) // 2
-            try:
-                KeyframeRun(self._source, self._index, middle, self._budget)
-                there = middle
-            except KeyframeGoneError:
-                gone = middle
-        self._last_key = there
-        return KeyframeRun(self._source, self._index, there, self._budget)
+    def close(self) -> None:
+        self._source.interrupt()  # a read that is going on in another thread holds the lock
+        super().close()
+
+    def _reopen(self) -> None:
+        self._budget.restart()
+        self._source.abandon()
 
     def _close(self) -> None:
         self._source.close()

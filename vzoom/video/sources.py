@@ -12,7 +12,7 @@ from typing import IO, Any, TypeAlias
 
 from .base import FrameSource, VideoError, VideoReader
 from .frame_sequence import FrameSequence
-from .packet_source import MediaFile, file_key, is_url
+from .packet_source import MediaFile, file_key, local_path
 
 VideoInput: TypeAlias = "str | os.PathLike[str] | bytes | IO[bytes] | FrameSequence | FrameSource"
 
@@ -61,7 +61,7 @@ def media_file(video: str | os.PathLike[str] | bytes | IO[bytes]) -> MediaFile:
     if isinstance(video, str | os.PathLike):
         key = file_key(video)
         # Absolute, so that libav reads no protocol into a name such as "a:b.mp4".
-        return MediaFile(name, os.fspath(video) if is_url(video) else os.path.abspath(video), key)
+        return MediaFile(name, local_path(video) or os.fspath(video), key)
     if isinstance(video, bytes):
         if not video:
             raise VideoError("no bytes, not a video")

@@ -79,7 +79,7 @@ def to_messages(parts: Sequence[Part], clip: Clip | None) -> list[Message]:
     for part in parts:
         if isinstance(part, ImagePart):
             assert clip is not None
-            url = data_url(clip.frames[part.index])
+            url = data_url(clip.images[part.index])
             messages[-1]["content"].append({"type": "image_url", "image_url": {"url": url}})
         elif not part.trusted:
             add(part.text)

@@ -67,5 +67,5 @@ def _frame(name: str, clip: Clip, seconds: float) -> str:
     shown = seconds_text(seconds)
     return (
         f'<li><button class="frame" type="button" aria-label="{name}, {shown}">'
-        f"{picture(clip.frames[max(0, number)], max_side_pixels=_SIDE_PIXELS)}</button><span>{shown}</span></li>"
+        f"{picture(clip.images[max(0, number)], max_side_pixels=_SIDE_PIXELS)}</button><span>{shown}</span></li>"
     )
