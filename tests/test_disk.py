@@ -199,6 +199,23 @@ def test_no_flipped_bit_of_a_shard_is_read_as_other_data(tmp_path: Path) -> None
     assert [read_one(file, index) for index in range(len(MANY))] == MANY
 
 
+def test_rows_that_are_not_those_that_were_written_are_refused(tmp_path: Path) -> None:
+    """What the checksums of pages leave out: here the pages are whole, and another value is in them."""
+    import pyarrow
+    from pyarrow import parquet
+
+    with Writer(tmp_path) as writer:
+        writer.add(PROMPT)
+    file = tmp_path / "part-00000.parquet"
+    table = parquet.read_table(file)
+    other = pyarrow.array(["Another question?"])
+    changed = table.set_column(table.column_names.index("question"), "question", other).cast(table.schema)
+    parquet.write_table(table, file, write_page_checksum=True)
+    assert list(read(file)) == [PROMPT]
+    parquet.write_table(changed, file, write_page_checksum=True)
+    refused(lambda folder: list(read(folder)), tmp_path, file.name)
+
+
 def test_a_damaged_shard_stops_its_writer(tmp_path: Path) -> None:
     with Writer(tmp_path) as writer:
         writer.add(PROMPT)
