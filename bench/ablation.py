@@ -196,7 +196,7 @@ def direct_answers(context: Any, name: str, exemplars: Path, *, model: Path) -> 
                 turn = next_turn(video, question, zoom, (), zooms_left=0, rng=np.random.default_rng(0))
                 bare = replace(record, config=zoom, glance_seconds=(), turns=(), stop_reason=None)
                 episode = factory.open(bare)
-                episode.say(render_turn(turn.thought, Answer(question.answer_letter)), "oracle")
+                episode.say(render_turn(turn.thought, Answer(question.answer_letter), zoom.protocol), "oracle")
                 writer.add(episode.record(record.id))
         return [folder / "records"]
 

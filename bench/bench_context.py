@@ -33,12 +33,15 @@ from vzoom.config import ZoomConfig
 from vzoom.engine.kv_cache import BlockTable, PagePool
 from vzoom.models import FeatureCache, encode_clips, load_checkpoint
 from vzoom.models.attention import Ragged
+from vzoom.protocol import builtin_protocol
 from vzoom.protocol.mrope import text_positions
 from vzoom.types import Clip
 from vzoom.video.patches import PatchBuffer
 
 CONTEXTS = (2048, 4096, 8192, 16384, 32768)
 DECODED = 60
+
+_DIRECT = builtin_protocol("vzoom").override(name="direct", pixels={"resize": "direct"})
 
 
 class Turn:
@@ -101,7 +104,7 @@ class Turn:
         self.phases.reset()
         with self.phases.stage("vision"):
             features, _ = encode_clips(
-                [(self.clip, ZoomConfig(resize="direct"))],
+                [(self.clip, ZoomConfig(protocol=_DIRECT))],
                 self.model,
                 spec=self.checkpoint.patch_spec,
                 cache=FeatureCache(),

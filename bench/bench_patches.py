@@ -21,6 +21,7 @@ from transformers import Qwen2VLImageProcessor
 
 from vzoom.config import ZoomConfig
 from vzoom.kernels.floors import LARGE_BYTES, copy_large, in_turns
+from vzoom.protocol import builtin_protocol
 from vzoom.video.patches import PatchBuffer, PatchSpec, frames_to_patches, grid_for
 
 try:
@@ -34,7 +35,8 @@ except ModuleNotFoundError:  # transformers 5.0: the plain processor is PIL's
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 def test_frames_to_patches(benchmark: Any, dtype: torch.dtype, resize: Any, size: tuple[int, int]) -> None:
     torch.set_num_threads(1)
-    config, spec, num = ZoomConfig(resize=resize), PatchSpec(), 8
+    protocol = builtin_protocol("vzoom").override(name=resize, pixels={"resize": resize})
+    config, spec, num = ZoomConfig(protocol=protocol), PatchSpec(), 8
     frames = np.random.default_rng(0).integers(0, 256, (num, *size, 3), dtype=np.uint8)
     processor = Processor(size={"shortest_edge": config.min_pixels, "longest_edge": config.max_pixels})
     scale = math.sqrt(config.max_pixels / (size[0] * size[1]))

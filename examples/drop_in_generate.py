@@ -22,14 +22,13 @@ from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTo
 
 import vzoom
 from vzoom.protocol import (
-    TURN_ENDS,
     ImagePart,
     Part,
-    clip_note,
     cut_turn,
     glance_timestamps,
     parse_turn,
     prompt,
+    stops,
     tool_turn,
     zoom_timestamps,
 )
@@ -43,6 +42,7 @@ def main() -> None:
     settings_file = Path(folder) / "vzoom.json"  # how the checkpoint looks at videos, if it says so
     saved = json.loads(settings_file.read_text()) if settings_file.exists() else {}
     config = vzoom.ZoomConfig.from_dict(saved, str(folder))
+    protocol, ends = config.protocol, stops(config.protocol)
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer, processor = AutoTokenizer.from_pretrained(folder), AutoImageProcessor.from_pretrained(folder)
     merge = processor.merge_size
@@ -60,25 +60,24 @@ def main() -> None:
 
     vzoom.enable(model, pool_tokens=config.max_total_tokens)  # the line that makes it vzoom's
     cache = vzoom.ZoomCache(model)
-    settings = {"past_key_values": cache, "stop_strings": list(TURN_ENDS), "tokenizer": tokenizer, "do_sample": False}
+    settings = {"past_key_values": cache, "stop_strings": list(ends), "tokenizer": tokenizer, "do_sample": False}
     settings |= {"max_new_tokens": config.max_new_tokens, "pad_token_id": tokenizer.pad_token_id}
 
     def whole_turn(ids: torch.Tensor, fed: int) -> torch.Tensor:
         """The rest of a turn that stopped at a tag in a thought, where tags are talk."""
-        while cut_turn(text := tokenizer.decode(ids[0, fed:])) is None and text.rstrip().endswith(TURN_ENDS):
+        while cut_turn(text := tokenizer.decode(ids[0, fed:]), protocol) is None and text.rstrip().endswith(ends):
             ids = model.generate(ids, **settings)
         return ids
 
     with vzoom.open_video(args.video) as video:
         glance = video.frames_at(glance_timestamps(video.info, config))
-        limits = {"max_zooms": config.max_zooms, "zoom_max_frames": config.zoom_max_frames, "style": config.prompt}
-        opening = inputs_of(prompt(args.question, video.info, glance.pts_seconds, **limits), list(glance.frames))
+        opening = inputs_of(prompt(args.question, video.info, glance.pts_seconds, config), list(glance.frames))
         fed = opening["input_ids"].shape[1]
         ids = whole_turn(model.generate(**opening, **settings), fed)
         for zooms_left in reversed(range(config.max_zooms)):
             text = tokenizer.decode(ids[0, fed:])
             print(text)
-            call = parse_turn(text)
+            call = parse_turn(text, protocol, video_fps=video.info.fps)
             if not isinstance(call, vzoom.ZoomCall):
                 break
             times = zoom_timestamps(call, video.info, config)
@@ -86,12 +85,12 @@ def main() -> None:
                 print(times.detail)
                 break
             clip = video.frames_at(times)
-            note = clip_note(call, call.end_seconds, len(clip), config.prompt)
-            turn = tool_turn(clip.pts_seconds, note, zooms_left=zooms_left, style=config.prompt)
+            shown = [(call, clip.pts_seconds)]
+            turn = tool_turn(shown, video.info, config, question=args.question, zooms_left=zooms_left)
             ids = cache.append(ids, inputs_of(turn, list(clip.frames)))  # the splice: only the new turn is fed
             fed = ids.shape[1]
             ids = whole_turn(model.generate(ids, **settings), fed)
-    outcome = parse_turn(tokenizer.decode(ids[0, fed:]))
+        outcome = parse_turn(tokenizer.decode(ids[0, fed:]), protocol, video_fps=video.info.fps)
     print(f"answer: {outcome.text if isinstance(outcome, Answer) else 'none'}, {ids.shape[1]} tokens in the cache")
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from protocols import BRIEF
+
 from vzoom.config import ZoomConfig
 from vzoom.data.record import Record, RecordedTurn, Source, TurnOutcome, VideoRef
 from vzoom.types import Answer, CallError, Malformed, StopReason, ZoomCall
 
 VIDEO = VideoRef("video.mp4", "0" * 64, duration_seconds=4.0, fps=8.0, width=56, height=56)
-CONFIG = ZoomConfig(prompt="brief", min_pixels=3136, max_pixels=3136, max_zooms=2, max_frames=6, answer_reserve=64)
+CONFIG = ZoomConfig(protocol=BRIEF, min_pixels=3136, max_pixels=3136, max_zooms=2, max_frames=6, answer_reserve=64)
 QUESTION = "Which shape is red?"
 
 LOOK = '<think>See.</think><video_zoom>{"segment": [1, 2], "fps": 2}</video_zoom>'

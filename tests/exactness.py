@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from protocols import DIRECT
 
 from vzoom.config import Sampling, ZoomConfig
 from vzoom.engine import engine as engine_module
@@ -23,7 +24,7 @@ from vzoom.models import Checkpoint
 from vzoom.models.stock import full_prefill
 from vzoom.types import Clip, Event, Failed, Trajectory, TurnOpened, VideoInfo
 
-CONFIG = ZoomConfig(resize="direct", max_total_tokens=16384)
+CONFIG = ZoomConfig(protocol=DIRECT, max_total_tokens=16384)
 VIDEO = VideoInfo("scripted.mp4", duration_seconds=128.0, fps=30.0, width=56, height=84)
 
 

@@ -24,10 +24,11 @@ def conversation(
     times = glance_timestamps(stored.video.info(), writer.config)
     writer.put_prompt(example, stored, question.text, max_zooms, times=times)
     for number, turn in enumerate(turns):
-        writer.write(example, turn.text, learned=not turn.flawed)
+        writer.write(example, turn.text(writer.config.protocol), learned=not turn.flawed)
         if isinstance(turn.outcome, ZoomCall):
             clip = zoom_timestamps(turn.outcome, stored.video.info(), writer.config)
             assert isinstance(clip, list)
-            parts = tool_turn(clip, "", zooms_left=max_zooms - number - 1, style=writer.config.prompt)
+            left, info = max_zooms - number - 1, stored.video.info()
+            parts = tool_turn([(turn.outcome, clip)], info, writer.config, question=question.text, zooms_left=left)
             writer.put(example, parts, stored, clip)
     return example

@@ -23,6 +23,11 @@ def settings_table() -> str:
     """The fields of `vzoom.json`."""
     rows = ["| field | type | default | meaning |", "|---|---|---|---|"]
     for one in settings_of(ZoomConfig).values():
+        if one.name == "protocol":  # the field's default is made when it is needed
+            rows.append(
+                f'| `protocol` (`--protocol`) | name or table | `"{ZoomConfig().protocol.name}"` | {one.meaning} |'
+            )
+            continue
         name = f"`{one.name}`" if one.name in LIMITS else f"`{one.name}` (no flag)"
         rows.append(f"| {name} | {_type(one)} | `{json.dumps(one.default)}` | {one.meaning} |")
     return "\n".join(rows)

@@ -14,8 +14,8 @@ BEGIN, END = "<!-- rooms: written by `python tests/rooms.py` -->", "<!-- /rooms 
 # Loose files at the top of the package are rooms of one file.
 ROOMS = (
     "types",
-    "config",
     "protocol",
+    "config",
     "chat",
     "kernels",
     "video",

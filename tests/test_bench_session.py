@@ -22,6 +22,7 @@ from bench_context import fit
 from chart import lines
 from harness import Entry, Launcher, compare
 from peers import make_system
+from protocols import DIRECT
 from workload import SHAPES, ControlIds, Shape, Workload
 
 IDS = ControlIds(image=8134, vision_start=8131, vision_end=8132)
@@ -102,7 +103,7 @@ def test_the_counting_session_samples_what_a_fresh_prefill_of_its_ids_would(tiny
             if turn < LITTLE.zooms:
                 ids += work.expanded(work.turn_ids[rollout, turn])
                 frames = np.concatenate([frames, work.clips[rollout, turn]])
-        patches, (h, w) = frames_to_patches(frames, config=ZoomConfig(resize="direct"), spec=checkpoint.patch_spec)
+        patches, (h, w) = frames_to_patches(frames, config=ZoomConfig(protocol=DIRECT), spec=checkpoint.patch_spec)
         held = torch.tensor([ids])
         with torch.inference_mode():
             logits = checkpoint.model.hf(

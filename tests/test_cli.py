@@ -39,7 +39,9 @@ class ScriptedZoomer:
     def __init__(self, result: Result) -> None:
         self.result, self.config, self.name, self.is_embedded = result, ZoomConfig(), "embedded", True
         device = SimpleNamespace(type="cpu")
-        self.checkpoint = SimpleNamespace(sampling=Sampling(), notes=(), model=SimpleNamespace(device=device))
+        self.checkpoint = SimpleNamespace(
+            sampling=Sampling(), notes=(), warnings=(), model=SimpleNamespace(device=device)
+        )
         self.clip_cache = ClipCache()
         self.asked: dict[str, Any] = {}
         self.loaded: dict[str, Any] = {}
@@ -281,6 +283,8 @@ def test_ask_passes_its_options_on(scripted: ScriptedZoomer, video: Path, capsys
         "model": "some/where",
         "adapter": "lora",
         "revision": "v2",
+        "protocol": None,
+        "system": None,
         "device": "cpu",
         "dtype": "bfloat16",
         "max_sessions": 1,

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from expert_tools import CONFIG, ZOOM, make_factory, make_questions, read_questions
 from PIL import Image
+from protocols import BRIEF, VZOOM
 from transformers import AutoTokenizer
 
 from vzoom.data.collect.episode import Episode, EpisodeFactory, EpisodeFailed
@@ -60,7 +61,7 @@ def texts(content: str | Sequence[dict[str, Any]]) -> list[str]:
 def test_the_opening_explains_the_game_even_where_the_prompt_is_brief(
     question: Record, factory: EpisodeFactory
 ) -> None:
-    assert question.config.prompt == "brief"
+    assert question.config.protocol == BRIEF
     system, user = factory.open(question).messages
     assert system["role"] == "system"
     assert (
@@ -149,7 +150,7 @@ def test_a_request_is_put_behind_the_last_message_of_the_user() -> None:
     ],
 )
 def test_a_reply_becomes_a_turn(reply: str, turn: str) -> None:
-    assert whole_turn(reply) == turn
+    assert whole_turn(reply, VZOOM) == turn
 
 
 @pytest.mark.parametrize(
@@ -168,7 +169,7 @@ def test_a_reply_becomes_a_turn(reply: str, turn: str) -> None:
 )
 def test_the_form_that_is_worth_learning(text: str, strict: bool) -> None:
     outcome = Answer("B") if "answer" in text else ZoomCall(4, 6, 2)
-    assert strict_action(text) == (outcome if strict else None)
+    assert strict_action(text, VZOOM) == (outcome if strict else None)
 
 
 # ---------------------------------------------------------------- the record that comes of it

@@ -41,7 +41,7 @@ class WordCodec(TextCodec):
                 pieces += [text] if part.trusted and re.fullmatch(_CONTROL, text) else _PIECE.findall(text)
         return [self.id_of(piece) for piece in pieces]
 
-    def encode_turn(self, text: str) -> list[int]:
+    def encode_turn(self, text: str, tags: tuple[str, ...]) -> list[int]:
         return self.encode_parts([TextPart(text, trusted=False)])
 
     def decode(self, ids: Sequence[int], *, special: bool = False) -> str:

@@ -25,6 +25,7 @@ from data_records import (
     with_turn,
 )
 from pretrain_conversation import conversation as pretraining_example
+from protocols import BRIEF
 from transformers import AutoTokenizer
 
 from vzoom.config import Sampling, ZoomConfig
@@ -215,7 +216,7 @@ def test_an_expert_cannot_spell_a_control_token(vocabulary: Vocabulary) -> None:
 
 @pytest.mark.parametrize("flaw", ["none", "shifted", "elsewhere"])
 def test_the_trainer_has_the_same_tokens_and_masks(flaw: str, vocabulary: Vocabulary) -> None:
-    config = ZoomConfig(prompt="brief", min_pixels=3136, max_pixels=3136)
+    config = ZoomConfig(protocol=BRIEF, min_pixels=3136, max_pixels=3136)
     store = FrameStore(SyntheticConfig(), side=56, first=0, count=3)
     tokenizer = AutoTokenizer.from_pretrained(embedded_path())
     for number in range(len(store)):
@@ -229,7 +230,7 @@ def test_the_trainer_has_the_same_tokens_and_masks(flaw: str, vocabulary: Vocabu
         for turn in said:
             times = zoom_timestamps(turn.outcome, info, config) if isinstance(turn.outcome, ZoomCall) else []
             assert isinstance(times, list)
-            turns.append(RecordedTurn(turn.text, "oracle", turn.outcome, turn.flawed, tuple(times)))
+            turns.append(RecordedTurn(turn.text(BRIEF), "oracle", turn.outcome, turn.flawed, tuple(times)))
         video = VideoRef("w.mp4", "0" * 64, info.duration_seconds, info.fps, info.width, info.height)
         glance = tuple(glance_timestamps(info, config))
         record = Record(

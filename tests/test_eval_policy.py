@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 import pytest
+from protocols import VZOOM
 
 from vzoom.config import ZoomConfig
 from vzoom.eval.runs.policy import Policy
@@ -99,13 +100,15 @@ def told(text: str, sure: dict[str, float]) -> Trajectory:
 
 
 def test_confidence_is_of_the_answer_not_of_the_thought():
-    assert confidence_of(told("B|Qq<answer>B</answer>", {"B": 0.6, "q": 0.01}), Letters()) == pytest.approx(0.6)
-    assert confidence_of(told("|<answer>xyz</answer>", {"x": 0.9, "z": 0.3}), Letters()) == pytest.approx(0.3)
+    assert confidence_of(told("B|Qq<answer>B</answer>", {"B": 0.6, "q": 0.01}), Letters(), VZOOM) == pytest.approx(0.6)
+    assert confidence_of(told("|<answer>xyz</answer>", {"x": 0.9, "z": 0.3}), Letters(), VZOOM) == pytest.approx(0.3)
     untagged = replace(told("|<think>q</think>B.", {"B": 0.6, "q": 0.01}), answer_is_untagged=True)
-    assert confidence_of(untagged, Letters()) == pytest.approx(0.6)
-    assert confidence_of(replace(told("|qB.", {"q": 0.2}), answer_is_untagged=True), Letters()) == pytest.approx(0.2)
+    assert confidence_of(untagged, Letters(), VZOOM) == pytest.approx(0.6)
+    assert confidence_of(replace(told("|qB.", {"q": 0.2}), answer_is_untagged=True), Letters(), VZOOM) == pytest.approx(
+        0.2
+    )
     no_answer = replace(told("|B", {}), answer=None)
-    assert confidence_of(no_answer, Letters()) == 0
+    assert confidence_of(no_answer, Letters(), VZOOM) == 0
 
 
 def test_cost_by_hand():

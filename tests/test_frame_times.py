@@ -1,19 +1,19 @@
 from __future__ import annotations
 
-import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from protocols import PUBLIC
 
 from vzoom.config import ZoomConfig
 from vzoom.protocol.frame_times import clamped_end, glance_timestamps, zoom_timestamps
 from vzoom.types import CallError, Malformed, VideoInfo, ZoomCall
 
 EXACT = ZoomConfig()
-PUBLIC = ZoomConfig(frame_policy="videozoomer")
+PUBLIC = ZoomConfig(protocol=PUBLIC)
 
 
 def video(duration: float, fps: float = 30.0) -> VideoInfo:
@@ -99,7 +99,7 @@ def test_config_refuses_nonsense() -> None:
         ZoomConfig(glance_fps=0)
     with pytest.raises(ValueError, match="min_pixels"):
         ZoomConfig(min_pixels=10**6)
-    with pytest.raises(ValueError, match="prompt must be one of full, brief"):
-        dataclasses.replace(EXACT, prompt="long")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"pixels\.resize: must be one of videozoomer, direct, long_side"):
+        EXACT.protocol.override(pixels={"resize": "long"})
     with pytest.raises(ValueError, match="answer_reserve"):
         ZoomConfig(max_total_tokens=512)

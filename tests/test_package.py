@@ -1,4 +1,5 @@
-"""The house itself: which file may import which, what `import vzoom` costs, and the trap called `kernels`."""
+"""The house itself: which file may import which, what `from protocols import TAGS
+import vzoom` costs, and the trap called `kernels`."""
 
 from __future__ import annotations
 
@@ -13,10 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from protocols import TAGS
 from rooms import PACKAGE, PAGE, RANK, ROOMS, ROOT, page_with
 
 import vzoom
-from vzoom.protocol.tags import TAGS
 
 # Not in `dependencies`: importing vzoom's modules must work without them.
 EXTRAS = (

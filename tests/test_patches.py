@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from protocols import DIRECT, VZOOM
 from transformers import Qwen2VLImageProcessor
 
 from vzoom.config import ZoomConfig
@@ -28,7 +29,7 @@ except ModuleNotFoundError:  # transformers 5.0: the plain processor is PIL's
 
 QWEN2 = PatchSpec()
 QWEN3 = PatchSpec(patch_size=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-DIRECT, TWO_STEPS = ZoomConfig(resize="direct"), ZoomConfig(resize="videozoomer")
+DIRECT, TWO_STEPS = ZoomConfig(protocol=DIRECT), ZoomConfig(protocol=VZOOM)
 
 SIZES = [
     (360, 640),  # the usual one
@@ -81,7 +82,7 @@ def processor(spec: PatchSpec, config: ZoomConfig) -> Any:
 def by_transformers(pictures: np.ndarray, spec: PatchSpec, config: ZoomConfig) -> tuple[torch.Tensor, tuple[int, int]]:
     images = [Image.fromarray(p) for p in pictures]
     height, width = pictures.shape[1:3]
-    if config.resize == "videozoomer" and height * width > config.max_pixels:
+    if config.protocol.pixels.resize == "videozoomer" and height * width > config.max_pixels:
         scale = math.sqrt(config.max_pixels / (height * width))
         images = [im.resize((int(width * scale), int(height * scale)), Image.Resampling.LANCZOS) for im in images]
     got = processor(spec, config)(images=images, return_tensors="pt")

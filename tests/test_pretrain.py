@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from protocols import BRIEF
 
 from vzoom.config import ZoomConfig
 from vzoom.synthetic.spec import SyntheticConfig
@@ -19,7 +20,7 @@ from vzoom.train.recipes import tiny
 from vzoom.video.patches import PatchSpec, grid_for
 
 ALL = dict.fromkeys(("captions", "recall", "letters", "look", "scenes", "listing", "reading", "answers"), 1)
-ZOOM = ZoomConfig(prompt="brief", min_pixels=784, max_pixels=3136, max_total_tokens=2048)
+ZOOM = ZoomConfig(protocol=BRIEF, min_pixels=784, max_pixels=3136, max_total_tokens=2048)
 RECIPES = (tiny.ablation, tiny.tiny)
 SMALL = SyntheticConfig(duration_seconds=32, frame_size=56, num_scenes=(4, 5), scene_seconds=(4, 10))
 CONFIGS = {"which": SMALL, "count": replace(SMALL, events_per_scene=(1, 4))}
@@ -143,7 +144,7 @@ def test_the_shape_is_the_recipes(tokenizer):
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return build_tokenizer()
+    return build_tokenizer(BRIEF)
 
 
 @pytest.mark.parametrize("make", RECIPES)

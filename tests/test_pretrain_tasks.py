@@ -1,9 +1,12 @@
 """What is learned and what is only shown; and that the trainer's forward is the model's own."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from pretrain_conversation import conversation
+from protocols import BRIEF
 
 from vzoom.config import ZoomConfig
 from vzoom.protocol.frame_times import glance_timestamps
@@ -17,15 +20,15 @@ from vzoom.train.pretrain.example import ExampleWriter
 from vzoom.train.pretrain.forward import augment, collate, encode_frames, frames_to_pixels, learned_logits
 from vzoom.train.pretrain.frame_store import FrameStore
 from vzoom.train.pretrain.model import build_model
-from vzoom.train.pretrain.tokenizer import SPECIAL, WHOLE_TAGS, build_tokenizer
+from vzoom.train.pretrain.tokenizer import SPECIAL, build_tokenizer, whole_tags
 from vzoom.types import Answer, ZoomCall
 
-CONFIG = ZoomConfig(prompt="brief", min_pixels=3136, max_pixels=3136)
+CONFIG = ZoomConfig(protocol=BRIEF, min_pixels=3136, max_pixels=3136)
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return build_tokenizer()
+    return build_tokenizer(BRIEF)
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +62,9 @@ def test_any_text_survives_and_times_are_single_tokens(tokenizer):
         in_label, in_call = tokenizer.encode(f"{n}.50s"), tokenizer.encode(f'{{"segment": [{n}, {n}], "fps": 2}}')
         assert len(in_label) == 2
         assert in_call[1] == in_call[3] == in_label[0]
-    for word in (*SPECIAL, *WHOLE_TAGS, " star", " gray"):
+    for word in (*SPECIAL, *whole_tags(BRIEF), " star", " gray"):
         assert len(tokenizer.encode(word)) == 1
-    assert build_tokenizer().get_vocab() == tokenizer.get_vocab()
+    assert build_tokenizer(BRIEF).get_vocab() == tokenizer.get_vocab()
 
 
 def test_only_sampled_tokens_are_learned(writer, store, tokenizer):
@@ -69,8 +72,8 @@ def test_only_sampled_tokens_are_learned(writer, store, tokenizer):
         example = conversation(writer, store[number], max_zooms=4)
         runs = learned_runs(example, tokenizer)
         assert len(runs) == len(example.turn_ends) >= 2
-        assert all(isinstance(parse_turn(run), ZoomCall) for run in runs[:-1])
-        assert isinstance(parse_turn(runs[-1]), Answer)
+        assert all(isinstance(parse_turn(run, BRIEF, video_fps=8.0), ZoomCall) for run in runs[:-1])
+        assert isinstance(parse_turn(runs[-1], BRIEF, video_fps=8.0), Answer)
         assert not any("<|im_end|>" in run or "tool_response" in run for run in runs)
         assert all(run.startswith("<think>") for run in runs)
 
@@ -90,7 +93,7 @@ def test_the_prompt_is_the_engines_own(writer, store, tokenizer):
     info = store[1].video.info()
     times = glance_timestamps(info, CONFIG)
     question = tokenizer.decode(example.span.ids).split("<|vision_end|>\n")[1].split("\nZoom or")[0]
-    parts = prompt(question, info, times, max_zooms=3, zoom_max_frames=16, style="brief")
+    parts = prompt(question, info, times, replace(CONFIG, max_zooms=3))
     codec = TextCodec(tokenizer.backend_tokenizer)
     run = tokenize_parts(parts, [(4, 4)] * len(times), codec, tokenizer.convert_tokens_to_ids("<|image_pad|>"), 2)
     assert example.span.ids[: len(run.ids)] == run.ids

@@ -5,13 +5,33 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from protocols import BRIEF, VZOOM
 
-from vzoom.protocol import render as protocol
-from vzoom.protocol.parse import cut_turn, parse_turn, partial_call, untagged_answer
-from vzoom.protocol.render import ImagePart, TextPart, render_turn
-from vzoom.types import Answer, CallError, Malformed, VideoInfo, ZoomCall
+from vzoom.config import ZoomConfig
+from vzoom.protocol import Protocol, TurnScanner, parse, render
+from vzoom.protocol.grammars import scanner
+from vzoom.protocol.render import ImagePart, TextPart
+from vzoom.types import Answer, CallError, Malformed, TurnOutcome, VideoInfo, ZoomCall
 
 VIDEO = VideoInfo("v.mp4", duration_seconds=64.0, fps=8.0, width=112, height=112)
+CONFIG = ZoomConfig()
+
+
+def parse_turn(text: str) -> TurnOutcome:
+    return parse.parse_turn(text, VZOOM, video_fps=VIDEO.fps)
+
+
+def cut_turn(text: str) -> str | None:
+    return scanner.cut_turn(text, VZOOM)
+
+
+def partial_call(text: str, max_frames: int) -> ZoomCall | None:
+    """What the session guesses once `text` is written."""
+    turn = TurnScanner(VZOOM)
+    turn.read(text)
+    if turn.call_start is None:
+        return None
+    return parse.partial_call(text[turn.call_start :], VZOOM, video_fps=VIDEO.fps, max_frames=max_frames)
 
 
 def call(body: str) -> str:
@@ -67,11 +87,11 @@ def test_every_malformed_turn_is_a_typed_value(text: str, error: CallError) -> N
     got = parse_turn(text)
     assert isinstance(got, Malformed)
     assert got.error is error
-    assert str(error) in protocol.feedback(got)
+    assert str(error) in render.feedback(got, VIDEO, CONFIG, question="", zooms_left=1)
 
 
 def test_every_error_has_help_for_the_model() -> None:
-    assert set(protocol._HELP) == set(CallError)
+    assert set(render._HELP) == set(CallError)
 
 
 def test_a_whole_call_without_its_closing_tag_is_carried_out() -> None:
@@ -140,7 +160,7 @@ def test_a_turn_of_open_thoughts_has_no_end_and_is_read_in_linear_time() -> None
     ],
 )
 def test_what_is_said_without_tags(text: str, said: str | None) -> None:
-    assert untagged_answer(text) == said
+    assert parse.untagged_answer(text, VZOOM) == said
 
 
 times = st.integers(0, 10**6).map(lambda x: x / 100)
@@ -149,7 +169,7 @@ times = st.integers(0, 10**6).map(lambda x: x / 100)
 @given(times, times, st.integers(1, 3000).map(lambda x: x / 100), st.text(alphabet="ab {}[]\n\"'é"))
 def test_rendering_is_read_back(start: float, length: float, fps: float, thought: str) -> None:
     asked = ZoomCall(start, round(start + length + 0.01, 2), fps)
-    got = parse_turn(render_turn(thought, asked))
+    got = parse_turn(render.render_turn(thought, asked, VZOOM))
     assert isinstance(got, ZoomCall)
     for a, b in zip((got.start_seconds, got.end_seconds, got.fps), (start, asked.end_seconds, fps), strict=True):
         assert math.isclose(a, b, abs_tol=1e-9)
@@ -162,9 +182,9 @@ def test_nothing_that_a_model_writes_raises(text: str) -> None:
         assert isinstance(partial_call(turn, 16), ZoomCall | None)
 
 
-@pytest.mark.parametrize("style", ["full", "brief"])
-def test_prompt_tells_duration_times_and_question(style: str) -> None:
-    parts = protocol.prompt("Who?", VIDEO, [0.0, 2.5], max_zooms=4, zoom_max_frames=16, style=style)  # type: ignore[arg-type]
+@pytest.mark.parametrize("protocol", [VZOOM, BRIEF])
+def test_prompt_tells_duration_times_and_question(protocol: Protocol) -> None:
+    parts = render.prompt("Who?", VIDEO, [0.0, 2.5], ZoomConfig(protocol=protocol))
     text = "".join(p.text if isinstance(p, TextPart) else "[image]" for p in parts)
     assert "64.00s" in text or "64.00 seconds" in text
     assert text.index("0.00s") < text.index("[image]") < text.index("2.50s") < text.index("Who?")
@@ -173,20 +193,20 @@ def test_prompt_tells_duration_times_and_question(style: str) -> None:
     assert [p.trusted for p in parts if isinstance(p, TextPart) and p.text == "Who?"] == [False]
 
 
-def test_last_round_says_answer_now() -> None:
-    def text(zooms_left: int) -> str:
-        parts = protocol.tool_turn([1.0], "note", zooms_left=zooms_left, style="full")
-        return "".join(p.text for p in parts if isinstance(p, TextPart))
+def _tool_text(call: ZoomCall, zooms_left: int = 1) -> str:
+    parts = render.tool_turn([(call, [60.0])], VIDEO, CONFIG, question="", zooms_left=zooms_left)
+    return "".join(p.text for p in parts if isinstance(p, TextPart))
 
-    assert "answer now" in text(0)
-    assert "at most 2 more" in text(2)
+
+def test_last_round_says_answer_now() -> None:
+    assert "answer now" in _tool_text(ZoomCall(60, 61, 1), zooms_left=0)
+    assert "at most 2 more" in _tool_text(ZoomCall(60, 61, 1), zooms_left=2)
 
 
 def test_an_end_moved_to_the_videos_end_is_told() -> None:
-    note = protocol.clip_note(ZoomCall(60, 70, 2), 64.0, 8, "full")
-    assert "60.00s to 64.00s" in note
-    assert "ends at 64.00s" in note
-    assert "ends" not in protocol.clip_note(ZoomCall(60, 64, 2), 64.0, 8, "full")
+    moved = _tool_text(ZoomCall(60, 70, 2))
+    assert "1 frames from 60.00s to 64.00s: The video ends at 64.00s.\n" in moved
+    assert "ends" not in _tool_text(ZoomCall(60, 64, 2))
 
 
 @pytest.mark.parametrize(

@@ -12,18 +12,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from protocols import BRIEF, TAGS, VZOOM
 from real_tokenizers import NAMES, NOT_SPECIAL, SPECIAL, real_tokenizer
 
-from vzoom.config import PromptStyle, ZoomConfig
+from vzoom.config import ZoomConfig
 from vzoom.engine.session import NeedFrames, NeedTokens, Session
 from vzoom.eval.benchmarks.options import MULTIPLE_CHOICE, listed
 from vzoom.eval.benchmarks.subtitles import Line, put_before
 from vzoom.models.checkpoint.vocabulary import build_vocabulary
-from vzoom.protocol.render import ImagePart, Part, TextPart, feedback, prompt, tool_turn
+from vzoom.protocol import Protocol
+from vzoom.protocol.render import ImagePart, Part, TextPart, error_turn, prompt, tool_turn
 from vzoom.protocol.text_codec import TextCodec
 from vzoom.protocol.tokenize import tokenize_parts
 from vzoom.protocol.vocabulary import Vocabulary
-from vzoom.types import CallError, Clip, Malformed, VideoInfo
+from vzoom.types import CallError, Clip, Malformed, VideoInfo, ZoomCall
 from vzoom.video import PatchSpec
 
 if TYPE_CHECKING:
@@ -103,9 +105,10 @@ def conversation(text: str) -> list[Part]:
     """A prompt and an error turn with `text` in the question, in an option, in the subtitles and in a file's name."""
     question = MULTIPLE_CHOICE.format(question=f"What is {text}", options=listed([text, f"{text}b"]))
     question = put_before(question, [Line(0.0, 2.0, text)])
-    asked = prompt(question, VIDEO, [0.0], max_zooms=4, zoom_max_frames=16, style="brief")
+    config = ZoomConfig(protocol=BRIEF)
+    asked = prompt(question, VIDEO, [0.0], config)
     problem = Malformed(CallError.UNREADABLE, f"{text}.mp4: no frame can be decoded")
-    return [*asked, *tool_turn((), feedback(problem), zooms_left=3, style="brief")]
+    return [*asked, *error_turn(problem, VIDEO, config, question=question, zooms_left=3)]
 
 
 def problem_with(text: str, codec: TextCodec, added: dict[int, str]) -> str | None:
@@ -148,7 +151,7 @@ def test_a_session_says_it_as_the_parts_do(tokenizer: PreTrainedTokenizerFast, v
             times = one.action.timestamps
             frames = np.zeros((len(times), 56, 56, 3), np.uint8)
             one.splice(Clip(frames, times, tuple(range(len(times))), (False,) * len(times)))
-            for token in vocabulary.codec.encode_turn(CALL):
+            for token in vocabulary.codec.encode_turn(CALL, TAGS):
                 one.accept(token, 0.0)
             one.unreadable(f"{text if one is session else 'v'}.mp4: no frame can be decoded")
             assert isinstance(one.action, NeedTokens)
@@ -201,7 +204,7 @@ def ids_of(parts: Sequence[Part], vocabulary: Vocabulary) -> list[int]:
 def test_the_prompt_is_the_chat_templates(
     question: str, tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary
 ) -> None:
-    parts = prompt(question, VIDEO, [0.0, 2.5], max_zooms=4, zoom_max_frames=16, style="full")
+    parts = prompt(question, VIDEO, [0.0, 2.5], ZoomConfig())
     assert isinstance(parts[0], TextPart)
     system = parts[0].text.removeprefix("<|im_start|>system\n").partition("<|im_end|>")[0]
     user = [
@@ -215,19 +218,20 @@ def test_the_prompt_is_the_chat_templates(
     assert ids_of(parts, vocabulary) == template_ids(tokenizer, messages, num_visual=4)
 
 
-@pytest.mark.parametrize("style", ["full", "brief"])
+@pytest.mark.parametrize("protocol", [VZOOM, BRIEF])
 def test_a_whole_conversation_is_the_chat_templates(
-    style: PromptStyle, tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary
+    protocol: Protocol, tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary
 ) -> None:
-    asked = prompt("Who?", VIDEO, [0.0], max_zooms=4, zoom_max_frames=16, style=style)
-    back = tool_turn([4.0, 4.5], "note?", zooms_left=3, style=style)
-    ids = [*ids_of(asked, vocabulary), *vocabulary.codec.encode_turn(CALL), *ids_of(back, vocabulary)]
+    config = ZoomConfig(protocol=protocol)
+    asked = prompt("Who?", VIDEO, [0.0], config)
+    back = tool_turn([(ZoomCall(4, 5, 2), [4.0, 4.5])], VIDEO, config, question="Who?", zooms_left=3)
+    ids = [*ids_of(asked, vocabulary), *vocabulary.codec.encode_turn(CALL, TAGS), *ids_of(back, vocabulary)]
 
     parts = [*asked, TextPart(CALL), *back]
     whole = "".join("<|image_pad|>" if isinstance(part, ImagePart) else part.text for part in parts)
     turns = [turn.split("<|im_end|>")[0].split("\n", 1) for turn in whole.split("<|im_start|>")[1:]]
     said = [{"role": role, "content": as_content(split_at_images(content))} for role, content in turns[:-1]]
-    if style == "brief":  # without a system turn, for which the template puts one of its own
+    if protocol == BRIEF:  # without a system turn, for which the template puts one of its own
         own = template_ids(tokenizer, said, num_visual=4)
         system = tokenizer.encode("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n")
         assert own[: len(system)] == system

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from browser.sample import make_clip, make_result
 from PIL import Image
+from protocols import VZOOM
 
 from vzoom.engine import Outcome
 from vzoom.report import Report, answer_card
@@ -139,7 +140,7 @@ def test_escape_keeps_utf8_and_replaces_what_cannot_be_written() -> None:
 
 def test_turn_markup_styles_the_parts_and_keeps_every_letter() -> None:
     text = 'hm <think>a < b</think><video_zoom>{"x": 1}</video_zoom> tail <answer>no end'
-    html = turn_markup(text)
+    html = turn_markup(text, VZOOM)
     assert Page(html).text == text
     assert '<span class="thought">a &lt; b</span>' in html
     assert '<span class="call">{&quot;x&quot;: 1}</span>' in html

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoints import token_id, write_tokenizer
+from protocols import TAGS
 
 from vzoom.config import ZoomConfig
 from vzoom.engine.session import Done, NeedFrames, NeedTokens, Session
-from vzoom.protocol.tags import TAGS
 from vzoom.protocol.text_codec import TextCodec
 from vzoom.protocol.vocabulary import Vocabulary
 from vzoom.types import Answer, CallError, Clip, Malformed, StopReason, VideoInfo, ZoomCall

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from protocols import BRIEF
 
 from vzoom.config import ZoomConfig
 from vzoom.protocol.frame_times import glance_timestamps, zoom_timestamps
@@ -11,7 +12,7 @@ from vzoom.synthetic.questions import FAMILIES, ask_questions, config_for, is_hi
 from vzoom.synthetic.spec import SyntheticConfig, make_video
 from vzoom.types import Answer, ZoomCall
 
-CONFIG = ZoomConfig(prompt="brief")
+CONFIG = ZoomConfig(protocol=BRIEF)
 
 
 def play(family, seed, **options):
@@ -20,7 +21,9 @@ def play(family, seed, **options):
     turns = oracle_turns(video, question, CONFIG, rng=np.random.default_rng(seed), **options)
     times = []
     for turn in turns:
-        assert parse_turn(turn.text) == turn.outcome  # the strict form is read back as it was meant
+        assert (
+            parse_turn(turn.text(BRIEF), BRIEF, video_fps=8.0) == turn.outcome
+        )  # the strict form is read back as it was meant
         if isinstance(turn.outcome, ZoomCall):
             clip = zoom_timestamps(turn.outcome, video.info(), CONFIG)
             assert isinstance(clip, list)
@@ -87,7 +90,7 @@ def test_what_the_glance_shows_needs_no_zoom():
 
 def test_dense_frames_are_read_where_there_is_no_zoom():
     """A viewer of many uniform frames knows what they show, and guesses the rest."""
-    dense = ZoomConfig(prompt="brief", glance_fps=1.0)
+    dense = ZoomConfig(protocol=BRIEF, glance_fps=1.0)
     for seed in range(60):
         video = make_video(seed)
         question = ask_questions(video, "which", seed)

@@ -12,16 +12,18 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from faulty_oracle import Fault, Faults, FaultyOracle
+from protocols import VZOOM
 
 from vzoom.chat import Chat, ChatFailed, Endpoint, EndpointsRefuse, Reply
 from vzoom.config import ZoomConfig
-from vzoom.protocol.parse import parse_turn
+from vzoom.protocol import parse
 from vzoom.protocol.render import render_call
 from vzoom.synthetic import FAMILIES, SyntheticConfig, config_for
 from vzoom.synthetic.dataset import facts_of
@@ -30,6 +32,7 @@ from vzoom.synthetic.oracle_server import OracleServer, main
 from vzoom.types import Answer, ZoomCall
 
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+parse_turn = partial(parse.parse_turn, protocol=VZOOM, video_fps=8.0)
 ZOOM = ZoomConfig(max_zooms=4)
 CONFIGS = {family: config_for(family) for family in FAMILIES}
 RECORD = "which-training-000003-0"
@@ -70,7 +73,7 @@ def test_a_conversation_is_the_oracles_own(family: str, stream: bool) -> None:
             video, question = facts_of(record, CONFIGS)
             turns = oracle_turns(video, question, ZOOM, max_zooms=4, rng=np.random.default_rng(0))
             texts = play(chat, record)
-            assert texts == [turn.text for turn in turns]
+            assert texts == [turn.text(VZOOM) for turn in turns]
             assert server.requests[record] == len(texts)
             assert texts == play(chat, record)  # it keeps nothing
 
@@ -78,7 +81,10 @@ def test_a_conversation_is_the_oracles_own(family: str, stream: bool) -> None:
 def test_what_others_called_counts_only_where_it_brought_frames() -> None:
     question = facts_of(RECORD, CONFIGS)[1]
     start, end = question.evidence[0]
-    good = {"role": "assistant", "content": f"<think>there</think>{render_call(ZoomCall(start - 1, end + 1, 2))}"}
+    good = {
+        "role": "assistant",
+        "content": f"<think>there</think>{render_call(ZoomCall(start - 1, end + 1, 2), VZOOM)}",
+    }
     with OracleServer(CONFIGS, ZOOM) as server:
         chat = chat_at(server)
         assert parse_turn(ask(chat, [QUESTION, good, CLIP])) == Answer(question.answer_letter)
@@ -93,14 +99,14 @@ def test_a_correction_says_what_was_wrong() -> None:
     video, question = facts_of(RECORD, CONFIGS)
     other = next(s for s in video.scenes if (s.start_seconds, s.end_seconds) != question.search[0])
     call = ZoomCall(other.start_seconds, other.start_seconds + 4, 2)
-    wrong = {"role": "assistant", "content": f"<think>here</think>{render_call(call)}"}
+    wrong = {"role": "assistant", "content": f"<think>here</think>{render_call(call, VZOOM)}"}
     parts = [*CLIP["content"], {"type": "text", "text": "That was wrong: say why, and zoom again."}]
     with FaultyOracle(CONFIGS, ZOOM) as server:
         text = ask(chat_at(server), [QUESTION, wrong, {"role": "user", "content": parts}], task="reflect")
         assert server.log[0].task == "reflect"
     assert text.startswith(f"<think>That is {other.colour}. The ")
     expected = next_turn(video, question, ZOOM, [call], zooms_left=3, rng=np.random.default_rng(0))
-    assert text == expected.text
+    assert text == expected.text(VZOOM)
 
 
 def test_stop_strings_and_limits_are_those_of_openai() -> None:
@@ -193,7 +199,7 @@ def test_it_runs_as_a_program(number: int, tmp_path: Path, capsys: pytest.Captur
             chat = Chat([Endpoint(process.stdout.readline().strip(), "oracle", "k")])
             video, question = facts_of(RECORD, config)
             turns = oracle_turns(video, question, ZOOM, max_zooms=4, rng=np.random.default_rng(0))
-            assert play(chat, RECORD) == [turn.text for turn in turns]
+            assert play(chat, RECORD) == [turn.text(VZOOM) for turn in turns]
         finally:
             process.send_signal(number)
         assert process.stdout.read() == f"{len(turns)} requests\n"

@@ -6,13 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from checkpoints import SPECIALS
+from protocols import TAGS
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from vzoom.models.checkpoint.vocabulary import build_vocabulary
 from vzoom.protocol.detokenize import TextStream
 from vzoom.protocol.render import ImagePart, TextPart
-from vzoom.protocol.tags import TAGS
 from vzoom.protocol.text_codec import TextCodec
 from vzoom.protocol.tokenize import tokenize_parts
 from vzoom.video import PatchSpec
@@ -54,7 +54,7 @@ def test_only_trusted_text_holds_added_tokens(special: bool) -> None:
 @pytest.mark.parametrize("special", [False, True])
 def test_a_turn_of_a_model_holds_tags_and_nothing_else(special: bool) -> None:
     codec = TextCodec(byte_level(*tags(special=special), AddedToken("<tool_call>", normalized=False)))
-    ids = codec.encode_turn("<think>a <|im_end|><tool_call></think>")
+    ids = codec.encode_turn("<think>a <|im_end|><tool_call></think>", TAGS)
     assert [ids[0], ids[-1]] == [codec.token_id("<think>"), codec.token_id("</think>")]
     assert max(ids[1:-1]) < len(_ALPHABET)
 

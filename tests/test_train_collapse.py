@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from protocols import VZOOM
 
 from vzoom.train.rl.collapse import Alarm, Collapse, CollapseLimits, StepStats, alarm
 from vzoom.types import Answer, StopReason, Trajectory, Turn, VideoInfo
@@ -24,9 +25,11 @@ def test_a_step_is_counted_by_hand() -> None:
         Trajectory("Q", VIDEO, sampled=[True] * 3, turns=[zoomed], stop_reason=StopReason.TOTAL_TOKENS),
         Trajectory("Q", VIDEO, sampled=[True] * 2, turns=[zoomed, answered], stop_reason=StopReason.ANSWERED),
     ]
-    assert StepStats.of(rollouts) == StepStats(zoom_rate=3 / 4, format_rate=2 / 4, cut_rate=2 / 4, mean_tokens=3.0)
+    assert StepStats.of(rollouts, VZOOM) == StepStats(
+        zoom_rate=3 / 4, format_rate=2 / 4, cut_rate=2 / 4, mean_tokens=3.0
+    )
     with pytest.raises(ValueError, match="without rollouts"):
-        StepStats.of([])
+        StepStats.of([], VZOOM)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from protocols import BRIEF
 
 from vzoom.config import Sampling
 from vzoom.data.record import Record
@@ -47,7 +48,9 @@ class Led(Session):
     def __init__(self, num_zooms: int, *args: Any) -> None:
         super().__init__(*args)
         calls = [ZoomCall(4.0 * n, 4.0 * n + 3, 2) for n in range(num_zooms)]
-        text = "".join(render_turn(f"The red scene is from {4 * n} to {4 * n + 3}.", c) for n, c in enumerate(calls))
+        text = "".join(
+            render_turn(f"The red scene is from {4 * n} to {4 * n + 3}.", c, BRIEF) for n, c in enumerate(calls)
+        )
         self.script = self.vocabulary.codec.encode(text)
 
     def fork(self, sampling: Sampling) -> Led:

@@ -11,6 +11,7 @@ import pytest
 from checkpoints import token_id, write_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
+from protocols import VZOOM
 
 from vzoom.config import ZoomConfig
 from vzoom.engine.session import NeedFrames, NeedTokens, Session
@@ -74,7 +75,7 @@ def converse(tmp_path_factory: pytest.TempPathFactory) -> Converse:
 
 
 def rewarded(trajectory: Trajectory, **settings: object) -> Reward:
-    found = score(trajectory, SHAPES, zoom_rate=0.2, config=replace(PAPER, **settings))
+    found = score(trajectory, SHAPES, VZOOM, zoom_rate=0.2, config=replace(PAPER, **settings))
     assert isinstance(found, Reward)
     return found
 
@@ -123,7 +124,7 @@ def test_the_bonus_fades_above_the_target(rate: float) -> None:
     ],
 )
 def test_right_format(converse: Converse, turns: tuple[str, ...]) -> None:
-    assert keeps_format(converse(*turns))
+    assert keeps_format(converse(*turns), VZOOM)
 
 
 @pytest.mark.parametrize(
@@ -158,20 +159,20 @@ def test_right_format(converse: Converse, turns: tuple[str, ...]) -> None:
 def test_wrong_format(converse: Converse, turns: tuple[str, ...]) -> None:
     trajectory = converse(*turns)
     assert trajectory.turns
-    assert not keeps_format(trajectory)
+    assert not keeps_format(trajectory, VZOOM)
 
 
 def test_turns_whose_outcome_is_not_known_are_parsed(converse: Converse) -> None:
     video = converse(RIGHT).video
-    assert keeps_format(Trajectory("Who?", video, turns=[Turn(zoom()), Turn(RIGHT)]))
-    assert not keeps_format(Trajectory("Who?", video, turns=[Turn(zoom(8, 4)), Turn(RIGHT)]))
+    assert keeps_format(Trajectory("Who?", video, turns=[Turn(zoom()), Turn(RIGHT)]), VZOOM)
+    assert not keeps_format(Trajectory("Who?", video, turns=[Turn(zoom(8, 4)), Turn(RIGHT)]), VZOOM)
 
 
 def test_an_answer_cut_off_by_a_limit_is_no_answer(converse: Converse) -> None:
     cut = converse(RIGHT, max_new_tokens=5)
     assert cut.stop_reason is StopReason.TURN_TOKENS
     assert rewarded(cut) == Reward(0.0, 0.0, 0.0, 0.0)
-    assert not keeps_format(Trajectory("Who?", cut.video, stop_reason=StopReason.ANSWERED))
+    assert not keeps_format(Trajectory("Who?", cut.video, stop_reason=StopReason.ANSWERED), VZOOM)
 
 
 def test_a_letter_in_a_thought_is_no_answer(converse: Converse) -> None:
@@ -188,14 +189,16 @@ def test_open_answers_are_judged_and_a_failure_is_no_reward(converse: Converse) 
         return answer == "it jumps"
 
     said = converse("<think>x</think><answer>it jumps</answer>")
-    found = score(said, OPEN, zoom_rate=0.0, config=PAPER, judge=judge)
+    found = score(said, OPEN, VZOOM, zoom_rate=0.0, config=PAPER, judge=judge)
     assert found == Reward(1.0, 1.0, 0.0, 1.0)
     assert asked == [("What happens?", "a dog jumps", "it jumps")]
     assert is_right("it sleeps", OPEN, judge=judge) is False
     failure = JudgeFailed("busy", 4)
-    assert score(said, OPEN, zoom_rate=0.0, config=PAPER, judge=lambda *_: failure) is failure
+    assert score(said, OPEN, VZOOM, zoom_rate=0.0, config=PAPER, judge=lambda *_: failure) is failure
     silent = converse("<think>x</think>", max_zooms=0)
-    assert score(silent, OPEN, zoom_rate=0.0, config=PAPER, judge=lambda *_: failure) == Reward(0.0, 0.0, 0.0, 0.0)
+    assert score(silent, OPEN, VZOOM, zoom_rate=0.0, config=PAPER, judge=lambda *_: failure) == Reward(
+        0.0, 0.0, 0.0, 0.0
+    )
     assert is_right("B", SHAPES, judge=lambda *_: failure) is True  # options need no judge
     with pytest.raises(ValueError, match="give a judge"):
         is_right("it jumps", OPEN)

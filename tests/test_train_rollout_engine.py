@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from protocols import BRIEF
 
 from vzoom.data.record import Record, reference_of
 from vzoom.data.store import read
@@ -90,7 +91,7 @@ def test_a_video_that_is_gone_or_changed_is_named(
 
 def test_rewards_come_by_group_and_a_failed_judge_gives_none(engine: RolloutEngine, questions: list[Record]) -> None:
     groups = engine.roll_out(questions[:2], num_rollouts=2, temperature=1.0, seeds=[1, 2])
-    scored = score_rollouts(questions[:2], groups, zoom_rate=0.0, config=RewardConfig())
+    scored = score_rollouts(questions[:2], groups, BRIEF, zoom_rate=0.0, config=RewardConfig())
     for group, rewards, question in zip(groups, scored, questions[:2], strict=True):
         for trajectory, reward in zip(group, rewards, strict=True):
             assert isinstance(reward, Reward)
@@ -98,7 +99,7 @@ def test_rewards_come_by_group_and_a_failed_judge_gives_none(engine: RolloutEngi
     answered = [[replace_answer(t, "a cat") for t in group] for group in groups]
     opened = [replace(q, options=(), reference="a dog") for q in questions[:2]]
     failed = score_rollouts(
-        opened, answered, zoom_rate=0.0, config=RewardConfig(), judge=lambda *_: JudgeFailed("no reply", 1)
+        opened, answered, BRIEF, zoom_rate=0.0, config=RewardConfig(), judge=lambda *_: JudgeFailed("no reply", 1)
     )
     assert failed == [(JudgeFailed("no reply", 1),) * 2] * 2
     with pytest.raises(ValueError, match="has no reference answer"):

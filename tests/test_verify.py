@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import FAMILIES, make_checkpoint
+from protocols import VZOOM
 from safetensors.torch import load_file, save_file
 
 from vzoom.cli import main
@@ -221,7 +222,7 @@ def test_weights_that_are_not_the_files_are_named(
 @pytest.mark.parametrize("fps", [1.0, 8.0, 29.97, 59.94])
 @pytest.mark.parametrize("duration", [1.5, 7.3, 64.0, 3600.0])
 def test_calls_fit(duration: float, fps: float, policy: Any) -> None:
-    config = ZoomConfig(frame_policy=policy, max_zooms=4)
+    config = ZoomConfig(protocol=VZOOM.override(zoom={"rule": policy}), max_zooms=4)
     info = VideoInfo("v.mp4", duration_seconds=duration, fps=fps, width=64, height=64)
     calls = zoom_calls(info, config)
     assert len(calls) == 4

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from protocols import DIRECT
 from test_video_render import painted, read_number, render
 
 from vzoom.config import ZoomConfig
@@ -194,7 +195,7 @@ def test_videos_that_are_opened_through_the_cache_share_frames_of_one_size(path:
     for other_config, other_spec in (
         (replace(config, max_pixels=6272), spec),
         (replace(config, min_pixels=784), spec),
-        (replace(config, resize="direct"), spec),
+        (replace(config, protocol=DIRECT), spec),
         (config, PatchSpec(patch_size=16)),
     ):
         other = cache.open(path, config=other_config, spec=other_spec).frames_at([1.0])

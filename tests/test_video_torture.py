@@ -12,8 +12,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from test_video_render import read_number
-from torture_videos import FILES, REFUSED, Shelf, Truth, on_display
+from test_video_render import read_number, render
+from torture_videos import FILES, REFUSED, Shelf, Truth, on_display, repeated
 
 from vzoom.types import Clip
 from vzoom.video import VideoError, VideoReader, VideoReadError, open_video
@@ -86,6 +86,20 @@ def test_files_that_are_not_read_through(
         if seek_mode == "exact":
             assert (video.info.max_fps is None) == (name not in ("uneven.ts", "gap.ts"))
         ask(video, shelf.truth(name), random.Random(name), NUM_REQUESTS)
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "ts"])
+def test_an_opening_reads_little_of_a_large_file(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    short = render(tmp_path / "short.mp4", pts=range(400), options={"g": "12", "bf": "2"})
+    path = repeated(short, tmp_path / f"large.{suffix}", times=20)
+    monkeypatch.setattr(video_index, "SCAN_BYTES", 1 << 16)
+    with open_video(path, max_packets=1200) as video:  # of 8 000
+        assert video.info.duration_seconds == pytest.approx(8000 / 30, abs=1e-3)
+        assert (video.info.fps, video.info.max_fps) == (30.0, None)
+        for number in (0, 7999, 4001, 1234, 6000):
+            clip = video.frames_at([number / 30])
+            assert clip.frame_indices == (number,)
+            assert read_number(clip.frames[0]) == number % 400
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import make_checkpoint
+from protocols import DIRECT
 
 from vzoom.config import ZoomConfig
 from vzoom.models import Checkpoint, load_checkpoint
@@ -18,7 +19,7 @@ from vzoom.models.features import Features
 from vzoom.types import Clip
 from vzoom.video.patches import PatchBuffer
 
-CONFIG = ZoomConfig(resize="direct")
+CONFIG = ZoomConfig(protocol=DIRECT)
 
 
 @pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from protocols import TAGS, VZOOM
 
-from vzoom.protocol.render import render_turn
-from vzoom.protocol.tags import TAGS, THINK_CLOSE
-from vzoom.protocol.well_formed import is_well_formed, strict_action
+from vzoom.protocol import render, well_formed
 from vzoom.types import Answer, CallError, Malformed, ZoomCall
 
+THINK_CLOSE = VZOOM.thought.close
+strict_action = partial(well_formed.strict_action, protocol=VZOOM)
+is_well_formed = partial(well_formed.is_well_formed, protocol=VZOOM)
+render_turn = partial(render.render_turn, protocol=VZOOM)
 CALL = ZoomCall(4, 6, 2)
 ZOOM = '<think>See.</think><video_zoom>{"segment": [4, 6], "fps": 2}</video_zoom>'
 DONE = "<think>a</think><answer>B</answer>"

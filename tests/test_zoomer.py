@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from checkpoints import make_checkpoint, stock_processor
+from protocols import DIRECT
 
 import vzoom
 from vzoom.synthetic import make_video, render
@@ -100,7 +101,7 @@ def test_cached_frames_give_the_patches_of_the_decoded_ones(zoomer: vzoom.Zoomer
 
 
 def test_direct_resize_equals_the_stock_processor(zoomer: vzoom.Zoomer, video: Path) -> None:
-    config = vzoom.ZoomConfig(max_pixels=56 * 84, resize="direct")
+    config = vzoom.ZoomConfig(max_pixels=56 * 84, protocol=DIRECT)
     spec = zoomer.checkpoint.patch_spec
     with open_video(video) as reader:
         frames = reader.frames_at([1.0, 2.0]).frames

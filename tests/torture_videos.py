@@ -65,6 +65,27 @@ def remux(source: Path, path: Path, keep: Callable[[int, Any], bool] = lambda nu
     return path
 
 
+def repeated(source: Path, path: Path, *, times: int) -> Path:
+    """A long video from a short one at 30 frames a second: its packets again and again, as one recording."""
+    with av.open(str(path), "w") as out:
+        stream = None
+        for turn in range(times):
+            with av.open(str(source)) as container:
+                video = container.streams.video[0]
+                packets = [packet for packet in container.demux(video) if packet.size]
+                if stream is None:
+                    stream = out.add_stream_from_template(video)
+                assert video.time_base is not None
+                shift = round(turn * Fraction(len(packets), 30) / video.time_base)
+                for packet in packets:
+                    assert packet.pts is not None
+                    packet.pts += shift
+                    packet.dts = None if packet.dts is None else packet.dts + shift
+                    packet.stream = stream
+                    out.mux(packet)
+    return path
+
+
 def _late_start(path: Path) -> None:
     """A broadcast that is joined in an open group of pictures."""
     whole = render(path.with_name("whole_open_gop.ts"), pts=range(100), options=_OPEN_GOP)

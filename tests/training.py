@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from protocols import BRIEF
 
 from vzoom.cli.exactness import replay
 from vzoom.config import ZoomConfig
@@ -29,7 +30,7 @@ from vzoom.types import StopReason, Trajectory, ZoomCall
 PLAIN = SFTRecipe(batch_size=2, gradient_checkpointing=False)
 WORLD = SyntheticConfig(duration_seconds=32.0, frame_size=84, num_scenes=(4, 8), scene_seconds=(4.0, 8.0))
 ZOOM = ZoomConfig(
-    prompt="brief",
+    protocol=BRIEF,
     min_pixels=3136,
     max_pixels=3136,
     glance_max_frames=8,
@@ -49,7 +50,7 @@ def small_video(folder: Path, number: int = 0) -> VideoRef:
 
 def roomy(checkpoint: Checkpoint, **changes: Any) -> Checkpoint:
     """The checkpoint with room for the turns of `played`, whatever its tokenizer."""
-    config = replace(checkpoint.config, glance_max_frames=4, zoom_max_frames=4, max_new_tokens=512, prompt="brief")
+    config = replace(checkpoint.config, glance_max_frames=4, zoom_max_frames=4, max_new_tokens=512, protocol=BRIEF)
     return replace(checkpoint, config=replace(config, max_total_tokens=4096, **changes))
 
 
@@ -91,6 +92,6 @@ def lesson(question: Record, number: int) -> Record:
     for turn in said:
         times = zoom_timestamps(turn.outcome, info, ZOOM) if isinstance(turn.outcome, ZoomCall) else []
         assert isinstance(times, list)
-        turns.append(RecordedTurn(turn.text, "oracle", turn.outcome, turn.flawed, tuple(times)))
+        turns.append(RecordedTurn(turn.text(BRIEF), "oracle", turn.outcome, turn.flawed, tuple(times)))
     glance = tuple(glance_timestamps(info, ZOOM))
     return replace(question, glance_seconds=glance, turns=tuple(turns), stop_reason=StopReason.ANSWERED)

@@ -13,13 +13,14 @@ import json
 import math
 import re
 import sys
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
-FramePolicy = Literal["exact", "videozoomer"]
-ResizeRule = Literal["videozoomer", "direct"]
-PromptStyle = Literal["full", "brief"]
+from .protocol import Protocol, builtin_names, builtin_protocol, protocol_from_dict, protocol_to_dict
+
+DEFAULT_PROTOCOL = "vzoom"
+
 GlanceFrames = Literal["exact", "keyframe"]
 VideoBackend = Literal["auto", "pyav", "dali"]
 SeekMode = Literal["exact", "approximate"]
@@ -92,13 +93,9 @@ class ZoomConfig:
         max_new_tokens: tokens that the model may write in one turn at most.
         max_total_tokens: tokens of a conversation at most: prompt, frames, turns.
         answer_reserve: tokens of max_total_tokens that no clip may take, so that room for the answer is left.
-        frame_policy: "exact" samples half-open intervals at the requested rate and never repeats a frame;
-            "videozoomer" chooses frames as the public code of that paper does.
-        resize: "videozoomer" shrinks with Lanczos to max_pixels, then resizes like Hugging Face's processor; "direct"
-            only does the latter.
-        prompt: "full" explains the tools to any model; "brief" is for models trained on it.
         glance: "exact" shows the frames at the glance's times; "keyframe" the keyframe at or before each, with its own
             time: many times cheaper, but a group of frames early, and fewer frames if the file has fewer keyframes.
+        protocol: what the model is shown and how it writes: texts, frame rules, grammar. See docs/protocols.md.
 
     Raises:
         ValueError: a field is out of range. The message names it and its value.
@@ -114,10 +111,8 @@ class ZoomConfig:
     max_new_tokens: int = 4096
     max_total_tokens: int = 32768
     answer_reserve: int = 512
-    frame_policy: FramePolicy = "exact"
-    resize: ResizeRule = "videozoomer"
-    prompt: PromptStyle = "full"
     glance: GlanceFrames = "exact"
+    protocol: Protocol = field(default_factory=lambda: builtin_protocol(DEFAULT_PROTOCOL))
 
     def __post_init__(self) -> None:
         _positive(
@@ -133,11 +128,10 @@ class ZoomConfig:
             raise ValueError(f"max_zooms must be 0 or more, got {self.max_zooms}")
         if self.min_pixels > self.max_pixels:
             raise ValueError(f"min_pixels {self.min_pixels} is above max_pixels {self.max_pixels}")
+        if self.glance not in get_args(GlanceFrames):
+            raise ValueError(f"glance must be one of {', '.join(get_args(GlanceFrames))}, got {self.glance!r}")
         if self.answer_reserve >= self.max_total_tokens:
             raise ValueError(f"answer_reserve {self.answer_reserve} leaves nothing of {self.max_total_tokens} tokens")
-        for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
 
     def override(self, **changes: Any) -> ZoomConfig:
         """A copy with new values in the fields of `changes` that are not None.
@@ -149,46 +143,108 @@ class ZoomConfig:
         return replace(self, **{k: v for k, v in changes.items() if v is not None})
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any], source: str) -> ZoomConfig:
+    def of(cls, protocol: Protocol, **changes: Any) -> ZoomConfig:
+        """The settings of conversations in a protocol: its limits, and the defaults for what it does not say.
+
+        Args:
+            protocol: the protocol.
+            changes: fields that have other values than the protocol's; None changes nothing.
+
+        Raises:
+            ValueError: a value is out of range.
+        """
+        limits = {
+            "glance_fps": protocol.glance.fps,
+            "glance_max_frames": protocol.glance.max_frames,
+            "zoom_max_frames": protocol.zoom.max_frames,
+            "min_pixels": protocol.pixels.min,
+            "max_pixels": protocol.pixels.max,
+            "max_zooms": protocol.limits.max_zooms,
+            "max_frames": protocol.limits.max_frames,
+            "max_new_tokens": protocol.limits.max_new_tokens,
+            "max_total_tokens": protocol.limits.max_total_tokens,
+        }
+        return cls(protocol=protocol).override(**limits).override(**changes)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], source: str, *, protocol: Protocol | None = None) -> ZoomConfig:
         """Check the contents of a `vzoom.json`.
 
         Args:
-            data: field names and their values; fields that are left out have their defaults.
+            data: field names and their values; fields that are left out have the protocol's limits. `protocol` is the
+                name of a built-in protocol or a table as `protocol_to_dict` gives it. `frame_policy`, `resize` and
+                `prompt`, which files of vzoom 1 hold in its place, are read.
             source: where it comes from, for the message.
+            protocol: replaces that of `data`.
 
         Raises:
             ValueError: a field is unknown, or a value is out of range.
         """
-        unknown = set(data) - {f.name for f in fields(cls)}
+        file = f"vzoom.json of {source}"
+        unknown = set(data) - {f.name for f in fields(cls)} - set(_OLD_CHOICES)
         if unknown:
-            raise ValueError(f"vzoom.json of {source}: unknown field {', '.join(sorted(unknown))}")
+            raise ValueError(f"{file}: unknown field {', '.join(sorted(unknown))}")
+        numbers = {name: value for name, value in data.items() if name not in ("protocol", *_OLD_CHOICES)}
         for name, kind in get_type_hints(cls).items():
-            value: Any = data.get(name)
-            if name not in data or kind not in (int, float):
+            value: Any = numbers.get(name)
+            if name not in numbers or kind not in (int, float):
                 continue
             # true is a number to Python, and so are NaN and infinity to its JSON.
             is_number = isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
             if not (is_number and abs(value) <= 2**53):
-                raise ValueError(f"vzoom.json of {source}: {name} is {repr(value)[:80]}")
+                raise ValueError(f"{file}: {name} is {repr(value)[:80]}")
+        own = protocol or _protocol_in(data, file)
         try:
-            return cls(**data)
+            return cls.of(own, **numbers)
         except (ValueError, TypeError) as error:
-            raise ValueError(f"vzoom.json of {source}: {error}") from error
+            raise ValueError(f"{file}: {error}") from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a `vzoom.json` holds: all fields; of a built-in protocol the name, of another one the whole table."""
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        name = self.protocol.name
+        is_builtin = name in builtin_names() and builtin_protocol(name) == self.protocol
+        return {**values, "protocol": name if is_builtin else protocol_to_dict(self.protocol)}
 
     def save(self, path: Path) -> None:
         """Write the settings to `path` as JSON, as `from_dict` reads them. OSError if that is not possible."""
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        path.write_text(json.dumps(self.to_dict(), indent=1) + "\n")
+
+
+# What files of vzoom 1 said of the protocol, and its values. "brief" and "full" are the two protocols of today.
+_OLD_CHOICES: dict[str, tuple[str, ...]] = {
+    "prompt": ("full", "brief"),
+    "frame_policy": ("exact", "videozoomer"),
+    "resize": ("videozoomer", "direct"),
+}
+
+
+def _protocol_in(data: dict[str, Any], file: str) -> Protocol:
+    """The protocol that a `vzoom.json` names, holds, or describes in the words of vzoom 1."""
+    told = data.get("protocol")
+    old = {name: data.get(name, allowed[0]) for name, allowed in _OLD_CHOICES.items()}
+    for name, allowed in _OLD_CHOICES.items():
+        if old[name] not in allowed:
+            raise ValueError(f"{file}: {name} must be one of {', '.join(allowed)}, got {old[name]!r}")
+    if told is None:
+        base = builtin_protocol("vzoom-brief" if old["prompt"] == "brief" else "vzoom")
+        if (old["frame_policy"], old["resize"]) == ("exact", "videozoomer"):
+            return base
+        return base.override(
+            name=f"{base.name}, {old['frame_policy']} frames, {old['resize']} resizing",
+            glance={"rule": old["frame_policy"]},
+            zoom={"rule": old["frame_policy"]},
+            pixels={"resize": old["resize"]},
+        )
+    if isinstance(told, str):
+        if told not in builtin_names():
+            raise ValueError(f"{file}: protocol {told!r} is none of {', '.join(builtin_names())}")
+        return builtin_protocol(told)
+    return protocol_from_dict(told, f"{file}, protocol")
 
 
 # The fields that may be set for one run. The others are how a checkpoint was trained: they stay in its vzoom.json.
 LIMITS = {name: one for name, one in settings_of(ZoomConfig).items() if one.kind in (int, float) or name == "glance"}
-
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "frame_policy": get_args(FramePolicy),
-    "resize": get_args(ResizeRule),
-    "prompt": get_args(PromptStyle),
-    "glance": get_args(GlanceFrames),
-}
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,17 @@ class Clip:
         ):
             raise ValueError(f"{len(self.frames)} frames with {n} times, {len(self.frame_indices)} indices")
 
+    def part(self, first: int, count: int) -> Clip:
+        """`count` frames from frame `first` on, as a clip."""
+        part = slice(first, first + count)
+        return Clip(
+            self.frames[part],
+            self.pts_seconds[part],
+            self.frame_indices[part],
+            self.clamped[part],
+            self.damaged[part],
+        )
+
     def __len__(self) -> int:
         return len(self.pts_seconds)
 
@@ -118,11 +129,26 @@ class Clip:
 
 @dataclass(frozen=True)
 class ZoomCall:
-    """A call of the model: the half-open interval [start_seconds, end_seconds) at `fps` frames per second."""
+    """A call of the model: the half-open interval [start_seconds, end_seconds) at `fps` frames per second.
+
+    Attributes:
+        start_seconds, end_seconds: the interval.
+        fps: frames per second.
+        num_frames: frames that the call asks for, if it names their number and not their rate; fps is then that of so
+            many frames in the interval.
+    """
 
     start_seconds: float
     end_seconds: float
     fps: float
+    num_frames: int | None = None
+
+
+@dataclass(frozen=True)
+class ZoomCalls:
+    """Several calls of one turn, which are carried out together or not at all."""
+
+    calls: tuple[ZoomCall, ...]
 
 
 @dataclass(frozen=True)
@@ -138,6 +164,16 @@ class Malformed:
 
     error: CallError
     detail: str
+
+
+TurnOutcome = ZoomCall | ZoomCalls | Answer | Malformed
+
+
+def calls_of(outcome: TurnOutcome | None) -> tuple[ZoomCall, ...]:
+    """The calls of a turn in order; () if it makes none."""
+    if isinstance(outcome, ZoomCalls):
+        return outcome.calls
+    return (outcome,) if isinstance(outcome, ZoomCall) else ()
 
 
 @dataclass(frozen=True)
@@ -181,21 +217,33 @@ class Turn:
         outcome: what the text means; None if the turn was cut off.
         num_sampled: tokens that the model wrote.
         num_prefilled: tokens fed to open this turn: the prompt, or the pending token and the tool turn.
-        end_seconds: end of the call after clamping to the video; 0 if nothing was zoomed.
-        pts_seconds: times of the frames that the call brought.
+        end_seconds: end of the last call after clamping to the video; 0 if nothing was zoomed.
+        pts_seconds: times of the frames that the calls brought, one clip after the other.
+        clip_frames: how many of them each call brought, if there are several.
         milliseconds: by STAGES. decode, patches, vision and prefill are those of what opened this turn, generate that
             of its own tokens.
         num_reused: of num_prefilled, tokens that were not fed but moved from another session (approximate).
     """
 
     text: str = ""
-    outcome: ZoomCall | Answer | Malformed | None = None
+    outcome: TurnOutcome | None = None
     num_sampled: int = 0
     num_prefilled: int = 0
     end_seconds: float = 0.0
     pts_seconds: tuple[float, ...] = ()
+    clip_frames: tuple[int, ...] = ()
     milliseconds: dict[str, float] = field(default_factory=dict)
     num_reused: int = 0
+
+    @property
+    def clips(self) -> list[tuple[ZoomCall, tuple[float, ...]]]:
+        """Each call that brought a clip, with the times of its frames."""
+        calls, clips, first = calls_of(self.outcome), [], 0
+        counts = self.clip_frames or (len(self.pts_seconds),)
+        for call, count in zip(calls, counts, strict=True) if calls and self.pts_seconds else ():
+            clips.append((call, self.pts_seconds[first : first + count]))
+            first += count
+        return clips
 
     def cost_json(self) -> dict[str, Any]:
         """Tokens and milliseconds of opening this turn and of writing it."""
@@ -224,6 +272,7 @@ class Trajectory:
         answer: the text of the answer; None if the model gave none.
         answer_is_untagged: whether the answer is a turn without tags, of a model that was not trained for them.
         stop_reason: why the conversation ended; None while it runs.
+        protocol: the name of the protocol that it is held in.
     """
 
     question: str
@@ -239,6 +288,7 @@ class Trajectory:
     answer: str | None = None
     answer_is_untagged: bool = False
     stop_reason: StopReason | None = None
+    protocol: str = ""
 
     @property
     def zooms(self) -> list[Turn]:
@@ -248,12 +298,13 @@ class Trajectory:
     @property
     def calls(self) -> list[ZoomCall]:
         """The calls that brought a clip, in order."""
-        return [turn.outcome for turn in self.zooms if isinstance(turn.outcome, ZoomCall)]
+        return [call for turn in self.zooms for call in calls_of(turn.outcome)]
 
     @property
     def zoom_spans(self) -> list[tuple[float, float]]:
         """(start, end) of each zoom in seconds, the end clamped to the video."""
-        return [(t.outcome.start_seconds, t.end_seconds) for t in self.zooms if isinstance(t.outcome, ZoomCall)]
+        end = self.video.duration_seconds
+        return [(call.start_seconds, min(call.end_seconds, end)) for call in self.calls]
 
     @property
     def is_exact(self) -> bool:
@@ -285,6 +336,7 @@ class Trajectory:
             "video_backend": self.video.backend,
             "video_notes": list(self.video.notes),
             "question": self.question,
+            "protocol": self.protocol,
             "answer": self.answer,
             "answer_is_untagged": self.answer_is_untagged,
             "stop_reason": str(self.stop_reason) if self.stop_reason else None,
@@ -292,15 +344,16 @@ class Trajectory:
             "glance_seconds": list(self.glance_seconds),
             "zooms": [
                 {
-                    "start_seconds": turn.outcome.start_seconds,
-                    "end_seconds": turn.end_seconds,
-                    "fps": turn.outcome.fps,
-                    "frames": len(turn.pts_seconds),
-                    "pts_seconds": list(turn.pts_seconds),
-                    **(opened[id(turn)].cost_json() if id(turn) in opened else {}),
+                    "start_seconds": call.start_seconds,
+                    "end_seconds": min(call.end_seconds, self.video.duration_seconds),
+                    "fps": call.fps,
+                    "frames": len(times),
+                    "pts_seconds": list(times),
+                    # The calls of one turn are fed together: the first carries the cost.
+                    **(opened[id(turn)].cost_json() if number == 0 and id(turn) in opened else {}),
                 }
                 for turn in self.zooms
-                if isinstance(turn.outcome, ZoomCall)
+                for number, (call, times) in enumerate(turn.clips)
             ],
             "turns": [
                 {

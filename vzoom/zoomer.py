@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib.resources import files
 from os import PathLike
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 from .config import Sampling, VideoOptions, ZoomConfig
 from .engine import Engine, Outcome, Request, Reuse
 from .models import Checkpoint, FeatureCache, load_checkpoint
+from .protocol import Protocol, load_protocol
 from .report import Report, answer_card
 from .types import Clip, Event, Failed, Trajectory, shortened
 from .video import CacheStats, ClipCache, VideoInput
@@ -25,17 +26,22 @@ class Result:
 
     Attributes:
         trajectory: the conversation, token for token.
-        glance: the frames of the whole video that opened it.
+        glance: the frames of the whole video that opened it; None in a protocol without a glance.
         clips: clips[i] is what trajectory.zooms[i] brought.
         seconds: wall time from the start of the call to this answer.
         model: the name that the model was loaded by.
+        config: the settings that the conversation was held under, its protocol among them.
+        warnings: why the answer may be worse than it could be: the model is prompted in a protocol that it was not
+            trained in.
     """
 
     trajectory: Trajectory
-    glance: Clip
+    glance: Clip | None
     clips: list[Clip]
     seconds: float
     model: str
+    config: ZoomConfig = field(default_factory=ZoomConfig)
+    warnings: tuple[str, ...] = ()
 
     @property
     def answer(self) -> str | None:
@@ -72,6 +78,8 @@ def load(
     dtype: str = "auto",
     revision: str | None = None,
     adapter: str | PathLike[str] | None = None,
+    protocol: str | PathLike[str] | Protocol | None = None,
+    system: str | None = None,
     config: ZoomConfig | None = None,
     limits: Mapping[str, Any] | None = None,
     video: VideoOptions | None = None,
@@ -88,7 +96,11 @@ def load(
             "float16".
         revision: a branch, a tag or a commit of a hub id.
         adapter: a LoRA adapter of PEFT, a folder or hub id, that is merged into the model.
-        config: replaces the checkpoint's own `vzoom.json`.
+        protocol: how the model is prompted and read: the name of a built-in protocol, or a `protocol.toml`. If not
+            given: the `protocol.toml` or `vzoom.json` of the checkpoint, else the built-in protocol of its hub id,
+            else one for models that were not trained to zoom, with a warning (`Zoomer.checkpoint.warnings`).
+        system: a system text that replaces that of the protocol.
+        config: replaces the checkpoint's own `vzoom.json`, with its protocol.
         limits: fields of `ZoomConfig` that replace those of the config.
         video: how videos are read; its device is that of the model.
         max_sessions: conversations at once that memory must suffice for, beside the weights.
@@ -98,16 +110,20 @@ def load(
         OSError: there is no such checkpoint, or the hub does not answer.
         ValueError: it is of another family, the device or dtype is not available, its files do not hold what its
             config.json describes, it does not fit in the free memory, or its adapter or quantisation is not one that
-            vzoom reads. The message says what would do.
+            vzoom reads, or the protocol lacks texts that must be learned or given. The message says what would do.
     """
     path = embedded_path() if model == EMBEDDED else model
-    changes = {**({} if config is None else asdict(config)), **(limits or {})}
+    own = {} if config is None else {one.name: getattr(config, one.name) for one in fields(config)}
+    asked = own.pop("protocol", None) if protocol is None else protocol
+    changes = {**own, **(limits or {})}
     checkpoint = load_checkpoint(
         str(path),
         device=device,
         dtype=dtype,
         revision=revision,
         adapter=None if adapter is None else str(adapter),
+        protocol=load_protocol(asked) if isinstance(asked, str | PathLike) else asked,
+        system=system,
         limits=changes,
         max_sessions=max_sessions,
         progress=progress,
@@ -309,9 +325,13 @@ class Zoomer:
             reuse=reuse,
         ) as engine:
             outcomes = engine.run(requests, on_event=watch)
-        return [self._result(outcome) for group in outcomes for outcome in group]
+        return [
+            self._result(outcome, request.config)
+            for request, group in zip(requests, outcomes, strict=True)
+            for outcome in group
+        ]
 
-    def _result(self, outcome: Outcome) -> Result:
+    def _result(self, outcome: Outcome, config: ZoomConfig) -> Result:
         trajectory, glance = outcome.unwrap(), outcome.glance
-        assert glance is not None, "a conversation without a glance"
-        return Result(trajectory, glance, list(outcome.clips), outcome.seconds, self.name)
+        warnings = self.checkpoint.warnings
+        return Result(trajectory, glance, list(outcome.clips), outcome.seconds, self.name, config, warnings)

@@ -22,6 +22,7 @@ from vzoom.engine.engine import Engine
 from vzoom.engine.request import Request
 from vzoom.engine.session import NeedFrames, NeedTokens, Session
 from vzoom.models import FeatureCache, encode, load_checkpoint
+from vzoom.protocol import builtin_protocol
 from vzoom.protocol.tokenize import TokenSpan
 from vzoom.types import Clip, Event, StopReason, Trajectory, VideoInfo, ZoomCall
 
@@ -53,19 +54,22 @@ class MemoryVideo:
         pass
 
 
+DIRECT = builtin_protocol("vzoom").override(name="direct", pixels={"resize": "direct"})
+
+
 class CountingSession(Session):
     """Samples as many tokens a turn as the workload says. Rollout i of a group is the one with sampling seed i."""
 
     def __init__(self, work: Workload, *args: Any) -> None:
         super().__init__(*args)
         self._work = work
-        self.action = NeedFrames((0.0,), None)
+        self.action = NeedFrames((0.0,), None, (1,))
 
     @property
     def rollout(self) -> int:
         return self.sampling.seed
 
-    def splice(self, clip: Clip) -> None:
+    def splice(self, clip: Clip, per_clip: Sequence[int] = ()) -> None:
         work, turn = self._work, len(self.trajectory.turns)
         held = work.prompt_ids if turn == 0 else work.turn_ids[self.rollout, turn - 1]
         ids = work.expanded(held)
@@ -94,7 +98,7 @@ class CountingSession(Session):
             self._finish(StopReason.ANSWERED)
         else:
             turn.outcome = ZoomCall(0.0, 1.0, float(shape.clip_frames))
-            self.action = NeedFrames((1.0 + self.rollout * shape.zooms + number,), turn.outcome)
+            self.action = NeedFrames((1.0 + self.rollout * shape.zooms + number,), turn.outcome, (1,))
         return ""
 
 
@@ -145,7 +149,7 @@ class VzoomEngine:
 
     def run(self, work: Workload) -> list[list[list[int]]]:
         shape = work.shape
-        limits = ZoomConfig(max_total_tokens=MAX_TOTAL_TOKENS, max_zooms=shape.zooms, resize="direct")
+        limits = ZoomConfig(max_total_tokens=MAX_TOTAL_TOKENS, max_zooms=shape.zooms, protocol=DIRECT)
         request = Request(
             open_video=partial(MemoryVideo, work),
             question="counted",

@@ -30,6 +30,9 @@ def make_clip(times: list[float], *, height: int = 72, width: int = 128, clamped
     )
 
 
+VZOOM = protocol.builtin_protocol("vzoom")
+
+
 def make_result(
     *,
     question: str = QUESTION,
@@ -42,7 +45,7 @@ def make_result(
 ) -> Result:
     """A conversation of two zooms and one refused call; without an answer it stops in its last turn."""
     video = VideoInfo(path, duration_seconds, 30.0, 1280, 720)
-    trajectory = Trajectory(question, video, answer=answer, stop_reason=stop_reason)
+    trajectory = Trajectory(question, video, answer=answer, stop_reason=stop_reason, protocol=VZOOM.name)
     glance = make_clip([i * duration_seconds / num_glance for i in range(num_glance)])
     calls = [ZoomCall(40.0, 44.0, 4.0), ZoomCall(duration_seconds - 6, duration_seconds + 2, 2.0)]
     clips, turns = [], []
@@ -51,7 +54,15 @@ def make_result(
         clip = make_clip([call.start_seconds + i / call.fps for i in range(int((end - call.start_seconds) * call.fps))])
         clips.append(clip)
         turns.append(
-            Turn(protocol.render_turn(thought, call), call, 61, 640, end, clip.pts_seconds, _times(len(turns)))
+            Turn(
+                protocol.render_turn(thought, call, VZOOM),
+                call,
+                61,
+                640,
+                end,
+                clip.pts_seconds,
+                milliseconds=_times(len(turns)),
+            )
         )
     refused = Malformed(CallError.REVERSED, '{"segment": [52, 50], "fps": 4}')
     turns.insert(
@@ -69,7 +80,7 @@ def make_result(
     else:
         turns.append(
             Turn(
-                protocol.render_turn("A disc at 41.50 s.", Answer(answer)),
+                protocol.render_turn("A disc at 41.50 s.", Answer(answer), VZOOM),
                 Answer(answer),
                 27,
                 230,

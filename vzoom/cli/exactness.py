@@ -218,8 +218,10 @@ def replay(
     )
     cache = ClipCache(options=replace(options or VideoOptions(), device=str(checkpoint.model.device)))
     request = Request.about(video, _QUESTION, checkpoint=checkpoint, clip_cache=cache, config=config)
-    calls = zoom_calls(request.open_video().info, config)
-    turns = [render_turn("Look closer.", call) for call in calls] + [render_turn("Seen.", Answer("done"))]
+    info = request.open_video().info
+    calls = zoom_calls(info, config)
+    write = partial(render_turn, protocol=config.protocol, video_fps=info.fps)
+    turns = [write("Look closer.", call) for call in calls] + [write("Seen.", Answer("done"))]
     num_seen = 0  # clips, the glance among them
 
     def tell(event: Event) -> None:
@@ -256,7 +258,7 @@ def zoom_calls(video: VideoInfo, config: ZoomConfig) -> list[ZoomCall]:
     fps = min(video.fps, 8.0, max(2.0, num_frames / video.duration_seconds))
     num_frames = max(1, min(num_frames, int(video.duration_seconds * fps)))
     # Half a frame from where the count would change: times are rounded when they are written.
-    seconds = (num_frames + (-0.5 if config.frame_policy == "exact" else 0.5)) / fps
+    seconds = (num_frames + (-0.5 if config.protocol.zoom.rule == "exact" else 0.5)) / fps
     room = max(0.0, video.duration_seconds - seconds)
     starts = [math.floor(room * (0.618 * (i + 1) % 1) * 100) / 100 for i in range(config.max_zooms)]
     return [ZoomCall(start, start + seconds, fps) for start in starts]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TextIO
 
 from vzoom.report import UNTAGGED
-from vzoom.types import Event, Finished, Malformed, StopReason, TextDelta, Turn, TurnEnded, TurnOpened, ZoomCall
+from vzoom.types import Event, Finished, Malformed, StopReason, TextDelta, Turn, TurnEnded, TurnOpened
 from vzoom.zoomer import Result
 
 from .console import Style, printable
@@ -75,11 +75,14 @@ class Live:
             written += f" in {turn.milliseconds['generate']:.0f} ms"
         self._write(self.style(f"{written}\n", "dim"))
         # The line stays open: what reading it cost is known when the next turn opens.
-        if isinstance(outcome, ZoomCall) and event.clip is not None:
-            self._num_zooms += 1
-            name = self.style(f"zoom {self._num_zooms}", "cyan")
-            span = f"{outcome.start_seconds:.2f}–{turn.end_seconds:.2f} s"
-            self._write(f"{name}  {span}, {_count(len(event.clip), 'frame')} at {outcome.fps:g} fps")
+        if event.clip is not None:
+            for number, (call, times) in enumerate(turn.clips):
+                self._num_zooms += 1
+                name = self.style(f"zoom {self._num_zooms}", "cyan")
+                end = turn.end_seconds if number + 1 == len(turn.clips) else call.end_seconds
+                span = f"{call.start_seconds:.2f}–{end:.2f} s"
+                after = "\n" if number else ""
+                self._write(f"{after}{name}  {span}, {_count(len(times), 'frame')} at {call.fps:g} fps")
         elif isinstance(outcome, Malformed):
             self._write(f"{self.style('refused', 'red')}  {outcome.error}: {printable(outcome.detail)}")
 

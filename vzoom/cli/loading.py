@@ -50,6 +50,8 @@ def load_zoomer(args: argparse.Namespace, *, warn: bool = True) -> Zoomer:
             dtype=args.dtype,
             revision=args.revision,
             adapter=args.adapter,
+            protocol=args.protocol,
+            system=system_text(args.system),
             limits=limits,
             video=video,
             max_sessions=getattr(args, "max_sessions", None) or 1,
@@ -59,7 +61,19 @@ def load_zoomer(args: argparse.Namespace, *, warn: bool = True) -> Zoomer:
         line.end()
     for said in zoomer.checkpoint.notes:
         note(said)
+    for said in zoomer.checkpoint.warnings:
+        note(f"warning: {said}")
     return zoomer
+
+
+def system_text(path: Path | None) -> str | None:
+    """The text of a --system file. ValueError if it cannot be read."""
+    if path is None:
+        return None
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--system {path}: {error}") from error
 
 
 def video_of(text: str, frame_rate: float | None) -> VideoInput:

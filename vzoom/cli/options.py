@@ -73,6 +73,16 @@ _SHARED: dict[str, dict[str, Any]] = {
         "help": "LoRA adapter of PEFT, a folder or hub id, to merge into --model (which may be an adapter itself: its "
         "base is then found by its adapter_config.json)",
     },
+    "--protocol": {
+        "metavar": "PROTOCOL",
+        "help": "what the model is shown and how it writes: the name of a built-in protocol or a protocol.toml "
+        "(default: the one that the checkpoint was trained in, see docs/protocols.md)",
+    },
+    "--system": {
+        "type": Path,
+        "metavar": "FILE",
+        "help": "text file with the system message, in place of the protocol's own",
+    },
     "--revision": {"metavar": "REVISION", "help": "branch, tag or commit of a --model from the hub"},
 }
 
@@ -103,10 +113,10 @@ def add_model(parser: argparse._ActionsContainer, role: str, **changes: Any) -> 
 
 
 def add_model_options(parser: argparse.ArgumentParser, role: str = "the model that answers", **changes: Any) -> None:
-    """--model, --adapter, --revision, --device and --dtype: what `load_zoomer` reads."""
+    """--model, --adapter, --revision, --protocol, --system, --device and --dtype: what `load_zoomer` reads."""
     group = parser.add_argument_group("model")
     add_model(group, role, **changes)
-    share(group, "--adapter", "--revision", "--device", "--dtype")
+    share(group, "--adapter", "--revision", "--protocol", "--system", "--device", "--dtype")
     add_video_options(parser)
 
 

@@ -15,17 +15,32 @@ from pathlib import Path
 from typing import Any
 
 from ..config import ZoomConfig
-from ..protocol import ANSWER_CLOSE, ANSWER_OPEN, LETTERS, Choice, cut_turn, parse_turn, read_choice, zoom_timestamps
-from ..types import Answer, CallError, Malformed, StopReason, ZoomCall
+from ..protocol import (
+    LETTERS,
+    Choice,
+    builtin_protocol,
+    cut_turn,
+    parse_turn,
+    read_choice,
+    zoom_timestamps,
+)
+from ..types import Answer, CallError, Malformed, StopReason, TurnOutcome, calls_of
 from ..video import is_url
-from .record import Record, RecordedTurn, TurnOutcome, VideoRef, carried_out
+from .learning.reading import label_pattern
+from .record import Record, RecordedTurn, VideoRef, carried_out
 from .validate import InvalidRecord, check
 from .videos import refer
 
-PUBLIC_CONFIG = ZoomConfig(frame_policy="videozoomer")
+# Shown in our words, with the frames that the public code chooses.
+PUBLIC_CONFIG = ZoomConfig(
+    protocol=builtin_protocol("vzoom").override(
+        name="vzoom, videozoomer frames", glance={"rule": "videozoomer"}, zoom={"rule": "videozoomer"}
+    )
+)
+PUBLIC_FRAMES = builtin_protocol("videozoomer").frame
 
 _IMAGE = "<image>"
-_LABELLED = re.compile(r"<frame\d+_time(\d+(?:\.\d+)?)s>\s*<image>")
+_LABELLED = re.compile(rf"{label_pattern(PUBLIC_FRAMES)}\s*{_IMAGE}")
 
 _OPTION = re.compile(r"\(?(?P<letter>[A-Z])\s*[.):]\s*(?P<text>\S.*)")
 
@@ -49,7 +64,8 @@ def import_rl(
             solution = row.get("solution")
             if not isinstance(solution, str) or not solution.strip():
                 raise InvalidRecord(f"solution must be text, got {solution!r}")
-            solution = solution.rpartition(ANSWER_OPEN)[2].partition(ANSWER_CLOSE)[0].strip()
+            tags = config.protocol.answer
+            solution = solution.rpartition(tags.open)[2].partition(tags.close)[0].strip() if tags.open else solution
             options = options_in(question)
             choice = read_choice(solution, options) if options else None
             known = isinstance(choice, Choice)  # if not, it is an open question, whatever its last lines look like
@@ -163,10 +179,10 @@ def _conversation(id: str, row: dict[str, Any], video: VideoRef, config: ZoomCon
     bare = []
     for number, text in enumerate(chat[::2]):
         reply = replies[number] if number < len(replies) else None
-        text = cut_turn(text) or text  # what the model would have written
+        text = cut_turn(text, config.protocol) or text  # what the model would have written
         clip = _times(reply) if reply is not None else ()
         outcome = _outcome(text, reply, clip, video, config)
-        brought = clip if isinstance(outcome, ZoomCall) else ()
+        brought = clip if calls_of(outcome) else ()
         bare.append(RecordedTurn(text, "expert", outcome, False, brought))
     num_images = sum(text.count(_IMAGE) for text in (prompt, *chat))
     images = row.get("images")
@@ -196,7 +212,7 @@ def _chat(row: dict[str, Any]) -> tuple[str, list[str]]:
 
 def _times(text: str) -> tuple[float, ...]:
     """Seconds of the frames in a message. InvalidRecord for a frame without a time."""
-    times = tuple(float(seconds) for seconds in _LABELLED.findall(text))
+    times = tuple(float(found["time"]) for found in _LABELLED.finditer(text))
     if len(times) != text.count(_IMAGE):
         raise InvalidRecord(f"{text.count(_IMAGE)} {_IMAGE}, but {len(times)} with a time before them")
     return tuple(dict.fromkeys(times))  # the public tool repeats frames: see each once
@@ -204,10 +220,11 @@ def _times(text: str) -> tuple[float, ...]:
 
 def _outcome(text: str, reply: str | None, clip: Sequence[float], video: VideoRef, config: ZoomConfig) -> TurnOutcome:
     """What the text asks for, or why it came to nothing."""
-    outcome = parse_turn(text)
-    if reply is None or not isinstance(outcome, ZoomCall):
+    outcome = parse_turn(text, config.protocol, video_fps=video.fps)
+    if reply is None:
         return outcome
-    times = zoom_timestamps(outcome, video.info, config)
-    if isinstance(times, Malformed):
-        return times  # after the end the public tool brought copies of the last frame: here the model is told
-    return outcome if clip else Malformed(CallError.UNREADABLE, " ".join(reply.split())[:120])
+    for call in calls_of(outcome):
+        times = zoom_timestamps(call, video.info, config)
+        if isinstance(times, Malformed):
+            return times  # after the end the public tool brought copies of the last frame: here the model is told
+    return outcome if clip or not calls_of(outcome) else Malformed(CallError.UNREADABLE, " ".join(reply.split())[:120])

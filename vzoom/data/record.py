@@ -9,18 +9,16 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from ..config import ZoomConfig
 from ..protocol import Reference
-from ..types import Answer, Malformed, StopReason, Trajectory, VideoInfo, ZoomCall
+from ..types import Answer, StopReason, Trajectory, TurnOutcome, VideoInfo, calls_of
 from ..video import is_url
 
 Source = Literal["oracle", "expert", "student", "reflection"]  # who wrote a turn; reflection: an expert who corrects
 SOURCES: tuple[Source, ...] = get_args(Source)
-
-TurnOutcome = ZoomCall | Answer | Malformed | None
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -76,14 +74,16 @@ class RecordedTurn:
         source: who wrote it.
         outcome: what the text asks for or why it failed; None if a limit cut the turn short.
         flawed: whether it is shown and never learned.
-        pts_seconds: times of the frames that the call brought.
+        pts_seconds: times of the frames that the calls brought, one clip after the other.
+        clip_frames: how many of them each call brought, if there are several.
     """
 
     text: str
     source: Source
-    outcome: TurnOutcome
+    outcome: TurnOutcome | None
     flawed: bool
     pts_seconds: tuple[float, ...] = ()
+    clip_frames: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.source not in SOURCES:
@@ -144,7 +144,7 @@ def reference_of(record: Record) -> Reference:
 def carried_out(turns: Sequence[RecordedTurn], number: int) -> bool:
     """Whether turn `number` did what it set out to do: an answer, or a call whose clip opened another turn."""
     outcome = turns[number].outcome
-    return isinstance(outcome, Answer) or (isinstance(outcome, ZoomCall) and number + 1 < len(turns))
+    return isinstance(outcome, Answer) or (bool(calls_of(outcome)) and number + 1 < len(turns))
 
 
 def from_trajectory(
@@ -166,11 +166,8 @@ def from_trajectory(
         raise ValueError(f"conversation {id} is not finished: stop_reason {trajectory.stop_reason}")
     if not trajectory.is_exact:
         raise ValueError(f"conversation {id} reused clips of another session, which is approximate: not for training")
-    bare = [RecordedTurn(t.text, source, t.outcome, False, t.pts_seconds) for t in trajectory.turns]
-    turns = [
-        RecordedTurn(t.text, t.source, t.outcome, not carried_out(bare, number), t.pts_seconds)
-        for number, t in enumerate(bare)
-    ]
+    bare = [RecordedTurn(t.text, source, t.outcome, False, t.pts_seconds, t.clip_frames) for t in trajectory.turns]
+    turns = [replace(turn, flawed=not carried_out(bare, number)) for number, turn in enumerate(bare)]
     return Record(
         id=id,
         question=trajectory.question,

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from ..config import ZoomConfig, missing_extra
-from ..types import Answer, CallError, Malformed, StopReason, ZoomCall
-from .record import Record, RecordedTurn, TurnOutcome, VideoRef
+from ..types import Answer, CallError, Malformed, StopReason, TurnOutcome, ZoomCall, ZoomCalls
+from .record import Record, RecordedTurn, VideoRef
 from .validate import InvalidRecord, check
 
 FORMAT = 1
@@ -28,12 +28,15 @@ def arrow() -> Any:
 
 
 def schema() -> Any:
-    """The columns, as a pyarrow schema. `config` is the JSON of a `vzoom.json`; kind: zoom, answer, malformed, cut."""
+    """The columns, as a pyarrow schema. `config` is the JSON of a `vzoom.json`; kind: zoom, zooms, answer,
+    malformed, cut."""
     pa = arrow()
     seconds, text = pa.list_(pa.float64()), pa.string()
     call = [("start_seconds", pa.float64()), ("end_seconds", pa.float64()), ("fps", pa.float64())]
+    call += [("num_frames", pa.int32())]
     video = [("path", text), ("sha256", text), ("duration_seconds", pa.float64()), ("fps", pa.float64())]
     turn = [("text", text), ("source", text), ("flawed", pa.bool_()), ("kind", text), ("call", pa.struct(call))]
+    turn += [("calls", pa.list_(pa.struct(call))), ("clip_frames", pa.list_(pa.int32()))]
     turn += [("answer", text), ("error", text), ("detail", text), ("pts_seconds", seconds)]
     columns = [
         ("id", text),
@@ -60,7 +63,7 @@ def to_row(record: Record) -> Row:
         "options": list(record.options),
         "reference": record.reference,
         "video": asdict(record.video),
-        "config": json.dumps(asdict(record.config)),
+        "config": json.dumps(record.config.to_dict()),
         "glance_seconds": list(record.glance_seconds),
         "turns": [_turn_to_row(turn) for turn in record.turns],
         "stop_reason": None if record.stop_reason is None else str(record.stop_reason),
@@ -106,10 +109,13 @@ def _filled(row: Row, names: tuple[str, ...]) -> None:
 def _turn_to_row(turn: RecordedTurn) -> Row:
     outcome = turn.outcome
     row: Row = {"text": turn.text, "source": turn.source, "flawed": turn.flawed, "pts_seconds": list(turn.pts_seconds)}
-    row |= {"kind": "cut", "call": None, "answer": None, "error": None, "detail": None}
+    row |= {"kind": "cut", "call": None, "calls": None, "answer": None, "error": None, "detail": None}
+    row["clip_frames"] = list(turn.clip_frames)
     match outcome:
         case ZoomCall():
             row |= {"kind": "zoom", "call": asdict(outcome)}
+        case ZoomCalls():
+            row |= {"kind": "zooms", "calls": [asdict(call) for call in outcome.calls]}
         case Answer():
             row |= {"kind": "answer", "answer": outcome.text}
         case Malformed():
@@ -118,11 +124,13 @@ def _turn_to_row(turn: RecordedTurn) -> Row:
 
 
 def _turn_from_row(row: Row) -> RecordedTurn:
-    outcome: TurnOutcome
+    outcome: TurnOutcome | None
     _filled(row, ("text", "source", "flawed", "pts_seconds"))
     match row["kind"]:
         case "zoom":
             outcome = ZoomCall(**row["call"])
+        case "zooms":
+            outcome = ZoomCalls(tuple(ZoomCall(**call) for call in row["calls"]))
         case "answer":
             outcome = Answer(row["answer"])
         case "malformed":
@@ -131,5 +139,6 @@ def _turn_from_row(row: Row) -> RecordedTurn:
         case "cut":
             outcome = None
         case other:
-            raise ValueError(f"kind of a turn must be zoom, answer, malformed or cut, got {other!r}")
-    return RecordedTurn(row["text"], row["source"], outcome, row["flawed"], tuple(row["pts_seconds"]))
+            raise ValueError(f"kind of a turn must be zoom, zooms, answer, malformed or cut, got {other!r}")
+    clip_frames = tuple(row.get("clip_frames") or ())  # files of vzoom 1 have no such column
+    return RecordedTurn(row["text"], row["source"], outcome, row["flawed"], tuple(row["pts_seconds"]), clip_frames)

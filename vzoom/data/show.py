@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..protocol import Vocabulary
-from ..types import Malformed, ZoomCall
+from ..types import Malformed, ZoomCall, ZoomCalls
 from .record import Record, RecordedTurn
 from .tokens import tokenize_record
 
@@ -85,6 +85,9 @@ def _outcome(turn: RecordedTurn) -> str:
         case ZoomCall():
             call = f"zoom {outcome.start_seconds:g} s to {outcome.end_seconds:g} s at {outcome.fps:g} fps"
             return f"{call}, {len(turn.pts_seconds)} frames" if turn.pts_seconds else f"{call}, not carried out"
+        case ZoomCalls():
+            spans = ", ".join(f"{call.start_seconds:g} s to {call.end_seconds:g} s" for call in outcome.calls)
+            return f"zooms {spans}, {len(turn.pts_seconds)} frames"
         case Malformed():
             return f"{outcome.error}: {outcome.detail}"
         case _:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..engine import Done, NeedFrames, NeedTokens, Session
-from ..protocol import Vocabulary, cut_turn
-from ..types import Answer, CallError, Clip, Malformed, Trajectory, ZoomCall
-from .record import Record, TurnOutcome
+from ..protocol import Protocol, Vocabulary, cut_turn
+from ..types import Answer, CallError, Clip, Malformed, Trajectory, TurnOutcome, ZoomCall, ZoomCalls
+from .record import Record
 from .validate import InvalidRecord
 
 
@@ -70,7 +70,8 @@ def tokenize_record(record: Record, vocabulary: Vocabulary) -> Tokens:
 
 def _replay(record: Record, vocabulary: Vocabulary) -> Trajectory:
     session = Session(record.question, record.video.info, vocabulary, record.config)
-    session.splice(_blank(record, record.glance_seconds))
+    if isinstance(session.action, NeedFrames):  # not in a protocol without a glance
+        session.splice(_blank(record, record.glance_seconds))
     for number, (turn, script) in enumerate(zip(record.turns, _scripts(record, vocabulary), strict=True)):
         where = f"turn {number + 1}"
         if isinstance(session.action, Done):
@@ -86,7 +87,7 @@ def _replay(record: Record, vocabulary: Vocabulary) -> Trajectory:
             if isinstance(turn.outcome, Malformed) and turn.outcome.error is CallError.UNREADABLE:
                 session.unreadable(turn.outcome.detail)
             elif turn.pts_seconds:
-                session.splice(_blank(record, turn.pts_seconds))
+                session.splice(_blank(record, turn.pts_seconds), turn.clip_frames)
             else:
                 raise InvalidRecord(f"{where} is {turn.outcome}, but {replayed.outcome} would be carried out")
         if replayed.text != turn.text:
@@ -98,7 +99,7 @@ def _replay(record: Record, vocabulary: Vocabulary) -> Trajectory:
     return session.trajectory
 
 
-def _kind(outcome: TurnOutcome) -> ZoomCall | Answer | CallError | None:
+def _kind(outcome: TurnOutcome | None) -> ZoomCall | ZoomCalls | Answer | CallError | None:
     """What must agree. The detail of an error holds figures for the model to read: their wording may change."""
     return outcome.error if isinstance(outcome, Malformed) else outcome
 
@@ -115,13 +116,13 @@ def _scripts(record: Record, vocabulary: Vocabulary) -> Iterator[list[int]]:
                 run = []
         return
     for turn in record.turns:
-        yield turn_script(turn.text, vocabulary)
+        yield turn_script(turn.text, vocabulary, record.config.protocol)
 
 
-def turn_script(text: str, vocabulary: Vocabulary) -> list[int]:
+def turn_script(text: str, vocabulary: Vocabulary, protocol: Protocol) -> list[int]:
     """The tokens that a turn of this text samples: with an end of turn if no closing tag ends it."""
-    ids = vocabulary.codec.encode_turn(text)
-    return [*ids, vocabulary.end_of_turn_id] if cut_turn(text) is None else ids
+    ids = vocabulary.codec.encode_turn(text, protocol.tags)
+    return [*ids, vocabulary.end_of_turn_id] if cut_turn(text, protocol) is None else ids
 
 
 def _blank(record: Record, pts_seconds: tuple[float, ...]) -> Clip:

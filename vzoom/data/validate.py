@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from ..protocol import cut_turn, parse_turn
-from ..types import Answer, Malformed, StopReason, ZoomCall
+from ..types import Answer, Malformed, StopReason, ZoomCall, ZoomCalls, calls_of
 from .record import Record, RecordedTurn, carried_out
 
 _CUT = (StopReason.TURN_TOKENS, StopReason.TOTAL_TOKENS)  # reasons that leave the last turn unfinished
@@ -31,7 +31,8 @@ def check(record: Record) -> None:
     limit = record.config.max_zooms + 1
     _want(len(record.turns) <= limit, f"{len(record.turns)} turns, max_zooms {record.config.max_zooms} allows {limit}")
     _times(record, record.glance_seconds, "glance_seconds")
-    _want(bool(record.glance_seconds), "glance_seconds is empty")
+    has_glance = record.config.protocol.glance.rule != "none"
+    _want(bool(record.glance_seconds) == has_glance, "glance_seconds is empty" if has_glance else "a glance, but none")
     most = record.config.glance_max_frames
     _want(len(record.glance_seconds) <= most, f"glance of {len(record.glance_seconds)} frames, the limit is {most}")
     for number, turn in enumerate(record.turns):
@@ -60,13 +61,14 @@ def _times(record: Record, seconds: tuple[float, ...], name: str) -> None:
 
 def _turn(record: Record, number: int, turn: RecordedTurn) -> None:
     is_last = number + 1 == len(record.turns)
-    read = parse_turn(turn.text)
+    protocol = record.config.protocol
+    read = parse_turn(turn.text, protocol, video_fps=record.video.fps)
     match turn.outcome:
-        case Answer() | ZoomCall():
+        case Answer() | ZoomCall() | ZoomCalls():
             _want(turn.outcome == read, f"the outcome is {turn.outcome}, but the text reads as {read}")
-            _want(is_last or isinstance(turn.outcome, ZoomCall), "an answer, but another turn follows")
+            _want(is_last or not isinstance(turn.outcome, Answer), "an answer, but another turn follows")
         case Malformed(error=error):
-            same = read.error == error if isinstance(read, Malformed) else isinstance(read, ZoomCall)
+            same = read.error == error if isinstance(read, Malformed) else bool(calls_of(read))
             _want(same, f"the outcome is {error}, but the text reads as {read}")
         case None:
             cut = is_last and record.stop_reason in _CUT
@@ -74,13 +76,18 @@ def _turn(record: Record, number: int, turn: RecordedTurn) -> None:
             _want(record.ids is not None, "a turn cut short is known by its tokens only, and there are no ids")
     done = carried_out(record.turns, number)
     _want(done or turn.flawed, "it was not carried out, so it must be marked flawed")
-    brought = done and isinstance(turn.outcome, ZoomCall)
+    brought = done and bool(calls_of(turn.outcome))
     _want(bool(turn.pts_seconds) == brought, f"{len(turn.pts_seconds)} frames came with {turn.outcome}")
-    _times(record, turn.pts_seconds, "pts_seconds")
-    most = record.config.zoom_max_frames
-    _want(len(turn.pts_seconds) <= most, f"a clip of {len(turn.pts_seconds)} frames, the limit is {most}")
+    counts, most = turn.clip_frames or (len(turn.pts_seconds),), record.config.zoom_max_frames
+    _want(sum(counts) == len(turn.pts_seconds), f"clips of {counts} frames, but {len(turn.pts_seconds)} times")
+    _want(not brought or len(counts) == len(calls_of(turn.outcome)), f"clips of {counts} frames of {turn.outcome}")
+    first = 0
+    for count in counts:
+        _times(record, turn.pts_seconds[first : first + count], "pts_seconds")
+        _want(count <= most, f"a clip of {count} frames, the limit is {most}")
+        first += count
     if record.ids is None:
-        rest = turn.text[len(cut_turn(turn.text) or turn.text) :]
+        rest = turn.text[len(cut_turn(turn.text, protocol) or turn.text) :]
         _want(not rest, f"the text continues after its end: {rest[:40]!r}")
 
 

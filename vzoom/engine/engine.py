@@ -170,7 +170,7 @@ class Engine:
         if not self._scheduler.is_idle:
             raise ValueError("the engine is busy: take the events of the requests that were added before with events()")
         started = time.perf_counter()
-        seen: defaultdict[int, list[Clip]] = defaultdict(list)
+        seen: defaultdict[int, list[Clip | None]] = defaultdict(list)  # what opened each turn
         outcomes: dict[int, Outcome] = {}
         try:
             first_ids = [self.add(request) for request in requests]
@@ -178,7 +178,7 @@ class Engine:
                 if on_event is not None:
                     on_event(event)
                 if isinstance(event, TurnOpened):
-                    if event.clip is not None and keep_clips:
+                    if keep_clips:
                         seen[event.request_id].append(event.clip)
                 elif isinstance(event, Finished | Failed):
                     shown = seen.pop(event.request_id, [])
@@ -187,7 +187,7 @@ class Engine:
                         trajectory=event.trajectory if isinstance(event, Finished) else None,
                         error=event.error if isinstance(event, Failed) else None,
                         glance=shown[0] if shown else None,
-                        clips=tuple(shown[1:]),
+                        clips=tuple(clip for clip in shown[1:] if clip is not None),
                         seconds=time.perf_counter() - started,
                     )
         finally:

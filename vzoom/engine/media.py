@@ -14,8 +14,8 @@ import torch
 
 from ..config import ZoomConfig
 from ..models import Checkpoint, FeatureCache, encode_clips
-from ..types import Clip, Event, TurnEnded, ZoomCall
-from ..video import PatchBuffer, VideoReadError, look
+from ..types import Clip, Event, TurnEnded, calls_of
+from ..video import PatchBuffer, VideoReadError, look_each
 from .running_session import Encoded, PendingClip, PendingFeatures, RunningSession, SharedVideo
 from .session import NeedFrames, NeedTokens
 
@@ -36,7 +36,8 @@ class Media:
     def fetch(self, running: RunningSession, need: NeedFrames, events: list[Event]) -> Exception | None:
         """Hand the session its clip once it is decoded. Returns an error that the model cannot mend, if any."""
         is_glance = need.call is None
-        self._decode(running, need.timestamps, keyframes=is_glance and running.session.config.glance == "keyframe")
+        keyframes = is_glance and running.session.config.glance == "keyframe"
+        self._decode(running, need.timestamps, need.per_clip, keyframes=keyframes)
         assert running.pending_clip is not None
         if self.overlap and not running.pending_clip.future.done():
             return None
@@ -44,8 +45,8 @@ class Media:
         pending, running.pending_clip = running.pending_clip, None
         clip: Clip | None = None
         try:
-            clip, milliseconds = pending.future.result()
-            session.splice(clip)
+            clip, per_clip, milliseconds = pending.future.result()
+            session.splice(clip, per_clip)
         except (ValueError, OSError) as error:
             if need.call is None or not isinstance(error, VideoReadError):
                 return error
@@ -53,14 +54,15 @@ class Media:
             clip, milliseconds = None, (time.perf_counter() - started) * 1e3
         running.stage_ms["decode"] = milliseconds
         if need.call is not None:
-            accepted = isinstance(session.turn.outcome, ZoomCall)
+            accepted = bool(calls_of(session.turn.outcome))
             events.append(TurnEnded(running.request_id, session.turn, clip if accepted else None))
         return None
 
     def prefetch(self, running: RunningSession) -> None:
         """Start to decode the frames that the call being written seems to ask for."""
         if running.session.prefetch_seconds and not isinstance(running.session.action, NeedFrames):
-            self._decode(running, running.session.prefetch_seconds, keyframes=False)
+            seconds = running.session.prefetch_seconds
+            self._decode(running, seconds, (len(seconds),), keyframes=False)
 
     def encode(self, sessions: Sequence[RunningSession]) -> None:
         """Start the vision tower on the clips whose turn it is, all those of a step in one run."""
@@ -95,10 +97,13 @@ class Media:
     def close(self) -> None:
         self._threads.close()
 
-    def _decode(self, running: RunningSession, timestamps: tuple[float, ...], *, keyframes: bool) -> None:
-        if running.pending_clip is None or running.pending_clip.timestamps != timestamps:
+    def _decode(
+        self, running: RunningSession, timestamps: tuple[float, ...], per_clip: tuple[int, ...], *, keyframes: bool
+    ) -> None:
+        pending = running.pending_clip
+        if pending is None or (pending.timestamps, pending.per_clip) != (timestamps, per_clip):
             running.drop_pending_clip()
-            running.pending_clip = self._threads.decode(running.video, timestamps, keyframes)
+            running.pending_clip = self._threads.decode(running.video, timestamps, per_clip, keyframes)
 
     def _encoded(self, inputs: list[tuple[Clip, ZoomConfig]]) -> Encoded:
         return encode_clips(
@@ -114,10 +119,12 @@ class _Threads:
         self._tower = ThreadPoolExecutor(1, "vzoom-vision") if overlap else None
         self._stream = torch.cuda.Stream(device) if overlap and device.type == "cuda" else None
 
-    def decode(self, video: SharedVideo, timestamps: tuple[float, ...], keyframes: bool) -> PendingClip:
-        future = self._decoders.submit(_timed_frames, video.retain(), timestamps, keyframes)
+    def decode(
+        self, video: SharedVideo, timestamps: tuple[float, ...], per_clip: tuple[int, ...], keyframes: bool
+    ) -> PendingClip:
+        future = self._decoders.submit(_timed_frames, video.retain(), timestamps, per_clip, keyframes)
         future.add_done_callback(lambda _: video.release())
-        return PendingClip(timestamps, future)
+        return PendingClip(timestamps, per_clip, future)
 
     def encode(self, run: Callable[[], T]) -> Future[T]:
         """`run` in the vision thread; without overlap here and now, and then its exceptions are raised here."""
@@ -142,7 +149,10 @@ class _Threads:
         return result
 
 
-def _timed_frames(shared: SharedVideo, timestamps: Sequence[float], keyframes: bool) -> tuple[Clip, float]:
+def _timed_frames(
+    shared: SharedVideo, timestamps: Sequence[float], per_clip: Sequence[int], keyframes: bool
+) -> tuple[Clip, tuple[int, ...], float]:
+    """All frames, how many each clip has, and the milliseconds that it took."""
     started = time.perf_counter()
-    clip = look(shared.video, timestamps, keyframes=keyframes)
-    return clip, (time.perf_counter() - started) * 1e3
+    clip, counts = look_each(shared.video, timestamps, per_clip, keyframes=keyframes)
+    return clip, counts, (time.perf_counter() - started) * 1e3

@@ -80,7 +80,7 @@ class Outcome:
         request_id: the id that the conversation's events carried.
         trajectory: the conversation, token for token.
         error: why there is none: the video cannot be read, or its glance does not fit.
-        glance: the frames of the whole video, if they were fed and clips are kept.
+        glance: the frames of the whole video, if they were fed and clips are kept; None in a protocol without a glance.
         clips: the clips that the zooms brought, in order, if clips are kept.
         seconds: wall time from the start of `Engine.run` to the end of this conversation.
     """

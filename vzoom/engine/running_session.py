@@ -43,10 +43,11 @@ class SharedVideo:
 
 @dataclass(frozen=True)
 class PendingClip:
-    """A clip that is being decoded: (clip, milliseconds that decoding took)."""
+    """Clips that are being decoded: (all frames, how many each clip has, milliseconds that decoding took)."""
 
     timestamps: tuple[float, ...]
-    future: Future[tuple[Clip, float]]
+    per_clip: tuple[int, ...]
+    future: Future[tuple[Clip, tuple[int, ...], float]]
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from ..config import Sampling, ZoomConfig
 from ..protocol import (
     TextStream,
     TokenSpan,
+    TurnScanner,
     Vocabulary,
     clamped_end,
     glance_timestamps,
@@ -31,15 +32,35 @@ from ..protocol import (
     tokenize_parts,
     zoom_timestamps,
 )
-from ..types import Answer, CallError, Clip, Malformed, StopReason, Trajectory, Turn, VideoInfo, Visual, ZoomCall
+from ..types import (
+    Answer,
+    CallError,
+    Clip,
+    Malformed,
+    StopReason,
+    Trajectory,
+    Turn,
+    VideoInfo,
+    Visual,
+    ZoomCall,
+    ZoomCalls,
+    calls_of,
+)
 
 
 @dataclass(frozen=True)
 class NeedFrames:
-    """The session needs the frames at these times, in seconds: the glance (call None) or the clip of a zoom."""
+    """The session needs the frames at these times: the glance, or the clips of a turn's calls.
+
+    Attributes:
+        timestamps: seconds, those of the second clip after those of the first.
+        call: what asks for them; None for the glance.
+        per_clip: how many of them each clip has. A frame that is in two clips comes twice.
+    """
 
     timestamps: tuple[float, ...]
-    call: ZoomCall | None
+    call: ZoomCall | ZoomCalls | None
+    per_clip: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -96,12 +117,19 @@ class Session:
         self.config = config
         self.sampling = sampling or Sampling()
         self.vocabulary = vocabulary
-        self.trajectory = Trajectory(question=question, video=video, glance=config.glance)
-        self.action: NeedFrames | NeedTokens | Done = NeedFrames(tuple(glance_timestamps(video, config)), None)
+        self.trajectory = Trajectory(
+            question=question, video=video, protocol=config.protocol.name, glance=config.glance
+        )
         self.prefetch_seconds: tuple[float, ...] = ()
         self.num_fed = 0
         self._next_position = 0
         self._stream = TextStream(vocabulary.codec)
+        self._scanner = TurnScanner(config.protocol)
+        self.action: NeedFrames | NeedTokens | Done
+        if times := tuple(glance_timestamps(video, config)):
+            self.action = NeedFrames(times, None, (len(times),))
+        else:  # a protocol without a glance
+            self._feed(self._prompt((), (0, 0)), None, opens_turn=True)
 
     @property
     def turn(self) -> Turn:
@@ -118,33 +146,37 @@ class Session:
         other = copy.copy(self)
         other.sampling = sampling
         other.trajectory = copy.deepcopy(self.trajectory)
-        other._stream = self._stream.fork()
+        other._stream, other._scanner = self._stream.fork(), self._scanner.fork()
         return other
 
     # ------------------------------------------------------------ what the engine reports
 
-    def splice(self, clip: Clip) -> None:
-        """The frames that were needed. A clip that does not fit becomes an error text for the model.
+    def splice(self, clip: Clip, per_clip: Sequence[int] = ()) -> None:
+        """The frames that were needed. Clips that do not fit become an error text for the model, all of them.
+
+        Args:
+            clip: all frames, those of the second clip after those of the first.
+            per_clip: how many frames each clip has; all are one clip if not given.
 
         Raises:
             ValueError: the glance does not fit.
         """
         assert isinstance(self.action, NeedFrames)
-        call = self.action.call
-        if call is None:
-            self._feed(self._prompt(clip), clip, opens_turn=True)
+        if self.action.call is None:
+            self._feed(self._prompt(clip.pts_seconds, clip.frames.shape[1:3]), clip, opens_turn=True)
             self.trajectory.glance_seconds = clip.pts_seconds
             return
         if all(clip.clamped):  # a file that was cut off still claims its whole duration
             self.unreadable(f"nothing can be decoded behind {clip.pts_seconds[-1]:.2f} s")
             return
-        end_seconds = clamped_end(call, self.trajectory.video)
-        note = protocol.clip_note(call, end_seconds, len(clip), self.config.prompt)
-        span = self._tool_turn(note, clip.pts_seconds, clip.frames.shape[1:3])
+        counts = tuple(per_clip) or (len(clip),)
+        calls = calls_of(self.action.call)
+        span = self._tool_turn(calls, clip.pts_seconds, counts, clip.frames.shape[1:3])
         if problem := self._over_budget(len(clip), len(span.ids)):
             self._refuse(problem)
             return
-        self.turn.pts_seconds, self.turn.end_seconds = clip.pts_seconds, end_seconds
+        self.turn.pts_seconds, self.turn.clip_frames = clip.pts_seconds, counts if len(counts) > 1 else ()
+        self.turn.end_seconds = clamped_end(calls[-1], self.trajectory.video)
         self._feed(span, clip, opens_turn=True)
 
     def unreadable(self, detail: str) -> None:
@@ -177,14 +209,10 @@ class Session:
             axis.append(self._next_position)
         turn.num_sampled += 1
 
-        seen = len(self._stream.text)
         ended = token in self.vocabulary.end_ids
         delta = self._stream.finish() if ended else self._stream.push(token)
         turn.text = self._stream.text
-        longest = max(map(len, protocol.TURN_ENDS))
-        has_new_tag = any(tag in turn.text[max(0, seen - longest) :] for tag in protocol.TURN_ENDS)
-        # A tag in an open thought is talk: the whole turn has to be read to know, so only if there is one.
-        if ended or (has_new_tag and protocol.cut_turn(turn.text) is not None):
+        if self._scanner.read(turn.text) is not None or ended:
             self._end_turn()
         elif turn.num_sampled >= self.config.max_new_tokens:
             self._finish(StopReason.TURN_TOKENS)
@@ -198,14 +226,19 @@ class Session:
     # ------------------------------------------------------------ inside
 
     def _prefetch(self) -> None:
-        call = protocol.partial_call(self.turn.text, self.config.zoom_max_frames)
+        config, video, start = self.config, self.trajectory.video, self._scanner.call_start
+        if start is None:
+            return
+        body = self.turn.text[start : start + config.protocol.call.max_characters + 1]
+        call = protocol.partial_call(body, config.protocol, video_fps=video.fps, max_frames=config.zoom_max_frames)
         if call is not None:
-            times = zoom_timestamps(call, self.trajectory.video, self.config)
+            times = zoom_timestamps(call, video, config)
             self.prefetch_seconds = () if isinstance(times, Malformed) else tuple(times)
 
     def _end_turn(self) -> None:
-        outcome = protocol.parse_turn(self.turn.text)
-        untagged = protocol.untagged_answer(self.turn.text) if self.vocabulary.untagged_answers else None
+        spoken, text = self.config.protocol, self.turn.text
+        outcome = protocol.parse_turn(text, spoken, video_fps=self.trajectory.video.fps)
+        untagged = protocol.untagged_answer(text, spoken) if self.vocabulary.untagged_answers else None
         if untagged is not None:
             outcome = Answer(untagged)
         self.turn.outcome = outcome
@@ -219,19 +252,22 @@ class Session:
         else:
             self._plan(outcome)
 
-    def _plan(self, call: ZoomCall) -> None:
-        """Check a call against the video and against what is left before anything is decoded."""
-        video = self.trajectory.video
-        times = zoom_timestamps(call, video, self.config)
-        if isinstance(times, Malformed):
-            self._refuse(times)
-            return
-        note = protocol.clip_note(call, clamped_end(call, video), len(times), self.config.prompt)
-        span = self._tool_turn(note, times, (video.height, video.width))
+    def _plan(self, outcome: ZoomCall | ZoomCalls) -> None:
+        """Check the calls of a turn against the video and against what is left before anything is decoded."""
+        video, calls = self.trajectory.video, calls_of(outcome)
+        groups: list[list[float]] = []
+        for call in calls:
+            found = zoom_timestamps(call, video, self.config)
+            if isinstance(found, Malformed):
+                self._refuse(found)
+                return
+            groups.append(found)
+        times, counts = tuple(t for group in groups for t in group), tuple(map(len, groups))
+        span = self._tool_turn(calls, times, counts, (video.height, video.width))
         if problem := self._over_budget(len(times), len(span.ids)):
             self._refuse(problem)
             return
-        self.action = NeedFrames(tuple(times), call)
+        self.action = NeedFrames(times, outcome, counts)
 
     def _over_budget(self, num_frames: int, num_tokens: int) -> Malformed | None:
         config, trajectory = self.config, self.trajectory
@@ -247,44 +283,60 @@ class Session:
     def _refuse(self, problem: Malformed) -> None:
         """Send the error text back, if there is room for it."""
         self.turn.outcome = problem
-        span = self._tool_turn(protocol.feedback(problem), (), (0, 0))
+        parts = protocol.error_turn(
+            problem,
+            self.trajectory.video,
+            self.config,
+            question=self.trajectory.question,
+            zooms_left=self.generations_left - 1,
+            turn_is_open=self._turn_is_open,
+        )
+        span = self._after_pending(self._tokenize_parts(parts, 0, (0, 0)))
         if len(self.trajectory.ids) - 1 + len(span.ids) >= self.config.max_total_tokens:
             self._finish(StopReason.TOTAL_TOKENS)
         else:
             self._feed(span, None, opens_turn=True)
 
-    def _prompt(self, clip: Clip) -> TokenSpan:
-        config, video = self.config, self.trajectory.video
-        parts = protocol.prompt(
-            self.trajectory.question,
-            video,
-            clip.pts_seconds,
-            max_zooms=config.max_zooms,
-            zoom_max_frames=config.zoom_max_frames,
-            style=config.prompt,
-        )
-        span = self._tokenize_parts(parts, len(clip), clip.frames.shape[1:3])
+    def _prompt(self, times: Sequence[float], size_hw: tuple[int, ...]) -> TokenSpan:
+        config, count = self.config, len(times)
+        parts = protocol.prompt(self.trajectory.question, self.trajectory.video, times, config)
+        span = self._tokenize_parts(parts, count, size_hw)
         room = config.max_total_tokens - config.answer_reserve
-        if len(span.ids) > room or len(clip) > config.max_frames:
+        if len(span.ids) > room or count > config.max_frames:
             raise ValueError(
-                f"the glance of {len(clip)} frames and the question take {len(span.ids)} tokens, but {room} tokens "
+                f"the glance of {count} frames and the question take {len(span.ids)} tokens, but {room} tokens "
                 f"and {config.max_frames} frames are allowed: lower glance_max_frames or max_pixels, "
                 "or raise max_total_tokens"
             )
         return span
 
-    def _tool_turn(self, note: str, times: Sequence[float], size_hw: tuple[int, ...]) -> TokenSpan:
+    @property
+    def _turn_is_open(self) -> bool:
+        """Whether the model has not sampled its own end of turn."""
+        return self.trajectory.ids[-1] != self.vocabulary.end_of_turn_id
+
+    def _tool_turn(
+        self, calls: Sequence[ZoomCall], times: Sequence[float], per_clip: Sequence[int], size_hw: tuple[int, ...]
+    ) -> TokenSpan:
         """Pending token + tool turn, as it would be fed now."""
-        pending = self.trajectory.ids[-1]
+        clips, first = [], 0
+        for call, count in zip(calls, per_clip, strict=True):
+            clips.append((call, times[first : first + count]))
+            first += count
         parts = protocol.tool_turn(
-            times,
-            note,
+            clips,
+            self.trajectory.video,
+            self.config,
+            question=self.trajectory.question,
             zooms_left=self.generations_left - 1,
-            style=self.config.prompt,
-            turn_is_open=pending != self.vocabulary.end_of_turn_id,
+            num_shown=self.trajectory.num_frames,
+            turn_is_open=self._turn_is_open,
         )
-        span = self._tokenize_parts(parts, len(times), size_hw)
-        return TokenSpan([pending, *span.ids], [(i, offset + 1, grid) for i, offset, grid in span.images])
+        return self._after_pending(self._tokenize_parts(parts, len(times), size_hw))
+
+    def _after_pending(self, span: TokenSpan) -> TokenSpan:
+        images = [(i, offset + 1, grid) for i, offset, grid in span.images]
+        return TokenSpan([self.trajectory.ids[-1], *span.ids], images)
 
     def _tokenize_parts(self, parts: list[protocol.Part], num_frames: int, size_hw: tuple[int, ...]) -> TokenSpan:
         v = self.vocabulary
@@ -316,6 +368,7 @@ class Session:
             self.prefetch_seconds = ()
             trajectory.turns.append(Turn(num_prefilled=len(need.span.ids)))
             self._stream = TextStream(self.vocabulary.codec)
+            self._scanner = TurnScanner(self.config.protocol)
 
     def _finish(self, reason: StopReason) -> None:
         self.trajectory.stop_reason = reason

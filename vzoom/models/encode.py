@@ -125,7 +125,8 @@ def _in_batches(frames: Sequence[_NewFrame], limit: int) -> Iterator[list[_NewFr
 
 
 def _key(digest: Hashable, clip: Clip, config: ZoomConfig, spec: PatchSpec) -> Hashable:
-    return digest, tuple(clip.frames.shape[1:]), config.resize, config.min_pixels, config.max_pixels, spec
+    resize = config.protocol.pixels.resize
+    return digest, tuple(clip.frames.shape[1:]), resize, config.min_pixels, config.max_pixels, spec
 
 
 def digests(frames_NHWC: np.ndarray | Tensor) -> list[Hashable]:

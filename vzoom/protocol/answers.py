@@ -16,7 +16,7 @@ from enum import StrEnum
 
 from ..types import Answer
 from .parse import acting_text, parse_turn
-from .tags import ANSWER_OPEN
+from .protocol_file import builtin_protocol
 
 LETTERS = string.ascii_uppercase
 
@@ -87,10 +87,11 @@ _EDGES = " \t\n\"'`.,;:!?“”‘’"
 
 def _outside_thoughts(text: str) -> str:
     """What is said after the last closed thought, and before one that is never closed; answer tags taken off."""
-    acting = acting_text(text)[0]
-    if ANSWER_OPEN not in acting:
+    protocol = builtin_protocol("vzoom")
+    acting = acting_text(text, protocol)[0]
+    if protocol.answer.open not in acting:
         return acting
-    outcome = parse_turn(acting)
+    outcome = parse_turn(acting, protocol, video_fps=1.0)
     return outcome.text if isinstance(outcome, Answer) else ""
 
 

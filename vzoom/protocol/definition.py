@@ -11,12 +11,12 @@ families; a template holds what stands between `<|im_start|>role` and `<|im_end|
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args, get_type_hints
 from typing import Protocol as Structural
 
-from ..types import CallError
 from . import template
 
 Encoding = Literal["image", "video"]
@@ -132,10 +132,11 @@ class CallFormat:
         grammar: "tags_json" (JSON between tags), "hermes" (JSON with the tool's name and its arguments between tags),
             "action" (a sentence between tags), "clip" (a clock span between tags), "boxed" (a list in \\boxed{}).
         open, close: the tags around a call; of "boxed", what stands for them.
-        tool: the tool's name, of "hermes".
+        tool: the tool's name, of "hermes"; the sentence, of "action": a template with {start} and {end}.
         name_key, arguments_key: the keys of the tool's name and of its arguments, of "hermes".
         arguments: what vzoom calls `segment` (a list of start and end), `start`, `end`, `fps` and `num_frames`, and
             the names that the model writes for them. Calls are written with these; "tags_json" also reads others.
+        padding: white space between the tags and what stands in them.
         time_format: how times are written: "number", "clock" (HH:MM:SS) or "short_clock" (MM:SS). All are read.
         unit: whether a call gives seconds or numbers of frames in the file.
         per_turn: calls that one turn may hold.
@@ -152,6 +153,7 @@ class CallFormat:
     name_key: str = "name"
     arguments_key: str = "arguments"
     arguments: Mapping[str, str] = field(default_factory=lambda: {"segment": "segment", "fps": "fps"}, hash=False)
+    padding: str = ""
     time_format: Literal["number", "clock", "short_clock"] = "number"
     unit: TimeUnit = "seconds"
     per_turn: int = 1
@@ -262,6 +264,8 @@ class Protocol:
     Attributes:
         name: what records, results and reports carry.
         checkpoints: the hub ids that were trained in it.
+        explained_by: the name of a protocol of the same grammar whose words explain it, for whoever does not know it
+            (an expert behind an endpoint); "" if its own do.
         missing: names of texts that templates hold as fields and that are not ours to ship: they must be learned or
             given before the protocol can be used.
         texts: such texts by name, as templates.
@@ -274,6 +278,7 @@ class Protocol:
 
     name: str
     checkpoints: tuple[str, ...] = ()
+    explained_by: str = ""
     missing: tuple[str, ...] = ()
     texts: Mapping[str, str] = field(default_factory=dict, hash=False)
     errors: Mapping[str, str] = field(default_factory=dict, hash=False)
@@ -294,6 +299,20 @@ class Protocol:
         _check_templates(self)
         _check_values(self)
 
+    def override(self, *, name: str | None = None, **sections: Mapping[str, Any]) -> Protocol:
+        """A copy with other values.
+
+        Args:
+            name: of the copy; the same if not given.
+            sections: by the name of a section, values by the names of its fields: `zoom={"max_frames": 8}`.
+
+        Raises:
+            TypeError: there is no such section or field.
+            ValueError: a value is out of range.
+        """
+        changed = {section: replace(getattr(self, section), **values) for section, values in sections.items()}
+        return replace(self, name=name or self.name, **changed)
+
     @property
     def unknown_texts(self) -> tuple[str, ...]:
         """The texts that must be learned or given before the protocol can be used, in the order of `missing`."""
@@ -301,6 +320,18 @@ class Protocol:
         for _, text, _ in _templates(self):
             used |= template.fields_of(template.with_texts(text, self.texts))
         return tuple(name for name in self.missing if name in used and name not in self.texts)
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tags of thoughts, calls and answers that look like tags: those that a tokenizer may have as tokens."""
+        found = [self.thought.open, self.thought.close, self.call.open, self.call.close]
+        found += [self.answer.open, self.answer.close] if self.answer.form in ("tag", "tag_boxed") else []
+        return tuple(tag for tag in dict.fromkeys(found) if _TAG.fullmatch(tag))
+
+    @property
+    def tool_tags(self) -> tuple[str, ...]:
+        """The tags around what comes back for a call."""
+        return tuple(dict.fromkeys(_TAG.findall(self.turns.tool + self.turns.clip)))
 
     def text(self, template_: str) -> str:
         """A template with the protocol's own texts in their places."""
@@ -319,10 +350,14 @@ class ViewSettings(Structural):
     @property
     def zoom_max_frames(self) -> int: ...
     @property
+    def max_zooms(self) -> int: ...
+    @property
     def min_pixels(self) -> int: ...
     @property
     def max_pixels(self) -> int: ...
 
+
+_TAG = re.compile(r"</?[a-z_]+>")
 
 SECTIONS = tuple(
     name
@@ -354,12 +389,14 @@ def _templates(protocol: Protocol) -> list[tuple[str, str, dict[str, object]]]:
         ("frame.label", protocol.frame.label, _LABEL),
         ("call.schema", protocol.call.schema, {}),
     ]
+    if protocol.call.grammar == "action":
+        found.append(("call.tool", protocol.call.tool, {"start": 1.0, "end": 1.0}))
     return [(key, text, known) for key, text, known in found if text is not None]
 
 
 def _check_templates(protocol: Protocol) -> None:
     for name in (*protocol.missing, *protocol.texts):
-        if template.split(f"{{{name}}}") != (template.Field(name, ""),):
+        if template.split_template(f"{{{name}}}") != (template.TemplateField(name, ""),):
             raise ValueError(f"missing and texts: the name of a text is lower-case letters and _, got {name!r}")
     for key, text, known in _templates(protocol):
         names = {*known, *protocol.missing} - set(protocol.texts)
@@ -370,6 +407,8 @@ def _check_templates(protocol: Protocol) -> None:
             json.loads(template.fill(protocol.text(protocol.call.schema), {}))
         except ValueError as error:
             raise ValueError(f"call.schema: no JSON: {error}") from None
+    from ..types import CallError  # here: it brings numpy, and `vzoom --help` must not
+
     kinds = [str(kind) for kind in CallError]
     for kind in protocol.errors:
         if kind not in kinds:
@@ -391,7 +430,8 @@ def _check_values(protocol: Protocol) -> None:
     call, answer, thought, pixels = protocol.call, protocol.answer, protocol.thought, protocol.pixels
     problems = {
         "call.open, call.close": not (call.open and call.close),
-        "call.tool": call.grammar == "hermes" and not call.tool,
+        "call.tool": call.grammar in ("hermes", "action") and not call.tool,
+        "call.open": call.grammar == "boxed" and call.open != "\\boxed{",
         "call.per_turn": call.per_turn < 1,
         "call.max_characters": call.max_characters < 1,
         "answer.open, answer.close": answer.form in ("tag", "tag_boxed") and not (answer.open and answer.close),
@@ -419,7 +459,8 @@ def _check_values(protocol: Protocol) -> None:
 
 _RULES = {
     "call.open, call.close": "both are needed",
-    "call.tool": "hermes calls a tool by its name",
+    "call.tool": "hermes calls a tool by its name, action by its sentence",
+    "call.open": "boxed calls open with \\boxed{",
     "call.per_turn": "must be 1 or more",
     "call.max_characters": "must be 1 or more",
     "answer.open, answer.close": "an answer between tags needs both",

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..config import ZoomConfig
 from ..types import CallError, Malformed, VideoInfo, ZoomCall
+from .definition import GlanceName, ViewSettings, ZoomName
 
 _EPSILON = 1e-6  # seconds; below any frame period, above double rounding on an hour
 
 
-def glance_timestamps(video: VideoInfo, config: ZoomConfig) -> list[float]:
+def glance_timestamps(video: VideoInfo, config: ViewSettings) -> list[float]:
     """Times of the glance, the overview at a low frame rate.
 
     Args:
@@ -33,21 +33,22 @@ def glance_timestamps(video: VideoInfo, config: ZoomConfig) -> list[float]:
         Seconds from the first frame: at most `glance_max_frames` of them, from 0, increasing. None if the protocol has
         no glance.
     """
-    return GLANCE_RULES[config.frame_policy](video, config.glance_fps, config.glance_max_frames)
+    return GLANCE_RULES[config.protocol.glance.rule](video, config.glance_fps, config.glance_max_frames)
 
 
-def zoom_timestamps(call: ZoomCall, video: VideoInfo, config: ZoomConfig) -> list[float] | Malformed:
+def zoom_timestamps(call: ZoomCall, video: VideoInfo, config: ViewSettings) -> list[float] | Malformed:
     """Times of the frames that a call asks for.
 
     Args:
-        call: a segment and a rate. An end beyond the video is moved to the video's end (`clamped_end` tells).
+        call: a segment, and a rate or a number of frames. An end beyond the video is moved to the video's end
+            (`clamped_end` tells).
         video: its duration and frame rate.
         config: its zoom_max_frames and the zoom rule of its protocol decide.
 
     Returns:
         Seconds from the first frame, increasing; or what is wrong with the call, such as a start beyond the end.
     """
-    start = call.start_seconds
+    start, own = call.start_seconds, config.protocol.zoom
     wrote = f"from {start:g} to {call.end_seconds:g} s at {call.fps:g} fps"
     if not all(map(math.isfinite, (start, call.end_seconds, call.fps))):
         return Malformed(CallError.NOT_FINITE, wrote)
@@ -55,12 +56,19 @@ def zoom_timestamps(call: ZoomCall, video: VideoInfo, config: ZoomConfig) -> lis
         return Malformed(CallError.NEGATIVE, wrote)
     if start >= call.end_seconds:
         return Malformed(CallError.REVERSED, wrote)
-    if call.fps <= 0:
+    if call.fps <= 0 or (call.num_frames is not None and call.num_frames < 1):
         return Malformed(CallError.ZERO_FRAMES, wrote)
     if start >= video.duration_seconds:
         return Malformed(CallError.BEYOND_END, f"start {start:g} s is beyond the end, {video.duration_seconds:.2f} s")
-    segment = Segment(start, clamped_end(call, video), call.end_seconds, call.fps, config.zoom_max_frames)
-    return ZOOM_RULES[config.frame_policy](segment, video, config.zoom_max_frames)
+    segment = Segment(
+        start_seconds=start,
+        end_seconds=clamped_end(call, video),
+        asked_end_seconds=call.end_seconds,
+        fps=call.fps,
+        own_fps=call.fps if own.fps is None else own.fps,
+        num_frames=config.zoom_max_frames if call.num_frames is None else call.num_frames,
+    )
+    return ZOOM_RULES[own.rule](segment, video, config.zoom_max_frames)
 
 
 def clamped_end(call: ZoomCall, video: VideoInfo) -> float:
@@ -80,18 +88,20 @@ class Segment:
         end_seconds: where it ends, at most the video's end.
         asked_end_seconds: where the call said that it ends.
         fps: frames per second.
-        num_frames: how many frames.
+        own_fps: frames per second of the protocol, if it has a rate of its own; else fps.
+        num_frames: how many frames; the most if the call does not say it.
     """
 
     start_seconds: float
     end_seconds: float
     asked_end_seconds: float
     fps: float
+    own_fps: float
     num_frames: int
 
 
-GlanceRule = Callable[[VideoInfo, float, int], list[float]]  # video, fps, most frames -> seconds
-ZoomRule = Callable[[Segment, VideoInfo, int], list[float] | Malformed]  # call, video, most frames -> seconds
+GlanceFormula = Callable[[VideoInfo, float, int], list[float]]  # video, fps, most frames -> seconds
+ZoomFormula = Callable[[Segment, VideoInfo, int], list[float] | Malformed]  # call, video, most frames -> seconds
 
 
 def total_frames(video: VideoInfo) -> int:
@@ -104,7 +114,7 @@ def total_frames(video: VideoInfo) -> int:
 
 def _exact_glance(video: VideoInfo, fps: float, limit: int) -> list[float]:
     """One frame each 1 / fps seconds from 0; if that is more than the limit, the limit at equal distances."""
-    step = max(1 / min(fps, video.fps), video.duration_seconds / limit)
+    step = max(1 / min(fps, video.max_fps or video.fps), video.duration_seconds / limit)
     count = min(limit, max(1, math.ceil(video.duration_seconds / step - _EPSILON)))
     return [i * step for i in range(count)]
 
@@ -143,7 +153,7 @@ def _no_glance(video: VideoInfo, fps: float, limit: int) -> list[float]:
     return []
 
 
-GLANCE_RULES: dict[str, GlanceRule] = {
+GLANCE_RULES: dict[GlanceName, GlanceFormula] = {
     "exact": _exact_glance,
     "videozoomer": _videozoomer_glance,
     "framethinker": _framethinker_glance,
@@ -157,12 +167,19 @@ GLANCE_RULES: dict[str, GlanceRule] = {
 
 
 def _exact_zoom(call: Segment, video: VideoInfo, limit: int) -> list[float] | Malformed:
-    """From the start on one frame each 1 / fps seconds, up to and without the end."""
+    """From the start on one frame each 1 / fps seconds, up to and without the end.
+
+    The video's own rate is the most there is. Of a video whose frames follow unevenly that is the highest rate: up to
+    the limit there may be a frame for each time, and the reader finds out how many there are (`segment_of`).
+    """
     start, end = call.start_seconds, call.end_seconds
     step = min(1 / max(min(call.fps, video.fps), 1e-300), end - start)  # a rate below one frame gives the first frame
     count = math.ceil((end - start) / step - _EPSILON) if step else 1
     if count > limit:
         return _too_many(count, limit)
+    if video.max_fps is not None and step:
+        step = max(min(step, 1 / min(call.fps, video.max_fps)), (end - start) / limit)
+        count = math.ceil((end - start) / step - _EPSILON)
     return [start + i * step for i in range(max(1, count))]
 
 
@@ -193,17 +210,17 @@ def _framethinker_count(video: VideoInfo, limit: int) -> int:
 
 
 def _qwen_zoom(call: Segment, video: VideoInfo, limit: int) -> list[float] | Malformed:
-    """As qwen-vl-utils samples with video_start and video_end: an even number of frames at fps, at most the limit."""
+    """As qwen-vl-utils samples with video_start and video_end: an even number of frames at the protocol's rate."""
     total = total_frames(video)
     first = math.ceil(min(call.start_seconds, total / video.fps) * video.fps)
     final = min(math.floor(min(call.end_seconds, total / video.fps) * video.fps), total - 1)
     if first >= final:
         return Malformed(CallError.ZERO_FRAMES, "the segment is shorter than two frames")
-    return _times(_qwen_indices(first, final, video, call.fps, limit), video)
+    return _times(_qwen_indices(first, final, video, call.own_fps, limit), video)
 
 
 def _conan_zoom(call: Segment, video: VideoInfo, limit: int) -> list[float] | Malformed:
-    """num_frames rounded places from the frame nearest to the start to that nearest to the end.
+    """The limit of rounded places from the frame nearest to the start to that nearest to the end.
 
     Of the public code without its memory: it leaves frames out that were shown before, and fills up from elsewhere.
     """
@@ -213,34 +230,35 @@ def _conan_zoom(call: Segment, video: VideoInfo, limit: int) -> list[float] | Ma
     found = final - first + 1
     if found < 2:
         return Malformed(CallError.ZERO_FRAMES, "the segment is shorter than two frames")
-    if found <= call.num_frames or call.num_frames == 1:
-        return _times(range(first, first + min(found, call.num_frames)), video)
-    step = (found - 1) / (call.num_frames - 1)
-    return _times([first + round(i * step) for i in range(call.num_frames)], video)
+    if found <= limit or limit == 1:
+        return _times(range(first, first + min(found, limit)), video)
+    step = (found - 1) / (limit - 1)
+    return _times([first + round(i * step) for i in range(limit)], video)
 
 
 def _eva_zoom(call: Segment, video: VideoInfo, limit: int) -> list[float] | Malformed:
     """num_frames times from start to end, both shown: the first frame that is not before each of them."""
     if call.num_frames > limit:
-        return _too_many(call.num_frames, limit)
+        return _too_many(float(min(call.num_frames, 10**9)), limit)
     places = np.linspace(call.start_seconds, call.end_seconds, call.num_frames) * video.fps
     return _times(np.ceil(places - _EPSILON * video.fps).clip(0, total_frames(video) - 1).astype(np.int64), video)
 
 
 def _timesearch_zoom(call: Segment, video: VideoInfo, limit: int) -> list[float] | Malformed:
-    """Of the frames at `fps` from start to end, num_frames rounded places: the public code without retrieval."""
-    stored = max(1, math.floor(video.duration_seconds * call.fps))
-    first = math.floor(min(call.start_seconds * call.fps, stored))
-    final = min(math.ceil(min(call.end_seconds * call.fps, stored)), stored - 1)
+    """Of the frames at the protocol's rate, num_frames rounded places from start to end: TimeSearch-R's fallback."""
+    fps = min(call.own_fps, video.fps)
+    stored = max(1, math.floor(video.duration_seconds * fps))
+    first = math.floor(min(call.start_seconds * fps, stored))
+    final = min(math.ceil(min(call.end_seconds * fps, stored)), stored - 1)
     found = final - first + 1
     if found < 1:
         return Malformed(CallError.ZERO_FRAMES, "no frame is in this segment")
     count = max(1, min(call.num_frames, limit))
     places = range(found) if found <= count else np.round(np.linspace(0, found - 1, count)).astype(np.int64)
-    return [float(first + i) / call.fps for i in places]
+    return [float(first + i) / fps for i in places]
 
 
-ZOOM_RULES: dict[str, ZoomRule] = {
+ZOOM_RULES: dict[ZoomName, ZoomFormula] = {
     "exact": _exact_zoom,
     "videozoomer": _videozoomer_zoom,
     "framethinker": _framethinker_zoom,

@@ -1,195 +1,217 @@
-"""What the model wrote: one turn of it -> a zoom call, an answer, or what is wrong with it.
+"""What the model wrote: one turn of it -> zoom calls, an answer, or what is wrong with it.
 
 Reading is tolerant of what models really write (code fences, single quotes, trailing commas, "12s", "1:05"). The
 parser is only ever given text that the model sampled: a tag that comes from a question, a subtitle or a tool turn is
 never executed.
+
+Whatever the text: nothing raises, and reading takes time in proportion to its length. `grammars/` read what stands
+between the tags, of which they are given a bounded part.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import re
-from typing import Any
+from dataclasses import replace
 
-from ..types import Answer, CallError, Malformed, ZoomCall
-from .tags import ANSWER_CLOSE, ANSWER_OPEN, CALL_CLOSE, CALL_OPEN, TAGS, THINK_CLOSE, THINK_OPEN, TURN_ENDS
+from ..types import Answer, CallError, Malformed, TurnOutcome, ZoomCall, ZoomCalls
+from .definition import GrammarName, Protocol
+from .grammars import boxed
+from .grammars.action import Action
+from .grammars.base import Grammar, Said, excerpt
+from .grammars.boxed import Boxed
+from .grammars.clip import Clip
+from .grammars.hermes import Hermes
+from .grammars.scanner import opening_tags
+from .grammars.tags_json import TagsJson
+
+GRAMMARS: dict[GrammarName, Grammar] = {
+    "tags_json": TagsJson(),
+    "hermes": Hermes(),
+    "action": Action(),
+    "clip": Clip(),
+    "boxed": Boxed(),
+}
 
 
-def parse_turn(text: str) -> ZoomCall | Answer | Malformed:
+def parse_turn(text: str, protocol: Protocol, *, video_fps: float) -> TurnOutcome:
     """Read one turn of the model.
 
     Args:
         text: what the model sampled, from the start of its turn.
+        protocol: the protocol that it is written in.
+        video_fps: frames per second of the video, for calls that name frames by their numbers.
 
     Returns:
-        The call, the answer, or what is wrong. A call or an answer in a thought that is never closed is UNCLOSED.
-        Nothing that a model can write raises.
+        The call or the calls, the answer, or what is wrong. A call or an answer in a thought that is never closed is
+        UNCLOSED. Nothing that a model can write raises.
     """
-    acting, thinks = acting_text(text)
+    acting, thinks = acting_text(text, protocol)
     if thinks:
-        rest = text.rsplit(THINK_CLOSE, 1)[-1]
-        error = CallError.UNCLOSED if CALL_OPEN in rest or ANSWER_OPEN in rest else CallError.EMPTY
-        return Malformed(error, _excerpt(rest))
-    calls, answers = acting.count(CALL_OPEN), acting.count(ANSWER_OPEN)
+        rest = _after_thoughts(text, protocol)
+        acts = any(opening in rest for opening in opening_tags(protocol))
+        return Malformed(CallError.UNCLOSED if acts else CallError.EMPTY, excerpt(rest))
+    calls, answers = _actions(acting, protocol)
     if calls and answers:
-        return Malformed(CallError.CALL_AND_ANSWER, _excerpt(acting))
-    if calls > 1:
-        return Malformed(CallError.TWO_CALLS, _excerpt(acting))
+        return Malformed(CallError.CALL_AND_ANSWER, excerpt(acting))
+    if len(calls) > protocol.call.per_turn:
+        return Malformed(CallError.TWO_CALLS, excerpt(acting))
     if calls:
-        body, closed = _between(acting, CALL_OPEN, CALL_CLOSE)
-        call = _parse_call(body)
-        # A call whose closing tag is missing is carried out when its body is whole: the intent is plain.
-        return Malformed(CallError.UNCLOSED, _excerpt(acting)) if not closed and isinstance(call, Malformed) else call
+        return _read_calls(calls, protocol, acting, video_fps)
     if answers:
-        body, _ = _between(acting, ANSWER_OPEN, ANSWER_CLOSE)
-        return Answer(body.strip()) if body.strip() else Malformed(CallError.EMPTY, _excerpt(acting))
-    return Malformed(CallError.EMPTY, _excerpt(acting))
+        said = _answer_text(answers[-1], protocol)
+        return Answer(said) if said else Malformed(CallError.EMPTY, excerpt(acting))
+    if protocol.answer.form == "text" and acting.strip():
+        return Answer(acting.strip())
+    return Malformed(CallError.EMPTY, excerpt(acting))
 
 
-def acting_text(text: str) -> tuple[str, bool]:
+def acting_text(text: str, protocol: Protocol) -> tuple[str, bool]:
     """The part of a turn in which tags act: what follows its last closed thought. Tags in a thought are talk.
 
     Args:
         text: a turn, or as much of it as is written.
+        protocol: the protocol that it is written in.
 
     Returns:
         The text, and whether an open thought follows it. (`<think>` in a call or an answer opens none.)
     """
-    rest = text.rsplit(THINK_CLOSE, 1)[-1]
-    thought = rest.find(THINK_OPEN)
-    if thought < 0 or any(rest.find(tag, 0, thought) >= 0 for tag in (CALL_OPEN, ANSWER_OPEN)):
+    rest = _after_thoughts(text, protocol)
+    if not protocol.thought.open:
+        return rest, False
+    thought = rest.find(protocol.thought.open)
+    if thought < 0 or any(rest.find(opening, 0, thought) >= 0 for opening in opening_tags(protocol)):
         return rest, False
     return rest[:thought], True
 
 
-def cut_turn(text: str) -> str | None:
-    """The text up to the closing tag that ends the turn: the first outside thoughts. None if there is none.
-
-    Args:
-        text: a turn, or as much of it as is written.
-    """
-    in_thought = in_action = False
-    for found in _TAG.finditer(text):
-        tag = found.group()
-        if tag == THINK_CLOSE:
-            in_thought = in_action = False
-        elif tag == THINK_OPEN:
-            in_thought = not in_action
-        elif not in_thought:
-            if tag in TURN_ENDS:
-                return text[: found.end()]
-            in_action = True
-    return None
-
-
-def untagged_answer(text: str) -> str | None:
+def untagged_answer(text: str, protocol: Protocol) -> str | None:
     """What a turn without a call or an answer tag says outside its thought, without surrounding white space.
 
     Args:
         text: a turn that its writer ended.
+        protocol: the protocol that it is written in.
 
     Returns:
         The text; None if there is none, if a thought is open, or if there are tags.
     """
-    acting, thinks = acting_text(text)
+    acting, thinks = acting_text(text, protocol)
     said = acting.strip()
-    return said if said and not thinks and not _TAG.search(said) else None
+    return said if said and not thinks and not any(tag in said for tag in protocol.tags) else None
 
 
-_TAG = re.compile("|".join(map(re.escape, TAGS)))
-
-
-def partial_call(text: str, max_frames: int) -> ZoomCall | None:
+def partial_call(body: str, protocol: Protocol, *, video_fps: float, max_frames: int) -> ZoomCall | None:
     """The call that an unfinished turn seems to be writing: a guess for decoding early. `parse_turn` decides.
 
     Args:
-        text: what the model sampled so far.
+        body: what is written of the call, without its opening tag (`TurnScanner.call_start`).
+        protocol: the protocol that it is written in.
+        video_fps: frames per second of the video, for calls that name frames by their numbers.
         max_frames: the call is taken to fill so many frames until its fps is readable.
 
     Returns:
         The call, or None until its segment is readable.
     """
-    acting, _ = acting_text(text)
-    if CALL_OPEN not in acting:
+    if len(body) > protocol.call.max_characters:
         return None
-    body = _between(acting, CALL_OPEN, CALL_CLOSE)[0]
-    segment = _SEGMENT.search(body)
-    start, end = map(_seconds, segment.groups()) if segment else (None, None)
-    if start is None or end is None or not 0 <= start < end < math.inf:
+    said = GRAMMARS[protocol.call.grammar].partial(body, protocol.call)
+    if said is None:
         return None
-    written = _FPS.search(body)
-    fps = _seconds(written.group(1)) if written else None
-    return ZoomCall(start, end, fps if fps and fps < math.inf else max_frames / (end - start))
+    rate = said.fps if said.fps and 0 < said.fps < math.inf else None
+    is_full = rate is None and said.num_frames is None and protocol.zoom.fps is None
+    said = Said(said.start, said.end, rate, max_frames if is_full else said.num_frames)
+    call = _located(said, protocol, "", video_fps)
+    if not isinstance(call, ZoomCall):
+        return None
+    return replace(call, num_frames=None) if is_full and "fps" in protocol.call.arguments else call
 
 
-_SEGMENT = re.compile(r"""segment["']?\s*:\s*[\[(]\s*["']?([^"',\])]+)["']?\s*,\s*["']?([^"',\])]+)["']?\s*[\])]""")
-_FPS = re.compile(r"""fps["']?\s*:\s*["']?([\d.]+)(?=[^\d.])""")  # a digit may still follow until something else does
+def _after_thoughts(text: str, protocol: Protocol) -> str:
+    return text.rsplit(protocol.thought.close, 1)[-1] if protocol.thought.close else text
 
 
-def _between(text: str, opening: str, closing: str) -> tuple[str, bool]:
-    """The text after the last `opening`, up to the next `closing`, and whether there was one."""
-    body, closed, _ = text.rpartition(opening)[2].partition(closing)
-    return body, bool(closed)
+def _actions(acting: str, protocol: Protocol) -> tuple[list[tuple[str, bool]], list[str]]:
+    """(text, whether it is closed) of every call, and the texts of the answers."""
+    call, answer = protocol.call, protocol.answer
+    calls = list(boxed.boxes(acting)) if call.grammar == "boxed" else _between(acting, call.open, call.close)
+    answers: list[str] = []
+    if answer.form in ("tag", "tag_boxed"):
+        answers = [body for body, _ in _between(acting, answer.open, answer.close)]
+    elif answer.form == "boxed" and call.grammar != "boxed":
+        answers = [body for body, _ in boxed.boxes(acting)]
+    elif answer.form == "action":
+        answers = [body for body, _ in calls if answer.open in body]
+        calls = [one for one in calls if answer.open not in one[0]]
+    if call.grammar == "boxed":
+        if answer.form == "boxed":
+            answers = [body for body, _ in calls if not boxed.is_call(body)]
+        calls = [one for one in calls if boxed.is_call(one[0])]
+    return calls, answers
 
 
-def _excerpt(text: str, limit: int = 120) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+def _between(text: str, opening: str, closing: str) -> list[tuple[str, bool]]:
+    """What follows each `opening`, up to the next `closing` or the next `opening`, and whether it was closed."""
+    parts = (part.partition(closing) for part in text.split(opening)[1:])
+    return [(body, bool(closed)) for body, closed, _ in parts]
 
 
-def _parse_call(body: str) -> ZoomCall | Malformed:
-    data = _loads(body)
-    if not isinstance(data, dict):
-        return Malformed(CallError.BAD_JSON, _excerpt(body))
-    if "segment" not in data or "fps" not in data:
-        return Malformed(CallError.MISSING_KEY, _excerpt(body))
-    segment = data["segment"]
-    if not isinstance(segment, list) or len(segment) != 2:
-        return Malformed(CallError.BAD_VALUE, _excerpt(body))
-    values = [_seconds(x) for x in (*segment, data["fps"])]
-    if any(v is None for v in values):
-        return Malformed(CallError.BAD_VALUE, _excerpt(body))
-    start, end, fps = (float(v) for v in values if v is not None)
-    if not all(map(math.isfinite, (start, end, fps))):
-        return Malformed(CallError.NOT_FINITE, _excerpt(body))
-    if start < 0 or end < 0 or fps < 0:
-        return Malformed(CallError.NEGATIVE, _excerpt(body))
+def _answer_text(body: str, protocol: Protocol) -> str:
+    answer = protocol.answer
+    if answer.form == "action":
+        body = body.partition(answer.open)[2]
+        return body.rpartition(answer.close)[0].strip() if answer.close and answer.close in body else body.strip()
+    if answer.form == "tag_boxed":
+        inside = [text.strip() for text, closed in boxed.boxes(body) if closed and text.strip()]
+        return inside[-1] if inside else body.strip()
+    return body.strip()
+
+
+def _read_calls(calls: list[tuple[str, bool]], protocol: Protocol, acting: str, video_fps: float) -> TurnOutcome:
+    found: list[ZoomCall] = []
+    for body, closed in calls:
+        one = _read_call(body, protocol, video_fps)
+        if isinstance(one, Malformed):
+            # A call whose closing tag is missing is carried out when its text is whole: the intent is plain.
+            return one if closed else Malformed(CallError.UNCLOSED, excerpt(acting))
+        found.append(one)
+    return found[0] if len(found) == 1 else ZoomCalls(tuple(found))
+
+
+def _read_call(body: str, protocol: Protocol, video_fps: float) -> ZoomCall | Malformed:
+    call = protocol.call
+    if len(body) > call.max_characters:
+        return Malformed(CallError.BAD_JSON, f"a call of {len(body)} characters, the limit is {call.max_characters}")
+    said = GRAMMARS[call.grammar].read(body, call)
+    return said if isinstance(said, Malformed) else _located(said, protocol, body, video_fps)
+
+
+def _located(said: Said, protocol: Protocol, body: str, video_fps: float) -> ZoomCall | Malformed:
+    """The call in seconds, if its numbers can be carried out."""
+
+    def wrong(error: CallError) -> Malformed:
+        return Malformed(error, excerpt(body))
+
+    start, end, num_frames = said.start, said.end, said.num_frames
+    fps = protocol.zoom.fps if said.fps is None and num_frames is None else said.fps
+    needs_rate = "fps" in protocol.call.arguments and num_frames is None
+    if start is None or end is None or (fps is None and needs_rate):
+        return wrong(CallError.MISSING_KEY)
+    if not all(math.isfinite(value) for value in (start, end, fps or 0.0, num_frames or 0.0)):
+        return wrong(CallError.NOT_FINITE)
+    if min(start, end, fps or 0.0, num_frames or 0.0) < 0:
+        return wrong(CallError.NEGATIVE)
+    if protocol.call.unit == "frames":
+        start, end = start / video_fps, end / video_fps
     if start >= end:
-        return Malformed(CallError.REVERSED, _excerpt(body))
-    if fps == 0:
-        return Malformed(CallError.ZERO_FRAMES, _excerpt(body))
-    return ZoomCall(start, end, fps)
-
-
-def _loads(body: str) -> Any:
-    """JSON, or what is JSON once a code fence, single quotes, parentheses and trailing commas are mended."""
-    body = re.sub(r"^\s*```(?:json)?|```\s*$", "", body).strip()
-    for text in (body, re.sub(r",\s*([}\]])", r"\1", body.replace("'", '"').replace("(", "[").replace(")", "]"))):
-        try:
-            return json.loads(text)
-        except (ValueError, RecursionError):
-            continue
-    return None
-
-
-_CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d+(?:\.\d+)?)")
-_PLAIN = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+|nan|inf(?:inity)?))\s*(?:s|sec|seconds|fps)?", re.IGNORECASE)
-
-
-def _seconds(value: Any) -> float | None:
-    """A number, "12.5", "12.5s", "1:05" or "1:02:03.5" -> float, or None."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, int | float):
-        try:
-            return float(value)
-        except OverflowError:
-            return math.inf
-    if not isinstance(value, str):
-        return None
-    if clock := _CLOCK.fullmatch(value.strip()):
-        hours, minutes, seconds = clock.groups(default="0")
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-    plain = _PLAIN.fullmatch(value.strip())
-    return float(plain.group(1)) if plain else None
+        return wrong(CallError.REVERSED)
+    if num_frames is None and fps is None:
+        num_frames = float(protocol.zoom.max_frames)
+    if num_frames is not None:
+        if num_frames < 1:
+            return wrong(CallError.ZERO_FRAMES)
+        num_frames = float(int(num_frames))
+        fps = fps or num_frames / (end - start)
+    if not fps:
+        return wrong(CallError.ZERO_FRAMES)
+    if not math.isfinite(fps):
+        return wrong(CallError.NOT_FINITE)
+    return ZoomCall(start, end, fps, None if num_frames is None else int(num_frames))

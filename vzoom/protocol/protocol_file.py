@@ -10,18 +10,19 @@ import types as _types
 import typing
 from collections.abc import Mapping
 from functools import cache
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from . import template
 from .definition import Protocol
 
-FILE_NAME = "protocol.toml"  # in a checkpoint's folder
+PROTOCOL_FILE = "protocol.toml"  # in a checkpoint's folder
 _BUILTIN = Path(__file__).with_name("builtin")
 _LINE = 100  # characters of a string that is written on one line
 
 
-def load_protocol(source: str | Path) -> Protocol:
+def load_protocol(source: str | PathLike[str]) -> Protocol:
     """A protocol by the name of a built-in one, or from a file.
 
     Args:
@@ -34,7 +35,7 @@ def load_protocol(source: str | Path) -> Protocol:
     if str(source) in builtin_names():
         return builtin_protocol(str(source))
     path = Path(source).expanduser()
-    path = path / FILE_NAME if path.is_dir() else path
+    path = path / PROTOCOL_FILE if path.is_dir() else path
     if not path.is_file():
         raise ValueError(
             f"protocol {str(source)!r}: no such file, and none of the built-in protocols {', '.join(builtin_names())}"
@@ -72,6 +73,14 @@ def builtin_for(checkpoint: str) -> Protocol | None:
     return None
 
 
+def explained(protocol: Protocol) -> Protocol:
+    """The protocol with words that explain it: its own, or those of the protocol that it names for that."""
+    if not protocol.explained_by:
+        return protocol
+    other = builtin_protocol(protocol.explained_by)
+    return dataclasses.replace(protocol, turns=other.turns, frame=other.frame, texts=other.texts, explained_by="")
+
+
 def check_complete(protocol: Protocol) -> None:
     """Refuse a protocol whose texts are not all known.
 
@@ -89,7 +98,7 @@ def check_complete(protocol: Protocol) -> None:
 
 def with_system(protocol: Protocol, text: str) -> Protocol:
     """The protocol with this system text, word for word."""
-    turns = dataclasses.replace(protocol.turns, system=template.escape(text), system_from_chat_template=False)
+    turns = dataclasses.replace(protocol.turns, system=template.escape_template(text), system_from_chat_template=False)
     return dataclasses.replace(protocol, turns=turns)
 
 

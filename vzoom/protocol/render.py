@@ -1,18 +1,22 @@
 """What the model is shown: the prompt, the tool turns, and the one strict spelling of a turn.
 
-Rendering is strict; reading (`parse`) is tolerant of what models really write. The wording is part of what checkpoints
-have learned: a change of it changes what they answer.
+Rendering is strict; reading (`parse`) is tolerant of what models really write. All words are the protocol's: a change
+of them changes what checkpoints answer.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..config import PromptStyle
-from ..types import Answer, CallError, Malformed, VideoInfo, ZoomCall
-from .tags import ANSWER_CLOSE, ANSWER_OPEN, CALL_CLOSE, CALL_OPEN, THINK_CLOSE, THINK_OPEN, TOOL_CLOSE, TOOL_OPEN
+from ..types import Answer, CallError, Malformed, VideoInfo, ZoomCall, ZoomCalls, calls_of
+from . import template
+from .definition import Protocol, ViewSettings
+from .frame_times import clamped_end
+from .grammars import boxed
+from .grammars.base import Said
+from .grammars.numbers import clock
+from .parse import GRAMMARS
 from .well_formed import strict_action
 
 
@@ -26,94 +30,146 @@ class TextPart:
 
 @dataclass(frozen=True)
 class ImagePart:
-    """The place of frame `index` of the glance or of the clip."""
+    """The place of frame `index` of the glance or of the clips of one turn."""
 
     index: int
 
 
 Part = TextPart | ImagePart
+Value = str | int | float | list[Part]
 
-_SYSTEM = (
-    "You answer questions about a video. You first see a glance: a few frames of the whole video, each with its time. "
-    "Brief events between them are missing. To look closer, zoom: end your turn with\n"
-    '<think>why and where to look</think><video_zoom>{"segment": [start_seconds, end_seconds], '
-    '"fps": frames_per_second}</video_zoom>\n'
-    "and the frames of that segment come back, at most %(zoom_max_frames)d a call. You may zoom again, elsewhere if "
-    "you looked in the wrong place. When you know, end your turn with\n"
-    "<think>what you saw</think><answer>your answer</answer>"
-)
+END_OF_TURN = "<|im_end|>"
+_REPLY = f"{END_OF_TURN}\n<|im_start|>assistant\n"
 
 
-def prompt(
-    question: str, video: VideoInfo, times: Sequence[float], *, max_zooms: int, zoom_max_frames: int, style: PromptStyle
-) -> list[Part]:
-    """The opening of a conversation: system text, duration, labelled glance frames, question.
+def prompt(question: str, video: VideoInfo, times: Sequence[float], config: ViewSettings) -> list[Part]:
+    """The opening of a conversation: the system message, and the first message of the user.
 
     Args:
         question: text from outside; it never becomes a control token.
-        video: its duration is told.
+        video: its duration may be told.
         times: seconds of the glance frames.
-        max_zooms: how many calls the model may make.
-        zoom_max_frames: the most frames that one call may ask for.
-        style: "full" explains the grammar, "brief" is for models that were trained on it.
+        config: its protocol has the words, its limits may be told.
 
     Returns:
         The parts in order, with one `ImagePart` per glance frame.
     """
-    if style == "brief":
-        parts: list[Part] = [TextPart(f"<|im_start|>user\n{video.duration_seconds:.2f}s\n")]
-    else:
-        system = _SYSTEM % {"zoom_max_frames": zoom_max_frames}
-        parts = [
-            TextPart(f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n"),
-            TextPart(f"The video is {video.duration_seconds:.2f} seconds long. Glance at {len(times)} frames:\n"),
-        ]
-    parts += _labelled(times, style)
-    parts += [TextPart(question, trusted=False), TextPart(f"\n{_left(max_zooms, style)}<|im_end|>\n{_REPLY}")]
-    return parts
-
-
-_REPLY = "<|im_start|>assistant\n"
+    protocol = config.protocol
+    values = _always(video, question, config, config.max_zooms)
+    system = _filled(protocol, protocol.turns.system, values)
+    values |= {
+        "num_frames": len(times),
+        "frames": frame_parts(times, video, protocol),
+    }
+    opening: list[Part] = [TextPart("<|im_start|>system\n"), *system, TextPart(f"{END_OF_TURN}\n")] if system else []
+    opening += [TextPart("<|im_start|>user\n"), *_filled(protocol, protocol.turns.opening, values), TextPart(_REPLY)]
+    return _joined(opening)
 
 
 def tool_turn(
-    times: Sequence[float], note: str, *, zooms_left: int, style: PromptStyle, turn_is_open: bool = True
+    clips: Sequence[tuple[ZoomCall, Sequence[float]]],
+    video: VideoInfo,
+    config: ViewSettings,
+    *,
+    question: str,
+    zooms_left: int,
+    num_shown: int = 0,
+    turn_is_open: bool = True,
 ) -> list[Part]:
-    """What comes back for a turn: a note, the labelled frames, and how to continue.
+    """What comes back for the calls of a turn.
 
     Args:
-        times: seconds of the frames of the clip; none after a turn that brought no clip.
-        note: a `clip_note` or a `feedback`.
+        clips: each call with the seconds of the frames that it brought.
+        video: the end of a call is not after its end.
+        config: its protocol has the words, its limits may be told.
+        question: may be told again.
         zooms_left: how many calls the model may still make.
-        style: as for `prompt`.
+        num_shown: frames that were shown before, for labels that count on.
         turn_is_open: the model has not sampled its own end of turn, so one is put before the tool turn.
 
     Returns:
-        The parts in order, with one `ImagePart` per frame.
+        The parts in order, with one `ImagePart` per frame; the frames of the second clip follow those of the first.
     """
-    opening = ("<|im_end|>" if turn_is_open else "") + f"\n<|im_start|>user\n{TOOL_OPEN}"
-    closing = f"{TOOL_CLOSE}\n{_left(zooms_left, style)}<|im_end|>\n{_REPLY}"
-    return [TextPart(opening), TextPart(note, trusted=False), *_labelled(times, style), TextPart(closing)]
+    protocol, turns = config.protocol, config.protocol.turns
+    always = _always(video, question, config, zooms_left)
+    rendered: list[Part] = []
+    values: dict[str, Value] = {}
+    done = 0
+    for call, times in clips:
+        values = {**always, **_of_clip(call, times, video, protocol, done, num_shown)}
+        rendered += [TextPart(protocol.text(turns.clip_separator))] if done else []
+        rendered += _filled(protocol, turns.clip, values)
+        done += len(times)
+    last = turns.last_tool if zooms_left == 0 and turns.last_tool is not None else turns.tool
+    body = _filled(protocol, last, {**always, **values, "clips": rendered})
+    return _as_turn(body, protocol, turn_is_open)
 
 
-def clip_note(call: ZoomCall, end_seconds: float, num_frames: int, style: PromptStyle) -> str:
-    """The line above the frames of a clip; it says so if the end was moved to the end of the video."""
-    if style == "brief":
-        return ""
-    moved = f" The video ends at {end_seconds:.2f}s." if end_seconds < call.end_seconds else ""
-    return f"\n{num_frames} frames from {call.start_seconds:.2f}s to {end_seconds:.2f}s:{moved}\n"
+def error_turn(
+    problem: Malformed,
+    video: VideoInfo,
+    config: ViewSettings,
+    *,
+    question: str,
+    zooms_left: int,
+    turn_is_open: bool = True,
+) -> list[Part]:
+    """What comes back for a turn that could not be carried out.
+
+    Args:
+        problem: what is wrong with it.
+        video: its duration may be told.
+        config: its protocol has the words, its limits may be told.
+        question: may be told again.
+        zooms_left: how many calls the model may still make.
+        turn_is_open: as for `tool_turn`.
+    """
+    return _as_turn(_error_parts(problem, video, question, config, zooms_left), config.protocol, turn_is_open)
 
 
-def feedback(problem: Malformed) -> str:
-    """The text that goes back to the model for a turn that could not be carried out."""
-    return f"\nError ({problem.error}): {_HELP[problem.error]} You wrote: {problem.detail}\n"
+def feedback(problem: Malformed, video: VideoInfo, config: ViewSettings, *, question: str, zooms_left: int) -> str:
+    """The text of `error_turn`, without control tokens."""
+    parts = _error_parts(problem, video, question, config, zooms_left)
+    return "".join(part.text for part in parts if isinstance(part, TextPart))
+
+
+def frame_parts(
+    times: Sequence[float], video: VideoInfo, protocol: Protocol, *, first_image: int = 0, num_shown: int = 0
+) -> list[Part]:
+    """Labelled frames.
+
+    Args:
+        times: their seconds.
+        video: its rate gives their numbers in the file.
+        protocol: has the label.
+        first_image: ImagePart.index of the first frame.
+        num_shown: frames that were shown before, if the labels count on.
+    """
+    frame, parts = protocol.frame, list[Part]()
+    label = protocol.text(frame.label)
+    for i, seconds in enumerate(times):
+        index = frame.first_index + i + num_shown
+        text = template.fill(
+            label,
+            {
+                "index": index,
+                "number": index + 1,
+                "time": seconds,
+                "clock": clock(seconds),
+                "short_clock": clock(seconds, hours=False),
+                "frame": round(seconds * video.fps),
+            },
+        )
+        before = frame.separator if i else ""
+        parts += [TextPart(f"{before}{text}<|vision_start|>"), ImagePart(first_image + i), TextPart("<|vision_end|>")]
+    return parts
 
 
 _HELP = {
-    CallError.BAD_JSON: 'The text between the tags must be {"segment": [start_seconds, end_seconds], "fps": n}.',
-    CallError.MISSING_KEY: "A call needs both segment and fps.",
-    CallError.BAD_VALUE: "segment must be two numbers and fps one number.",
-    CallError.NOT_FINITE: "segment and fps must be finite numbers.",
+    CallError.BAD_JSON: "The call cannot be read: write it exactly as you were told.",
+    CallError.MISSING_KEY: "The call does not say all that it must.",
+    CallError.BAD_VALUE: "A value of the call is of the wrong kind.",
+    CallError.NOT_FINITE: "The values of a call must be finite numbers.",
     CallError.NEGATIVE: "Times start at 0.",
     CallError.REVERSED: "The start must be before the end.",
     CallError.BEYOND_END: "The segment starts behind the end of the video.",
@@ -129,55 +185,150 @@ _HELP = {
 }
 
 
-def _labelled(times: Sequence[float], style: PromptStyle) -> list[Part]:
+def _always(video: VideoInfo, question: str, config: ViewSettings, zooms_left: int) -> dict[str, Value]:
+    """The values that every turn may tell."""
+    turns = config.protocol.turns
+    values: dict[str, Value] = {
+        "duration": video.duration_seconds,
+        "clock_duration": clock(video.duration_seconds),
+        "short_duration": clock(video.duration_seconds, hours=False),
+        "video_fps": video.fps,
+        "video_path": video.path,
+        "question": question,
+        "zooms_left": zooms_left,
+        "max_zooms": config.max_zooms,
+        "zoom_max_frames": config.zoom_max_frames,
+    }
+    budget = turns.last_budget if zooms_left == 0 else turns.budget
+    return {**values, "budget": _filled(config.protocol, budget, values)}
+
+
+def _of_clip(
+    call: ZoomCall, times: Sequence[float], video: VideoInfo, protocol: Protocol, first_image: int, num_shown: int
+) -> dict[str, Value]:
+    """The values that a clip may tell."""
+    end = clamped_end(call, video)
+    values: dict[str, Value] = {
+        "start": call.start_seconds,
+        "end": end,
+        "clock_start": clock(call.start_seconds),
+        "clock_end": clock(end),
+        "num_frames": len(times),
+    }
+    note = protocol.turns.end_note if end < call.end_seconds else ""
+    before = 0 if protocol.frame.restart_in_clip else num_shown + first_image
+    return {
+        **values,
+        "note": _filled(protocol, note, values),
+        "frames": frame_parts(times, video, protocol, first_image=first_image, num_shown=before),
+    }
+
+
+def _error_parts(
+    problem: Malformed, video: VideoInfo, question: str, config: ViewSettings, zooms_left: int
+) -> list[Part]:
+    protocol, turns = config.protocol, config.protocol.turns
+    last = turns.last_error if zooms_left == 0 and turns.last_error is not None else turns.error
+    told: dict[str, Value] = {
+        "error": [TextPart(str(problem.error))],
+        "help": [TextPart(protocol.errors.get(problem.error, _HELP[problem.error]))],
+        "detail": problem.detail,
+    }
+    return _filled(protocol, last, {**_always(video, question, config, zooms_left), **told})
+
+
+def _as_turn(body: list[Part], protocol: Protocol, turn_is_open: bool) -> list[Part]:
+    turns = protocol.turns
+    before = turns.after_stop if turn_is_open else turns.after_stop.removeprefix(END_OF_TURN)
+    return _joined([TextPart(f"{before}<|im_start|>{turns.tool_role}\n"), *body, TextPart(_REPLY)])
+
+
+def _filled(protocol: Protocol, text: str, values: Mapping[str, Value]) -> list[Part]:
+    """A template with its values. Text in a value is not ours: it never becomes a control token."""
     parts: list[Part] = []
-    for i, t in enumerate(times):
-        label = f"{t:.2f}s" if style == "brief" else f"{chr(10) if i else ''}Frame {i + 1} at {t:.2f}s: "
-        parts += [TextPart(f"{label}<|vision_start|>"), ImagePart(i), TextPart("<|vision_end|>")]
-    return [*parts, TextPart("\n")] if parts else []
+    for piece in template.split_template(protocol.text(text)):
+        if isinstance(piece, str):
+            parts.append(TextPart(piece))
+        elif isinstance(value := values[piece.name], list):
+            parts += value
+        else:
+            parts.append(TextPart(format(value, piece.spec), trusted=not isinstance(value, str)))
+    return parts
 
 
-def _left(zooms_left: int, style: PromptStyle) -> str:
-    if zooms_left == 0:
-        return "Answer now." if style == "brief" else "No zooms are left. Think, then answer now."
-    if style == "brief":
-        return "Zoom or answer."
-    return f"Think, then zoom (at most {zooms_left} more) or answer."
+def _joined(parts: Sequence[Part]) -> list[Part]:
+    """The parts, with texts of one kind that follow each other as one."""
+    found: list[Part] = []
+    for part in parts:
+        last = found[-1] if found else None
+        if isinstance(part, TextPart) and isinstance(last, TextPart) and part.trusted == last.trusted:
+            found[-1] = TextPart(last.text + part.text, part.trusted)
+        elif not isinstance(part, TextPart) or part.text:
+            found.append(part)
+    return found
 
 
-def render_call(call: ZoomCall) -> str:
-    """The one strict spelling of a call."""
-    s, e, f = (_number(x) for x in (call.start_seconds, call.end_seconds, call.fps))
-    return f'{CALL_OPEN}{{"segment": [{s}, {e}], "fps": {f}}}{CALL_CLOSE}'
+def render_call(call: ZoomCall, protocol: Protocol, *, video_fps: float = 1.0) -> str:
+    """The one strict spelling of a call.
+
+    Args:
+        call: its times and rate are rounded to hundredths.
+        protocol: the protocol to write it in.
+        video_fps: frames per second of the video, for calls that name frames by their numbers.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
+    form = protocol.call
+    start, end = call.start_seconds, call.end_seconds
+    if form.unit == "frames":
+        start, end = float(round(start * video_fps)), float(round(end * video_fps))
+    num_frames = None if call.num_frames is None else float(call.num_frames)
+    body = GRAMMARS[form.grammar].write(Said(start, end, call.fps, num_frames), form)
+    return f"{form.open}{form.padding}{body}{form.padding}{form.close}"
 
 
-def render_answer(text: str) -> str:
+def render_answer(text: str, protocol: Protocol) -> str:
     """The one strict spelling of an answer."""
-    return f"{ANSWER_OPEN}{text}{ANSWER_CLOSE}"
+    call, answer = protocol.call, protocol.answer
+    box = f"{boxed.OPEN}{text}{boxed.CLOSE}"
+    match answer.form:
+        case "tag":
+            return f"{answer.open}{text}{answer.close}"
+        case "tag_boxed":
+            return f"{answer.open}{box}{answer.close}"
+        case "boxed":
+            return box
+        case "action":
+            return f"{call.open}{call.padding}{answer.open} {text}{answer.close}{call.padding}{call.close}"
+        case "text":
+            return text
 
 
-def render_turn(thought: str, outcome: ZoomCall | Answer) -> str:
+def render_turn(
+    thought: str, outcome: ZoomCall | ZoomCalls | Answer, protocol: Protocol, *, video_fps: float = 1.0
+) -> str:
     """A whole turn of the model in strict form, without its end-of-turn token.
 
     Args:
         thought: may mention tags, except the one that closes a thought.
-        outcome: a call, whose times and rate are rounded to hundredths; or an answer.
+        outcome: a call, or several; or an answer.
+        protocol: the protocol to write it in.
+        video_fps: frames per second of the video, for calls that name frames by their numbers.
 
     Returns:
-        A turn of which `strict_action` gives the outcome back.
+        A turn of which `strict_action` gives the outcome back, its times and rates rounded to hundredths.
 
     Raises:
         ValueError: no well-formed turn can say that. Examples: a call of less than a hundredth of a second, an empty
             answer, an answer with tags in it.
     """
-    tail = render_call(outcome) if isinstance(outcome, ZoomCall) else render_answer(outcome.text)
-    turn = f"{THINK_OPEN}{thought}{THINK_CLOSE}{tail}"
-    if not isinstance(strict_action(turn), type(outcome)):
+    if isinstance(outcome, Answer):
+        tail = render_answer(outcome.text, protocol)
+    else:
+        tail = "\n".join(render_call(call, protocol, video_fps=video_fps) for call in calls_of(outcome))
+    tags = protocol.thought
+    turn = f"{tags.open}{thought}{tags.close}{tail}" if tags.open else tail
+    if not isinstance(strict_action(turn, protocol, video_fps=video_fps), type(outcome)):
         raise ValueError(f"this turn is not well formed: {turn!r}")
     return turn
-
-
-def _number(x: float) -> str:
-    if not math.isfinite(x):
-        raise ValueError(f"a call cannot ask for {x!r}")
-    return str(int(x)) if x == int(x) else f"{x:.2f}".rstrip("0")

@@ -1,7 +1,7 @@
 """Templates of a protocol: text with fields in braces, `{time:.2f}`. Braces that hold no field stay as they are.
 
-So a system text may show JSON as it is. `{{name}}` is the text `{name}`; `escape` writes any text so that it holds no
-field.
+So a system text may show JSON as it is. `{{name}}` is the text `{name}`; `escape_template` writes any text
+so that it holds no field.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _FIELD = re.compile(
 )
 
 
-class Field(NamedTuple):
+class TemplateField(NamedTuple):
     """The place of a value: its name, and a format specification such as ".2f" ("" for none)."""
 
     name: str
@@ -25,9 +25,9 @@ class Field(NamedTuple):
 
 
 @lru_cache(maxsize=512)
-def split(template: str) -> tuple[str | Field, ...]:
+def split_template(template: str) -> tuple[str | TemplateField, ...]:
     """A template as texts and fields, in order."""
-    pieces: list[str | Field] = []
+    pieces: list[str | TemplateField] = []
     done = 0
     for found in _FIELD.finditer(template):
         pieces.append(template[done : found.start()])
@@ -35,17 +35,17 @@ def split(template: str) -> tuple[str | Field, ...]:
         if found[1] is not None:
             pieces.append(f"{{{found[1]}}}")
         else:
-            pieces.append(Field(found[2], found[3] or ""))
+            pieces.append(TemplateField(found[2], found[3] or ""))
     pieces.append(template[done:])
     return tuple(piece for piece in pieces if piece != "")
 
 
 def fields_of(template: str) -> set[str]:
     """The names of the fields of a template."""
-    return {piece.name for piece in split(template) if isinstance(piece, Field)}
+    return {piece.name for piece in split_template(template) if isinstance(piece, TemplateField)}
 
 
-def escape(text: str) -> str:
+def escape_template(text: str) -> str:
     """A template that gives `text`, whatever stands in it."""
     return _INNER.sub(r"{\g<0>}", text)
 
@@ -58,9 +58,9 @@ def with_texts(template: str, texts: Mapping[str, str]) -> str:
     if texts.keys().isdisjoint(fields_of(template)):
         return template
     pieces = []
-    for piece in split(template):
+    for piece in split_template(template):
         if isinstance(piece, str):
-            pieces.append(escape(piece))
+            pieces.append(escape_template(piece))
         else:
             spec = f":{piece.spec}" if piece.spec else ""
             pieces.append(texts.get(piece.name, f"{{{piece.name}{spec}}}"))
@@ -74,7 +74,7 @@ def fill(template: str, values: Mapping[str, object]) -> str:
         KeyError: a field has no value.
         ValueError: a format specification does not suit its value.
     """
-    return "".join(p if isinstance(p, str) else format(values[p.name], p.spec) for p in split(template))
+    return "".join(p if isinstance(p, str) else format(values[p.name], p.spec) for p in split_template(template))
 
 
 def check(template: str, known: Collection[str], examples: Mapping[str, object]) -> str | None:
@@ -85,7 +85,7 @@ def check(template: str, known: Collection[str], examples: Mapping[str, object])
         known: the fields that it may have.
         examples: values for format specifications; a field without one takes none.
     """
-    for piece in split(template):
+    for piece in split_template(template):
         if isinstance(piece, str):
             continue
         if piece.name not in known:

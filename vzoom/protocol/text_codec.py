@@ -14,10 +14,12 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from .render import TextPart
-from .tags import TAGS, TOOL_CLOSE, TOOL_OPEN
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer
+
+
+_TAG = re.compile(r"</?\w+>")  # what protocols use as tags: <think>, <tool_call>; not <|im_end|>
 
 
 class TextCodec:
@@ -42,11 +44,14 @@ class TextCodec:
         self._contents = {id: token.content for id, token in added.items()}
         self._ids = {content: id for id, content in self._contents.items()}
         # Control tokens leave no text, tags do: a fine-tune may have added them as special tokens.
-        self._silent = frozenset(id for id, token in added.items() if token.special and token.content not in TAGS)
+        self._silent = frozenset(
+            id for id, token in added.items() if token.special and not _TAG.fullmatch(token.content)
+        )
         self._all = _pattern(added)
-        self._tags = _pattern({id: token for id, token in added.items() if token.content in TAGS})
+        self._added = added
+        self._of_tags: dict[tuple[str, ...], re.Pattern[str]] = {}
         for id, token in added.items():
-            is_control = token.special or token.content in (*TAGS, TOOL_OPEN, TOOL_CLOSE)
+            is_control = token.special or _TAG.fullmatch(token.content)
             if is_control and self.encode_plain(token.content) == [id]:
                 raise ValueError(
                     f"the tokenizer's own vocabulary holds {token.content!r}: text from outside could become that "
@@ -57,10 +62,18 @@ class TextCodec:
         """Ids of text that is ours: an added token that it spells becomes its id."""
         return self.encode_parts([TextPart(text)])
 
-    def encode_turn(self, text: str) -> list[int]:
-        """Ids of a turn that a model or an expert wrote: tags of the protocol become their ids, if the tokenizer has
-        them as tokens. No other added token comes out of it: `<|im_end|>` in a thought is text."""
-        return self._encode_split(self._tags, [(text, True)])
+    def encode_turn(self, text: str, tags: tuple[str, ...]) -> list[int]:
+        """Ids of a turn that a model or an expert wrote. No added token but a tag comes out of it: `<|im_end|>` in a
+        thought is text.
+
+        Args:
+            text: of the turn.
+            tags: of its protocol (`Protocol.tags`): they become their ids, if the tokenizer has them as tokens.
+        """
+        if tags not in self._of_tags:
+            known = {id: token for id, token in self._added.items() if token.content in tags}
+            self._of_tags[tags] = _pattern(known)
+        return self._encode_split(self._of_tags[tags], [(text, True)])
 
     def encode_parts(self, parts: Iterable[TextPart]) -> list[int]:
         """Ids of consecutive parts.
@@ -86,8 +99,8 @@ class TextCodec:
 
         Args:
             ids: of any tokens.
-            special: keep all tokens that are marked special. By default only the tags of the protocol are kept, which
-                a fine-tune may have added as special tokens.
+            special: keep all tokens that are marked special. By default only those that look like tags are kept: a
+                fine-tune may have added them as special tokens.
         """
         if self._contents.keys().isdisjoint(ids):
             return self._plain.decode(ids)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from ..config import ZoomConfig
 from .text_codec import TextCodec
 
 
@@ -21,7 +21,7 @@ class Vocabulary:
         end_of_turn_id: the id that ends a turn of either side.
         end_ids: the ids that end a generation; end_of_turn_id is one of them.
         merge: patches per side of one visual token.
-        grid_hw: (height, width in pixels, config) of a frame -> (rows, columns) of patches.
+        grid_hw: (height, width in pixels, `ZoomConfig`) of a frame -> (rows, columns) of patches.
         untagged_answers: whether a turn that ends without any tag is the answer: nobody trained the model for tags.
     """
 
@@ -30,5 +30,5 @@ class Vocabulary:
     end_of_turn_id: int
     end_ids: frozenset[int]
     merge: int
-    grid_hw: Callable[[int, int, ZoomConfig], tuple[int, int]]
+    grid_hw: Callable[[int, int, Any], tuple[int, int]]
     untagged_answers: bool = False

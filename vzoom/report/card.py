@@ -36,14 +36,14 @@ def answer_card(result: Answered) -> str:
         f"{escape(trajectory.question.strip())}</div>"
         '<div dir="auto" style="margin:4px 0 10px;font-size:1.25em;font-weight:600;overflow-wrap:anywhere">'
         f"{answer}</div>"
-        f"{_strip(result)}{_track(trajectory)}{_facts(result)}</div>"
+        f"{_strip(result)}{_track(trajectory)}{_facts(result)}{_warnings(result)}</div>"
     )
 
 
 def _strip(result: Answered) -> str:
-    count = min(_PICTURES, len(result.glance))
-    if count == 0:
+    if not result.glance:
         return ""
+    count = min(_PICTURES, len(result.glance))
     frames = strip_frames(result.glance, result.trajectory.video.duration_seconds, count)
     cells = "".join(
         '<span style="flex:1 1 0;min-width:0;overflow:hidden">'
@@ -71,6 +71,11 @@ def _track(trajectory: Trajectory) -> str:
         f'style="display:block;margin-top:4px"><line x2="100%" y1="{middle}" y2="{middle}" stroke="currentColor" '
         f'stroke-opacity=".3"/>{ticks}{bars}</svg>'
     )
+
+
+def _warnings(result: Answered) -> str:
+    style = "margin-top:4px;font-size:.86em;font-weight:600;overflow-wrap:anywhere"
+    return "".join(f'<div style="{style}">Warning: {escape(text)}</div>' for text in result.warnings)
 
 
 def _facts(result: Answered) -> str:

@@ -13,12 +13,8 @@ from urllib.parse import urlsplit
 import numpy as np
 from PIL import Image
 
-from ..protocol import ANSWER_OPEN, CALL_OPEN, TAGS, THINK_OPEN
+from ..protocol import Protocol, opening_tags
 from ..video import is_url
-
-# Parts of a turn: the tags of the grammar in any order and number, as the model wrote them.
-_TAG = re.compile("|".join(map(re.escape, TAGS)))
-_STYLE_OF = {THINK_OPEN: "thought", CALL_OPEN: "call", ANSWER_OPEN: "answered"}
 
 
 def escape(text: str) -> str:
@@ -34,12 +30,18 @@ def video_name(path: str) -> str:
     return PurePath(urlsplit(path).path if is_url(path) else path).name
 
 
-def turn_markup(text: str) -> str:
-    """One turn of the model, letter for letter, with its thought, call and answer set apart by style."""
+def turn_markup(text: str, protocol: Protocol) -> str:
+    """One turn of the model, letter for letter, with its thought, call and answer set apart by style.
+
+    The tags of the protocol may stand in any order and number, as the model wrote them.
+    """
+    style_of = dict.fromkeys(opening_tags(protocol), "answered")
+    style_of |= {protocol.call.open: "call", protocol.thought.open: "thought"}
+    tags = sorted({*style_of, *protocol.tags} - {""}, key=len, reverse=True)
     pieces, style, at = [], "", 0
-    for tag in _TAG.finditer(text):
+    for tag in re.finditer("|".join(map(re.escape, tags)), text):
         pieces.append(_span(text[at : tag.start()], style))
-        style = _STYLE_OF.get(tag.group(), "")
+        style = style_of.get(tag.group(), "")
         # A call or an answer starts a line of its own on the page; the text itself stays as it is.
         pieces.append(_span(tag.group(), "tag act" if style in ("call", "answered") and tag.start() else "tag"))
         at = tag.end()

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from ..config import ZoomConfig
 from ..types import Clip, Trajectory
 from .cost import cost_section
 from .shell import shell
@@ -23,13 +24,17 @@ class Answered(Protocol):
     @property
     def trajectory(self) -> Trajectory: ...
     @property
-    def glance(self) -> Clip: ...
+    def glance(self) -> Clip | None: ...
     @property
     def clips(self) -> Sequence[Clip]: ...
     @property
     def seconds(self) -> float: ...
     @property
     def model(self) -> str: ...
+    @property
+    def config(self) -> ZoomConfig: ...
+    @property
+    def warnings(self) -> Sequence[str]: ...
 
 
 class Report:
@@ -50,8 +55,8 @@ class Report:
                 f"{len(result.clips)} clips for {len(trajectory.zooms)} zooms: this is not one conversation"
             )
         timeline = timeline_figure(trajectory, result.glance)
-        steps = glance_section(trajectory, result.glance) + turn_sections(trajectory, result.clips)
-        summary = summary_section(trajectory, model=result.model, seconds=result.seconds)
+        steps = glance_section(trajectory, result.glance) + turn_sections(trajectory, result.clips, result.config)
+        summary = summary_section(trajectory, model=result.model, seconds=result.seconds, warnings=result.warnings)
         cost = cost_section(trajectory, seconds=result.seconds)
         return shell(
             f'{summary}\n{timeline}\n<div id="steps">{steps}</div>\n{cost}',

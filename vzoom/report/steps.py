@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from itertools import zip_longest
 
+from ..config import ZoomConfig
 from ..protocol import feedback
 from ..types import Answer, Clip, Malformed, StopReason, Trajectory, Turn, ZoomCall
 from .cost import opening_line, writing_line
@@ -35,7 +36,7 @@ def stop_text(trajectory: Trajectory) -> tuple[str, str]:
     return _STOPPED[trajectory.stop_reason]
 
 
-def summary_section(trajectory: Trajectory, *, model: str, seconds: float) -> str:
+def summary_section(trajectory: Trajectory, *, model: str, seconds: float, warnings: Sequence[str] = ()) -> str:
     """Question, answer, stop reason and the figures of the whole conversation."""
     video = trajectory.video
     stop, why = stop_text(trajectory)
@@ -48,13 +49,15 @@ def summary_section(trajectory: Trajectory, *, model: str, seconds: float) -> st
     notes = "".join(f'<p class="note">{escape(said)}</p>' for said in video.notes)
     lead, _, rest = trajectory.question.strip().partition("\n")
     more = f'<p class="more" dir="auto">{escape(rest)}</p>' if rest else ""
+    told = "".join(f'<p class="note" role="alert">Warning: {escape(text)}</p>' for text in warnings)
     return (
         f'<header><p class="brand"><b>vzoom</b> <span class="chip {state}" title="{why}">{stop}</span></p>'
         f'<h1 dir="auto">{escape(lead)}</h1>{more}'
         f'<div class="outcome"><h2 class="eyebrow">Answer</h2>{answer}</div>{_figures(trajectory, seconds)}'
         f'<p class="source"><span class="file">{escape(video_name(video.path))}</span> '
         f"<span>{video.width}\u00d7{video.height}</span> <span>{video.fps:.4g} fps</span> "
-        f"<span>{seconds_text(video.duration_seconds)}</span> <span>model {escape(model)}</span></p>{notes}</header>"
+        f"<span>{seconds_text(video.duration_seconds)}</span> <span>model {escape(model)}</span> "
+        f"<span>protocol {escape(trajectory.protocol)}</span></p>{told}{notes}</header>"
     )
 
 
@@ -83,8 +86,10 @@ def _option_text(trajectory: Trajectory) -> str:
     return f" <small>{escape(option.group(1))}</small>" if option else ""
 
 
-def glance_section(trajectory: Trajectory, glance: Clip) -> str:
-    """The frames that the model saw before it wrote a word."""
+def glance_section(trajectory: Trajectory, glance: Clip | None) -> str:
+    """The frames that the model saw before it wrote a word; "" in a protocol without a glance."""
+    if glance is None:
+        return ""
     every = ""
     if len(glance) > 1:
         every = f", one every {(glance.pts_seconds[-1] - glance.pts_seconds[0]) / (len(glance) - 1):.2f} s"
@@ -100,28 +105,46 @@ def glance_section(trajectory: Trajectory, glance: Clip) -> str:
     )
 
 
-def turn_sections(trajectory: Trajectory, clips: Sequence[Clip]) -> str:
-    """One section per turn: what the model wrote, what it got back, and what reading that cost."""
-    sections, number = [], 0
-    for turn, following in zip_longest(trajectory.turns, trajectory.turns[1:]):
+def turn_sections(trajectory: Trajectory, clips: Sequence[Clip], config: ZoomConfig) -> str:
+    """One section per turn, and one per further call of a turn: what the model wrote, what it got back, and what
+    reading that cost.
+
+    Args:
+        trajectory: the conversation.
+        clips: what each turn that zoomed brought.
+        config: the settings that it was held under.
+    """
+    sections, number, brought = [], 0, iter(clips)
+    for at, (turn, following) in enumerate(zip_longest(trajectory.turns, trajectory.turns[1:])):
         cost = opening_line(following) if following else ""
-        if turn.pts_seconds:
+        if not turn.pts_seconds:
+            left = config.max_zooms - 1 - at
+            sections.append(_other_section(trajectory, turn, cost, config, zooms_left=left))
+            continue
+        clip, first = next(brought), 0
+        for nth, (call, times) in enumerate(turn.clips):
             number += 1
-            sections.append(_zoom_section(turn, clips[number - 1], number, cost))
-        else:
-            sections.append(_other_section(turn, cost))
+            own = clip.part(first, len(times))
+            first += len(times)
+            is_last = first == len(clip)
+            sections.append(
+                _zoom_section(trajectory, turn if nth == 0 else None, call, own, number, cost * is_last, config)
+            )
     return "".join(sections)
 
 
-def _zoom_section(turn: Turn, clip: Clip, number: int, cost: str) -> str:
-    assert isinstance(turn.outcome, ZoomCall)
-    call, title = turn.outcome, f"Zoom {number}"
-    span = span_text(call.start_seconds, turn.end_seconds)
+def _zoom_section(
+    trajectory: Trajectory, turn: Turn | None, call: ZoomCall, clip: Clip, number: int, cost: str, config: ZoomConfig
+) -> str:
+    """What a call brought, after the turn that made it; turn None if that was shown before."""
+    title, end_seconds = f"Zoom {number}", min(call.end_seconds, trajectory.video.duration_seconds)
+    span = span_text(call.start_seconds, end_seconds)
     clamped = ""
-    if turn.end_seconds < call.end_seconds:
+    if end_seconds < call.end_seconds:
         clamped = f'<p class="note">Asked to {seconds_text(call.end_seconds)}; the video ends before.</p>'
     return _section(
         turn,
+        config,
         f'id="zoom-{number}" class="step {zoom_colour(number)}"',
         f'<span class="badge">{number}</span>{title} <span class="times">{span}</span> '
         f"<small>{count_text(len(clip), 'frame')} at {call.fps:g} fps</small>",
@@ -129,27 +152,30 @@ def _zoom_section(turn: Turn, clip: Clip, number: int, cost: str) -> str:
     )
 
 
-def _other_section(turn: Turn, cost: str) -> str:
+def _other_section(trajectory: Trajectory, turn: Turn, cost: str, config: ZoomConfig, *, zooms_left: int) -> str:
     outcome = turn.outcome
     if isinstance(outcome, Answer):
-        return _section(turn, 'id="answer" class="step final"', '<span class="badge">A</span>Answer', "")
+        return _section(turn, config, 'id="answer" class="step final"', '<span class="badge">A</span>Answer', "")
     if isinstance(outcome, Malformed):
+        question, video = trajectory.question, trajectory.video
+        back = feedback(outcome, video, config, question=question, zooms_left=zooms_left)
         return _section(
             turn,
+            config,
             'class="step refused"',
             f'<span class="badge">!</span>Not carried out <small>{escape(str(outcome.error))}</small>',
             # If no turn follows, nothing was sent back.
-            f'<p class="note" dir="auto">Sent back: {escape(feedback(outcome).strip())}</p>{cost}' if cost else "",
+            f'<p class="note" dir="auto">Sent back: {escape(back.strip())}</p>{cost}' if cost else "",
         )
-    return _section(turn, 'class="step refused"', '<span class="badge">?</span>Unfinished', "")
+    return _section(turn, config, 'class="step refused"', '<span class="badge">?</span>Unfinished', "")
 
 
-def _section(turn: Turn, attributes: str, title: str, below: str) -> str:
-    written = turn_markup(turn.text) if turn.text else '<span class="tag">(nothing)</span>'
-    return (
-        f'<section {attributes}><h2>{title}</h2><div class="body">'
-        f'<div class="written" dir="auto">{written}</div>{writing_line(turn)}{below}</div></section>'
-    )
+def _section(turn: Turn | None, config: ZoomConfig, attributes: str, title: str, below: str) -> str:
+    said = ""
+    if turn is not None:
+        written = turn_markup(turn.text, config.protocol) if turn.text else '<span class="tag">(nothing)</span>'
+        said = f'<div class="written" dir="auto">{written}</div>{writing_line(turn)}'
+    return f'<section {attributes}><h2>{title}</h2><div class="body">{said}{below}</div></section>'
 
 
 def _frames(clip: Clip, title: str, *, max_side_pixels: int) -> str:

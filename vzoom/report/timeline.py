@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..types import Clip, Trajectory, ZoomCall
+from ..types import Clip, Trajectory
 from .markup import clock_text, escape, nice_step, picture, seconds_text, span_text
 
 _STRIP_PICTURES = 12
@@ -24,7 +24,7 @@ def zoom_colour(number: int) -> str:
     return f"z{(number - 1) % NUM_COLOURS + 1}"
 
 
-def timeline_figure(trajectory: Trajectory, glance: Clip) -> str:
+def timeline_figure(trajectory: Trajectory, glance: Clip | None) -> str:
     """The figure; hovering, focusing or tapping a mark puts its times into the line below."""
     return (
         '<figure class="timeline" aria-label="Timeline of the video">'
@@ -46,11 +46,11 @@ def _zoom_key(trajectory: Trajectory) -> str:
     )
 
 
-def _strip(trajectory: Trajectory, glance: Clip) -> str:
+def _strip(trajectory: Trajectory, glance: Clip | None) -> str:
     duration = trajectory.video.duration_seconds
-    count = min(_STRIP_PICTURES, len(glance))
-    if count == 0:
+    if not glance:
         return ""
+    count = min(_STRIP_PICTURES, len(glance))
     frames = strip_frames(glance, duration, count)
     pictures = "".join(picture(frame, max_side_pixels=_STRIP_SIDE_PIXELS) for frame in frames)
     bands = "".join(
@@ -74,7 +74,7 @@ def zoom_places(trajectory: Trajectory) -> list[tuple[float, float]]:
 
 
 def _drawing(trajectory: Trajectory) -> str:
-    lanes = len(trajectory.zooms) * _LANE_PIXELS
+    lanes = len(trajectory.calls) * _LANE_PIXELS
     height = _GLANCE_PIXELS + lanes + _AXIS_PIXELS
     return (
         f'<svg class="track" width="100%" height="{height}" role="group" aria-label="Glance marks and zooms">'
@@ -114,13 +114,14 @@ def _glance_marks(trajectory: Trajectory) -> str:
 
 def _lanes(trajectory: Trajectory) -> str:
     parts = []
-    for n, (turn, (start, width)) in enumerate(zip(trajectory.zooms, zoom_places(trajectory), strict=True), 1):
-        assert isinstance(turn.outcome, ZoomCall)
-        call, top = turn.outcome, _GLANCE_PIXELS + (n - 1) * _LANE_PIXELS
-        span = span_text(call.start_seconds, turn.end_seconds)
+    clips = [clip for turn in trajectory.zooms for clip in turn.clips]
+    for n, ((call, times), (start, width)) in enumerate(zip(clips, zoom_places(trajectory), strict=True), 1):
+        top = _GLANCE_PIXELS + (n - 1) * _LANE_PIXELS
+        end_seconds = min(call.end_seconds, trajectory.video.duration_seconds)
+        span = span_text(call.start_seconds, end_seconds)
         tip = escape(
-            f"Zoom {n}: {span} ({clock_text(call.start_seconds)} to {clock_text(turn.end_seconds)}), "
-            f"{len(turn.pts_seconds)} frames at {call.fps:g} fps"
+            f"Zoom {n}: {span} ({clock_text(call.start_seconds)} to {clock_text(end_seconds)}), "
+            f"{len(times)} frames at {call.fps:g} fps"
         )
         parts.append(
             f'<a href="#zoom-{n}" class="zoom {zoom_colour(n)}" data-tip="{tip}" aria-label="{tip}">'

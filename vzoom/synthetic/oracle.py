@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from ..config import ZoomConfig
-from ..protocol import LETTERS, glance_timestamps, render_turn, zoom_timestamps
+from ..protocol import LETTERS, Protocol, glance_timestamps, render_turn, zoom_timestamps
 from ..types import Answer, Malformed, ZoomCall
 from .questions import Interval, Question
 from .spec import SyntheticEvent, SyntheticVideo
@@ -36,10 +36,9 @@ class OracleTurn:
     outcome: ZoomCall | Answer
     flawed: bool = False
 
-    @property
-    def text(self) -> str:
-        """As a model writes it."""
-        return render_turn(self.thought, self.outcome)
+    def text(self, protocol: Protocol) -> str:
+        """As a model writes it in a protocol."""
+        return render_turn(self.thought, self.outcome, protocol)
 
 
 def oracle_turns(

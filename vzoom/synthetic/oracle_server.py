@@ -19,7 +19,7 @@ import numpy as np
 
 from ..config import ZoomConfig
 from ..protocol import parse_turn
-from ..types import ZoomCall
+from ..types import ZoomCall, calls_of
 from .dataset import facts_of, zooms_allowed
 from .families import FAMILIES
 from .oracle import next_turn
@@ -85,14 +85,15 @@ class OracleServer:
             self.num_requests += 1
         video, question = facts_of(record, self.config)
         written = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-        calls = []
+        calls: list[ZoomCall] = []
+        protocol = self.zoom.protocol
         for i in written:
-            call = parse_turn(text_of(messages[i]))
-            if isinstance(call, ZoomCall) and i + 1 < len(messages) and num_images(messages[i + 1]):
-                calls.append(call)
+            outcome = parse_turn(text_of(messages[i]), protocol, video_fps=video.info().fps)
+            if i + 1 < len(messages) and num_images(messages[i + 1]):
+                calls += calls_of(outcome)
         rng = np.random.default_rng(int.from_bytes(hashlib.sha256(record.encode()).digest()[:8], "big"))
         zooms_left = zooms_allowed(record, self.zoom) - len(written)
-        return next_turn(video, question, self.zoom, calls, zooms_left=zooms_left, rng=rng).text
+        return next_turn(video, question, self.zoom, calls, zooms_left=zooms_left, rng=rng).text(protocol)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

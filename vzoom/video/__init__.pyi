@@ -5,6 +5,7 @@ from .base import VideoError as VideoError
 from .base import VideoReader as VideoReader
 from .base import VideoReadError as VideoReadError
 from .base import look as look
+from .base import look_each as look_each
 from .base import stack_frames as stack_frames
 from .cache import CachedVideo as CachedVideo
 from .cache import CacheStats as CacheStats

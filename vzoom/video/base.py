@@ -331,6 +331,36 @@ def look(
     return video.keyframes_at(timestamps)
 
 
+def look_each(
+    video: FrameSource, timestamps: Sequence[float], per_clip: Sequence[int], *, keyframes: bool
+) -> tuple[Clip, tuple[int, ...]]:
+    """`look` at several clips of a video.
+
+    Args:
+        video: the video.
+        timestamps: seconds, those of the second clip after those of the first.
+        per_clip: how many of them each clip has.
+        keyframes: as for `look`.
+
+    Returns:
+        All frames, and how many each clip has: a frame that answers several times of a clip comes once in it.
+    """
+    clips, first = [], 0
+    for count in per_clip:
+        clips.append(look(video, timestamps[first : first + count], keyframes=keyframes))
+        first += count
+    if len(clips) == 1:
+        return clips[0], (len(clips[0]),)
+    together = Clip(
+        stack_frames([frame for clip in clips for frame in clip.frames]),
+        tuple(t for clip in clips for t in clip.pts_seconds),
+        tuple(i for clip in clips for i in clip.frame_indices),
+        tuple(c for clip in clips for c in clip.clamped),
+        tuple(d for clip in clips for d in clip.damaged),
+    )
+    return together, tuple(map(len, clips))
+
+
 def make_clip(timestamps: Sequence[float], frames: Sequence[Frame], tick_seconds: Fraction) -> Clip:
     """The clip of `frames[i]`, the answer to `timestamps[i]`; a frame that answers several times is given once."""
     chosen: dict[int, Frame] = {}  # by pts: no two frames appear at once

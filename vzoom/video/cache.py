@@ -115,7 +115,7 @@ class ClipCache:
 
         if isinstance(video, FrameSource) and not isinstance(video, VideoReader):
             return BorrowedVideo(video)
-        name = (config.resize, config.min_pixels, config.max_pixels, spec.factor)
+        name = (config.protocol.pixels.resize, config.min_pixels, config.max_pixels, spec.factor)
         return CachedVideo(self, self.reader(video), Resize(name, resized))
 
     def reader(self, video: VideoInput) -> VideoReader:

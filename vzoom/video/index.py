@@ -368,9 +368,9 @@ def _constant(source: PacketSource, first: int, samples: list[list[int]], tail: 
     period = 1 / (float(rate) * float(source.tick_seconds))
     latest = first
     for sample in [*samples, tail]:
-        if not sample or sample[0] < latest:
+        if not sample or sample[-1] < latest:
             return None
-        latest = sample[0]
+        latest = sample[-1]
         since = np.array(sample) - first
         beats = np.rint(since / period)
         if np.abs(since - beats * period).max() > 1 or (np.diff(beats) != 1).any():

@@ -1,8 +1,8 @@
 """Video frames -> pixel values and grids for a Qwen vision tower, without torchvision.
 
 Equal, bit for bit, to what transformers' PIL image processor computes from the same frames. Two ways to a size
-(`ZoomConfig.resize`): "direct" resizes as the processor does; "videozoomer" first shrinks a frame that is too large
-with Lanczos, as the public code of arXiv 2512.22315 does, and then resizes as the processor does.
+(`Pixels.resize` of the protocol): "direct" resizes as the processor does; "videozoomer" first shrinks a frame that
+is too large with Lanczos, as the public code of arXiv 2512.22315 does, and then resizes as the processor does.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def _sizes(
 ) -> tuple[tuple[int, int] | None, tuple[int, int]]:
     """The size that Lanczos shrinks to (None if it does not), and the final size."""
     shrunk = None
-    if config.resize == "videozoomer" and height * width > config.max_pixels:
+    if config.protocol.pixels.resize == "videozoomer" and height * width > config.max_pixels:
         scale = math.sqrt(config.max_pixels / (height * width))
         shrunk = (max(1, int(height * scale)), max(1, int(width * scale)))
     limits = {"factor": spec.factor, "min_pixels": config.min_pixels, "max_pixels": config.max_pixels}

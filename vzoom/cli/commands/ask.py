@@ -92,6 +92,7 @@ def summary(result: Result, *, report: object = None, **more: Any) -> dict[str, 
     return {
         **result.trajectory.to_json(),
         "model": result.model,
+        "warnings": list(result.warnings),
         "seconds": round(result.seconds, 3),
         "report": None if report is None else str(report),
         **more,

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ...protocol import cut_turn, strict_action
+from ...protocol import cut_turn, stops, strict_action
 from ...types import StopReason
 from ..record import Record, Source
 from ..validate import InvalidRecord
@@ -114,9 +114,10 @@ def continue_episode(
 
 def take_turn(episode: Episode, expert: Expert, *, task: str, attempt: int, said: list[str], source: Source) -> None:
     """One turn of the expert. EpisodeFailed if its reply was cut short: nobody knows the rest of it."""
-    reply = expert.ask(episode.messages, tag=episode.question.id, task=task, attempt=attempt)
-    cut_short = reply.finish == "length" and cut_turn(reply.text) is None
-    text = reply.text if cut_short else whole_turn(reply.text)
+    protocol = episode.question.config.protocol
+    reply = expert.ask(episode.messages, tag=episode.question.id, task=task, attempt=attempt, stop=stops(protocol))
+    cut_short = reply.finish == "length" and cut_turn(reply.text, protocol) is None
+    text = reply.text if cut_short else whole_turn(reply.text, protocol)
     said.append(text)
     if cut_short:
         raise EpisodeFailed("cut_short", f"turn {len(said)} reached the endpoint's limit of tokens")
@@ -138,6 +139,6 @@ def judged(episode: Episode, id: str, verify: Verifier, said: Sequence[str]) -> 
     except InvalidRecord as error:
         return rejected("invalid", str(error))
     for number, turn in enumerate(record.turns):
-        if not turn.flawed and strict_action(turn.text) is None:
+        if not turn.flawed and strict_action(turn.text, record.config.protocol) is None:
             return rejected("form", f"turn {number + 1} is not one closed thought and then its action")
     return record

@@ -5,12 +5,12 @@ So every refusal, note, budget and clip is the engine's own, and the record that
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...engine import Done, NeedFrames, NeedTokens, Session
 from ...protocol import Vocabulary
-from ...types import StopReason, ZoomCall
-from ...video import ClipCache, FrameSource, PatchSpec, VideoReadError, look
+from ...types import Clip, StopReason, calls_of
+from ...video import ClipCache, FrameSource, PatchSpec, VideoReadError, look, look_each
 from ..record import Record, RecordedTurn, Source, carried_out
 from ..tokens import tokenize_record, turn_script
 from ..videos import check_video
@@ -51,9 +51,10 @@ class Episode:
         self.session = Session(question.question, question.video.info, vocabulary, question.config)
         self.sources: list[Source] = []
         self.flawed: list[bool] = []
-        assert isinstance(self.session.action, NeedFrames)
-        glance = look(frames, self.session.action.timestamps, keyframes=question.config.glance == "keyframe")
-        self.session.splice(glance)
+        glance: Clip | None = None
+        if isinstance(self.session.action, NeedFrames):  # not in a protocol without a glance
+            glance = look(frames, self.session.action.timestamps, keyframes=question.config.glance == "keyframe")
+            self.session.splice(glance)
         self.messages: list[Message] = opening(question.question, question.video.info, glance, question.config)
 
     @property
@@ -92,15 +93,21 @@ class Episode:
         clip = None
         if isinstance(self.session.action, NeedFrames):
             try:
-                clip = self.frames.frames_at(self.session.action.timestamps)
+                need = self.session.action
+                clip, per_clip = look_each(self.frames, need.timestamps, need.per_clip, keyframes=False)
             except VideoReadError as error:
                 self.session.unreadable(str(error))
             else:
-                self.session.splice(clip)
+                self.session.splice(clip, per_clip)
         if self.stop_reason is None:
-            accepted = clip if isinstance(turn.outcome, ZoomCall) else None
-            zooms_left = self.session.generations_left - 1
-            self.messages += exchange(turn, accepted, zooms_left=zooms_left)
+            accepted = clip if calls_of(turn.outcome) else None
+            self.messages += exchange(
+                self.session.trajectory,
+                turn,
+                accepted,
+                self.question.config,
+                zooms_left=self.session.generations_left - 1,
+            )
 
     def record(self, id: str) -> Record:
         """The conversation as a record. It must be over.
@@ -113,13 +120,10 @@ class Episode:
         """
         trajectory = self.session.trajectory
         bare = [
-            RecordedTurn(turn.text, source, turn.outcome, False, turn.pts_seconds)
+            RecordedTurn(turn.text, source, turn.outcome, False, turn.pts_seconds, turn.clip_frames)
             for turn, source in zip(trajectory.turns, self.sources, strict=True)
         ]
-        turns = [
-            RecordedTurn(t.text, t.source, t.outcome, self.flawed[i] or not carried_out(bare, i), t.pts_seconds)
-            for i, t in enumerate(bare)
-        ]
+        turns = [replace(turn, flawed=self.flawed[i] or not carried_out(bare, i)) for i, turn in enumerate(bare)]
         question = self.question
         record = Record(
             id=id,
@@ -137,7 +141,7 @@ class Episode:
         return record
 
     def _accept(self, text: str) -> None:
-        script = turn_script(text, self.vocabulary)
+        script = turn_script(text, self.vocabulary, self.question.config.protocol)
         for number, token in enumerate(script):
             if not isinstance(self.session.action, NeedTokens) or (number and self.session.action.opens_turn):
                 break  # a limit, or a tag that the tokenizer merged with what follows

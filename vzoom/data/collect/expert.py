@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from ...chat import BudgetSpent, Chat, ChatFailed, Reply, Usage
-from ...protocol import TURN_ENDS, Judge, JudgeFailed, is_right
+from ...protocol import Judge, JudgeFailed, is_right
 from ..record import Record, reference_of
 from .loop import NoReply, Stopped
 from .messages import Message
@@ -33,7 +33,7 @@ class Expert:
         self._temperature, self._max_tokens = temperature, max_tokens
         self._over = threading.Event()
 
-    def ask(self, messages: Sequence[Message], *, tag: str, task: str, attempt: int) -> Reply:
+    def ask(self, messages: Sequence[Message], *, tag: str, task: str, attempt: int, stop: Sequence[str] = ()) -> Reply:
         """The reply to `messages`.
 
         Args:
@@ -41,6 +41,7 @@ class Expert:
             tag: id of the record that it is about.
             task: "distill" or "reflect".
             attempt: number of the conversation about this record; another number is another request.
+            stop: the texts after which a turn of the record's protocol ends.
 
         Raises:
             NoReply: no endpoint gives a reply.
@@ -52,7 +53,7 @@ class Expert:
         if found is None:
             if self._over.is_set():
                 raise Stopped("the run is being ended")
-            reply = self._buy(messages, tag, task)
+            reply = self._buy(messages, tag, task, stop)
             found = {"record": tag, "task": task, "attempt": attempt, "reply": reply.to_json()}
             self._cache.put(key, found)
         return Reply.from_json(found["reply"])
@@ -61,13 +62,13 @@ class Expert:
         """Ask nothing from now on. Replies on their way are still put into the cache."""
         self._over.set()
 
-    def _buy(self, messages: Sequence[Message], tag: str, task: str) -> Reply:
+    def _buy(self, messages: Sequence[Message], tag: str, task: str, stop: Sequence[str]) -> Reply:
         try:
             reply = self._chat.complete(
                 messages,
                 tag=tag,
                 task=task,
-                stop=TURN_ENDS,
+                stop=stop,
                 temperature=self._temperature,
                 max_tokens=self._max_tokens,
             )

@@ -1,6 +1,6 @@
 """Our conversation as messages of an OpenAI-compatible endpoint, and the endpoint's replies as turns of ours.
 
-An expert always reads the full prompt, which explains the grammar, even where the record's own prompt is brief.
+An expert always reads words that explain the grammar, even if the record's own protocol has none (`explained`).
 """
 
 from __future__ import annotations
@@ -9,26 +9,25 @@ import base64
 import io
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ...config import ZoomConfig
 from ...protocol import (
-    ANSWER_CLOSE,
-    ANSWER_OPEN,
-    CALL_CLOSE,
-    CALL_OPEN,
     ImagePart,
     Part,
+    Protocol,
     acting_text,
-    clip_note,
     cut_turn,
-    feedback,
+    error_turn,
+    explained,
     prompt,
+    stops,
     tool_turn,
 )
-from ...types import Clip, Malformed, Turn, VideoInfo, ZoomCall
+from ...types import Clip, Malformed, Trajectory, Turn, VideoInfo
 
 Message = dict[str, Any]
 
@@ -36,31 +35,28 @@ _CONTROL = re.compile(r"<\|im_start\|>(\w+)\n|<\|im_end\|>\n?|<\|vision_(?:start
 _SMALL_PIXELS = 128 * 128  # up to here PNG, which loses nothing and is hardly larger
 
 
-def opening(question: str, video: VideoInfo, glance: Clip, config: ZoomConfig) -> list[Message]:
+def opening(question: str, video: VideoInfo, glance: Clip | None, config: ZoomConfig) -> list[Message]:
     """The system's and the user's first message: grammar, labelled glance frames, question."""
-    parts = prompt(
-        question,
-        video,
-        glance.pts_seconds,
-        max_zooms=config.max_zooms,
-        zoom_max_frames=config.zoom_max_frames,
-        style="full",
-    )
-    return to_messages(parts, glance)
+    times = () if glance is None else glance.pts_seconds
+    return to_messages(prompt(question, video, times, _explaining(config)), glance)
 
 
-def exchange(turn: Turn, clip: Clip | None, *, zooms_left: int) -> list[Message]:
-    """A turn as the assistant's message, and what came back for it as the user's. clip: what a zoom brought."""
-    outcome = turn.outcome
+def exchange(
+    trajectory: Trajectory, turn: Turn, clip: Clip | None, config: ZoomConfig, *, zooms_left: int
+) -> list[Message]:
+    """A turn as the assistant's message, and what came back for it as the user's. clip: what its calls brought."""
+    question, video, shown = trajectory.question, trajectory.video, _explaining(config)
     if clip is not None:
-        assert isinstance(outcome, ZoomCall)
-        note = clip_note(outcome, turn.end_seconds, len(clip), "full")
+        back = tool_turn(turn.clips, video, shown, question=question, zooms_left=zooms_left)
     else:
-        assert isinstance(outcome, Malformed)
-        note = feedback(outcome)
-    times = clip.pts_seconds if clip is not None else ()
-    back = to_messages(tool_turn(times, note, zooms_left=zooms_left, style="full"), clip)
-    return [{"role": "assistant", "content": turn.text}, *back]
+        assert isinstance(turn.outcome, Malformed)
+        back = error_turn(turn.outcome, video, shown, question=question, zooms_left=zooms_left)
+    return [{"role": "assistant", "content": turn.text}, *to_messages(back, clip)]
+
+
+def _explaining(config: ZoomConfig) -> ZoomConfig:
+    """The settings with words that explain the grammar."""
+    return replace(config, protocol=explained(config.protocol))
 
 
 def to_messages(parts: Sequence[Part], clip: Clip | None) -> list[Message]:
@@ -122,15 +118,16 @@ def data_url(frame_HWC: np.ndarray) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def whole_turn(text: str) -> str:
+def whole_turn(text: str, protocol: Protocol) -> str:
     """A reply as a turn: up to its first closing tag, which is put back if the server took it for a stop string.
 
     Not for a reply that a limit cut short.
     """
     text = text.strip()
-    if closed := cut_turn(text):
+    if closed := cut_turn(text, protocol):
         return closed
-    acting, _ = acting_text(text)
-    opened = {CALL_CLOSE: acting.rfind(CALL_OPEN), ANSWER_CLOSE: acting.rfind(ANSWER_OPEN)}
-    closing = max(opened, key=lambda tag: opened[tag])
-    return text + closing if opened[closing] >= 0 else text
+    acting, _ = acting_text(text, protocol)
+    call, answer = protocol.call, protocol.answer
+    opened = {close: acting.rfind(open) for open, close in ((call.open, call.close), (answer.open, answer.close))}
+    closing = max((tag for tag in opened if tag in stops(protocol)), key=lambda tag: opened[tag], default="")
+    return text + closing if closing and opened[closing] >= 0 else text

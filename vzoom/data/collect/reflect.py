@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...protocol import CALL_CLOSE, CALL_OPEN, THINK_CLOSE, THINK_OPEN
-from ...types import ZoomCall
+from ...protocol import Protocol
+from ...types import calls_of
 from ..record import Record
 from .distill import check_task, continue_episode, judged, take_turn
 from .episode import Episode, EpisodeFactory, EpisodeFailed
@@ -29,7 +29,7 @@ from .settings import ExpertSettings
 _REQUEST = (
     "Stop here. A student wrote the turns above, and then {ending} "
     "Say what was wrong with the last zoom and where to look instead, and make the corrected zoom: "
-    f"{THINK_OPEN}what was wrong, and where to look{THINK_CLOSE}{CALL_OPEN}…{CALL_CLOSE}. "
+    "{turn}. "
     "Write it as the student would who notices the mistake by itself, without a word about this message; then go on "
     "until you know the answer."
 )
@@ -131,9 +131,9 @@ def _one(
         episode = factory.open(question)
         if problem := _repeat(episode, rollout):
             return Rejected(rollout.id, "not_repeated", problem, rollout.turns)
-        episode.messages = with_request(episode.messages, _REQUEST.format(ending=_ending(rollout)))
+        episode.messages = with_request(episode.messages, _request(rollout, question.config.protocol))
         take_turn(episode, expert, task="reflect", attempt=attempt, said=said, source="reflection")
-        if episode.stop_reason is not None or not isinstance(episode.session.trajectory.turns[-1].outcome, ZoomCall):
+        if episode.stop_reason is not None or not calls_of(episode.session.trajectory.turns[-1].outcome):
             return Rejected(rollout.id, "no_correction", "the expert's first turn brought no clip", tuple(said))
         continue_episode(episode, expert, task="reflect", attempt=attempt, said=said)
     except EpisodeFailed as error:
@@ -151,6 +151,12 @@ def _repeat(episode: Episode, rollout: StudentRollout) -> str:
         if episode.stop_reason is not None:
             return f"the conversation ends by {episode.stop_reason} after turn {number + 1} when it is repeated"
     return ""
+
+
+def _request(rollout: StudentRollout, protocol: Protocol) -> str:
+    thought, call = protocol.thought, protocol.call
+    turn = f"{thought.open}what was wrong, and where to look{thought.close}{call.open}…{call.close}"
+    return _REQUEST.format(ending=_ending(rollout), turn=turn)
 
 
 def _ending(rollout: StudentRollout) -> str:

@@ -13,8 +13,8 @@ from zlib import crc32
 
 from ...config import Sampling
 from ...engine import Outcome
-from ...protocol import cut_turn
-from ...types import Malformed, ZoomCall
+from ...protocol import Protocol, cut_turn
+from ...types import Malformed, ZoomCall, ZoomCalls
 from ..ask import ask_alone
 from ..record import Record
 from ..videos import check_video
@@ -120,10 +120,10 @@ def _block(
     groups = ask_alone(zoomer, requests, max_sessions=len(block) * num_rollouts, untagged_answers=False)
     for question, outcomes in zip(block, groups, strict=True):
         for number, outcome in enumerate(outcomes):
-            yield _rollout(question.id, number, outcome)
+            yield _rollout(question.id, number, outcome, question.config.protocol)
 
 
-def _rollout(question: str, number: int, outcome: Outcome) -> StudentRollout:
+def _rollout(question: str, number: int, outcome: Outcome, protocol: Protocol) -> StudentRollout:
     if outcome.error is not None:
         return StudentRollout(question, number, (), (), (), None, "", str(outcome.error))
     held = outcome.unwrap()
@@ -132,7 +132,7 @@ def _rollout(question: str, number: int, outcome: Outcome) -> StudentRollout:
         question,
         number,
         # A token may hold more than the closing tag that it ends: the text is cut where the turn ended.
-        tuple(cut_turn(turn.text) or turn.text for turn in turns),
+        tuple(cut_turn(turn.text, protocol) or turn.text for turn in turns),
         tuple(kind_of(turn.outcome) for turn in turns),
         tuple(i for i, turn in enumerate(turns) if turn.pts_seconds),
         held.answer,
@@ -143,7 +143,7 @@ def _rollout(question: str, number: int, outcome: Outcome) -> StudentRollout:
 def kind_of(outcome: object) -> str:
     if isinstance(outcome, Malformed):
         return str(outcome.error)
-    return "zoom" if isinstance(outcome, ZoomCall) else "cut" if outcome is None else "answer"
+    return "zoom" if isinstance(outcome, ZoomCall | ZoomCalls) else "cut" if outcome is None else "answer"
 
 
 def _from_json(row: dict[str, Any]) -> StudentRollout:

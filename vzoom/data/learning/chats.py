@@ -1,4 +1,4 @@
-"""Published conversations, {"messages": [{"role", "content"}], "images": […]} per row, in a JSON list or in JSON lines."""
+"""Published conversations: {"messages": [{"role", "content"}], "images": […]} per row, a JSON list or JSON lines."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 from ..validate import InvalidRecord
 
 IMAGE, VIDEO = "<image>", "<video>"  # the places of frames in the text, one for each, or one for a whole clip
+MESSAGE_END = "<|im_end|>"
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def _chat(path: str | PathLike[str], row: int, data: Any) -> Chat:
     roles = [str(message.get("role")) for message in messages]
     texts = [_text(path, row, message.get("content")) for message in messages]
     system = texts.pop(0) if roles[:1] == ["system"] else None
-    roles = roles[len(roles) - len(texts) :]
+    roles, texts = _joined(roles[len(roles) - len(texts) :], texts)
     if not roles or "assistant" in roles[::2] or set(roles[1::2]) - {"assistant"} or roles[0] != "user":
         raise InvalidRecord(f"{path}, row {row}: roles must be user and assistant in turn, got {roles}")
     videos = data.get("videos")
@@ -85,6 +86,18 @@ def _chat(path: str | PathLike[str], row: int, data: Any) -> Chat:
         written=tuple(texts[1::2]),
         video=video,
     )
+
+
+def _joined(roles: list[str], texts: list[str]) -> tuple[list[str], list[str]]:
+    """Messages that the model was shown one after the other as one, with the tokens that stand between them."""
+    found: tuple[list[str], list[str]] = ([], [])
+    for role, text in zip(roles, texts, strict=True):
+        if found[0] and role != "assistant" and found[0][-1] != "assistant":
+            found[1][-1] += f"{MESSAGE_END}\n<|im_start|>{role}\n{text}"
+        else:
+            found[0].append(role)
+            found[1].append(text)
+    return found
 
 
 def _text(path: str | PathLike[str], row: int, content: Any) -> str:

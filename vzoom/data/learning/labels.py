@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -95,7 +96,7 @@ def _field(
         return escape_template(tokens[0]), None
     width = most_common(map(len, tokens)) if any(t[0] == "0" and len(t) > 1 for t in tokens) else 0
     spec = f":0{width}d" if width else ""
-    if nearly_all(all(int(b) == int(a) + 1 for a, b in zip(row, row[1:], strict=False)) for row in rows):
+    if nearly_all(all(int(b) == int(a) + 1 for a, b in itertools.pairwise(row)) for row in rows):
         starts = [int(row[0]) for row in rows]
         first = most_common(starts)
         is_second = near[1].startswith("s") and not any(block.is_clip for block in blocks)
@@ -110,6 +111,6 @@ def _field(
         return f"{{time:{f'0{width}' if width else ''}.0f}}", None
     if "frame" not in near[0].lower():
         unsure.append(
-            "whether the whole number in a label is a frame's number in the file or its second: took the first"
+            "whether a whole number in the label is a frame's number in the file or its second: took the first"
         )
     return f"{{frame{spec}}}", None

@@ -10,7 +10,7 @@ from ...protocol import Frames, TemplateField, split_template
 from .chats import IMAGE, VIDEO
 
 _CLOCK, _SHORT_CLOCK = r"\d+:\d\d:\d\d", r"\d+:\d\d"
-_TEXTS = ("question", "video_path", "error", "help", "detail", "note")
+_TEXTS = ("before", "after", "question", "video_path", "error", "help", "detail", "note")
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,14 @@ class Values:
     """What a text says in the fields of its template.
 
     Attributes:
-        texts: by field, as they are written; "frames" is the whole block of frames.
+        texts: by field, as they are written; "frames" is the whole block of frames, and frames_b that of a second clip.
         labels: what each label of a frame says, by field.
+        frames_per_clip: how many of the labels each block has.
     """
 
     texts: Mapping[str, str]
     labels: tuple[Mapping[str, str], ...]
+    frames_per_clip: tuple[int, ...]
 
 
 def read_values(template: str, text: str, frames: Frames) -> Values | Difference:
@@ -57,10 +59,13 @@ def read_values(template: str, text: str, frames: Frames) -> Values | Difference
     patterns = [_piece(piece, pieces[:i], frames) for i, piece in enumerate(pieces)]
     if found := re.fullmatch("".join(patterns), text, re.DOTALL):
         texts = {name: value for name, value in found.groupdict().items() if value is not None}
-        return Values(texts, tuple(_labels(texts.get("frames", ""), frames)))
+        blocks = [_labels(block, frames) for name, block in texts.items() if _plain_name(name) == "frames"]
+        return Values(texts, tuple(label for block in blocks for label in block), tuple(map(len, blocks)))
     for known in range(len(pieces) - 1, -1, -1):
         if begun := re.match("".join(patterns[:known]), text, re.DOTALL):
-            return _difference(pieces[known], text, begun.end())
+            before = pieces[known - 1] if known else ""
+            is_text = isinstance(before, TemplateField) and _plain_name(before.name) in _TEXTS
+            return _difference(pieces[known], text, begun.end(), after_text=is_text)
     raise AssertionError("the empty pattern matches every text")
 
 
@@ -85,14 +90,21 @@ def _labels(block: str, frames: Frames) -> list[Mapping[str, str]]:
     return [found.groupdict() for found in pattern.finditer(block)]
 
 
-def _difference(piece: str | TemplateField, text: str, at: int) -> Difference:
+def _difference(piece: str | TemplateField, text: str, at: int, *, after_text: bool) -> Difference:
+    """Where `piece`, which should follow at `at`, is not. after_text: a text of any length is before it."""
     if isinstance(piece, TemplateField):
         return Difference(at, f"{{{piece.name}}}", text[at:])
-    found = first_difference(piece, text[at : at + len(piece)])
-    assert found is None or found.at <= len(piece)
-    if found is None:  # the words are there, but what must follow them at the end of the text is not
-        return Difference(at + len(piece), "the end", text[at + len(piece) :])
-    return Difference(at + found.at, found.expected, text[at + found.at :])
+    starts = range(at, len(text) + 1) if after_text else (at,)
+    common = {start: _common_length(piece, text, start) for start in starts}
+    best = max(common, key=lambda start: common[start])
+    length = common[best]
+    return Difference(best + length, piece[length:] or "the end", text[best + length :])
+
+
+def _common_length(piece: str, text: str, start: int) -> int:
+    """How many characters of `piece` stand in `text` from `start` on."""
+    found = first_difference(piece, text[start : start + len(piece)])
+    return len(piece) if found is None else found.at
 
 
 def _piece(piece: str | TemplateField, before: tuple[str | TemplateField, ...], frames: Frames) -> str:
@@ -104,17 +116,23 @@ def _piece(piece: str | TemplateField, before: tuple[str | TemplateField, ...], 
     return f"(?P<{piece.name}>{_value(piece, frames)})"
 
 
+def _plain_name(name: str) -> str:
+    """The name of a field, without the letter that tells the second clip from the first."""
+    return name[:-2] if name[-2:-1] == "_" else name
+
+
 def _value(field: TemplateField, frames: Frames) -> str:
-    if field.name == "frames":
+    name = _plain_name(field.name)
+    if name == "frames":
         if frames.encoding == "video":
             return VIDEO
         label = re.sub(r"\(\?P<\w+>", "(?:", label_pattern(frames))
         return f"{label}{IMAGE}(?:{re.escape(frames.separator)}{label}{IMAGE})*"
-    if field.name in _TEXTS:
+    if name in _TEXTS:
         return ".*?"
-    if "clock" in field.name:
-        return _SHORT_CLOCK if "short" in field.name else _CLOCK
-    if field.name == "short_duration":
+    if "clock" in name:
+        return _SHORT_CLOCK if "short" in name else _CLOCK
+    if name == "short_duration":
         return _SHORT_CLOCK
     if digits := re.fullmatch(r"0?\d*\.(\d+)f", field.spec):
         return r"-?\d+" + (rf"\.\d{{{digits[1]}}}" if int(digits[1]) else "")

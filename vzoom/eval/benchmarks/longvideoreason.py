@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from ...protocol import ANSWER_CLOSE, ANSWER_OPEN, LETTERS, render_answer
+from ...protocol import LETTERS, builtin_protocol, render_answer
 from ..item import Benchmark, Item
 from .options import MULTIPLE_CHOICE, listed, split_dotted
 from .rows import AnnotationRow, jsonl_rows, locate
@@ -31,7 +31,8 @@ WITHOUT_OPTIONS = frozenset({147, 379, 743, 825, 857})  # problem_id of rows tha
 BROKEN_PROMPT = "{question}\nAnswer with the letter of the right option, A, B, C or D."
 
 _LETTERS = tuple(LETTERS[:4])
-_ANSWER = re.compile(rf"\s*(?:{ANSWER_OPEN})?\s*([A-Z])\s*\.?\s*(?:{ANSWER_CLOSE})?\s*")
+_TAGS = builtin_protocol("vzoom")  # the annotations have the same
+_ANSWER = re.compile(rf"\s*(?:{_TAGS.answer.open})?\s*([A-Z])\s*\.?\s*(?:{_TAGS.answer.close})?\s*")
 _FOLDERS = ("", "longvila_videos", "videos", *(f"longvideo_eval_subset{n}" for n in range(11)))
 
 
@@ -67,7 +68,7 @@ def _question(row: AnnotationRow, number: int) -> tuple[str, tuple[str, ...]]:
 def _reference(row: AnnotationRow, options: tuple[str, ...]) -> str:
     found = _ANSWER.fullmatch(row.text("answer"))
     if found is None or found[1] not in _LETTERS[: len(options)]:
-        wanted = " to ".join(render_answer(letter) for letter in (_LETTERS[0], _LETTERS[-1]))
+        wanted = " to ".join(render_answer(letter, _TAGS) for letter in (_LETTERS[0], _LETTERS[-1]))
         row.fail(f"answer must be {wanted}, got {row.text('answer')!r}")
     return found[1]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vzoom.protocol import LETTERS
+from vzoom.protocol import LETTERS, Protocol
 from vzoom.report import UNTAGGED, clock_text, count_text, escape, number_text, span_text, turn_markup, zoom_colour
 
 from ..item import Item
@@ -128,7 +128,7 @@ def _run_markup(run: LoadedRun, row: PredictionRow, video: Path | None) -> str:
         *([UNTAGGED] if story.get("answer_is_untagged") else []),
         *([f"confidence {told.confidence:.2f} after {told.conversations}"] if told.confidence >= 0 else []),
     ]
-    turns = "".join(_turn(turn) for turn in story["turns"])
+    turns = "".join(_turn(turn, run.protocol) for turn in story["turns"])
     return (
         f'<div class="side">{head}<p class="said" dir="auto">{escape(answer)} {_chip(run, row)}</p>'
         f'<p class="note">{escape(" · ".join([*figures, *filter(None, [told.detail])]))}</p>'
@@ -136,9 +136,9 @@ def _run_markup(run: LoadedRun, row: PredictionRow, video: Path | None) -> str:
     )
 
 
-def _turn(turn: dict[str, Any]) -> str:
+def _turn(turn: dict[str, Any], protocol: Protocol) -> str:
     error = f'<p class="note refused">refused: {escape(turn["error"])}</p>' if turn["error"] else ""
-    written = turn_markup(turn["text"]) if turn["text"] else '<span class="tag">(nothing)</span>'
+    written = turn_markup(turn["text"], protocol) if turn["text"] else '<span class="tag">(nothing)</span>'
     return f'<div class="written" dir="auto">{written}</div>{error}'
 
 

@@ -9,6 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from vzoom.config import ZoomConfig
+from vzoom.protocol import Protocol
+
 from ..benchmarks import BENCHMARKS
 from ..runs.run import PREDICTIONS
 from ..runs.store import PredictionRow, read_rows, read_settings
@@ -50,6 +53,11 @@ class LoadedRun:
     def colour(self) -> str:
         """The CSS class that holds it."""
         return f"z{(self.series - 1) % NUM_COLOURS + 1}"
+
+    @cached_property
+    def protocol(self) -> Protocol:
+        """The protocol that the model was prompted in."""
+        return ZoomConfig.from_dict(self.settings["zoom"], self.name).protocol
 
     def how(self) -> str:
         """Its policy and limits in a few words."""

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ...zoomer import Zoomer
 
 PREDICTIONS = "predictions.sqlite"
+_MERGE = "merge"  # of shards; the name of a lock
 _JUDGES = 8  # answers that are judged at once
 
 
@@ -70,7 +71,7 @@ def settings_of(zoomer: Zoomer, benchmark: Benchmark, config: RunConfig, *, judg
     """
     limits = {
         "policy": asdict(config.policy),
-        "zoom": asdict(zoomer.config),
+        "zoom": zoomer.config.to_dict(),
         "temperature": config.temperature,
         "subtitles": config.subtitles,
         "judge": judge,
@@ -137,10 +138,10 @@ def run(
         check_same(read_settings(whole), settings, whole)
         return whole
     own = out / "shards" / f"shard-{shard}.sqlite"
-    own.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(own) as lock, Store(own, settings) as store:
+    with _lock(out / "shards" / _MERGE, what=out, wait=True) as lock:  # every process of a run has held it
         if told := lock.note():
             say(told)
+    with _lock(own), Store(own, settings) as store:
         there = set().union(*(read_positions(path) for path in _shard_files(out, settings)))
         shape = ModelShape.of(zoomer.checkpoint.model)
         size = config.block_size
@@ -247,7 +248,7 @@ def _shard_files(out: Path, settings: dict[str, Any]) -> list[Path]:
 
 
 def _merge_if_whole(out: Path, settings: dict[str, Any], num_items: int) -> Path | None:
-    with _lock(out / "shards" / "merge", wait=True):
+    with _lock(out / "shards" / _MERGE, wait=True):
         shards = _shard_files(out, settings)
         if len(set().union(*map(read_positions, shards))) < num_items:
             return None
@@ -256,5 +257,5 @@ def _merge_if_whole(out: Path, settings: dict[str, Any], num_items: int) -> Path
         return out / PREDICTIONS
 
 
-def _lock(path: Path, *, wait: bool = False) -> Lock:
-    return Lock(path.with_name(f".{path.name}{LOCK}"), what=path, wait=wait)
+def _lock(path: Path, *, what: Path | None = None, wait: bool = False) -> Lock:
+    return Lock(path.with_name(f".{path.name}{LOCK}"), what=what or path, wait=wait)

@@ -8,23 +8,25 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ...protocol import ANSWER_OPEN, THINK_CLOSE
+from ...protocol import Protocol, opening_tags
 from ...types import Trajectory
 
 
-def confidence_of(trajectory: Trajectory, tokenizer: Any) -> float:
+def confidence_of(trajectory: Trajectory, tokenizer: Any, protocol: Protocol) -> float:
     """How sure the model was of its answer. Tokens of the thought before it do not count, its closing tag does.
 
     Args:
         trajectory: a finished conversation.
         tokenizer: the model's, to find where the answer begins among the tokens.
+        protocol: the protocol that it was held in.
 
     Returns:
         From 0 to 1; 0 if there is no answer.
     """
     if trajectory.answer is None:
         return 0.0
-    opening = THINK_CLOSE if trajectory.answer_is_untagged else ANSWER_OPEN
+    is_tagged = protocol.answer.form != "text" and not trajectory.answer_is_untagged
+    opening = opening_tags(protocol)[-1] if is_tagged else protocol.thought.close
     begin = end = len(trajectory.ids)
     while begin > 0 and trajectory.sampled[begin - 1]:
         begin -= 1

@@ -16,8 +16,8 @@ from typing import Any
 
 from .stored import FileTensor, open_weights, weight_files
 
-# What there is beside the weights: configurations, tokenizers, chat templates.
-_SMALL_FILES = ["*.json", "*.txt", "*.jinja", "*.model"]
+# What there is beside the weights: configurations, tokenizers, chat templates, protocols.
+_SMALL_FILES = ["*.json", "*.txt", "*.jinja", "*.model", "*.toml"]
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _ANSWER_SECONDS = 3.0  # what the hub has to answer at all
 

@@ -12,6 +12,7 @@ import torch
 
 from ...config import Sampling, ZoomConfig
 from ...kernels import extension
+from ...protocol import Protocol
 from ...video import PatchSpec
 from ..base import VisionLanguageModel
 from ..layers import qkv_parameters
@@ -24,6 +25,7 @@ from .folder import CheckpointFolder
 from .free_memory import MemoryNeed, check_memory
 from .generation import end_ids_of, sampling_of
 from .names import match
+from .protocol import choose_protocol
 from .quantised import read_quantisation
 from .stored import FileTensor, StoredTensor
 
@@ -50,13 +52,14 @@ class Checkpoint:
         model: the weights and their forward pass.
         tokenizer: transformers' own.
         patch_spec: the patch geometry of its vision tower.
-        config: its `vzoom.json`, or the defaults.
-        knows_tags: whether it was trained for the tags of the protocol: whether it has a `vzoom.json`.
+        config: the settings of its conversations, its protocol among them (`choose_protocol`).
+        knows_tags: whether it was trained in that protocol's grammar, as far as its files or its hub id say.
         banned_ids: tokens that are never sampled.
         stored: what its files hold for each tensor of the model, by transformers' names. `compare_weights` reads them.
         sampling: how its generation_config.json wants tokens chosen; greedy if it has none.
         generation_end_ids: the ids that end a generation by its generation_config.json.
         notes: sentences for the user about how it was loaded: a merged adapter, what quantised weights take in memory.
+        warnings: sentences for the user: that it is prompted in a protocol that it was not trained in.
     """
 
     name: str
@@ -71,6 +74,7 @@ class Checkpoint:
     sampling: Sampling = field(default_factory=Sampling)
     generation_end_ids: frozenset[int] = frozenset()
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -94,6 +98,8 @@ def load_checkpoint(
     dtype: str = "auto",
     revision: str | None = None,
     adapter: str | None = None,
+    protocol: Protocol | None = None,
+    system: str | None = None,
     limits: Mapping[str, Any] | None = None,
     max_sessions: int = 1,
     progress: Progress | None = None,
@@ -108,6 +114,8 @@ def load_checkpoint(
         revision: a branch, a tag or a commit of a hub id.
         adapter: a LoRA adapter of PEFT, a folder or hub id, to merge into the weights. One in the checkpoint's folder
             is merged without being named. `name_or_path` may be an adapter, too: its base is then looked for.
+        protocol: how the model is prompted and read, in place of the protocol that it was trained in.
+        system: a system text that replaces that of the protocol.
         limits: fields of `ZoomConfig` that will replace the checkpoint's own: how long conversations are.
         max_sessions: conversations at once that memory must suffice for.
         progress: called with a line of text while weights are read.
@@ -116,7 +124,8 @@ def load_checkpoint(
         OSError: nothing was found, or the hub does not answer. The message is one line and says what to do.
         ValueError: the family is not one of the three; there is no such device or dtype; weights and KV pool do not fit
             in the free memory; the files do not hold what config.json describes, tensor for tensor; they are quantised
-            in a way that is not read; or the adapter is not one that can be merged, or does not fit.
+            in a way that is not read; the adapter is not one that can be merged, or does not fit; or the texts of its
+            protocol are not all known.
     """
     folder, adapter_folder = find_model(name_or_path, adapter=adapter, revision=revision)
     settings = folder.read_config()
@@ -127,8 +136,18 @@ def load_checkpoint(
         _check_same_tokens(folder, adapter_folder)
     target = _device(device)
     hf = _without_weights(folder, family, _dtype(dtype, settings, folder, target))
-    own_config = folder.read_json("vzoom.json")
-    config = ZoomConfig.from_dict(own_config or {}, name_or_path)
+    tokenizer = load_tokenizer(folder)
+    for control in (END_OF_TURN, END_OF_TEXT):
+        token_id(tokenizer, control, name_or_path)  # better known now than at the first question
+    chosen = choose_protocol(
+        [folder] if adapter_folder is None else [adapter_folder, folder],
+        tokenizer,
+        name=name_or_path,
+        recorded_names=[one for one in (adapter, folder.name, settings.get("_name_or_path")) if one],
+        protocol=protocol,
+        system=system,
+    )
+    config = chosen.config
     generation = folder.read_json("generation_config.json") or {}
     merge = None if opened is None else opened.fit(hf)
     check_memory(_need(hf, config.override(**(limits or {})), max_sessions), name_or_path, target)
@@ -139,9 +158,6 @@ def load_checkpoint(
     _fill(hf, stored, target, name_or_path, progress)
     model = family(hf)
 
-    tokenizer = load_tokenizer(folder)
-    for control in (END_OF_TURN, END_OF_TEXT):
-        token_id(tokenizer, control, name_or_path)  # better known now than at the first question
     notes = [] if merge is None else [merge.note]
     if quantisation is not None:
         in_files, in_memory = sum(one.num_bytes for one in files.values()), sum(one.nbytes for one in hf.parameters())
@@ -153,12 +169,13 @@ def load_checkpoint(
         tokenizer=tokenizer,
         patch_spec=patch_spec_of(folder),
         config=config,
-        knows_tags=own_config is not None,
+        knows_tags=chosen.knows_tags,
         banned_ids=never_sampled(tokenizer, hf.lm_head.out_features, name_or_path),
         stored=stored,
         sampling=sampling_of(generation, name_or_path),
         generation_end_ids=end_ids_of(generation),
         notes=tuple(notes),
+        warnings=chosen.warnings,
     )
 
 

@@ -174,7 +174,7 @@ class FrozenFeatures:
 
 def _look(sample: Sample) -> tuple[str, int, int]:
     """What of a config changes the pixels of a frame."""
-    return sample.config.resize, sample.config.min_pixels, sample.config.max_pixels
+    return sample.config.protocol.pixels.resize, sample.config.min_pixels, sample.config.max_pixels
 
 
 def _key(frame: FrameRef, sample: Sample) -> tuple[Any, ...]:

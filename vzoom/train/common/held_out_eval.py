@@ -56,7 +56,8 @@ def evaluate(
     reward = replace(reward or RewardConfig(), tool_bonus=0.0)
     mine = group.shard(questions)
     answers = engine.answer(mine)
-    rewards = score_rollouts(mine, [(t,) for t in answers], zoom_rate=0.0, config=reward, judge=judge)
+    protocol = engine.config.protocol
+    rewards = score_rollouts(mine, [(t,) for t in answers], protocol, zoom_rate=0.0, config=reward, judge=judge)
     answered = group.unshard([(t, r) for t, (r,) in zip(answers, rewards, strict=True)])
     judged = [(t, r) for t, r in answered if isinstance(r, Reward)]
     if not judged:

@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...config import ZoomConfig
-from ...protocol import ImagePart, Part, TextCodec, TextPart, TokenSpan, prompt, tokenize_parts
+from ...protocol import Part, TextCodec, TextPart, TokenSpan, frame_parts, prompt, tokenize_parts
 from .frame_store import StoredVideo
 
 if TYPE_CHECKING:
@@ -74,22 +74,12 @@ class ExampleWriter:
     ) -> None:
         """The opening of a conversation: the question after frames at these times."""
         info = stored.video.info()
-        parts = prompt(
-            text,
-            info,
-            times,
-            max_zooms=max_zooms,
-            zoom_max_frames=self.config.zoom_max_frames,
-            style=self.config.prompt,
-        )
+        parts = prompt(text, info, times, replace(self.config, max_zooms=max_zooms))
         self.put(example, parts, stored, times)
 
     def put_frames(self, example: Example, stored: StoredVideo, times: Sequence[float]) -> None:
         """Frames with their times, and nothing else."""
-        parts: list[Part] = []
-        for i, t in enumerate(times):
-            parts += [TextPart(f"{t:.2f}s<|vision_start|>"), ImagePart(i), TextPart("<|vision_end|>")]
-        self.put(example, parts, stored, times)
+        self.put(example, frame_parts(times, stored.video.info(), self.config.protocol), stored, times)
 
     def write(self, example: Example, text: str, *, learned: bool) -> None:
         """TextPart that the model reads, or learns to write."""

@@ -47,7 +47,7 @@ class Pretraining:
 
     def __init__(self, curriculum: Curriculum, out: Path, *, say: Callable[[str], None] = print) -> None:
         self.curriculum, self.out, self.say = curriculum, out, say
-        self.tokenizer = build_tokenizer()
+        self.tokenizer = build_tokenizer(curriculum.zoom.protocol)
         self.model: Any = build_model(self.tokenizer, curriculum.shape, seed=curriculum.seed)
         self.optimizer = _optimizer(self.model)
         first, side = curriculum.check_videos, curriculum.side

@@ -65,7 +65,7 @@ def letters(writer: ExampleWriter, stored: StoredVideo) -> Example:
         writer.write(example, head, learned=False)
         writer.write(example, option, learned=True)
         writer.write(example, tail, learned=False)
-        writer.write(example, render_answer(letter), learned=True)
+        writer.write(example, render_answer(letter, writer.config.protocol), learned=True)
     return example
 
 
@@ -217,7 +217,7 @@ def reading(
     writer.put_prompt(
         example, stored, question.text, int(writer.rng.integers(writer.config.max_zooms + 1)), times=times
     )
-    writer.write(example, render_turn(thought, Answer(letter)), learned=True)
+    writer.write(example, render_turn(thought, Answer(letter), writer.config.protocol), learned=True)
     return example
 
 
@@ -229,7 +229,7 @@ def answers(writer: ExampleWriter, stored: StoredVideo, *, family: str = "which"
         example, stored, question.text, int(writer.rng.integers(writer.config.max_zooms + 1)), times=times
     )
     turn = next_turn(stored.video, question, writer.config, [], zooms_left=0, rng=writer.rng)
-    writer.write(example, turn.text, learned=True)
+    writer.write(example, turn.text(writer.config.protocol), learned=True)
     return example
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...config import ZoomConfig
+from ...protocol import builtin_protocol
 from ...synthetic import SyntheticConfig, config_for
 from ..pretrain.curriculum import Curriculum, CurriculumStage
 from ..rl.collapse import CollapseLimits
@@ -21,7 +22,7 @@ _SIDE = 56  # pixels of a frame: four visual tokens
 def ablation() -> Recipe:
     """Videos of 32 s with 4 to 8 scenes; one in five shows its shape to the glance, and a zoom shows at most 4 s."""
     zoom = ZoomConfig(
-        prompt="brief",
+        protocol=builtin_protocol("vzoom-brief"),
         zoom_max_frames=8,
         # Well below max_pixels, so that a frame which was resized once is left alone by the next resize.
         min_pixels=_SIDE * _SIDE // 4,
@@ -92,7 +93,7 @@ def ablation() -> Recipe:
 def tiny() -> Recipe:
     """The embedded model: videos of 64 s, two families of questions."""
     zoom = ZoomConfig(
-        prompt="brief",
+        protocol=builtin_protocol("vzoom-brief"),
         min_pixels=_SIDE * _SIDE // 4,
         max_pixels=_SIDE * _SIDE,
         max_new_tokens=96,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from ...protocol import Protocol
 from ...types import StopReason, Trajectory
 from .reward import keeps_format
 
@@ -33,8 +34,12 @@ class StepStats:
     mean_tokens: float  # sampled tokens of a rollout
 
     @classmethod
-    def of(cls, trajectories: Sequence[Trajectory]) -> StepStats:
+    def of(cls, trajectories: Sequence[Trajectory], protocol: Protocol) -> StepStats:
         """Count the rollouts of one step.
+
+        Args:
+            trajectories: the rollouts.
+            protocol: the protocol that they were held in.
 
         Raises:
             ValueError: there are none.
@@ -47,7 +52,7 @@ class StepStats:
 
         return cls(
             zoom_rate=rate(lambda t: bool(t.zooms)),
-            format_rate=rate(keeps_format),
+            format_rate=rate(lambda t: keeps_format(t, protocol)),
             cut_rate=rate(lambda t: t.stop_reason in (StopReason.TURN_TOKENS, StopReason.TOTAL_TOKENS)),
             mean_tokens=sum(sum(t.sampled) for t in trajectories) / len(trajectories),
         )

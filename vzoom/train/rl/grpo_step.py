@@ -175,7 +175,12 @@ class GRPOSteps:
             mine, num_rollouts=part.num_rollouts, temperature=part.temperature, seeds=self.group.shard(seeds)
         )
         rewards = score_rollouts(
-            mine, rollouts, zoom_rate=progress.zoom_rate.value, config=part.reward, judge=self.judge
+            mine,
+            rollouts,
+            self.recipe.zoom.protocol,
+            zoom_rate=progress.zoom_rate.value,
+            config=part.reward,
+            judge=self.judge,
         )
         return self.group.unshard([RolloutGroup(*one) for one in zip(mine, rollouts, rewards, strict=True)])
 
@@ -184,7 +189,7 @@ class GRPOSteps:
         part, progress = self.recipe.grpo, self.progress
         trajectories = [t for group in sampled.rolled_out for t in group.trajectories]
         rewards = [r for group in sampled.rolled_out for r in group.rewards if isinstance(r, Reward)]
-        stats = StepStats.of(trajectories)
+        stats = StepStats.of(trajectories, self.recipe.zoom.protocol)
         idle = 0 if sampled.kept else progress.idle + 1
         self.progress = replace(
             progress,

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from ...data import Record, reference_of
-from ...protocol import Judge, JudgeFailed, Reference, is_right, is_well_formed
+from ...protocol import Judge, JudgeFailed, Protocol, Reference, is_right, is_well_formed
 from ...types import Trajectory
 
 _JUDGES = 8  # questions that are with the judge at once
@@ -80,13 +80,20 @@ class ZoomRate:
 
 
 def score(
-    trajectory: Trajectory, reference: Reference, *, zoom_rate: float, config: RewardConfig, judge: Judge | None = None
+    trajectory: Trajectory,
+    reference: Reference,
+    protocol: Protocol,
+    *,
+    zoom_rate: float,
+    config: RewardConfig,
+    judge: Judge | None = None,
 ) -> Reward | JudgeFailed:
     """Score one rollout.
 
     Args:
         trajectory: the rollout.
         reference: the right answer.
+        protocol: the protocol that the rollout was held in.
         zoom_rate: the policy's running rate before this step.
         config: the weights.
         judge: for questions without options.
@@ -100,7 +107,7 @@ def score(
     right = is_right(trajectory.answer, reference, judge=judge)
     if isinstance(right, JudgeFailed):
         return right
-    accuracy, form = float(right), float(keeps_format(trajectory))
+    accuracy, form = float(right), float(keeps_format(trajectory, protocol))
     tool = tool_reward(right=right, num_zooms=len(trajectory.zooms), zoom_rate=zoom_rate, config=config)
     return Reward(accuracy, form, tool, config.accuracy_weight * accuracy + config.format_weight * form + tool)
 
@@ -108,6 +115,7 @@ def score(
 def score_rollouts(
     records: Sequence[Record],
     rollouts: Sequence[Sequence[Trajectory]],
+    protocol: Protocol,
     *,
     zoom_rate: float,
     config: RewardConfig,
@@ -118,7 +126,7 @@ def score_rollouts(
     Args:
         records: the questions.
         rollouts: of each question, in order.
-        zoom_rate, config, judge: see `score`.
+        protocol, zoom_rate, config, judge: see `score`.
 
     Returns:
         The reward of each rollout, by question.
@@ -128,7 +136,7 @@ def score_rollouts(
 
     def one(pair: tuple[Reference, Trajectory]) -> Reward | JudgeFailed:
         reference, trajectory = pair
-        return score(trajectory, reference, zoom_rate=zoom_rate, config=config, judge=judge)
+        return score(trajectory, reference, protocol, zoom_rate=zoom_rate, config=config, judge=judge)
 
     if all(reference.options for reference in references):
         rewards = iter([one(pair) for pair in pairs])
@@ -152,6 +160,7 @@ def tool_reward(*, right: bool, num_zooms: int, zoom_rate: float, config: Reward
     return config.tool_bonus if right and num_zooms > 0 and zoom_rate <= config.target_zoom_rate else 0.0
 
 
-def keeps_format(trajectory: Trajectory) -> bool:
+def keeps_format(trajectory: Trajectory, protocol: Protocol) -> bool:
     """R_format: whether the conversation is well formed. Exemplars for SFT are kept by the same rule."""
-    return is_well_formed([turn.text for turn in trajectory.turns], [turn.outcome for turn in trajectory.turns])
+    turns = trajectory.turns
+    return is_well_formed([turn.text for turn in turns], [turn.outcome for turn in turns], protocol)

@@ -1,0 +1,1 @@
+"""What stands between the tags of a call: one file for each grammar."""

@@ -1,0 +1,55 @@
+"""A sentence between tags: `<action>choose frames between 120 and 240</action>`.
+
+CallFormat.tool is the sentence, a template with {start} and {end}.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from ...types import CallError, Malformed
+from .. import template
+from ..definition import CallFormat
+from .base import Said, excerpt, time_text
+from .numbers import number
+
+_VALUE = r"([^\s,;]{1,64})"
+
+
+@lru_cache(maxsize=64)
+def _pattern(sentence: str) -> tuple[re.Pattern[str], tuple[str, ...]]:
+    """Finds the sentence, and the names of its values in order. White space and case do not matter."""
+    pieces, names = [], []
+    for piece in template.split_template(sentence):
+        if isinstance(piece, template.TemplateField):
+            names.append(piece.name)
+            pieces.append(_VALUE)
+        else:
+            pieces.append(r"\s{1,16}".join(re.escape(word) for word in re.split(r"\s+", piece)))
+    return re.compile("".join(pieces), re.IGNORECASE), tuple(names)
+
+
+class Action:
+    """See `base.Grammar`."""
+
+    def read(self, body: str, call: CallFormat) -> Said | Malformed:
+        pattern, names = _pattern(call.tool)
+        found = pattern.search(body)
+        if not found:
+            return Malformed(CallError.BAD_JSON, excerpt(body))
+        values = {name: number(text.rstrip(".")) for name, text in zip(names, found.groups(), strict=True)}
+        if None in values.values():
+            return Malformed(CallError.BAD_VALUE, excerpt(body))
+        return Said(values.get("start"), values.get("end"), values.get("fps"), values.get("num_frames"))
+
+    def partial(self, body: str, call: CallFormat) -> Said | None:
+        if not body[-1:].isspace() and not body.endswith("<"):  # a digit may still follow
+            return None
+        said = self.read(body.rstrip("<"), call)
+        return said if isinstance(said, Said) else None
+
+    def write(self, said: Said, call: CallFormat) -> str:
+        assert said.start is not None
+        assert said.end is not None
+        return template.fill(call.tool, {"start": time_text(said.start, call), "end": time_text(said.end, call)})
