@@ -133,6 +133,7 @@ def encrypted(data: bytes) -> bytes:
         (zip_of(("a/b/", b"", 0), ("a", b"", 0)), "twice"),
         (encrypted(zip_of(("x", b"secret", 0))), "encrypted"),
         (b"PK\x03\x04 and nothing", "not a zip file"),
+        (zip_of(("caf\u00e9", b"good", 0)).replace("caf\u00e9".encode(), b"caf\xe9\xff", 1), "codec can't decode"),
     ],
 )
 def test_a_zip_holds_files_below_its_folder_and_nothing_else(data: bytes, why: str, root: Path) -> None:

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -63,7 +64,7 @@ def unpack(root: Path, *, say: Callable[[str], None] = print) -> None:
             try:
                 (_unzip if whole.suffix == ".zip" else _untar)(whole, parts, staging)
                 staging.move_into_place(kept)
-            except (_Refused, tarfile.TarError, zipfile.BadZipFile, zlib.error, gzip.BadGzipFile, EOFError) as error:
+            except _BROKEN as error:
                 raise ValueError(f"{whole}: {error}; remove it and run the same command again") from error
         done[name] = size
         for inner, inner_parts in _archives(root).items():
@@ -82,6 +83,20 @@ def _read_record(record: Path) -> dict[str, int]:
 
 class _Refused(ValueError):
     """An archive holds what none may hold."""
+
+
+# What reading a broken archive raises: ValueError for names that are no UTF-8 and for numbers that are none, for example.
+_BROKEN = (
+    ValueError,
+    OverflowError,
+    NotImplementedError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    gzip.BadGzipFile,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+)
 
 
 @dataclass
@@ -171,11 +186,7 @@ class _Staging:
 def _unzip(whole: Path, parts: Sequence[Path], staging: _Staging) -> None:
     if list(parts) != [whole]:
         raise _Refused(f"it is in {len(parts)} parts, and zip files can be read whole only: join them")
-    try:
-        archive = zipfile.ZipFile(whole)
-    except (ValueError, NotImplementedError) as error:  # a name that is no UTF-8, a version that is not known
-        raise _Refused(f"it cannot be read ({error})") from error
-    with archive:
+    with zipfile.ZipFile(whole) as archive:
         for member in archive.infolist():
             name, kind = member.orig_filename, stat.S_IFMT(member.external_attr >> 16)
             if member.flag_bits & 0x1:
@@ -187,11 +198,7 @@ def _unzip(whole: Path, parts: Sequence[Path], staging: _Staging) -> None:
                 continue
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise _Refused(f"{name!r} is compressed by method {member.compress_type}, neither stored nor deflated")
-            try:
-                content = archive.open(member)
-            except NotImplementedError as error:
-                raise _Refused(f"{name!r} cannot be read ({error})") from error
-            with content:
+            with archive.open(member) as content:
                 staging.add_file(name, member.file_size, content)
                 if content.read(1):  # also checks the checksum
                     raise _Refused(f"{name!r} is longer than it says")
@@ -201,22 +208,17 @@ def _untar(whole: Path, parts: Sequence[Path], staging: _Staging) -> None:
     with io.BufferedReader(_Joined(parts)) as joined:
         raw: io.BufferedIOBase = gzip.GzipFile(fileobj=joined) if joined.peek(2)[:2] == _GZIP_MAGIC else joined
         stream = _Forward(raw, most_bytes=_FREE_BYTES + _MOST_GROWTH * _size(parts))
-        try:
-            with tarfile.open(fileobj=stream, mode="r:") as archive:  # type: ignore[call-overload]
-                while (member := archive.next()) is not None:
-                    archive.members.clear()  # it would keep them all
-                    if member.isdir():
-                        staging.add_folder(member.name)
-                    elif member.isreg() and not member.issparse():
-                        content = archive.extractfile(member)
-                        assert content is not None, "a file without content"
-                        staging.add_file(member.name, member.size, content)
-                    else:
-                        raise _Refused(f"{member.name!r} is a link, a device or a file with holes")
-        except (ValueError, OverflowError) as error:
-            if isinstance(error, _Refused):
-                raise
-            raise _Refused(f"a header of it cannot be read ({error})") from error
+        with tarfile.open(fileobj=stream, mode="r:") as archive:  # type: ignore[call-overload]
+            while (member := archive.next()) is not None:
+                archive.members.clear()  # it would keep them all
+                if member.isdir():
+                    staging.add_folder(member.name)
+                elif member.isreg() and not member.issparse():
+                    content = archive.extractfile(member)
+                    assert content is not None, "a file without content"
+                    staging.add_file(member.name, member.size, content)
+                else:
+                    raise _Refused(f"{member.name!r} is a link, a device or a file with holes")
         # tarfile takes a header that it cannot read for the end.
         if stream.last != bytes(_TAR_BLOCK):
             raise EOFError("it has no end: it is damaged, or a part of it is missing")
