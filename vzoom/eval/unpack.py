@@ -85,7 +85,7 @@ class _Refused(ValueError):
     """An archive holds what none may hold."""
 
 
-# What reading a broken archive raises: a ValueError for names that are no UTF-8 and for numbers that are none, and more.
+# What reading a broken archive raises: a ValueError for names that are no UTF-8 and numbers that are none, and more.
 _BROKEN = (
     ValueError,
     OverflowError,
