@@ -192,12 +192,12 @@ def try_one(folder: Path, whole: Path, draw: Draw) -> str:
 def fuzz(*, seed: int, count: int | None = None, seconds: float | None = None) -> Counter[str]:
     """Damage so many files, or for so long. Returns how many were read, and how many refused."""
     outcomes: Counter[str] = Counter()
-    begun, number = time.monotonic(), 0
     memory_disk = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # a disk waits for each fsync
     with tempfile.TemporaryDirectory(dir=memory_disk) as place:
         folder, whole = Path(place) / "folder", Path(place) / "whole"
         whole.mkdir()
         make(whole)
+        begun, number = time.monotonic(), 0
         while number < count if count is not None else time.monotonic() - begun < (seconds or 0.0):
             try:
                 outcomes[try_one(folder, whole, random.Random(f"{seed}/{number}"))] += 1

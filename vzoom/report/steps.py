@@ -56,8 +56,8 @@ def summary_section(trajectory: Trajectory, *, model: str, seconds: float, warni
         f'<div class="outcome"><h2 class="eyebrow">Answer</h2>{answer}</div>{_figures(trajectory, seconds)}'
         f'<p class="source"><span class="file">{escape(video_name(video.path))}</span> '
         f"<span>{video.width}\u00d7{video.height}</span> <span>{video.fps:.4g} fps</span> "
-        f"<span>{seconds_text(video.duration_seconds)}</span> <span>model {escape(model)}</span> "
-        f"<span>protocol {escape(trajectory.protocol)}</span></p>{told}{notes}</header>"
+        f'<span>{seconds_text(video.duration_seconds)}</span> <span class="name">model {escape(model)}</span> '
+        f'<span class="name">protocol {escape(trajectory.protocol)}</span></p>{told}{notes}</header>'
     )
 
 
