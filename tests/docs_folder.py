@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import shutil
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from docs_blocks import Block
+from published_chats import KINDS, rows_of
 
 import vzoom
 from vzoom.data import Writer, read
@@ -49,6 +51,7 @@ def fill(folder: Path) -> None:
     checkpoint, base, sft       the embedded model
     videos/*.mp4, train.json    questions in the form in which VideoZoomer published theirs, about rendered videos
     held-out, trajectories      questions as records, and the embedded model's conversations about them
+    sft.json                    conversations as they are published, in VideoZoomer's protocol with words of ours
     """
     render(make_video(4, config_for("which")), folder / "match.mp4")
     for name in CHECKPOINTS:
@@ -66,6 +69,8 @@ def fill(folder: Path) -> None:
     (folder / "train.json").write_text(json.dumps(rows))
     shutil.rmtree(questions)
     _write_conversations(folder)
+    made, _ = rows_of(KINDS["videozoomer"], random.Random(0), 40)
+    (folder / "sft.json").write_text(json.dumps(made))
 
 
 def _write_conversations(folder: Path) -> None:

@@ -2,162 +2,37 @@
 
 from __future__ import annotations
 
+import ast
+import itertools
 import json
 import random
-import string
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from published_chats import KINDS, rows_of
 
+from vzoom.cli.main import main
 from vzoom.data.learning.chats import read_chats
-from vzoom.data.learning.check import check
-from vzoom.data.learning.learn import Learned, guess_base, learn
-from vzoom.protocol import load_protocol, to_toml
-
-# ---------------------------------------------------------------- published data that nobody has seen
-
-
-def clock(seconds: float) -> str:
-    return f"{int(seconds) // 3600:02}:{int(seconds) // 60 % 60:02}:{int(seconds) % 60:02}"
+from vzoom.data.learning.check import check_chats
+from vzoom.data.learning.learn import Learned, guess_base, learn_protocol
+from vzoom.data.validate import InvalidRecord
+from vzoom.models import load_vocabulary
+from vzoom.protocol import builtin_protocol, escape_template, load_protocol, to_toml
+from vzoom.zoomer import embedded_path
 
 
-def short_clock(seconds: float) -> str:
-    return f"{int(seconds) // 60:02}:{int(seconds) % 60:02}"
-
-
-Label = Callable[[int, float], str]  # index in the message, time -> text before the frame
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What another checkpoint's protocol is like; its texts are drawn at random."""
-
-    label: Label
-    call: Callable[[float, float, random.Random], str]
-    head: Callable[[int, float, float], str] = lambda n, start, end: ""  # what a clip's words tell of it
-    separator: str = ""
-    question_first: bool = False
-    shows_duration: bool = False
-    question_again: bool = False
-    tool_role: str = "user"
-
-
-def segment_call(start: float, end: float, rng: random.Random) -> str:
-    return f'<video_zoom> {{"segment": [{start}, {end}], "fps": {rng.choice((1, 2, 0.5))}}} </video_zoom>'
-
-
-def crop_call(start: float, end: float, rng: random.Random) -> str:
-    arguments = f'{{"video_path": "a.mp4", "start_time": {start}, "end_time": {end}}}'
-    return f'<tool_call>{{"name": "crop_video", "arguments": {arguments}}}</tool_call>'
-
-
-def seek_call(start: float, end: float, rng: random.Random) -> str:
-    arguments = f'{{"query": "x", "start_time": {start}, "end_time": {end}, "num_frames": {rng.randrange(1, 9)}}}'
-    return f'<tool_call>\n{{"name": "seek_video_frames", "arguments": {arguments}}}\n</tool_call>'
-
-
-def clip_call(start: float, end: float, rng: random.Random) -> str:
-    return f"<score>7</score><clip>{clock(start)}-{clock(end)}</clip>"
-
-
-KINDS: dict[str, Facts] = {
-    "videozoomer": Facts(lambda i, t: f"<frame{i}_time{t:.2f}s>", segment_call),
-    "numbered": Facts(
-        lambda i, t: f"Frame {i + 1} at {t:.1f}s: ",
-        segment_call,
-        head=lambda n, start, end: f"{n} frames, {start:.1f} to {end:.1f}. ",
-        separator="\n",
-        shows_duration=True,
-    ),
-    "longvt": Facts(
-        lambda i, t: "", crop_call, head=lambda n, start, end: f"{start}s-{end}s, {n} frames", tool_role="tool"
-    ),
-    "timesearch-r": Facts(lambda i, t: f"{t:.1f}s", seek_call, tool_role="tool", question_again=True),
-    "conan": Facts(lambda i, t: clock(t), clip_call, question_again=True),
-    "minutes": Facts(lambda i, t: f"[{short_clock(t)}] #{i:02d} ", segment_call, separator=" | ", question_first=True),
-}
-
-
-def words(rng: random.Random, count: int) -> str:
-    """Text of unknown words, marks and braces; never one that looks like a number."""
-    marks = ["{", "}", "{name}", "{time:.2f}", "<tag>", "…", "ü", "\n", ":", "(", "[x]", "\\n", '"', "'", "%s", "{{x}}"]
-    found = []
-    for _ in range(count):
-        found.append("".join(rng.choices(string.ascii_letters, k=rng.randrange(2, 9))))
-        if rng.random() < 0.3:
-            found.append(rng.choice(marks))
-    return " ".join(found)
-
-
-@dataclass
-class Texts:
-    """The fixed texts of one protocol."""
-
-    system: str
-    before: str
-    after: str
-    clip: str
-    more: str
-    last: str
-    error: str
-    retry: str
-
-    @classmethod
-    def drawn(cls, rng: random.Random) -> Texts:
-        return cls(*(words(rng, rng.randrange(3, 30)) for _ in range(8)))
-
-
-def rows(facts: Facts, rng: random.Random, count: int, *, rounds: int = 5) -> tuple[list[dict[str, object]], Texts]:
-    """Conversations as they are published: {"messages", "images"}."""
-    texts = Texts.drawn(rng)
-    made = []
-    for number in range(count):
-        glance = [i * 2.0 for i in range(rng.randrange(3, 9))]
-        duration = round(glance[-1] + rng.uniform(1, 50), 2)
-        question = f"{rng.choice(('What', 'Who', 'When', 'Why'))} {words(rng, rng.randrange(4, 12))}{rng.choice('?.!')}"
-        told = f"({duration:.2f} s) " if facts.shows_duration else ""
-        shown = block(facts, glance)
-        asked = f"{texts.before} {question} {texts.after}"
-        opening = f"{told}{asked}\n{shown}" if facts.question_first else f"{told}{shown}{asked}"
-        messages = [{"role": "system", "content": texts.system}, {"role": "user", "content": opening}]
-        num_frames = len(glance)
-        # Every fifth conversation takes all the rounds there are, so that the last round is seen.
-        for turn in range(1, rounds if number % 5 == 0 else rng.randrange(1, rounds)):
-            start = round(rng.uniform(0, duration - 1), 1)
-            end = round(start + rng.uniform(2, 20), 1)
-            last = texts.last if turn == rounds - 1 else ""
-            again = f"\nQ: {question}" if facts.question_again else ""
-            messages.append(
-                {"role": "assistant", "content": f"<think>{words(rng, 5)}</think>{facts.call(start, end, rng)}"}
-            )
-            if rng.random() < 0.25:
-                told = f"<tool_response>\n{texts.error} {words(rng, 4)}.\n</tool_response>{texts.retry}{last}"
-            else:
-                times = [start + i * 0.5 for i in range(rng.randrange(2, 9))]
-                num_frames += len(times)
-                said = facts.head(len(times), start, min(end, duration))
-                told = f"<tool_response>\n{texts.clip}{said}\n{block(facts, times)}\n</tool_response>"
-                told += f"{texts.more}{again}{last}"
-            messages.append({"role": facts.tool_role, "content": told})
-        messages.append({"role": "assistant", "content": f"<think>{words(rng, 5)}</think><answer>A</answer>"})
-        made.append({"messages": messages, "images": [f"{i}.jpg" for i in range(num_frames)]})
-    return made, texts
-
-
-def block(facts: Facts, times: list[float]) -> str:
-    return facts.separator.join(f"{facts.label(i, t)}<image>" for i, t in enumerate(times))
-
-
-def written(path: Path, made: list[dict[str, object]]) -> Path:
+def written(path: Path, made: list[dict[str, Any]]) -> Path:
     path.write_text(json.dumps(made, ensure_ascii=False))
     return path
 
 
 def learned_from(path: Path) -> Learned:
     chats = read_chats(path)
-    return learn(chats, guess_base(chats), name="theirs")
+    base = guess_base(chats)
+    return learn_protocol(chats, base, name="theirs")
 
 
 # ---------------------------------------------------------------- learned and proved
@@ -167,7 +42,7 @@ def learned_from(path: Path) -> Learned:
 @pytest.mark.parametrize("kind", KINDS)
 def test_unknown_texts_are_learned_and_given_back(kind: str, seed: int, tmp_path: Path) -> None:
     rng = random.Random(f"{kind} {seed}")
-    made, texts = rows(KINDS[kind], rng, 40)
+    made, texts = rows_of(KINDS[kind], rng, 40)
     learned = learned_from(written(tmp_path / "sft.json", made))
     file = tmp_path / "protocol.toml"
     file.write_text(to_toml(learned.protocol))
@@ -179,6 +54,175 @@ def test_unknown_texts_are_learned_and_given_back(kind: str, seed: int, tmp_path
 
     # Other conversations of the same checkpoint, too: what was learned is the protocol, not the file.
     rng = random.Random(f"{kind} {seed}")
-    more, _ = rows(KINDS[kind], rng, 200)
-    deviations = check(read_chats(written(tmp_path / "more.json", more)), protocol)
+    more, _ = rows_of(KINDS[kind], rng, 200)
+    deviations = check_chats(read_chats(written(tmp_path / "more.json", more)), protocol)
     assert deviations == [], "\n".join(map(str, deviations[:3]))
+
+
+LABELS: dict[str, tuple[str, str, int]] = {
+    "videozoomer": ("<frame{index}_time{time:.2f}s>", "", 0),
+    "numbered": ("Frame {index} at {time:.1f}s: ", "\n", 1),
+    "longvt": ("", "", 0),
+    "paravt": ("", "", 0),
+    "timesearch-r": ("{time:.1f}s", "", 0),
+    "conan": ("{clock}", "", 0),
+    "minutes": ("[{short_clock}] #{index:02d} ", " | ", 0),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_label_is_told_from_what_stands_between_frames(kind: str, tmp_path: Path) -> None:
+    made, _ = rows_of(KINDS[kind], random.Random(kind), 40)
+    frame = learned_from(written(tmp_path / "sft.json", made)).protocol.frame
+    assert (frame.label, frame.separator, frame.first_index) == LABELS[kind]
+    assert frame.index_restarts == "clip"
+
+
+def test_an_index_may_count_on_and_a_label_may_name_the_frame(tmp_path: Path) -> None:
+    """Labels of FrameThinker's kind, and an index that is not begun anew."""
+    made, _ = rows_of(KINDS["videozoomer"], random.Random(2), 30)
+    for row in made:
+        shown = itertools.count(1)
+        for message in row["messages"]:
+            message["content"] = re.sub(
+                r"<frame\d+_time([\d.]+)s>",
+                lambda found: f"Image {next(shown)}, frame {round(float(found[1]) * 25)}: ",  # noqa: B023
+                message["content"],
+            )
+    path = written(tmp_path / "sft.json", made)
+    learned = learned_from(path).protocol
+    assert learned.frame.label == "Image {index}, frame {frame}: "
+    assert (learned.frame.first_index, learned.frame.index_restarts) == (1, "never")
+    assert check_chats(read_chats(path), learned) == []
+
+
+def deviants(made: list[dict[str, Any]], change: Callable[[str], str], row: int, message: int) -> list[dict[str, Any]]:
+    """The same conversations, with one message of one row changed."""
+    made = json.loads(json.dumps(made))
+    text = made[row]["messages"][message]["content"]
+    made[row]["messages"][message]["content"] = change(text)
+    assert made[row]["messages"][message]["content"] != text
+    return made
+
+
+PLANTED: dict[str, tuple[int, str, Callable[[str], str]]] = {
+    "system": (0, "system message", lambda text: text + "!"),
+    "label": (1, "opening", lambda text: text.replace("_time4.00s>", "_time4.0s>")),
+    "index": (1, "opening", lambda text: text.replace("<frame1_", "<frame7_")),
+    "opening": (1, "opening", lambda text: text.replace("<image>", "<image> ", 1)),
+    "tool turn": (3, "tool turn 1", lambda text: text.replace("<tool_response>", "<tool-response>")),
+    "a call that nobody reads": (2, "tool turn 1", lambda text: text.replace("segment", "span")),
+}
+
+
+@pytest.mark.parametrize("where", PLANTED)
+def test_a_planted_deviation_is_reported_with_its_row_and_does_not_change_what_is_learned(
+    where: str, tmp_path: Path
+) -> None:
+    made, _ = rows_of(KINDS["videozoomer"], random.Random(5), 40)
+    plain = learned_from(written(tmp_path / "sft.json", made)).protocol
+    message, name, change = PLANTED[where]
+    row = next(i for i in range(10, 40) if "<image>" in str(made[i]["messages"][3]["content"]))
+    path = written(tmp_path / "planted.json", deviants(made, change, row, message))
+    assert learned_from(path).protocol == plain
+    assert check_chats(read_chats(tmp_path / "sft.json"), plain) == []
+    (found,) = check_chats(read_chats(path), plain)
+    assert (found.row, found.id, found.message) == (row, str(row), name)
+    text = json.loads(path.read_text())[row]["messages"][message if message != 2 else 3]["content"]
+    assert text[found.difference.at :].startswith(found.difference.found[:20])
+    assert f"row {row} ({row}), {name}, character {found.difference.at}" in str(found)
+
+
+def test_the_last_round_and_the_error_turn_are_told_apart(tmp_path: Path) -> None:
+    made, texts = rows_of(KINDS["videozoomer"], random.Random(9), 60)
+    turns = learned_from(written(tmp_path / "sft.json", made)).protocol.turns
+    opened, closed = "<tool_response>\n", "\n</tool_response>"
+    told = {name: escape_template(text) for name, text in vars(texts).items()}
+    assert turns.system == told["system"]
+    assert turns.opening == f"{{frames}}{told['before']} {{question}} {told['after']}"
+    assert turns.tool == f"{opened}{told['clip']}\n{{frames}}{closed}{told['more']}"
+    assert turns.last_tool == turns.tool + told["last"]
+    assert turns.error == f"{opened}{told['error']} {{help}}.{closed}{told['retry']}"
+    assert turns.last_error == turns.error + told["last"]
+
+
+def test_what_the_data_cannot_tell_is_said(tmp_path: Path) -> None:
+    made, _ = rows_of(KINDS["videozoomer"], random.Random(9), 30, rounds=2)
+    for row in made:
+        del row["messages"][2:4]  # no conversation zooms
+    chats = read_chats(written(tmp_path / "sft.json", made))
+    with pytest.raises(ValueError, match="no built-in protocol reads a call"):
+        guess_base(chats)
+    learned = learn_protocol(chats, builtin_protocol("videozoomer"), name="theirs")
+    said = "\n".join(learned.unsure)
+    assert "no conversation shows a clip" in said
+    assert "the error turn: no conversation shows one" in said
+    assert "{clip_text}" in learned.protocol.turns.tool
+
+
+def test_the_commands_learn_prove_and_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made, texts = rows_of(KINDS["videozoomer"], random.Random(5), 40)
+    data = str(written(tmp_path / "sft.json", made))
+    folder = str(tmp_path / "learned")
+    assert main(["protocol", "learn", data, "-o", folder]) == 0
+    assert "gives 40 of them back, character for character" in capsys.readouterr().out
+    learned = load_protocol(folder)
+    assert learned.name == "videozoomer"
+    assert learned.checkpoints == builtin_protocol("videozoomer").checkpoints
+
+    assert main(["protocol", "check", folder, data]) == 0
+    assert "40 of 40 conversations are given back" in capsys.readouterr().out
+    planted = str(written(tmp_path / "planted.json", deviants(made, lambda text: text + "!", 7, 1)))
+    assert main(["protocol", "check", folder, planted]) == 1
+    said = capsys.readouterr().out
+    assert "row 7 (7), opening, character" in said
+    assert "39 of 40 conversations are given back" in said
+    assert main(["protocol", "check", "videozoomer", data]) == 2
+    assert "lacks texts that are not ours to ship: system_text" in capsys.readouterr().err
+
+    assert main(["protocol", "show", folder]) == 0
+    shown = capsys.readouterr().out
+    assert texts.system in shown
+    assert texts.last in shown.partition("last tool turn")[2]
+    assert main(["protocol", "show", "embedded"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    kinds = ["glance turn", "tool turn", "last tool turn", "error turn"]
+    assert [line for line in lines if line.endswith("turn")] == kinds
+    runs = [re.fullmatch(r"('.*'|\".*\") +([\d ]+)", line) for line in lines if line.startswith(("'", '"'))]
+    codec = load_vocabulary(str(embedded_path())).codec
+    assert len(runs) > 20
+    for run in runs:
+        assert run
+        assert codec.decode([int(id) for id in run[2].split()], special=True) == ast.literal_eval(run[1])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1]", "row 0: must be an object"),
+        ("[]", "holds no conversation"),
+        ("{", "no JSON"),
+        ('[{"messages": [{"role": "assistant", "content": "x"}]}]', "row 0: roles must be"),
+        ('[{"messages": [{"role": "user", "content": 5}]}]', "row 0: content must be text"),
+    ],
+)
+def test_a_file_of_another_kind_is_refused_with_its_row(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "data.json"
+    path.write_text(text)
+    with pytest.raises(InvalidRecord, match=message):
+        read_chats(path)
+
+
+def test_json_lines_and_content_in_parts_are_read(tmp_path: Path) -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "image"}, {"type": "text", "text": "b"}]
+    row = {"id": "x7", "messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": "c"}]}
+    path = tmp_path / "data.jsonl"
+    path.write_text(f"{json.dumps(row)}\n\n{json.dumps(row)}\n")
+    first, second = read_chats(path)
+    assert (first.id, first.shown, first.written, second.row) == ("x7", ("a<image>b",), ("c",), 1)
+
+
+def test_all_rows_asking_the_same_is_refused(tmp_path: Path) -> None:
+    made, _ = rows_of(KINDS["videozoomer"], random.Random(1), 1)
+    with pytest.raises(ValueError, match="ask the same"):
+        learned_from(written(tmp_path / "sft.json", made * 3))

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from protocols import PUBLIC
 
 from vzoom.config import ZoomConfig
+from vzoom.protocol import builtin_protocol
 from vzoom.protocol.frame_times import clamped_end, glance_timestamps, zoom_timestamps
 from vzoom.types import CallError, Malformed, VideoInfo, ZoomCall
 
 EXACT = ZoomConfig()
-PUBLIC = ZoomConfig(protocol=PUBLIC)
+PUBLIC = ZoomConfig.of(builtin_protocol("videozoomer"))
 
 
 def video(duration: float, fps: float = 30.0) -> VideoInfo:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import ZoomConfig
+from ..config import LIMITS, ZoomConfig
 from .console import note
 from .options import given, video_options
 from .progress import StageLine
@@ -34,7 +34,7 @@ def load_zoomer(args: argparse.Namespace, *, warn: bool = True) -> Zoomer:
         ValueError: limits that do not fit together, or a folder that is not there.
         OSError: a model that cannot be found or read.
     """
-    limits = given(args, ZoomConfig)
+    limits = given(args, ZoomConfig, LIMITS)
     ZoomConfig().override(**limits)  # checked before the model is loaded, which can take minutes
     video = video_options(args)
     if warn and args.model == "embedded":

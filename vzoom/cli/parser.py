@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from vzoom import __version__
 
-from .commands import ask, data, demo, distill, doctor, eval, reflect, report, synthetic, train, verify
+from .commands import ask, data, demo, distill, doctor, eval, protocol, reflect, report, synthetic, train, verify
 
 _EXAMPLES = """examples:
   vzoom demo                                   render a video, ask about it, write a report
@@ -45,6 +45,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"vzoom {__version__}")
     parser.add_argument("--traceback", action="store_true", help="show where an error came from, for bug reports")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (ask, data, demo, distill, doctor, eval, reflect, report, synthetic, train, verify):
+    for module in (ask, data, demo, distill, doctor, eval, protocol, reflect, report, synthetic, train, verify):
         module.add_parser(commands)
     return parser

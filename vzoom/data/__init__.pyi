@@ -28,6 +28,17 @@ from .files import write_atomically as write_atomically
 from .files import write_json as write_json
 from .importers import import_rl as import_rl
 from .importers import import_sft as import_sft
+from .learning.chats import Chat as Chat
+from .learning.chats import read_chats as read_chats
+from .learning.check import Deviation as Deviation
+from .learning.check import check_chats as check_chats
+from .learning.learn import Learned as Learned
+from .learning.learn import guess_base as guess_base
+from .learning.learn import learn_protocol as learn_protocol
+from .learning.show import TokenRun as TokenRun
+from .learning.show import example_turns as example_turns
+from .learning.show import text_of as text_of
+from .learning.show import token_runs as token_runs
 from .mix import mix as mix
 from .record import Record as Record
 from .record import VideoRef as VideoRef

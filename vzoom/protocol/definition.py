@@ -113,14 +113,14 @@ class Frames:
             {short_clock} (MM:SS), {frame} (its number in the file, from 0).
         separator: the text between a frame and the next label.
         first_index: {index} of the first frame.
-        restart_in_clip: whether {index} begins anew in each clip, or counts on.
+        index_restarts: where {index} begins anew: in each "clip", in each "turn" (whose clips count on), or "never".
         encoding: "image" shows each frame as an image, "video" shows pairs of frames as video tokens.
     """
 
     label: str = ""
     separator: str = ""
     first_index: int = 0
-    restart_in_clip: bool = True
+    index_restarts: Literal["clip", "turn", "never"] = "clip"
     encoding: Encoding = "image"
 
 

@@ -21,6 +21,7 @@ from .grammars.base import Grammar, Said, excerpt
 from .grammars.boxed import Boxed
 from .grammars.clip import Clip
 from .grammars.hermes import Hermes
+from .grammars.json_text import objects
 from .grammars.scanner import opening_tags
 from .grammars.tags_json import TagsJson
 
@@ -141,11 +142,18 @@ def _actions(acting: str, protocol: Protocol) -> tuple[list[tuple[str, bool]], l
     elif answer.form == "action":
         answers = [body for body, _ in calls if answer.open in body]
         calls = [one for one in calls if answer.open not in one[0]]
+    if call.grammar == "hermes" and call.per_turn > 1:  # EVA writes several calls between one pair of tags
+        calls = [(one, closed) for body, closed in calls for one in _parts(body, call.max_characters)]
     if call.grammar == "boxed":
         if answer.form == "boxed":
             answers = [body for body, _ in calls if not boxed.is_call(body)]
         calls = [one for one in calls if boxed.is_call(one[0])]
     return calls, answers
+
+
+def _parts(body: str, max_characters: int) -> list[str]:
+    """The calls between one pair of tags."""
+    return objects(body) if len(body) <= max_characters else [body]
 
 
 def _between(text: str, opening: str, closing: str) -> list[tuple[str, bool]]:

@@ -216,7 +216,7 @@ def _of_clip(
         "num_frames": len(times),
     }
     note = protocol.turns.end_note if end < call.end_seconds else ""
-    before = 0 if protocol.frame.restart_in_clip else num_shown + first_image
+    before = {"clip": 0, "turn": first_image, "never": num_shown + first_image}[protocol.frame.index_restarts]
     return {
         **values,
         "note": _filled(protocol, note, values),

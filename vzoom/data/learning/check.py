@@ -9,7 +9,7 @@ from ...config import ZoomConfig
 from ...protocol import ImagePart, Part, Protocol, error_turn, parse_turn, prompt, tool_turn
 from ...types import CallError, Malformed, VideoInfo, ZoomCall, calls_of
 from .chats import IMAGE, MESSAGE_END, VIDEO, Chat
-from .reading import Difference, Values, first_difference, read_values
+from .reading import Difference, Values, clip_field, first_difference, read_values
 
 _NO_END = 1e9  # seconds: the duration of a video that says none
 _REPLY = f"{MESSAGE_END}\n<|im_start|>assistant\n"
@@ -39,7 +39,7 @@ class Deviation:
         return f"row {self.row} ({self.id}), {self.message}, {place}: the protocol has {expected}, the data {found}"
 
 
-def check(chats: Sequence[Chat], protocol: Protocol) -> list[Deviation]:
+def check_chats(chats: Sequence[Chat], protocol: Protocol) -> list[Deviation]:
     """Render every conversation from its own facts (times, question, calls) and compare, character for character.
 
     Args:
@@ -109,7 +109,7 @@ def _with_clips(template: str, num_clips: int, protocol: Protocol) -> str:
 
 def _renamed(clip: str, number: int) -> str:
     for name in ("frames", "start", "end", "clock_start", "clock_end", "num_frames", "note"):
-        clip = clip.replace(f"{{{name}", f"{{{name}_{'abcdefghij'[number]}")
+        clip = clip.replace(f"{{{name}", f"{{{clip_field(name, number)}")
     return clip
 
 
@@ -144,8 +144,10 @@ def _clips(
         count = counts[number] if number < len(counts) else 0
         clips.append((call, times[done : done + count]))
         done += count
-    if "end" in read.texts:  # the only sign of the video's end in some protocols
-        video = replace(video, duration_seconds=min(video.duration_seconds, float(read.texts["end"])))
+    told = [read.texts.get(clip_field("end", number)) for number in range(len(calls))]
+    ends = [float(end) for end, call in zip(told, calls, strict=True) if end and float(end) < call.end_seconds]
+    if ends:  # the only sign of the video's end in some protocols
+        video = replace(video, duration_seconds=min(video.duration_seconds, *ends))
     parts = tool_turn(clips, video, _settings(protocol), question=question, zooms_left=zooms_left, num_shown=num_shown)
     return _message(parts, protocol)
 

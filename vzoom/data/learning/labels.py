@@ -66,7 +66,7 @@ def learn_frames(chats: Sequence[Chat], unsure: list[str]) -> Frames:
         label += field + escape_template(word)
         if counted:
             first_index, restarts = counted
-    return Frames(label, words[0][: len(words[0]) - kept], first_index, restarts)
+    return Frames(label, words[0][: len(words[0]) - kept], first_index, "clip" if restarts else "never")
 
 
 def _common_end(text: str, other: str) -> int:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from ...protocol import (
     Frames,
     Protocol,
+    TemplateField,
     Turns,
     builtin_names,
     builtin_protocol,
@@ -20,7 +21,7 @@ from ...protocol import (
     parse_turn,
     split_template,
 )
-from ...types import ZoomCall
+from ...types import TurnOutcome, ZoomCall, calls_of
 from .chats import IMAGE, VIDEO, Chat
 from .common import Pieces, Varying, align, around, most_common, nearly_all, split_numbers
 from .labels import learn_frames
@@ -73,7 +74,7 @@ def guess_base(chats: Sequence[Chat]) -> Protocol:
     for name in builtin_names():
         base = builtin_protocol(name)
         turns = (text for chat in chats for text in chat.written[:-1])
-        counts[name] = sum(isinstance(_call(text, base), ZoomCall) for text in turns)
+        counts[name] = sum(bool(calls_of(_outcome(text, base))) for text in turns)
     # The protocols of checkpoints come before vzoom's own, which share a grammar with one of them.
     best = max(counts, key=lambda name: (counts[name], bool(builtin_protocol(name).checkpoints)))
     if not counts[best]:
@@ -83,7 +84,7 @@ def guess_base(chats: Sequence[Chat]) -> Protocol:
     return builtin_protocol(best)
 
 
-def learn(chats: Sequence[Chat], base: Protocol, *, name: str) -> Learned:
+def learn_protocol(chats: Sequence[Chat], base: Protocol, *, name: str) -> Learned:
     """Learn the texts of a protocol.
 
     Args:
@@ -117,7 +118,17 @@ def learn(chats: Sequence[Chat], base: Protocol, *, name: str) -> Learned:
     if roles:
         turns = replace(turns, tool_role="tool" if most_common(roles) == "tool" else "user")
     limits = base.limits if rounds is None else replace(base.limits, max_zooms=rounds - 1)
-    protocol = replace(base, name=name, checkpoints=(), missing=(), texts={}, turns=turns, frame=frames, limits=limits)
+    kept = {piece.name for text in vars(turns).values() if isinstance(text, str) for piece in _fields(text)}
+    protocol = replace(
+        base,
+        name=name,
+        checkpoints=base.checkpoints if base.missing else (),
+        missing=tuple(text for text in base.missing if text in kept),
+        texts={text: words for text, words in base.texts.items() if text in kept},
+        turns=turns,
+        frame=frames,
+        limits=limits,
+    )
     return Learned(protocol, tuple(found), tuple(unsure))
 
 
@@ -203,6 +214,8 @@ def _learn_tool(
     turns: Turns, base: Protocol, messages: Sequence[_Message], found: list[str], unsure: list[str]
 ) -> tuple[Turns, int | None]:
     """The turns with those for clips, and how many turns a conversation has at most; None if that cannot be told."""
+    if base.call.per_turn > 1:
+        messages = [message for message in messages if "start" in message.facts]  # those of one call
     if not messages:
         unsure.append(f"tool turns: no conversation shows a clip; those of the protocol {base.name} were kept")
         return turns, None
@@ -369,7 +382,7 @@ def _tool_messages(chat: Chat, opening: str, frames: Frames, base: Protocol) -> 
     question, end = told.get("question", ""), float(told.get("duration", "inf"))
     found = []
     for turn, text in enumerate(chat.shown[1:], 1):
-        call = _call(chat.written[turn - 1], base)
+        call = _outcome(chat.written[turn - 1], base)
         facts: Facts = (
             {"start": call.start_seconds, "end": min(call.end_seconds, end)} if isinstance(call, ZoomCall) else {}
         )
@@ -380,7 +393,7 @@ def _tool_messages(chat: Chat, opening: str, frames: Frames, base: Protocol) -> 
     return found
 
 
-def _call(text: str, base: Protocol) -> object:
+def _outcome(text: str, base: Protocol) -> TurnOutcome:
     """What a turn does; the times of calls that name frames are those numbers."""
     return parse_turn(text, base, video_fps=1.0)
 
@@ -395,6 +408,10 @@ def _explain(pieces: Pieces, messages: Sequence[_Message], unsure: list[str], ro
         follows = pieces[i + 1] if i + 1 < len(pieces) else ""
         template += _number(piece, messages, template, follows if isinstance(follows, str) else "", unsure, [])
     return template
+
+
+def _fields(template: str) -> list[TemplateField]:
+    return [piece for piece in split_template(template) if isinstance(piece, TemplateField)]
 
 
 def _escaped(text: str) -> str:

@@ -116,6 +116,11 @@ def _piece(piece: str | TemplateField, before: tuple[str | TemplateField, ...], 
     return f"(?P<{piece.name}>{_value(piece, frames)})"
 
 
+def clip_field(name: str, number: int) -> str:
+    """The name of a field of one of several clips: frames, frames_b, frames_c, …"""
+    return f"{name}_{'abcdefghijklmnopqrstuvwxyz'[number]}" if number else name
+
+
 def _plain_name(name: str) -> str:
     """The name of a field, without the letter that tells the second clip from the first."""
     return name[:-2] if name[-2:-1] == "_" else name

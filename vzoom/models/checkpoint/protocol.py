@@ -95,6 +95,23 @@ def _grammar(protocol: Protocol) -> tuple[CallFormat, AnswerFormat, ThoughtForma
     return protocol.call, protocol.answer, protocol.thought
 
 
+def find_protocol(folders: Sequence[CheckpointFolder], tokenizer: Any, *, name: str) -> Protocol:
+    """The protocol that a checkpoint is prompted in if the user names none; texts may be missing.
+
+    Args:
+        folders: of the adapter, if there is one, and of the checkpoint.
+        tokenizer: transformers' own, for its chat template.
+        name: the folder or hub id.
+
+    Raises:
+        ValueError: a file is not what it should be.
+    """
+    settings = next((found for one in folders if (found := one.read_json("vzoom.json")) is not None), None)
+    recorded = [one for one in (folders[-1].name, folders[-1].read_config().get("_name_or_path")) if one]
+    chosen = _own_protocol(folders, settings, name, recorded) or _unknown(tokenizer)
+    return with_chat_template(chosen, tokenizer, name) if chosen.turns.system_from_chat_template else chosen
+
+
 def _own_protocol(
     folders: Sequence[CheckpointFolder], settings: dict[str, Any] | None, name: str, recorded_names: Sequence[str]
 ) -> Protocol | None:
@@ -141,16 +158,19 @@ def _shown(protocol: Protocol, tokenizer: Any) -> str | None:
     """The system message with the tool in it, as a template; None if the chat template shows no tools."""
     if not getattr(tokenizer, "chat_template", None):
         return None
-    tool = json.loads(protocol.text(protocol.call.schema))
+    schema = protocol.text(protocol.call.schema)
     # Fields of the text survive as they are: a template changes the message around it only.
     system = protocol.text(protocol.turns.system)
     messages = [{"role": "system", "content": _MARK}] if system else []
     text = tokenizer.apply_chat_template(
-        [*messages, {"role": "user", "content": "?"}], tools=[tool], tokenize=False, add_generation_prompt=False
+        [*messages, {"role": "user", "content": "?"}],
+        tools=[json.loads(schema)] if schema else None,
+        tokenize=False,
+        add_generation_prompt=False,
     )
     head, opened, rest = text.partition("<|im_start|>system\n")
     body, closed, _ = rest.partition("<|im_end|>")
-    if head or not opened or not closed or json.dumps(protocol.call.tool) not in body:
+    if head or not opened or not closed or (schema and json.dumps(protocol.call.tool) not in body):
         return None
     before, _, after = body.partition(_MARK)
     return escape_template(before) + system + escape_template(after) if system else escape_template(body)

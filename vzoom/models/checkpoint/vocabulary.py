@@ -6,11 +6,12 @@ from functools import partial
 from typing import Any
 
 from ...config import ZoomConfig
-from ...protocol import TextCodec, Vocabulary
+from ...protocol import Protocol, TextCodec, Vocabulary
 from ...video import PatchSpec, grid_for
 from .adapters import find_model
 from .generation import end_ids_of
 from .load import END_OF_TEXT, END_OF_TURN, Checkpoint, backend_of, load_tokenizer, patch_spec_of, token_id
+from .protocol import find_protocol
 
 
 def load_vocabulary(name_or_path: str, *, tokenizer: Any = None) -> Vocabulary:
@@ -28,6 +29,21 @@ def load_vocabulary(name_or_path: str, *, tokenizer: Any = None) -> Vocabulary:
     ends = end_ids_of(folder.read_json("generation_config.json") or {})
     tokenizer = load_tokenizer(folder) if tokenizer is None else tokenizer
     return build_vocabulary(tokenizer, patch_spec_of(folder), name_or_path, end_ids=ends)
+
+
+def checkpoint_protocol(name_or_path: str) -> Protocol:
+    """The protocol of a checkpoint that is not loaded, with or without the texts that it lacks.
+
+    Args:
+        name_or_path: a folder in Hugging Face layout, or a hub id.
+
+    Raises:
+        OSError: nothing was found.
+        ValueError: a file of it is not what it should be.
+    """
+    folder, adapter = find_model(name_or_path)
+    folders = [folder] if adapter is None else [adapter, folder]
+    return find_protocol(folders, load_tokenizer(folder), name=name_or_path)
 
 
 def vocabulary_of(checkpoint: Checkpoint) -> Vocabulary:

@@ -32,6 +32,20 @@ def first_object(body: str) -> dict[str, Any] | None:
     return None
 
 
+def objects(body: str) -> list[str]:
+    """The texts of the JSON objects of a text, if nothing else but white space is in it; else the text itself."""
+    found: list[str] = []
+    done = 0
+    while rest := body[done:].lstrip():
+        begin = len(body) - len(rest)
+        try:
+            _, done = _DECODER.raw_decode(body, begin)
+        except (ValueError, RecursionError):
+            return [body]
+        found.append(body[begin:done])
+    return found or [body]
+
+
 # All repetitions are bounded: the text may be anything, and is looked at for every sampled token.
 _BLANK = r"\s{0,16}"
 _TIME = r"[\d:.]{1,24}"
