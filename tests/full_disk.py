@@ -229,13 +229,10 @@ def main(folder: Path, name: str, *, seed: int, tries: int) -> dict[str, object]
         disk.resize(None)
         last = attempt(work, disk, out)
         assert last == "", last
-        return {
-            "task": name,
-            "ended": ended,
-            "whole": digest(whole),
-            "stopped": digest(out),
-            "is_tmpfs": disk.is_mounted,
-        }
+        shared = folder / "shared"
+        two = attempts(work, disk, [shared, shared])
+        digests = {"whole": digest(whole), "stopped": digest(out), "shared": digest(shared)}
+        return {"task": name, "ended": ended, "two": sorted(two), **digests, "is_tmpfs": disk.is_mounted}
 
 
 if __name__ == "__main__":
