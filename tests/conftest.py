@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 
@@ -10,6 +11,8 @@ import pytest
 # two-core machine are slower than one, and results do not depend on the number of cores.
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"
+# A shell starts what runs in the background with Ctrl-C ignored, and so would the commands that tests stop by it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that reaches for a hub fails at once
 
 

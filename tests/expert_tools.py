@@ -84,24 +84,34 @@ def files_of(folder: Path) -> dict[str, bytes]:
 # ---------------------------------------------------------------- a command that can be killed
 
 _MOTHER = """
-import json, os, sys
+import json, os, signal, sys
 from vzoom.cli import main
+from vzoom.interrupts import run_until_signal
 import vzoom.data.collect.distill, vzoom.data.collect.reflect, vzoom.data.collect.rollouts
 import vzoom.models.checkpoint.vocabulary, vzoom.zoomer
+import vzoom.eval.runs.run, vzoom.synthetic.evaluate
 import pyarrow.parquet, transformers.models.qwen2_5_vl.modeling_qwen2_5_vl
 from transformers import AutoTokenizer
 print("ready", flush=True)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+def run():
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # from here on they are answered
+    return main(json.loads(line))
+
 for line in sys.stdin:
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     child = os.fork()
     if child == 0:
         log = os.open(os.environ["CHILD_LOG"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1), os.dup2(log, 2)
         code = 70
         try:
-            code = main(json.loads(line))
+            code = run_until_signal(run, line=": stopped by {}".format, is_program=True)
         finally:
             sys.stdout.flush(), sys.stderr.flush()
             os._exit(code)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     print(child, flush=True)
     print(os.waitpid(child, 0)[1], flush=True)
 """

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import training
 
+from vzoom.interrupts import run_until_signal
 from vzoom.train.recipes.recipe import GRPORecipe, Optimisation, Recipe
 from vzoom.train.rl.collapse import CollapseLimits
 from vzoom.train.rl.grpo import run_grpo
@@ -46,4 +47,6 @@ def main(world: str, out: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    sys.exit(
+        run_until_signal(lambda: main(*sys.argv[1:]) or 0, line=lambda by: f"stopped by {by}", is_program=True)  # type: ignore[func-returns-value]
+    )

@@ -14,6 +14,7 @@ BEGIN, END = "<!-- rooms: written by `python tests/rooms.py` -->", "<!-- /rooms 
 # Loose files at the top of the package are rooms of one file.
 ROOMS = (
     "types",
+    "interrupts",
     "protocol",
     "config",
     "chat",

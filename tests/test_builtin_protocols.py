@@ -8,6 +8,7 @@ import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -100,6 +101,17 @@ def test_a_checkpoint_has_one_protocol() -> None:
     assert found is not None
     assert found.name == "videozoomer"
     assert builtin_for("nobody/nothing") is None
+
+
+def test_the_docs_name_every_protocol_its_checkpoints_and_the_texts_that_it_lacks() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "protocols.md").read_text()
+    rows = dict(re.findall(r"^\| `([\w-]+)` (\|.*)$", page, re.MULTILINE))
+    assert set(rows) == set(builtin_names())
+    for name, row in rows.items():
+        protocol = builtin_protocol(name)
+        assert re.findall(r"`(\w+)`", row.rpartition(" | ")[2]) == list(protocol.missing)
+        if protocol.checkpoints and name != "qwen-zero-shot":
+            assert protocol.checkpoints[0] in row
 
 
 # ---------------------------------------------------------------- what models write, as the public parsers read it

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from browser.sample import make_result
 import vzoom
 from vzoom.cli import main
 from vzoom.cli.console import Style, printable
+from vzoom.cli.exit_codes import ExitCode
 from vzoom.cli.live import Live
 from vzoom.cli.options import add_settings, given
 from vzoom.cli.parser import build_parser
@@ -173,19 +173,22 @@ def flags() -> dict[str, list[tuple[str, argparse.Action]]]:
     return found
 
 
+OUT = ("-o", "--out")
+
+
 def meaning(flag: str, action: argparse.Action) -> str:
     """The help without what may differ: defaults, what --model is for, what --out makes."""
     text = re.sub(r" \(default[^)]*\)", "", str(action.help) % vars(action))
     if flag == "--model":
         return text.partition(": ")[2]
-    return text.partition(": ")[0] if flag == "--out" else text
+    return text.partition(": ")[0] if flag in OUT else text
 
 
 def test_a_flag_means_the_same_in_every_command() -> None:
     shared = {flag: uses for flag, uses in flags().items() if len(uses) > 1 and flag not in ("-h", "--help")}
     assert {"--out", "--cache", "--model", "--limit", "--max-sessions", "--seed", "--json"} <= set(shared)
     for flag, uses in shared.items():
-        kinds = {action.type for _, action in uses if flag != "--out"}
+        kinds = {action.type for _, action in uses if flag not in OUT}
         assert len(kinds) <= 1, f"{flag} is read in {len(kinds)} ways: {[prog for prog, _ in uses]}"
         meanings = {meaning(flag, action): prog for prog, action in uses}
         if flag == "--report":  # the demo writes one anyway
@@ -303,7 +306,7 @@ def test_another_model_is_not_warned_about(
 def test_no_answer_says_why(video: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     zoomer = ScriptedZoomer(make_result(answer=None, stop_reason=StopReason.TURN_TOKENS))
     monkeypatch.setattr(vzoom, "load", lambda model, **options: zoomer)
-    assert main(["ask", str(video), "Which?"]) == 0
+    assert main(["ask", str(video), "Which?"]) == 4
     assert "no answer: a turn reached its limit of new tokens (--max-new-tokens)" in capsys.readouterr().out
 
 
@@ -427,7 +430,7 @@ def test_synthetic_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 # ---------------------------------------------------------------- interrupts, pipes, colours
 
 
-def test_ctrl_c_is_quiet(
+def test_ctrl_c_is_one_line(
     scripted: ScriptedZoomer, video: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(*args: Any, **options: Any) -> Result:
@@ -435,23 +438,35 @@ def test_ctrl_c_is_quiet(
 
     monkeypatch.setattr(scripted, "ask", interrupted)
     assert main(["ask", str(video), "What?", "--model", "some/where"]) == 130
-    assert capsys.readouterr().err == "\n"
+    assert capsys.readouterr().err == "\nvzoom ask: stopped by Ctrl-C\n"
 
 
-def test_ctrl_c_in_a_real_process() -> None:
-    code = """
-import sys, time
-from vzoom.cli import main
-from vzoom.cli.commands import doctor
-doctor.run = lambda args: print("ready", flush=True) or time.sleep(60)
-sys.exit(main(["doctor"]))
-"""
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (130, "\n")
+def test_a_conversation_without_an_answer_has_its_own_code(
+    scripted: ScriptedZoomer, video: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["ask", str(video), "What?", "--model", "some/where"]
+    assert main(words) == 0
+    scripted.result.trajectory.answer, scripted.result.trajectory.stop_reason = None, StopReason.ROUNDS
+    assert main(words) == ExitCode.UNANSWERED == 4
+    assert main([*words, "--json"]) == 4
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["answer"] is None
+
+
+def test_an_error_that_nobody_expects_is_one_line(
+    scripted: ScriptedZoomer, video: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*args: Any, **options: Any) -> Result:
+        raise KeyError("a bug\nof ours")
+
+    monkeypatch.setattr(scripted, "ask", broken)
+    words = ["ask", str(video), "What?", "--model", "some/where"]
+    assert main(words) == ExitCode.UNEXPECTED == 70
+    err = capsys.readouterr().err
+    assert err.startswith("vzoom ask: unexpected KeyError: ")
+    assert "--traceback" in err
+    assert err.count("\n") == 1
+    with pytest.raises(KeyError):
+        main(["--traceback", *words])
 
 
 def test_a_closed_pipe_is_quiet(tmp_path: Path) -> None:

@@ -1,11 +1,9 @@
-"""kill -9 at random moments of distil and reflect: taken up again, both end as if nothing had happened, nothing is
-paid for twice."""
+"""Distil and reflect, stopped in every way at random moments: taken up again, both end as if nothing had happened,
+nothing is paid for twice."""
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,6 +12,7 @@ from pathlib import Path
 import pytest
 from expert_tools import CONFIG, ZOOM, Mother, files_of, make_questions, until
 from faulty_oracle import FaultyOracle
+from killing import stops
 
 pytest.importorskip("pyarrow", reason="pyarrow (extra train) is not installed")
 
@@ -53,15 +52,16 @@ def kill_again_and_again(
     """Kill the command ten times, at random moments all over its work; `total`: what an undisturbed run has `done`."""
     draw = random.Random(seed)
     before = server.replies.total()
-    for kill, moment in enumerate(sorted(draw.sample(range(total - 8), KILLS)), 1):
+    moments = sorted(draw.sample(range(total - 8), KILLS))
+    for kill, (moment, stop) in enumerate(zip(moments, stops(KILLS), strict=True), 1):
         pid = mother.start(command)
         if done(out) >= moment:  # what was in flight at the last kill went further: this one dies while it starts
             time.sleep(draw.uniform(0.0, 0.3))
         else:
             assert until(lambda at=moment: done(out) >= at, seconds=60), mother.log.read_text()
             time.sleep(draw.uniform(0.0, 0.05))
-        os.kill(pid, signal.SIGKILL)
-        assert mother.wait() == -signal.SIGKILL, f"kill {kill} came too late\n{mother.log.read_text()}"
+        stop(pid, draw)
+        assert mother.wait() == stop.code, f"kill {kill}, {stop}\n{mother.log.read_text()}"
         lost = server.replies.total() - before - paid(out)  # in flight when it was killed
         assert 0 <= lost <= kill * CONCURRENCY
     mother.start(command)

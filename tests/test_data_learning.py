@@ -184,6 +184,10 @@ def test_the_commands_learn_prove_and_show(tmp_path: Path, capsys: pytest.Captur
     shown = capsys.readouterr().out
     assert texts.system in shown
     assert texts.last in shown.partition("last tool turn")[2]
+    assert main(["protocol", "show", "zsgvivo/videozoomer"]) == 0  # no test reaches for the hub
+    shown = capsys.readouterr()
+    assert "[clip_text]" in shown.out
+    assert "its files cannot be had" in shown.err
     assert main(["protocol", "show", "embedded"]) == 0
     lines = capsys.readouterr().out.splitlines()
     kinds = ["glance turn", "tool turn", "last tool turn", "error turn"]
@@ -226,3 +230,15 @@ def test_all_rows_asking_the_same_is_refused(tmp_path: Path) -> None:
     made, _ = rows_of(KINDS["videozoomer"], random.Random(1), 1)
     with pytest.raises(ValueError, match="ask the same"):
         learned_from(written(tmp_path / "sft.json", made * 3))
+
+
+def test_conversations_without_a_system_message_leave_it_to_the_chat_template(tmp_path: Path) -> None:
+    """Qwen's chat templates have a system message of their own, which the data does not show."""
+    made, _ = rows_of(KINDS["conan"], random.Random(1), 30)
+    for row in made:
+        del row["messages"][0]
+    path = written(tmp_path / "sft.json", made)
+    learned = learned_from(path)
+    assert learned.protocol.turns.system_from_chat_template
+    assert "chat template gives it" in "\n".join(learned.unsure)
+    assert check_chats(read_chats(path), learned.protocol) == []

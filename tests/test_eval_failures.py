@@ -32,6 +32,7 @@ HIT, MISS = (29.0, 33.0), (5.0, 9.0)
         (Verdict("unparsable"), make_story(zooms=[HIT]), "malformed"),
         (Verdict("unjudged"), make_story(), "unjudged"),
         (Verdict("missing_video"), None, "not_asked"),
+        (Verdict("failed"), None, "failed"),
     ],
 )
 def test_every_kind(verdict, story, failure):

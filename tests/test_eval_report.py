@@ -57,7 +57,7 @@ def test_figures_count_everything_apart(two_runs: list[Path]) -> None:
     assert figures.accuracy is not None
     assert figures.accuracy.mean == pytest.approx(2 / 5)
     assert figures.scores.overall.counts == {
-        "right": 2, "wrong": 1, "unanswered": 1, "unparsable": 1, "unjudged": 1, "missing_video": 1,
+        "right": 2, "wrong": 1, "unanswered": 1, "unparsable": 1, "unjudged": 1, "missing_video": 1, "failed": 0,
     }  # fmt: skip
     assert {k: n for k, n in figures.failures.items() if n} == {
         "right": 2, "zoomed_elsewhere": 1, "out_of_budget": 1, "malformed": 1, "unjudged": 1, "not_asked": 1,

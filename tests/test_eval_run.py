@@ -10,10 +10,12 @@ import pytest
 from eval_small import small_benchmark
 
 import vzoom
+from vzoom.engine.session import Session
 from vzoom.eval.runs.policy import Policy
 from vzoom.eval.runs.run import RunConfig, RunProgress, run
 from vzoom.eval.runs.shard import Shard
 from vzoom.eval.runs.store import content_hash, read_rows, read_settings
+from vzoom.eval.scores.figures import figures_of
 from vzoom.zoomer import Zoomer
 
 CONFIG = RunConfig(max_sessions=2, block=2)
@@ -102,6 +104,28 @@ def test_a_missing_video_is_a_verdict_and_changes_no_other_block(
     assert rows[5].prediction.detail
     whole = read_rows(undisturbed)
     assert [replace(r.prediction) for r in rows[:4]] == [r.prediction for r in whole[:4]]
+
+
+def test_a_conversation_that_fails_is_a_verdict_and_changes_no_other(
+    zoomer: Zoomer, videos: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accept = Session.accept
+
+    def rotten(self: Session, token: int, logprob: float) -> str:
+        if self.trajectory.video.path.endswith("3.mp4"):
+            raise RuntimeError("a bug")
+        return accept(self, token, logprob)
+
+    monkeypatch.setattr(Session, "accept", rotten)
+    path = run(zoomer, small_benchmark(), videos, tmp_path / "run", CONFIG)
+    assert path is not None
+    rows, whole = read_rows(path), read_rows(undisturbed)
+    failed = rows.pop(3).prediction
+    del whole[3]
+    assert (failed.verdict, failed.detail, failed.failure, failed.conversations) == ("failed", "a bug", "failed", 0)
+    assert [row.prediction.answer for row in rows] == [row.prediction.answer for row in whole]
+    figures = figures_of([*rows, *(r for r in read_rows(path) if r.prediction.verdict == "failed")])
+    assert (figures.scored, figures.scores.overall.counts["failed"]) == (5, 1)
 
 
 def test_other_settings_are_refused_by_name(zoomer: Zoomer, videos: Path, undisturbed: Path) -> None:

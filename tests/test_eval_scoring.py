@@ -26,15 +26,14 @@ def run_of(*kinds: VerdictKind) -> list[ItemVerdict]:
 
 
 def test_each_kind_is_counted_apart_and_only_verdicts_are_scored() -> None:
-    summary = summarise(
-        run_of("right", "right", "right", "wrong", "unanswered", "unparsable", "unjudged", "missing_video")
-    )
+    kinds = ("right", "right", "right", "wrong", "unanswered", "unparsable", "unjudged", "missing_video", "failed")
+    summary = summarise(run_of(*kinds))
     assert dict(summary.counts) == {**dict.fromkeys(KINDS, 1), "right": 3}
-    assert (summary.num_items, summary.num_scored) == (8, 6)
+    assert (summary.num_items, summary.num_scored) == (9, 6)
     assert summary.accuracy is not None
     assert summary.accuracy.mean == pytest.approx(3 / 6)  # unanswered and unparsable earn nothing
     assert summary.of_read == pytest.approx(3 / 4)
-    assert summary.bounds == (3 / 8, 5 / 8)  # the two without a verdict, all wrong and all right
+    assert summary.bounds == (3 / 9, 6 / 9)  # the three without a verdict, all wrong and all right
     written = json.loads(json.dumps(summary.to_json()))
     assert written["unjudged"] == 1
     assert written["accuracy"]["mean"] == pytest.approx(0.5)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -9,7 +10,13 @@ from hypothesis import strategies as st
 
 from vzoom.config import ZoomConfig
 from vzoom.protocol import builtin_protocol
-from vzoom.protocol.frame_times import clamped_end, glance_timestamps, zoom_timestamps
+from vzoom.protocol.frame_times import (
+    clamped_end,
+    glance_segments,
+    glance_timestamps,
+    zoom_segments,
+    zoom_timestamps,
+)
 from vzoom.types import CallError, Malformed, VideoInfo, ZoomCall
 
 EXACT = ZoomConfig()
@@ -92,6 +99,23 @@ def test_zoom_times_increase_inside_the_segment(duration: float, start: float, l
     assert times[0] == start
     assert times[-1] < clamped_end(asked, video(duration))
     assert all(b - a > 0.99 / min(fps, 30) for a, b in itertools.pairwise(times))
+
+
+def test_a_video_whose_frames_follow_unevenly_is_sampled_at_the_calls_own_rate() -> None:
+    uneven = dataclasses.replace(video(60.0, fps=0.5), max_fps=30.0)
+    assert zoom_timestamps(ZoomCall(9, 10, 16), uneven, EXACT) == [9 + i / 16 for i in range(16)]
+    assert zoom_segments([ZoomCall(9, 10, 16), ZoomCall(50, 90, 1)], uneven, EXACT) == ((9, 10), (50, 60))
+    assert glance_segments(uneven, EXACT) == ((0, 60),)
+    # More than the limit might exist, fewer do on average: the limit at equal distances.
+    assert zoom_timestamps(ZoomCall(20, 36, 16), uneven, EXACT) == [20.0 + i for i in range(16)]
+    assert isinstance(zoom_timestamps(ZoomCall(0, 60, 30), uneven, EXACT), Malformed)
+    for rate in (1e-310, 1e308):
+        times = zoom_timestamps(ZoomCall(1, 2, rate), uneven, EXACT)
+        assert isinstance(times, list)
+        assert 1 <= len(times) <= 16
+    # Other rules count frames, and an even video is sampled as ever.
+    assert zoom_segments([ZoomCall(9, 10, 16)], uneven, PUBLIC) == glance_segments(uneven, PUBLIC) == ()
+    assert zoom_segments([ZoomCall(9, 10, 16)], video(60.0), EXACT) == glance_segments(video(60.0), EXACT) == ()
 
 
 def test_config_refuses_nonsense() -> None:

@@ -21,7 +21,7 @@ from vzoom.video.patches import PatchSpec, grid_for
 
 ALL = dict.fromkeys(("captions", "recall", "letters", "look", "scenes", "listing", "reading", "answers"), 1)
 ZOOM = ZoomConfig(protocol=BRIEF, min_pixels=784, max_pixels=3136, max_total_tokens=2048)
-RECIPES = (tiny.ablation, tiny.tiny)
+RECIPES = (tiny.ablation, tiny.hermes, tiny.tiny)
 SMALL = SyntheticConfig(duration_seconds=32, frame_size=56, num_scenes=(4, 5), scene_seconds=(4, 10))
 CONFIGS = {"which": SMALL, "count": replace(SMALL, events_per_scene=(1, 4))}
 

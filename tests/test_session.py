@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,15 @@ import numpy as np
 import pytest
 from checkpoints import token_id, write_tokenizer
 from protocols import TAGS
+from test_video_render import render
+from torture_videos import RECORDING
 
 from vzoom.config import ZoomConfig
 from vzoom.engine.session import Done, NeedFrames, NeedTokens, Session
 from vzoom.protocol.text_codec import TextCodec
 from vzoom.protocol.vocabulary import Vocabulary
 from vzoom.types import Answer, CallError, Clip, Malformed, StopReason, VideoInfo, ZoomCall
+from vzoom.video import look_each, open_video
 
 VIDEO = VideoInfo("v.mp4", duration_seconds=64.0, fps=8.0, width=56, height=56)
 IM_END = token_id("<|im_end|>")
@@ -48,8 +52,8 @@ def clip(times: Sequence[float], size: int = 56) -> Clip:
 class Driver:
     """Plays the engine: feeds succeed, fetches bring blank frames, the model writes what it is told."""
 
-    def __init__(self, vocabulary: Vocabulary, **config: Any) -> None:
-        self.session = Session("Who?", VIDEO, vocabulary, ZoomConfig(**config))
+    def __init__(self, vocabulary: Vocabulary, video: VideoInfo = VIDEO, **config: Any) -> None:
+        self.session = Session("Who?", video, vocabulary, ZoomConfig(**config))
         self.fed: list[int] = []
         self.openings: list[str] = []
         self.fetch()
@@ -95,6 +99,34 @@ def test_a_conversation_of_two_zooms(vocabulary: Vocabulary) -> None:
     assert driver.fed == trajectory.ids[:-1]
     assert "video ends at 64.00s" in driver.openings[2]
     assert trajectory.to_json()["zooms"][1]["end_seconds"] == 64
+
+
+def test_a_zoom_into_a_video_whose_frames_follow_unevenly(vocabulary: Vocabulary, tmp_path: Path) -> None:
+    """Read from the file: half a frame per second, but three within one second."""
+    path = render(tmp_path / "screen.mkv", pts=RECORDING, time_base=Fraction(1, 1000), rate=1000, width=56, height=56)
+    with open_video(path) as video:
+
+        class Reading(Driver):
+            def fetch(self) -> None:
+                need = self.session.action
+                assert isinstance(need, NeedFrames)
+                found, per_clip = look_each(
+                    video, need.timestamps, need.per_clip, keyframes=False, segments=need.segments
+                )
+                self.session.splice(found, per_clip)
+
+        driver = Reading(vocabulary, video.info)
+        # No more frames exist than the glance would show: it has every one.
+        assert driver.session.trajectory.glance_seconds == tuple(pts / 1000 for pts in RECORDING)
+        driver.write('<video_zoom>{"segment": [9, 10], "fps": 16}</video_zoom>')
+        assert driver.session.trajectory.zooms[0].pts_seconds == (9.0, 9.2, 9.7)
+        assert "3 frames from 9.00s to 10.00s: The video has no more at this rate." in driver.opening
+        driver.write('<video_zoom>{"segment": [9, 10], "fps": 2}</video_zoom>')
+        assert driver.session.trajectory.zooms[1].pts_seconds == (9.0, 9.2)
+        assert "2 frames from 9.00s to 10.00s:\n" in driver.opening
+        driver.write('<video_zoom>{"segment": [12, 15], "fps": 4}</video_zoom>')
+        assert driver.session.trajectory.zooms[2].pts_seconds == (9.7,)
+        assert driver.session.prefetch_seconds == ()
 
 
 def test_masks_and_lengths_of_the_trajectory(vocabulary: Vocabulary) -> None:

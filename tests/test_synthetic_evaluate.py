@@ -32,11 +32,12 @@ class FakeZoomer:
     count: int
     sees: set[int]
     knows: set[int]
+    fails: set[int] = field(default_factory=set)
     config: ZoomConfig = field(default_factory=ZoomConfig)
     paths: list = field(default_factory=list)
     zooms_allowed: list = field(default_factory=list)
 
-    def ask_many(self, jobs, *, max_zooms, max_sessions, on_event):
+    def ask_many(self, jobs, *, max_zooms, max_sessions, on_event, return_exceptions):
         self.zooms_allowed.append(max_zooms)
         results = []
         for path, text in jobs:
@@ -51,6 +52,9 @@ class FakeZoomer:
             turns = [Turn(pts_seconds=(at, at + 7.0))]
             answer = f"{question.answer_letter}." if number in self.knows else wrong
             results.append(FakeResult(None if number == 19 else answer, FakeTrajectory(turns)))
+            if number in self.fails:
+                assert return_exceptions
+                results[-1] = RuntimeError("a bug")
         return results
 
 
@@ -70,6 +74,12 @@ def test_it_counts_hits_luck_and_errors_and_removes_its_videos():
     assert set(zoomer.zooms_allowed) == {2}
     assert len(set(zoomer.paths)) == 20
     assert not any(p.exists() for p in zoomer.paths)
+
+
+def test_a_conversation_that_fails_is_no_right_answer_and_ends_nothing():
+    zoomer = FakeZoomer(seed=3, count=4, sees={0, 1, 2, 3}, knows={0, 1, 2, 3}, fails={1})
+    figures = evaluate_synthetic(zoomer, "which", 4, 3, config=SMALL)
+    assert (figures["failed"], figures["accuracy"], figures["hit_rate"]) == (0.25, 0.75, 0.75)
 
 
 def test_a_cache_folder_keeps_its_videos(tmp_path):

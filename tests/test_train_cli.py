@@ -128,7 +128,7 @@ def test_ctrl_c_says_how_to_resume(
     monkeypatch.setattr(pipeline, "run_pipeline", stopped)
     for front_door in (command_line.main, train_by_cli):
         assert front_door(["pipeline", "tiny", "--out", str(tmp_path)]) == 130
-        assert "stopped: the same command resumes" in capsys.readouterr().err
+        assert "stopped by Ctrl-C: run the same command again to resume" in capsys.readouterr().err
 
 
 def test_a_shipped_config_starts_its_processes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import os
-import signal
+import random
 import subprocess
 import sys
 import time
@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from killing import STOPS
 
 pytest.importorskip("trl", reason="needs the train extra")
 
@@ -133,16 +134,23 @@ import torch
 torch.set_num_threads(1)
 from test_train_pipeline import rehearsal
 from vzoom.train.pipeline.pipeline import run_pipeline
-run_pipeline(rehearsal(), Path(sys.argv[1]), say=lambda line: print(line, flush=True))
+from vzoom.interrupts import run_until_signal
+
+def main():
+    run_pipeline(rehearsal(), Path(sys.argv[1]), say=lambda line: print(line, flush=True))
+    return 0
+
+sys.exit(run_until_signal(main, line="stopped by {}".format, is_program=True))
 """
 
 
 def test_killed_again_and_again_it_ends_in_the_same_files(finished, tmp_path):
-    """kill -9 soon after the start of each slow stage: in the end the files are those of an undisturbed run."""
+    """Stopped in every way soon after the start of a slow stage, it ends in the files of an undisturbed run."""
     folder = finished[0]
     undisturbed = outputs(folder)
     folder.rename(tmp_path / "undisturbed")  # the other one takes its place: records hold the paths of their videos
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    stops, stop, draw = iter(STOPS), None, random.Random(0)
     left = {"base": 0.4, "exemplars": 0.2, "sft-exemplars": 1.0, "reflections": 0.3, "grpo": 1.5}
     while True:
         process = subprocess.Popen(
@@ -151,11 +159,16 @@ def test_killed_again_and_again_it_ends_in_the_same_files(finished, tmp_path):
         for line in process.stdout:
             if (seconds := left.pop(line.strip().partition("] ")[2], None)) is not None:
                 time.sleep(seconds)
-                process.send_signal(signal.SIGKILL)
+                stop = next(stops)
+                stop(process.pid, draw)
                 break
+        else:
+            stop = None
         process.stdout.close()
-        if (code := process.wait()) != -signal.SIGKILL:
+        code = process.wait()
+        if stop is None:
             break
+        assert code == stop.code
     assert code == 0
     assert not left
     assert outputs(folder) == undisturbed

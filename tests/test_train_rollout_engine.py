@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from protocols import BRIEF
@@ -16,7 +18,8 @@ from vzoom.protocol.judging import JudgeFailed
 from vzoom.synthetic.dataset import write_questions
 from vzoom.train.common.dist import ProcessGroup
 from vzoom.train.common.rollout_engine import RolloutEngine
-from vzoom.train.rl.grpo_step import rollout_seed
+from vzoom.train.recipes import recipe_named
+from vzoom.train.rl.grpo_step import GRPOSteps, rollout_seed
 from vzoom.train.rl.micro_batches import EMPTY, plan_micro_batches
 from vzoom.train.rl.progress import GRPOProgress, draw_questions
 from vzoom.train.rl.reward import Reward, RewardConfig, score_rollouts
@@ -87,6 +90,29 @@ def test_a_video_that_is_gone_or_changed_is_named(
     with pytest.raises(ValueError, match="is another file now"):
         engine.answer([other])
     assert len(engine.answer(questions)) == 3  # the engine still works
+
+
+def test_a_question_that_fails_leaves_the_others_alone(
+    engine: RolloutEngine, questions: list[Record], tmp_path: Path
+) -> None:
+    gone = replace(questions[0], id="gone", video=replace(questions[0].video, path=str(tmp_path / "gone.mp4")))
+    first, error, third = engine.roll_out(
+        [questions[0], gone, questions[2]], num_rollouts=2, temperature=1.0, seeds=[1, 2, 3]
+    )
+    assert isinstance(error, ValueError)
+    assert "question gone, video" in str(error)
+    assert [len(first), len(third)] == [2, 2]
+
+    recipe = replace(recipe_named("tiny"), zoom=ZOOM)
+    policy: Any = SimpleNamespace()
+    steps = GRPOSteps(recipe, policy, engine, [questions[0], gone, questions[2]], group=ProcessGroup())
+    with pytest.warns(RuntimeWarning, match="left out of this step: question gone"):
+        groups = steps._roll_out(3)
+    assert {group.record.id for group in groups} == {questions[0].id, questions[2].id}
+    broken = GRPOSteps(recipe, policy, engine, [gone, questions[1]], group=ProcessGroup())
+    broken.questions = [gone]
+    with pytest.raises(ValueError, match="1 of 1 questions failed; the first: question gone"):
+        broken._roll_out(1)
 
 
 def test_rewards_come_by_group_and_a_failed_judge_gives_none(engine: RolloutEngine, questions: list[Record]) -> None:

@@ -144,7 +144,11 @@ def test_killed_it_resumes_as_if_nothing_had_happened(whole: Path, data: tuple[P
     script.write_text(
         f"import sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from test_train_sft import *\n"
-        f"run(RECIPE, (Path({str(data[0])!r}), Path({str(data[1])!r})), Path({str(out)!r}))\n"
+        "from vzoom.interrupts import run_until_signal\n"
+        "def main():\n"
+        f"    run(RECIPE, (Path({str(data[0])!r}), Path({str(data[1])!r})), Path({str(out)!r}))\n"
+        "    return 0\n"
+        "sys.exit(run_until_signal(main, line='stopped by {}'.format, is_program=True))\n"
     )
     killed_again_and_again([sys.executable, str(script)], out, lines=6, seed=2)
     assert losses(out) == losses(whole)

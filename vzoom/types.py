@@ -416,7 +416,10 @@ class Finished:
 
 @dataclass(frozen=True)
 class Failed:
-    """There is no conversation: its video cannot be read, or its glance does not fit. Other requests continue."""
+    """There is no conversation: its video cannot be read, its glance does not fit, or something in it was raised.
+
+    Other requests continue.
+    """
 
     request_id: int
     error: Exception

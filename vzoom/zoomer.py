@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import asyncio
+import contextlib
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from importlib.resources import files
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self, overload
+
+import torch
 
 from .config import Sampling, VideoOptions, ZoomConfig
-from .engine import Engine, Outcome, Request, Reuse
-from .models import Checkpoint, FeatureCache, load_checkpoint
+from .engine import Engine, EngineSize, EngineThread, Message, Outcome, Request, Reuse, Submission
+from .models import Checkpoint, FeatureCache, check_modules, load_checkpoint
 from .protocol import Protocol, load_protocol
 from .report import Report, answer_card
 from .types import Clip, Event, Failed, Trajectory, shortened
@@ -103,7 +108,8 @@ def load(
         config: replaces the checkpoint's own `vzoom.json`, with its protocol.
         limits: fields of `ZoomConfig` that replace those of the config.
         video: how videos are read; its device is that of the model.
-        max_sessions: conversations at once that memory must suffice for, beside the weights.
+        max_sessions: conversations that are held at once, if several threads ask; memory must suffice for them, beside
+            the weights. `ask_many` and `rollouts` can ask for more.
         progress: called with a line of text while the weights are read.
 
     Raises:
@@ -129,17 +135,23 @@ def load(
         progress=progress,
     )
     name = str(model) if adapter is None else f"{model} with {adapter}"
-    return Zoomer(checkpoint, config=checkpoint.config.override(**changes), name=name, video=video)
+    config = checkpoint.config.override(**changes)
+    return Zoomer(checkpoint, config=config, name=name, video=video, max_sessions=max_sessions)
 
 
 class Zoomer:
-    """A loaded model that answers questions about videos.
+    """A loaded model that answers questions about videos. A context manager.
+
+    All methods may be called from many threads at once: one engine on a thread of its own serves them, and stays warm
+    between questions. Answers are those of the same questions asked one after the other. After fork() the child makes
+    an engine of its own; a model on CUDA cannot be used there.
 
     Args:
         checkpoint: the model.
         config: replaces the checkpoint's own.
         name: what results call the model.
         video: how videos are read; its device is that of the model.
+        max_sessions: conversations at once, if several threads ask.
 
     Attributes:
         clip_cache: decoded frames, kept between questions.
@@ -154,13 +166,36 @@ class Zoomer:
         config: ZoomConfig | None = None,
         name: str | None = None,
         video: VideoOptions | None = None,
+        max_sessions: int = 1,
     ) -> None:
         self.checkpoint = checkpoint
         self.config = config or checkpoint.config
         self.name = name or checkpoint.name
         options = replace(video or VideoOptions(), device=str(checkpoint.model.device))
         self.clip_cache = ClipCache(options=options)
-        self.feature_cache = FeatureCache()
+        self.feature_cache = feature_cache = FeatureCache()
+
+        def make_engine(size: EngineSize) -> Engine:
+            return _make_engine(checkpoint, feature_cache, size)
+
+        self._engine_thread = EngineThread(make_engine, EngineSize(max_sessions, self.config.max_total_tokens))
+        # The thread does not know the zoomer, and ends with it.
+        weakref.finalize(self, self._engine_thread.stop).atexit = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back what is held beside the weights: the engine with its pages, and the caches.
+
+        What is being answered ends with an error, and nothing can be asked any more.
+        """
+        self._engine_thread.close()
+        self.clip_cache.clear()
+        self.feature_cache.clear()
 
     @property
     def is_embedded(self) -> bool:
@@ -192,6 +227,62 @@ class Zoomer:
         """
         return self.ask_many([(video, question)], max_zooms=max_zooms, sampling=sampling, on_event=on_event)[0]
 
+    async def aask(
+        self,
+        video: VideoInput,
+        question: str,
+        *,
+        max_zooms: int | None = None,
+        sampling: Sampling | None = None,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> Result:
+        """`ask` for asyncio. A task that is cancelled gives its pages back at once.
+
+        Args:
+            video: as for `ask`; so are all the others.
+
+        Raises:
+            ValueError: as `ask` does.
+        """
+        config = self.config.override(max_zooms=max_zooms)
+        async with contextlib.aclosing(self._messages(video, question, config, sampling)) as messages:
+            async for message in messages:
+                if isinstance(message, Outcome):
+                    return self._result(message, config)
+                if on_event is not None:
+                    on_event(message)
+        raise AssertionError("a conversation without an outcome")
+
+    async def stream(
+        self,
+        video: VideoInput,
+        question: str,
+        *,
+        max_zooms: int | None = None,
+        sampling: Sampling | None = None,
+    ) -> AsyncIterator[Event]:
+        """Answer one question: `async for event in zoomer.stream(video, question)`.
+
+        Who stops early (`break`, a task that is cancelled) drops the conversation; its pages are given back at once.
+
+        Args:
+            video: as for `ask`; so are all the others.
+
+        Yields:
+            Text and zooms as they happen; the last is `Finished`, with the trajectory.
+
+        Raises:
+            ValueError: as `ask` does.
+        """
+        config = self.config.override(max_zooms=max_zooms)
+        async with contextlib.aclosing(self._messages(video, question, config, sampling)) as messages:
+            async for message in messages:
+                if isinstance(message, Outcome):
+                    message.unwrap()
+                elif not isinstance(message, Failed):
+                    yield message
+
+    @overload
     def ask_many(
         self,
         questions: Iterable[tuple[VideoInput, str]],
@@ -201,25 +292,52 @@ class Zoomer:
         on_event: Callable[[Event], None] | None = None,
         max_sessions: int = 8,
         reuse: Reuse = "off",
-    ) -> list[Result]:
+        return_exceptions: Literal[False] = False,
+    ) -> list[Result]: ...
+
+    @overload
+    def ask_many(
+        self,
+        questions: Iterable[tuple[VideoInput, str]],
+        *,
+        max_zooms: int | None = None,
+        sampling: Sampling | None = None,
+        on_event: Callable[[Event], None] | None = None,
+        max_sessions: int = 8,
+        reuse: Reuse = "off",
+        return_exceptions: Literal[True],
+    ) -> list[Result | Exception]: ...
+
+    def ask_many(
+        self,
+        questions: Iterable[tuple[VideoInput, str]],
+        *,
+        max_zooms: int | None = None,
+        sampling: Sampling | None = None,
+        on_event: Callable[[Event], None] | None = None,
+        max_sessions: int = 8,
+        reuse: Reuse = "off",
+        return_exceptions: bool = False,
+    ) -> list[Result] | list[Result | Exception]:
         """Answer many questions in one batch.
 
         Args:
             questions: (video, question) pairs; videos as for `ask`.
             max_zooms: replaces that of the config.
-            sampling: greedy if not given; pair i samples with seed sampling.seed + i.
-            on_event: called with text and zooms as they happen.
+            sampling: as for `ask`; pair i samples with seed sampling.seed + i.
+            on_event: called with text and zooms as they happen; event.request_id is the number of the pair, from 0.
             max_sessions: questions that are answered at once.
-            reuse: "rotate" or "rotate+first16" splices clips that an earlier question of this call has seen without
-                feeding them again. Approximate: result.trajectory.is_exact says where it happened. See
+            reuse: "rotate" or "rotate+first16" splices clips that an earlier question has seen without feeding them
+                again. Approximate: result.trajectory.is_exact says where it happened. See
                 `vzoom/engine/clip_reuse.py`.
+            return_exceptions: put the error of a question that fails in its place, and answer the others. By default
+                the first error is raised, and the other questions are dropped.
 
         Returns:
             The results, in the order of the questions. Their `seconds` count from the start of the call.
 
         Raises:
-            ValueError: as `ask` does, for the first question that fails; the others are then dropped. To keep them,
-                use `Engine.run`, whose outcomes carry one error each.
+            ValueError: as `ask` does, for the first question that fails, unless return_exceptions is set.
         """
         config = self.config.override(max_zooms=max_zooms)
         base = sampling or self.checkpoint.sampling
@@ -228,7 +346,9 @@ class Zoomer:
             self.request(video, question, config=config, sampling=replace(base, seed=base.seed + i))
             for i, (video, question) in enumerate(questions)
         ]
-        return self._run(requests, on_event, max_sessions=min(max_sessions, len(requests)), reuse=reuse)
+        size = EngineSize(min(max_sessions, max(1, len(requests))), config.max_total_tokens, reuse)
+        found = self._run(requests, size, on_event, raise_first=not return_exceptions)
+        return [one.error if one.error is not None else self._result(one, config) for one in found]
 
     def rollouts(
         self,
@@ -248,7 +368,7 @@ class Zoomer:
             num_rollouts: how many answers.
             max_zooms: replaces that of the config.
             sampling: temperature 1 if not given; rollout i samples with seed sampling.seed + i.
-            on_event: called with text and zooms as they happen.
+            on_event: called with text and zooms as they happen; event.request_id is the number of the rollout, from 0.
 
         Returns:
             num_rollouts results.
@@ -265,7 +385,8 @@ class Zoomer:
             sampling=sampling or Sampling(temperature=1.0),
             num_rollouts=num_rollouts,
         )
-        return self._run([request], on_event, max_sessions=num_rollouts)
+        size = EngineSize(num_rollouts, request.config.max_total_tokens)
+        return [self._result(outcome, request.config) for outcome in self._run([request], size, on_event)]
 
     def request(
         self,
@@ -301,37 +422,67 @@ class Zoomer:
 
     def _run(
         self,
-        requests: list[Request],
+        requests: Sequence[Request],
+        size: EngineSize,
         on_event: Callable[[Event], None] | None,
         *,
-        max_sessions: int,
-        reuse: Reuse = "off",
-    ) -> list[Result]:
-        """Results of all rollouts of all requests, in order. Raises the first error."""
+        raise_first: bool = True,
+    ) -> list[Outcome]:
+        """Outcomes of all rollouts of all requests, in order."""
         if not requests:
             return []
+        outcomes: dict[int, Outcome] = {}
 
-        def watch(event: Event) -> None:
-            if on_event is not None:
-                on_event(event)
-            if isinstance(event, Failed):
-                raise event.error
+        check_modules(self.checkpoint.model.hf)
+        with contextlib.closing(
+            self._engine_thread.replies(requests, size, with_events=on_event is not None)
+        ) as messages:
+            for message in messages:
+                if isinstance(message, Outcome):
+                    outcomes[message.request_id] = message
+                    if raise_first:
+                        message.unwrap()
+                elif on_event is not None:
+                    on_event(message)
+        return [outcomes[number] for number in sorted(outcomes)]
 
-        with Engine(
-            self.checkpoint,
-            max_sessions=max_sessions,
-            max_total_tokens=requests[0].config.max_total_tokens,
-            feature_cache=self.feature_cache,
-            reuse=reuse,
-        ) as engine:
-            outcomes = engine.run(requests, on_event=watch)
-        return [
-            self._result(outcome, request.config)
-            for request, group in zip(requests, outcomes, strict=True)
-            for outcome in group
-        ]
+    async def _messages(
+        self, video: VideoInput, question: str, config: ZoomConfig, sampling: Sampling | None
+    ) -> AsyncGenerator[Message, None]:
+        """What happens to one question, its outcome last."""
+        loop = asyncio.get_running_loop()
+        queue: asyncio.Queue[list[Message]] = asyncio.Queue()
+        request = self.request(video, question, config=config, sampling=sampling or self.checkpoint.sampling)
+
+        def deliver(messages: list[Message]) -> None:
+            loop.call_soon_threadsafe(queue.put_nowait, messages)
+
+        submission = Submission([request], EngineSize(1, config.max_total_tokens), deliver, with_events=True)
+        check_modules(self.checkpoint.model.hf)
+        self._engine_thread.submit(submission)
+        ended = False
+        try:
+            while not ended:
+                for message in await queue.get():
+                    ended = isinstance(message, Outcome)
+                    yield message
+        finally:
+            if not ended:
+                self._engine_thread.cancel(submission)
 
     def _result(self, outcome: Outcome, config: ZoomConfig) -> Result:
         trajectory, glance = outcome.unwrap(), outcome.glance
         warnings = self.checkpoint.warnings
         return Result(trajectory, glance, list(outcome.clips), outcome.seconds, self.name, config, warnings)
+
+
+def _make_engine(checkpoint: Checkpoint, feature_cache: FeatureCache, size: EngineSize) -> Engine:
+    if checkpoint.model.device.type == "cuda" and torch.cuda._is_in_bad_fork():
+        raise ValueError("CUDA cannot be used after fork(): load the model in the child, or start it with spawn")
+    return Engine(
+        checkpoint,
+        max_sessions=size.max_sessions,
+        max_total_tokens=size.max_total_tokens,
+        feature_cache=feature_cache,
+        reuse=size.reuse,
+    )

@@ -16,9 +16,17 @@ class ExitCode(IntEnum):
         code.meaning = meaning
         return code
 
-    OK = 0, "the command did what it was asked"
+    OK = 0, "the command did what it was asked; of a question: it is answered"
     FAILED = 1, "it ran, and a check failed, an answer was wrong, or work is left for another process or another run"
     WRONG_USE = 2, "it cannot run like this: a wrong option, file, model or setting, or a package that is missing"
     NO_GPU = 3, "`vzoom doctor --gpu` found no GPU"
-    INTERRUPTED = 130, "stopped by Ctrl-C"  # 128 + SIGINT, as shells report it
-    BROKEN_PIPE = 141, "the program that read the output left"  # 128 + SIGPIPE
+    UNANSWERED = 4, "the conversation ended without an answer"
+    UNEXPECTED = (
+        70,
+        "an error that vzoom does not expect: `vzoom --traceback …` shows where it came from",
+    )  # EX_SOFTWARE
+    # 128 + the signal's number, as shells report it
+    HUNG_UP = 129, "stopped by SIGHUP: the terminal is gone"
+    INTERRUPTED = 130, "stopped by Ctrl-C"
+    BROKEN_PIPE = 141, "the program that read the output left"
+    TERMINATED = 143, "stopped by SIGTERM"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import io
 import os
 import sys
 from collections.abc import Sequence
 
+from ..interrupts import run_until_signal
 from .exit_codes import ExitCode
-from .parser import build_parser
 
 _OUT_OF_MEMORY = (
     "the GPU's memory is full: lower --max-total-tokens, --glance-max-frames or --max-pixels, or name a smaller --model"
@@ -37,31 +38,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a letter shows "?" instead of failing
+    args = argparse.Namespace(command="", resumes=False)  # until they are parsed
+
+    def stopped(by: str) -> str:
+        again = ": run the same command again to resume" if getattr(args, "resumes", False) else ""
+        return f"{f'vzoom {args.command}'.strip()}: stopped by {by}{again}"
+
+    return run_until_signal(lambda: _run(argv, args), line=stopped, is_program=argv is None)
+
+
+def _run(argv: Sequence[str] | None, args: argparse.Namespace) -> int:
+    from .parser import build_parser  # here: Ctrl-C is answered from the first moment on
+
+    build_parser().parse_args(argv, args)
     try:
-        args = build_parser().parse_args(argv)
-        try:
-            code: int = args.run(args)
-            sys.stdout.flush()  # here, so that a closed pipe is noticed while it can be answered
-        except BrokenPipeError:
-            # The reader left: what is still buffered must not fail again when the interpreter flushes at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return ExitCode.BROKEN_PIPE
-        except (ValueError, OSError) as error:
-            if args.traceback:
-                raise
-            return _refused(args.command, _one_line(error))
-        except RuntimeError as error:
-            if args.traceback or type(error).__name__ != "OutOfMemoryError":  # torch's, without importing torch here
-                raise
-            return _refused(args.command, _OUT_OF_MEMORY)
-        except ImportError as error:
-            if args.traceback:
-                raise
-            return _refused(args.command, f"{_one_line(error)} (`vzoom doctor` says what is missing)")
-    except KeyboardInterrupt:
-        print(file=sys.stderr)  # ends the line that was being written
-        return ExitCode.INTERRUPTED
-    return code
+        code: int = args.run(args)
+        sys.stdout.flush()  # here, so that a closed pipe is noticed while it can be answered
+        return code
+    except BrokenPipeError:
+        # The reader left: what is still buffered must not fail again when the interpreter flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.BROKEN_PIPE
+    except Exception as error:
+        if args.traceback:
+            raise
+        match error:
+            case ValueError() | OSError():
+                return _refused(args.command, _one_line(error))
+            case ImportError():
+                return _refused(args.command, f"{_one_line(error)} (`vzoom doctor` says what is missing)")
+            case RuntimeError() if type(error).__name__ == "OutOfMemoryError":  # torch's, without importing torch here
+                return _refused(args.command, _OUT_OF_MEMORY)
+        print(
+            f"vzoom {args.command}: unexpected {type(error).__name__}: {_one_line(error)} "
+            "(`vzoom --traceback …` shows where it came from: please report it)",
+            file=sys.stderr,
+        )
+        return ExitCode.UNEXPECTED
 
 
 def _refused(command: str, why: str) -> ExitCode:

@@ -97,9 +97,9 @@ def share(parser: argparse._ActionsContainer, *flags: str, **changes: Any) -> No
 
 
 def add_out(parser: argparse._ActionsContainer, what: str, **changes: Any) -> None:
-    """--out: where the results of the command go. what: the kind of file or folder."""
+    """--out, or -o: where the results of the command go. what: the kind of file or folder."""
     usual: dict[str, Any] = {"type": Path, "metavar": "DIR", "help": f"where the results go: {what}"}
-    parser.add_argument("--out", **usual | changes)
+    parser.add_argument("-o", "--out", **usual | changes)
 
 
 def add_model(parser: argparse._ActionsContainer, role: str, **changes: Any) -> None:

@@ -9,6 +9,7 @@ from typing import NoReturn
 from vzoom import __version__
 
 from .commands import ask, data, demo, distill, doctor, eval, protocol, reflect, report, synthetic, train, verify
+from .exit_codes import ExitCode
 
 _EXAMPLES = """examples:
   vzoom demo                                   render a video, ask about it, write a report
@@ -17,6 +18,7 @@ _EXAMPLES = """examples:
   vzoom verify --model ./checkpoint            is splicing exact for this checkpoint, on this machine?
   vzoom doctor                                 what is installed and what is missing
 """
+_EXIT_CODES = "exit codes:\n" + "".join(f"  {int(code):3}  {code.meaning}\n" for code in ExitCode)
 
 
 _SECRET = re.compile(r"--?(?:\w+[-_])*(?:key|token|secret|password)\b", re.IGNORECASE)
@@ -39,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="vzoom",
         description="A vision-language model that looks closer at a long video while it is thinking.",
-        epilog=_EXAMPLES,
+        epilog=f"{_EXAMPLES}\n{_EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"vzoom {__version__}")

@@ -34,6 +34,7 @@ class VideoRef:
         fps: frames per second.
         width: of a frame, in pixels.
         height: of a frame, in pixels.
+        max_fps: as in `VideoInfo`; None if the rate is constant.
 
     Raises:
         ValueError: a value is out of range, or a file has no hash.
@@ -45,6 +46,7 @@ class VideoRef:
     fps: float
     width: int
     height: int
+    max_fps: float | None = None
 
     def __post_init__(self) -> None:
         if not self.path:
@@ -53,6 +55,8 @@ class VideoRef:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} of the video must be above 0, got {value!r}")
+        if self.max_fps is not None and not (math.isfinite(self.max_fps) and self.max_fps > 0):
+            raise ValueError(f"max_fps of the video must be above 0, got {self.max_fps!r}")
         if self.sha256 is None:
             if not is_url(self.path):
                 raise ValueError(f"video {self.path} has no sha256: only a URL may lack it")
@@ -62,7 +66,7 @@ class VideoRef:
     @property
     def info(self) -> VideoInfo:
         """The same without the hash, as the protocol takes it."""
-        return VideoInfo(self.path, self.duration_seconds, self.fps, self.width, self.height)
+        return VideoInfo(self.path, self.duration_seconds, self.fps, self.width, self.height, max_fps=self.max_fps)
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ def schema() -> Any:
     call = [("start_seconds", pa.float64()), ("end_seconds", pa.float64()), ("fps", pa.float64())]
     call += [("num_frames", pa.int32())]
     video = [("path", text), ("sha256", text), ("duration_seconds", pa.float64()), ("fps", pa.float64())]
+    video += [("width", pa.int32()), ("height", pa.int32()), ("max_fps", pa.float64())]
     turn = [("text", text), ("source", text), ("flawed", pa.bool_()), ("kind", text), ("call", pa.struct(call))]
     turn += [("calls", pa.list_(pa.struct(call))), ("clip_frames", pa.list_(pa.int32()))]
     turn += [("answer", text), ("error", text), ("detail", text), ("pts_seconds", seconds)]
@@ -43,7 +44,7 @@ def schema() -> Any:
         ("question", text),
         ("options", pa.list_(text)),
         ("reference", text),
-        ("video", pa.struct([*video, ("width", pa.int32()), ("height", pa.int32())])),
+        ("video", pa.struct(video)),
         ("config", text),
         ("glance_seconds", seconds),
         ("turns", pa.list_(pa.struct(turn))),

@@ -23,7 +23,7 @@ def refer(path: str | PathLike[str]) -> VideoRef:
     with open_video(path) as video:
         info = video.info
     sha256 = None if is_url(path) else _hash_once(file_key(path))
-    return VideoRef(fspath(path), sha256, info.duration_seconds, info.fps, info.width, info.height)
+    return VideoRef(fspath(path), sha256, info.duration_seconds, info.fps, info.width, info.height, info.max_fps)
 
 
 def check_video(ref: VideoRef) -> None:

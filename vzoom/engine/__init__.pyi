@@ -1,5 +1,9 @@
 from .clip_reuse import Reuse as Reuse
 from .engine import Engine as Engine
+from .engine_thread import EngineSize as EngineSize
+from .engine_thread import EngineThread as EngineThread
+from .engine_thread import Message as Message
+from .engine_thread import Submission as Submission
 from .kv_cache import BlockTable as BlockTable
 from .kv_cache import OutOfPages as OutOfPages
 from .kv_cache import PagePool as PagePool

@@ -6,9 +6,10 @@ Who runs is decided in `scheduler.py`; how clips come in, in `media.py`.
 from __future__ import annotations
 
 import math
+import os
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -16,13 +17,13 @@ import torch
 
 from ..config import Sampling
 from ..models import Checkpoint, FeatureCache, check_modules, check_pool, vocabulary_of
-from ..types import Clip, Event, Failed, Finished, TextDelta, TurnEnded, TurnOpened
+from ..types import Event, Failed, Finished, TextDelta, TurnEnded, TurnOpened
 from ..video import CacheStats
 from .batch import run_model
 from .clip_reuse import ClipStore, Reuse
 from .kv_cache import BlockTable, PagePool
 from .media import Media
-from .request import Outcome, Request
+from .request import Outcome, OutcomeBuilder, Request
 from .running_session import RunningSession, SharedVideo
 from .sampler import choose
 from .scheduler import ScheduledRun, Scheduler
@@ -93,6 +94,7 @@ class Engine:
         reuse: Reuse = "off",
         untagged_answers: bool | None = None,
     ) -> None:
+        self._pid = os.getpid()
         check_modules(checkpoint.model.hf)  # they may have been wrapped since they were loaded
         self.checkpoint = checkpoint
         self.model = model = checkpoint.model
@@ -164,32 +166,20 @@ class Engine:
             By request, in order: one outcome per rollout.
 
         Raises:
-            ValueError: a request can never be admitted, or the engine is busy with requests of `add`.
-            Exception: what `step` raises. Then none of the requests is left in the engine.
+            ValueError: a request can never be admitted, or the engine is busy with requests of `add`. Then none of the
+                requests is left in the engine.
         """
         if not self._scheduler.is_idle:
             raise ValueError("the engine is busy: take the events of the requests that were added before with events()")
-        started = time.perf_counter()
-        seen: defaultdict[int, list[Clip | None]] = defaultdict(list)  # what opened each turn
+        builder = OutcomeBuilder(keep_clips=keep_clips)
         outcomes: dict[int, Outcome] = {}
         try:
             first_ids = [self.add(request) for request in requests]
             for event in self.events():
                 if on_event is not None:
                     on_event(event)
-                if isinstance(event, TurnOpened):
-                    if keep_clips:
-                        seen[event.request_id].append(event.clip)
-                elif isinstance(event, Finished | Failed):
-                    shown = seen.pop(event.request_id, [])
-                    outcomes[event.request_id] = Outcome(
-                        event.request_id,
-                        trajectory=event.trajectory if isinstance(event, Finished) else None,
-                        error=event.error if isinstance(event, Failed) else None,
-                        glance=shown[0] if shown else None,
-                        clips=tuple(clip for clip in shown[1:] if clip is not None),
-                        seconds=time.perf_counter() - started,
-                    )
+                if (outcome := builder.add(event)) is not None:
+                    outcomes[outcome.request_id] = outcome
         finally:
             self._drop_requests()
         return [
@@ -206,6 +196,7 @@ class Engine:
         Raises:
             ValueError: it asks for more tokens or rollouts than the engine was made for.
         """
+        self._check_process()
         return self._scheduler.add(request)
 
     def fork(self, request_id: int, samplings: Sequence[Sampling]) -> list[int]:
@@ -231,12 +222,24 @@ class Engine:
             ValueError: no conversation with this request id is running.
         """
         running = self._scheduler.find(request_id)
-        if running.forks:  # they are not cancelled with it
-            (first, sampling), *rest = running.forks
-            heir = running.branch(first, sampling)
-            heir.forks, running.forks = rest, []
-            self._scheduler.sessions.append(heir)
+        self._bequeath(running)
         running.session.cancel()
+
+    def abort(self, request_ids: Collection[int]) -> None:
+        """Forget conversations, running or not. Their pages are free when this returns, and they have no more events.
+
+        Args:
+            request_ids: all rollouts of a request that still waits, or any that run. Those that ended are passed over.
+        """
+        waiting = self._scheduler.waiting
+        kept = [(first, request) for first, request in waiting if first not in request_ids]
+        waiting.clear()
+        waiting.extend(kept)
+        for running in list(self._scheduler.sessions):
+            running.forks = [fork for fork in running.forks if fork[0] not in request_ids]
+            if running.request_id in request_ids:
+                self._bequeath(running)
+                self._retire(running)
 
     def events(self) -> Iterator[Event]:
         """All events of what was added, until nothing is left to do."""
@@ -246,19 +249,25 @@ class Engine:
     def step(self) -> list[Event]:
         """Admit requests, take clips in, run the model once, and report what happened.
 
-        Raises:
-            Exception: what the model raises (out of memory, an interrupt). Every session is then as it was before, and
-                the next step tries again.
+        What a request or its session raises ends that conversation alone, with `Failed`. A run of the model that fails
+        (out of memory, say) leaves every session as it was; the sessions that were in it are then fed alone, one in a
+        step, and one whose own run fails as well ends with `Failed`. An interrupt is raised, and leaves every session
+        as it was.
         """
+        self._check_process()
         events: list[Event] = []
         self._admit(events)
-        sessions = self._scheduler.sessions
-        for running in list(sessions):
+        for running in list(self._scheduler.sessions):
             need = running.session.action
-            if isinstance(need, NeedFrames) and (error := self._media.fetch(running, need, events)):
-                self._fail(running, error, events)
-        self._media.encode(sessions)
-        if runs := self._scheduler.select():
+            if isinstance(need, NeedFrames):
+                with self._isolated(running, events):
+                    self._media.fetch(running, need, events)
+        sessions = self._scheduler.sessions
+        suspect = [running for running in sessions if running.error is not None][:1]
+        others = [running for running in sessions if running.error is None]
+        self._media.encode(suspect)
+        self._media.encode(others)
+        if runs := self._scheduler.select(suspect) or self._scheduler.select(others):
             self._feed(runs, events)
         else:
             self._media.wait(sessions)
@@ -284,25 +293,42 @@ class Engine:
             request_ids = range(first, first + request.num_rollouts)
             samplings = [replace(request.sampling, seed=request.sampling.seed + i) for i in range(len(request_ids))]
             try:
-                video = request.open_video()
-            except (ValueError, OSError) as error:
+                video = SharedVideo(request.open_video())
+            except Exception as error:  # noqa: BLE001  it ends this request alone
                 events += [Failed(i, error) for i in request_ids]
                 continue
             try:
-                session = request.session(request.question, video.info, self.vocabulary, request.config, samplings[0])
-            except ValueError as error:
-                video.close()
+                info = video.video.info
+                session = request.session(request.question, info, self.vocabulary, request.config, samplings[0])
+            except Exception as error:  # noqa: BLE001  it ends this request alone
+                video.release()
                 events += [Failed(i, error) for i in request_ids]
                 continue
             running = RunningSession(
                 first,
                 session,
-                SharedVideo(video),
+                video,
                 BlockTable(self.pool),
                 torch.Generator(self.model.device).manual_seed(samplings[0].seed),
                 forks=list(zip(request_ids[1:], samplings[1:], strict=True)),
             )
             self._scheduler.sessions.append(running)
+
+    @contextmanager
+    def _isolated(self, running: RunningSession, events: list[Event]) -> Iterator[None]:
+        """What is raised inside ends this conversation alone."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  of this session, whatever it is: the others must not pay for it
+            self._fail(running, error, events)
+
+    def _bequeath(self, running: RunningSession) -> None:
+        """A session that ends before its forks have branched off leaves them to the first of them."""
+        if running.forks:
+            (first, sampling), *rest = running.forks
+            heir = running.branch(first, sampling)
+            heir.forks, running.forks = rest, []
+            self._scheduler.sessions.append(heir)
 
     def _retire(self, running: RunningSession) -> None:
         self._scheduler.sessions.remove(running)
@@ -311,6 +337,12 @@ class Engine:
     def _fail(self, running: RunningSession, error: Exception, events: list[Event]) -> None:
         self._retire(running)
         events += [Failed(i, error) for i in (running.request_id, *(i for i, _ in running.forks))]
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise ValueError(
+                "this engine was made before fork(), and its threads are not here: make one in this process"
+            )
 
     def _drop_requests(self) -> None:
         self._scheduler.waiting.clear()
@@ -340,9 +372,16 @@ class Engine:
                 [running.generator for running, _ in takers],
                 [_history(running.session, need) for running, need in takers],
             )
-        except BaseException:
+        except BaseException as error:
             self._roll_back(runs, [running for running, _ in takers if running not in sessions])
-            raise
+            if not isinstance(error, Exception):
+                raise
+            for running in [run.running for run in runs]:
+                if running.error is None:
+                    running.error = error
+                else:  # it was alone in this run
+                    self._fail(running, error, events)
+            return
         finally:
             for run in runs:
                 run.release_move()
@@ -354,16 +393,17 @@ class Engine:
                 self._clips.keep(run.need, run.running.table)
         reused = [run.move.end - run.move.first if run.move else 0 for run in runs]
         for row, (running, need), token, logprob in zip(rows, takers, tokens, logprobs, strict=True):
-            running.forks, running.pending_features = [], None
+            running.forks, running.pending_features, running.error = [], None, None
             if math.isnan(logprob):
                 self._fail(running, ValueError(_NO_NUMBERS), events)
                 continue
             if need.clip is not None:
                 running.clips.append(need.clip)
-            self._deliver(running, need, token, logprob, elapsed, events)
-            if need.opens_turn:
-                running.session.turn.num_reused = reused[row]
-            self._media.prefetch(running)
+            with self._isolated(running, events):
+                self._deliver(running, need, token, logprob, elapsed, events)
+                if need.opens_turn:
+                    running.session.turn.num_reused = reused[row]
+                self._media.prefetch(running)
 
     def _roll_back(self, runs: list[ScheduledRun], branches: list[RunningSession]) -> None:
         """As if the runs had never been fed. Features that were computed are kept, those that failed are not."""

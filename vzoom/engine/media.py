@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any, TypeVar
 
 import torch
@@ -16,6 +16,7 @@ from ..config import ZoomConfig
 from ..models import Checkpoint, FeatureCache, encode_clips
 from ..types import Clip, Event, TurnEnded, calls_of
 from ..video import PatchBuffer, VideoReadError, look_each
+from .daemon_pool import DaemonPool
 from .running_session import Encoded, PendingClip, PendingFeatures, RunningSession, SharedVideo
 from .session import NeedFrames, NeedTokens
 
@@ -33,36 +34,40 @@ class Media:
         self._buffer = PatchBuffer()
         self._threads = _Threads(checkpoint.model.device, overlap=overlap)
 
-    def fetch(self, running: RunningSession, need: NeedFrames, events: list[Event]) -> Exception | None:
-        """Hand the session its clip once it is decoded. Returns an error that the model cannot mend, if any."""
+    def fetch(self, running: RunningSession, need: NeedFrames, events: list[Event]) -> None:
+        """Hand the session its clip once it is decoded.
+
+        Raises:
+            Exception: what the model cannot mend: the glance cannot be read or does not fit, or decoding failed for
+                another reason than the file.
+        """
         is_glance = need.call is None
         keyframes = is_glance and running.session.config.glance == "keyframe"
-        self._decode(running, need.timestamps, need.per_clip, keyframes=keyframes)
+        self._decode(running, need, keyframes=keyframes)
         assert running.pending_clip is not None
         if self.overlap and not running.pending_clip.future.done():
-            return None
+            return
         session, started = running.session, time.perf_counter()
         pending, running.pending_clip = running.pending_clip, None
         clip: Clip | None = None
         try:
             clip, per_clip, milliseconds = pending.future.result()
             session.splice(clip, per_clip)
-        except (ValueError, OSError) as error:
-            if need.call is None or not isinstance(error, VideoReadError):
-                return error
+        except VideoReadError as error:
+            if need.call is None:
+                raise
             session.unreadable(str(error))
             clip, milliseconds = None, (time.perf_counter() - started) * 1e3
         running.stage_ms["decode"] = milliseconds
         if need.call is not None:
             accepted = bool(calls_of(session.turn.outcome))
             events.append(TurnEnded(running.request_id, session.turn, clip if accepted else None))
-        return None
 
     def prefetch(self, running: RunningSession) -> None:
         """Start to decode the frames that the call being written seems to ask for."""
         if running.session.prefetch_seconds and not isinstance(running.session.action, NeedFrames):
             seconds = running.session.prefetch_seconds
-            self._decode(running, seconds, (len(seconds),), keyframes=False)
+            self._decode(running, NeedFrames(seconds, None, (len(seconds),)), keyframes=False)
 
     def encode(self, sessions: Sequence[RunningSession]) -> None:
         """Start the vision tower on the clips whose turn it is, all those of a step in one run."""
@@ -97,13 +102,11 @@ class Media:
     def close(self) -> None:
         self._threads.close()
 
-    def _decode(
-        self, running: RunningSession, timestamps: tuple[float, ...], per_clip: tuple[int, ...], *, keyframes: bool
-    ) -> None:
+    def _decode(self, running: RunningSession, need: NeedFrames, *, keyframes: bool) -> None:
         pending = running.pending_clip
-        if pending is None or (pending.timestamps, pending.per_clip) != (timestamps, per_clip):
+        if pending is None or not pending.answers(need):
             running.drop_pending_clip()
-            running.pending_clip = self._threads.decode(running.video, timestamps, per_clip, keyframes)
+            running.pending_clip = self._threads.decode(running.video, need, keyframes)
 
     def _encoded(self, inputs: list[tuple[Clip, ZoomConfig]]) -> Encoded:
         return encode_clips(
@@ -115,30 +118,31 @@ class _Threads:
     """Threads for decoding and, with `overlap`, one for the vision tower (on CUDA: on a stream of its own)."""
 
     def __init__(self, device: torch.device, *, overlap: bool, num_decoders: int = 2) -> None:
-        self._decoders = ThreadPoolExecutor(num_decoders, "vzoom-decode")
-        self._tower = ThreadPoolExecutor(1, "vzoom-vision") if overlap else None
+        self._decoders = DaemonPool(num_decoders, "vzoom-decode")
+        self._tower = DaemonPool(1, "vzoom-vision") if overlap else None
         self._stream = torch.cuda.Stream(device) if overlap and device.type == "cuda" else None
 
-    def decode(
-        self, video: SharedVideo, timestamps: tuple[float, ...], per_clip: tuple[int, ...], keyframes: bool
-    ) -> PendingClip:
-        future = self._decoders.submit(_timed_frames, video.retain(), timestamps, per_clip, keyframes)
+    def decode(self, video: SharedVideo, need: NeedFrames, keyframes: bool) -> PendingClip:
+        future = self._decoders.submit(_timed_frames, video.retain(), need, keyframes)
         future.add_done_callback(lambda _: video.release())
-        return PendingClip(timestamps, per_clip, future)
+        return PendingClip(need, future)
 
     def encode(self, run: Callable[[], T]) -> Future[T]:
-        """`run` in the vision thread; without overlap here and now, and then its exceptions are raised here."""
+        """`run` in the vision thread; without overlap here and now."""
         if self._tower is not None:
             return self._tower.submit(self._on_stream, run)
         done: Future[T] = Future()
-        done.set_result(run())
+        try:
+            done.set_result(run())
+        except Exception as error:  # noqa: BLE001  raised to whoever takes the result, as from the thread
+            done.set_exception(error)
         return done
 
     def close(self) -> None:
         """Drop what has not begun; what runs is finished in the background and forgotten."""
         for pool in (self._decoders, self._tower):
             if pool is not None:
-                pool.shutdown(wait=False, cancel_futures=True)
+                pool.close()
 
     def _on_stream(self, run: Callable[[], T]) -> T:
         if self._stream is None:
@@ -149,10 +153,8 @@ class _Threads:
         return result
 
 
-def _timed_frames(
-    shared: SharedVideo, timestamps: Sequence[float], per_clip: Sequence[int], keyframes: bool
-) -> tuple[Clip, tuple[int, ...], float]:
+def _timed_frames(shared: SharedVideo, need: NeedFrames, keyframes: bool) -> tuple[Clip, tuple[int, ...], float]:
     """All frames, how many each clip has, and the milliseconds that it took."""
     started = time.perf_counter()
-    clip, counts = look_each(shared.video, timestamps, per_clip, keyframes=keyframes)
+    clip, counts = look_each(shared.video, need.timestamps, need.per_clip, keyframes=keyframes, segments=need.segments)
     return clip, counts, (time.perf_counter() - started) * 1e3

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..config import Sampling, ZoomConfig
 from ..models import Checkpoint
 from ..protocol import Vocabulary
-from ..types import Clip, Trajectory, VideoInfo
+from ..types import Clip, Event, Failed, Finished, Trajectory, TurnOpened, VideoInfo
 from ..video import ClipCache, FrameSource, VideoInput
 from .session import Session
 
@@ -79,10 +81,10 @@ class Outcome:
     Attributes:
         request_id: the id that the conversation's events carried.
         trajectory: the conversation, token for token.
-        error: why there is none: the video cannot be read, or its glance does not fit.
+        error: why there is none: the video cannot be read, its glance does not fit, or something in it was raised.
         glance: the frames of the whole video, if they were fed and clips are kept; None in a protocol without a glance.
         clips: the clips that the zooms brought, in order, if clips are kept.
-        seconds: wall time from the start of `Engine.run` to the end of this conversation.
+        seconds: wall time from the start of the call to the end of this conversation.
     """
 
     request_id: int
@@ -101,3 +103,32 @@ class Outcome:
             raise self.error
         assert self.trajectory is not None
         return self.trajectory
+
+
+class OutcomeBuilder:
+    """Makes outcomes out of events. Its clock starts when it is made.
+
+    Args:
+        keep_clips: keep the frames that were seen in the outcomes. They take memory until the outcomes go.
+    """
+
+    def __init__(self, *, keep_clips: bool) -> None:
+        self._keep_clips = keep_clips
+        self._started = time.perf_counter()
+        self._clips: defaultdict[int, list[Clip | None]] = defaultdict(list)  # what opened each turn
+
+    def add(self, event: Event) -> Outcome | None:
+        """Take an event in. Returns the outcome of its conversation if that ends with it."""
+        if isinstance(event, TurnOpened) and self._keep_clips:
+            self._clips[event.request_id].append(event.clip)
+        if not isinstance(event, Finished | Failed):
+            return None
+        shown = self._clips.pop(event.request_id, [])
+        return Outcome(
+            event.request_id,
+            trajectory=event.trajectory if isinstance(event, Finished) else None,
+            error=event.error if isinstance(event, Failed) else None,
+            glance=shown[0] if shown else None,
+            clips=tuple(clip for clip in shown[1:] if clip is not None),
+            seconds=time.perf_counter() - self._started,
+        )

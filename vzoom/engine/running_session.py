@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -14,7 +15,7 @@ from ..models import Features
 from ..types import Clip
 from ..video import FrameSource
 from .kv_cache import BlockTable
-from .session import NeedTokens, Session
+from .session import NeedFrames, NeedTokens, Session
 
 Encoded = tuple[list[Features], dict[str, float]]  # features by clip, milliseconds by stage
 
@@ -38,16 +39,23 @@ class SharedVideo:
             self._holders -= 1
             last = self._holders == 0
         if last:
-            self.video.close()
+            try:
+                self.video.close()
+            except Exception as error:  # noqa: BLE001  nobody waits for it, and pages are still to be given back
+                warnings.warn(f"{self.video.info.path} could not be closed: {error}", RuntimeWarning, stacklevel=2)
 
 
 @dataclass(frozen=True)
 class PendingClip:
     """Clips that are being decoded: (all frames, how many each clip has, milliseconds that decoding took)."""
 
-    timestamps: tuple[float, ...]
-    per_clip: tuple[int, ...]
+    need: NeedFrames
     future: Future[tuple[Clip, tuple[int, ...], float]]
+
+    def answers(self, need: NeedFrames) -> bool:
+        """Whether these are the frames of `need`: it may have been foreseen before its call was whole."""
+        own = self.need
+        return (own.timestamps, own.per_clip, own.segments) == (need.timestamps, need.per_clip, need.segments)
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,8 @@ class RunningSession:
         pending_clip: the clip that is being decoded, if any.
         pending_features: the features of `clips_to_encode`, if they are being computed.
         stage_ms: milliseconds by stage, of the turn about to open.
+        error: what the last run of the model raised, if this session was in it. It is then fed alone, to find out
+            whose fault that was.
     """
 
     request_id: int
@@ -85,6 +95,7 @@ class RunningSession:
     pending_clip: PendingClip | None = None
     pending_features: PendingFeatures | None = None
     stage_ms: dict[str, float] = field(default_factory=dict)
+    error: Exception | None = None
 
     def clips_to_encode(self, need: NeedTokens) -> list[Clip]:
         """The clips whose tokens the next run holds: that of `need`, after those that a preemption lost."""

@@ -10,7 +10,7 @@ positions, which changes nothing but time.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -147,11 +147,15 @@ class Scheduler:
 
     # ------------------------------------------------------------ selection
 
-    def select(self) -> list[ScheduledRun]:
-        """The runs of this step, oldest session first, each with its pages taken."""
+    def select(self, sessions: Sequence[RunningSession]) -> list[ScheduledRun]:
+        """The runs of this step, oldest session first, each with its pages taken.
+
+        Args:
+            sessions: those of `sessions` that may run.
+        """
         runs: list[ScheduledRun] = []
         room = self._max_step_tokens
-        for running in self.sessions:
+        for running in sessions:
             need = running.session.action
             if not isinstance(need, NeedTokens):
                 continue

@@ -27,9 +27,11 @@ from ..protocol import (
     TurnScanner,
     Vocabulary,
     clamped_end,
+    glance_segments,
     glance_timestamps,
     span_positions,
     tokenize_parts,
+    zoom_segments,
     zoom_timestamps,
 )
 from ..types import (
@@ -56,11 +58,14 @@ class NeedFrames:
         timestamps: seconds, those of the second clip after those of the first.
         call: what asks for them; None for the glance.
         per_clip: how many of them each clip has. A frame that is in two clips comes twice.
+        segments: (start, end) of what each clip samples, if all frames of it are wanted where they are no more than
+            the times: of a video whose frames follow unevenly. Else empty.
     """
 
     timestamps: tuple[float, ...]
     call: ZoomCall | ZoomCalls | None
     per_clip: tuple[int, ...]
+    segments: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -127,7 +132,7 @@ class Session:
         self._scanner = TurnScanner(config.protocol)
         self.action: NeedFrames | NeedTokens | Done
         if times := tuple(glance_timestamps(video, config)):
-            self.action = NeedFrames(times, None, (len(times),))
+            self.action = NeedFrames(times, None, (len(times),), glance_segments(video, config))
         else:  # a protocol without a glance
             self._feed(self._prompt((), (0, 0)), None, opens_turn=True)
 
@@ -233,7 +238,9 @@ class Session:
         call = protocol.partial_call(body, config.protocol, video_fps=video.fps, max_frames=config.zoom_max_frames)
         if call is not None:
             times = zoom_timestamps(call, video, config)
-            self.prefetch_seconds = () if isinstance(times, Malformed) else tuple(times)
+            # Of an uneven video the end of the segment decides too, which is written last.
+            is_even = not zoom_segments([call], video, config)
+            self.prefetch_seconds = tuple(times) if is_even and not isinstance(times, Malformed) else ()
 
     def _end_turn(self) -> None:
         spoken, text = self.config.protocol, self.turn.text
@@ -267,7 +274,7 @@ class Session:
         if problem := self._over_budget(len(times), len(span.ids)):
             self._refuse(problem)
             return
-        self.action = NeedFrames(times, outcome, counts)
+        self.action = NeedFrames(times, outcome, counts, zoom_segments(calls, video, self.config))
 
     def _over_budget(self, num_frames: int, num_tokens: int) -> Malformed | None:
         config, trajectory = self.config, self.trajectory

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from ..protocol import LETTERS, Judge
 
-VerdictKind = Literal["right", "wrong", "unanswered", "unparsable", "unjudged", "missing_video"]
+VerdictKind = Literal["right", "wrong", "unanswered", "unparsable", "unjudged", "missing_video", "failed"]
 KINDS: tuple[VerdictKind, ...] = get_args(VerdictKind)
 
 SEVERAL = " + "  # between the categories of an item that has several
@@ -88,7 +88,8 @@ class Verdict:
     Args:
         kind: right, wrong: an answer was read, and compared with the reference. unanswered: the model gave none.
             unparsable: it said something, but no option, or more than one. unjudged: there is no verdict (no judge, a
-            judge that failed, a reference that is not public). missing_video: nothing was asked.
+            judge that failed, a reference that is not public). missing_video: nothing was asked. failed: the
+            conversation ended in an error.
         said: what was read out of the answer, a letter if there are options.
         detail: why, in our words and never in the model's.
         parts: of an answer that was judged in parts, which is right if at least half of them are; None for others.

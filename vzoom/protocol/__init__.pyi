@@ -15,7 +15,9 @@ from .definition import ViewSettings as ViewSettings
 from .definition import ZoomRule as ZoomRule
 from .detokenize import TextStream as TextStream
 from .frame_times import clamped_end as clamped_end
+from .frame_times import glance_segments as glance_segments
 from .frame_times import glance_timestamps as glance_timestamps
+from .frame_times import zoom_segments as zoom_segments
 from .frame_times import zoom_timestamps as zoom_timestamps
 from .grammars.scanner import TurnScanner as TurnScanner
 from .grammars.scanner import cut_turn as cut_turn

@@ -78,6 +78,8 @@ class Turns:
             {note}.
         clip_separator: between the clips of one turn.
         end_note: {note} if the end of a call was moved to the end of the video; the fields of a clip but {note}.
+        fewer_note: in {note}, after `end_note`, if the video has fewer frames there than the call asked for, because
+            they follow each other unevenly; the fields of a clip but {note}.
         error: what comes back for a turn that could not be carried out. Also {error} (its kind), {help} (how to
             mend it), {detail} (what the model wrote), {budget}.
         last_error: the same if the model has one turn left; `error` if not given.
@@ -96,6 +98,7 @@ class Turns:
     clip: str = "{frames}"
     clip_separator: str = "\n"
     end_note: str = ""
+    fewer_note: str = ""
     error: str = "<tool_response>\n{help} {detail}\n</tool_response>"
     last_error: str | None = None
     budget: str = ""
@@ -382,6 +385,7 @@ def _templates(protocol: Protocol) -> list[tuple[str, str, dict[str, object]]]:
         ("turns.last_tool", turns.last_tool, tool),
         ("turns.clip", turns.clip, {**clip, "frames": "", "note": ""}),
         ("turns.end_note", turns.end_note, clip),
+        ("turns.fewer_note", turns.fewer_note, clip),
         ("turns.error", turns.error, {**_ALWAYS, **_ERROR}),
         ("turns.last_error", turns.last_error, {**_ALWAYS, **_ERROR}),
         ("turns.budget", turns.budget, _ALWAYS),

@@ -71,6 +71,23 @@ def zoom_timestamps(call: ZoomCall, video: VideoInfo, config: ViewSettings) -> l
     return ZOOM_RULES[own.rule](segment, video, config.zoom_max_frames)
 
 
+def glance_segments(video: VideoInfo, config: ViewSettings) -> tuple[tuple[float, float], ...]:
+    """What the times of the glance sample, (start, end), if every frame of it will do: see `zoom_segments`."""
+    is_even = video.max_fps is None or config.protocol.glance.rule != "exact"
+    return () if is_even else ((0.0, video.duration_seconds),)
+
+
+def zoom_segments(calls: Sequence[ZoomCall], video: VideoInfo, config: ViewSettings) -> tuple[tuple[float, float], ...]:
+    """What the times of each call sample, (start, end), if all frames of it are wanted where they are no more.
+
+    That is so for the rule "exact" if frames follow each other unevenly: at equal distances some would be missed where
+    they are dense. Empty for other rules, and for videos of a constant rate.
+    """
+    if video.max_fps is None or config.protocol.zoom.rule != "exact":
+        return ()
+    return tuple((call.start_seconds, clamped_end(call, video)) for call in calls)
+
+
 def clamped_end(call: ZoomCall, video: VideoInfo) -> float:
     """The end of a call in seconds: its own, or the video's if the call goes beyond it."""
     return min(call.end_seconds, video.duration_seconds)
@@ -170,7 +187,7 @@ def _exact_zoom(call: Segment, video: VideoInfo, limit: int) -> list[float] | Ma
     """From the start on one frame each 1 / fps seconds, up to and without the end.
 
     The video's own rate is the most there is. Of a video whose frames follow unevenly that is the highest rate: up to
-    the limit there may be a frame for each time, and the reader finds out how many there are (`segment_of`).
+    the limit there may be a frame for each time, and the reader finds out how many there are (`zoom_segments`).
     """
     start, end = call.start_seconds, call.end_seconds
     step = min(1 / max(min(call.fps, video.fps), 1e-300), end - start)  # a rate below one frame gives the first frame

@@ -216,6 +216,8 @@ def _of_clip(
         "num_frames": len(times),
     }
     note = protocol.turns.end_note if end < call.end_seconds else ""
+    if video.max_fps is not None and len(times) + 1 <= (end - call.start_seconds) * call.fps + 1e-6:
+        note += protocol.turns.fewer_note
     before = {"clip": 0, "turn": first_image, "never": num_shown + first_image}[protocol.frame.index_restarts]
     return {
         **values,

@@ -52,8 +52,8 @@ def evaluate_synthetic(
 
     Returns:
         {family, seed, n, max_zooms, chance, accuracy, answered, mean_zooms, mean_frames, hit_rate, correct_and_hit,
-        correct_without_hit, seconds}. accuracy, answered, hit_rate, correct_and_hit and correct_without_hit are
-        fractions of n.
+        correct_without_hit, failed, seconds}. accuracy, answered, hit_rate, correct_and_hit, correct_without_hit and
+        failed are fractions of n.
 
     Raises:
         ValueError: there is no such family, or `num_questions` is below 1.
@@ -120,8 +120,12 @@ def ask_synthetic(
                 max_zooms=max_zooms,
                 max_sessions=max_sessions,
                 on_event=on_event,
+                return_exceptions=True,
             )
-        scores += [score(result, question) for result, (_, question) in zip(results, asked, strict=True)]
+        scores += [
+            _failed(question) if isinstance(result, Exception) else score(result, question)
+            for result, (_, question) in zip(results, asked, strict=True)
+        ]
     return scores
 
 
@@ -146,8 +150,9 @@ def score(result: Result, question: Question) -> dict[str, float]:
         question: with its evidence.
 
     Returns:
-        `answer_scores`, chance, hit_rate, correct_and_hit and correct_without_hit. A hit: zooms showed all of the
-        evidence. Each is 0 or 1, except chance, mean_zooms and mean_frames.
+        `answer_scores`, chance, hit_rate, correct_and_hit, correct_without_hit, and failed: whether the conversation
+        ended in an error, which is no right answer. A hit: zooms showed all of the evidence. Each is 0 or 1, except
+        chance, mean_zooms and mean_frames.
     """
     reference = Reference(question.text, question.answer_letter, question.options)
     correct = is_right(result.answer, reference) is True
@@ -158,7 +163,22 @@ def score(result: Result, question: Question) -> dict[str, float]:
         "hit_rate": float(hit),
         "correct_and_hit": float(correct and hit),
         "correct_without_hit": float(correct and not hit),
+        "failed": 0.0,
     }
+
+
+def _failed(question: Question) -> dict[str, float]:
+    """`score` of a conversation that ended in an error: nothing is right, nothing was seen."""
+    nothing = (
+        "accuracy",
+        "answered",
+        "mean_zooms",
+        "mean_frames",
+        "hit_rate",
+        "correct_and_hit",
+        "correct_without_hit",
+    )
+    return {"chance": question.chance, **dict.fromkeys(nothing, 0.0), "failed": 1.0}
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..interrupts import run_until_signal
 from .launch import launcher, run_launched
 from .recipes import RECIPES, recipe_named
 
@@ -78,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after the program's name; None takes those of the process.
 
     Returns:
-        The exit code: 0, 2 (wrong use) or 130 (Ctrl-C).
+        The exit code: 0, 2 (wrong use), or 128 + the number of the signal that stopped it (130: Ctrl-C).
     """
     parser = argparse.ArgumentParser(
         prog="python -m vzoom.train",
@@ -88,13 +89,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add_stages(parser)
     args = parser.parse_args(argv)
-    try:
-        return run_stage(args)
-    except (ValueError, ImportError, OSError) as problem:
-        print(f"vzoom.train {args.stage}: {problem}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+
+    def run() -> int:
+        try:
+            return run_stage(args)
+        except (ValueError, ImportError, OSError) as problem:
+            print(f"vzoom.train {args.stage}: {problem}", file=sys.stderr)
+            return 2
+
+    def stopped(by: str) -> str:
+        return f"vzoom.train {args.stage}: stopped by {by}: run the same command again to resume"
+
+    return run_until_signal(run, line=stopped, is_program=argv is None)
 
 
 def add_stages(parser: argparse.ArgumentParser) -> None:
@@ -179,11 +185,7 @@ def run_stage(args: argparse.Namespace) -> int:
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # a stage loads several models; its own lines say how far it is
-    try:
-        model: Path = args.run_stage(recipe, args)
-    except KeyboardInterrupt:
-        _say("stopped: the same command resumes")
-        raise
+    model: Path = args.run_stage(recipe, args)
     if os.environ.get("RANK", "0") == "0":  # of several processes, one speaks
         print(model, flush=True)
     return 0

@@ -332,7 +332,12 @@ def look(
 
 
 def look_each(
-    video: FrameSource, timestamps: Sequence[float], per_clip: Sequence[int], *, keyframes: bool
+    video: FrameSource,
+    timestamps: Sequence[float],
+    per_clip: Sequence[int],
+    *,
+    keyframes: bool,
+    segments: Sequence[tuple[float, float]] = (),
 ) -> tuple[Clip, tuple[int, ...]]:
     """`look` at several clips of a video.
 
@@ -341,13 +346,15 @@ def look_each(
         timestamps: seconds, those of the second clip after those of the first.
         per_clip: how many of them each clip has.
         keyframes: as for `look`.
+        segments: as for `look`, one for each clip; none if the times are meant as they are.
 
     Returns:
         All frames, and how many each clip has: a frame that answers several times of a clip comes once in it.
     """
     clips, first = [], 0
-    for count in per_clip:
-        clips.append(look(video, timestamps[first : first + count], keyframes=keyframes))
+    for number, count in enumerate(per_clip):
+        segment = segments[number] if segments else None
+        clips.append(look(video, timestamps[first : first + count], keyframes=keyframes, segment=segment))
         first += count
     if len(clips) == 1:
         return clips[0], (len(clips[0]),)
@@ -356,7 +363,7 @@ def look_each(
         tuple(t for clip in clips for t in clip.pts_seconds),
         tuple(i for clip in clips for i in clip.frame_indices),
         tuple(c for clip in clips for c in clip.clamped),
-        tuple(d for clip in clips for d in clip.damaged),
+        tuple(d for clip in clips for d in clip.damaged or (False,) * len(clip)),
     )
     return together, tuple(map(len, clips))
 

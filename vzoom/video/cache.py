@@ -9,7 +9,9 @@ is known from the frames themselves, so that a hit touches no file.
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
@@ -24,6 +26,8 @@ from .base import Frame, FrameSource, VideoReader, look, make_clip
 from .opening import open_video
 from .patches import PatchSpec, resize_frames
 from .sources import VideoInput, reader_key, video_key
+
+_caches: weakref.WeakSet[ClipCache] = weakref.WeakSet()
 
 FramesKey = tuple[Hashable, ...]  # (file and its version, backend, resize): frames that can stand for each other
 
@@ -88,6 +92,11 @@ class ClipCache:
             raise ValueError(f"max_bytes must be 0 or more and max_readers 1 or more, got {max_bytes}, {max_readers}")
         self.max_bytes, self.max_readers = max_bytes, max_readers
         self.options = options or VideoOptions()
+        self._start_afresh()
+        _caches.add(self)
+
+    def _start_afresh(self) -> None:
+        """As after fork(): readers share their place in a file with the parent, another thread may hold the lock."""
         self._lock = threading.Lock()
         self._frames: OrderedDict[tuple[FramesKey, int], Frame] = OrderedDict()
         self._starts: dict[FramesKey, list[int]] = {}  # sorted pts_ticks of what is held
@@ -294,3 +303,11 @@ def _resized(image: Any, resize: Resize) -> Any:
     if str(small.dtype) not in ("uint8", "torch.uint8") or small.ndim != 3 or small.shape[2] != 3:
         raise ValueError(f"resize {resize.name!r} gave {small.dtype} {small.shape}, not uint8 [h, w, 3]")
     return np.ascontiguousarray(small) if isinstance(small, np.ndarray) else small.contiguous()
+
+
+def _after_fork() -> None:
+    for cache in _caches:
+        cache._start_afresh()
+
+
+os.register_at_fork(after_in_child=_after_fork)

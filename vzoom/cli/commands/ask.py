@@ -32,7 +32,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "ask",
         help="ask a question about a video",
         description="Ask a question about a video. The model glances at all of it, zooms in where it wants to, "
-        "and answers.",
+        "and answers.\nExit code 4 if the conversation ended without an answer.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -84,7 +84,7 @@ def _ask(args: argparse.Namespace, zoomer: Zoomer, video: VideoInput) -> ExitCod
     if args.json:
         caches = {name: stats.to_json() for name, stats in zoomer.cache_stats().items()}
         print_json(summary(result, report=args.report, caches=caches))
-    return ExitCode.OK
+    return ExitCode.UNANSWERED if result.answer is None else ExitCode.OK
 
 
 def summary(result: Result, *, report: object = None, **more: Any) -> dict[str, Any]:

@@ -48,7 +48,7 @@ sweeps, for accuracy against what it costs; the page of `vzoom report RUN/*` dra
 
 Killed or stopped, run the same command again. Several processes share the work: start them with `accelerate launch`,
 or each with its own --shard I/N, or --ray N; their answers are those of one process. The last one to finish writes
-RUN/predictions.sqlite. Exit code 1: other processes are still at work.
+RUN/predictions.sqlite. Exit code 1: other processes are still at work, or questions ended in an error.
 
 Questions without options need a judge, an OpenAI-compatible endpoint: VZOOM_JUDGE_URL, VZOOM_JUDGE_MODEL,
 VZOOM_JUDGE_KEY; with --no-judge they are counted as unjudged.
@@ -100,7 +100,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     share(sampling, "--seed")
     add_limits(parser)
     add_model_options(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, resumes=True)
 
 
 def run(args: argparse.Namespace) -> ExitCode:
@@ -126,7 +126,18 @@ def run(args: argparse.Namespace) -> ExitCode:
         print_sweep(args.sweep, files, benchmark, as_json=args.json)
     else:
         print_run(args.out / PREDICTIONS, benchmark, as_json=args.json)
-    return ExitCode.OK
+    return _failed([one.out / PREDICTIONS for one in runs])
+
+
+def _failed(files: Sequence[Path]) -> ExitCode:
+    """FAILED, and a note, if conversations of finished runs ended in an error."""
+    from vzoom.eval import read_rows
+
+    details = [row.prediction.detail for path in files for row in read_rows(path) if row.prediction.verdict == "failed"]
+    if not details:
+        return ExitCode.OK
+    note(f"{len(details)} questions ended in an error and are not in the accuracy; the first: {details[0]}")
+    return ExitCode.FAILED
 
 
 def _fetch(args: argparse.Namespace, benchmark: Benchmark) -> ExitCode:

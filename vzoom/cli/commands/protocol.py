@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..console import Style, note, printable
 from ..exit_codes import ExitCode
 from ..loading import model_path
-from ..options import add_model
+from ..options import add_model, add_out
 
 if TYPE_CHECKING:
     from vzoom.protocol import Protocol, Vocabulary
@@ -48,9 +48,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         _LEARN_EXAMPLES,
     )
     _add_data(learn)
-    learn.add_argument(
-        "-o", "--out", type=Path, required=True, metavar="DIR", help="the folder that protocol.toml goes to"
-    )
+    add_out(learn, "a folder, for protocol.toml", required=True)
     learn.add_argument(
         "--base",
         metavar="PROTOCOL",
@@ -175,14 +173,18 @@ def run_show(args: argparse.Namespace) -> ExitCode:
 def _shown(what: str, model: str | None) -> tuple[Protocol, Vocabulary | None]:
     """The protocol that is shown, and the vocabulary of its ids; None if no model is named."""
     from vzoom.models import checkpoint_protocol, load_vocabulary
-    from vzoom.protocol import PROTOCOL_FILE, builtin_names, load_protocol
+    from vzoom.protocol import PROTOCOL_FILE, builtin_for, builtin_names, load_protocol
 
     path = Path(what)
-    is_checkpoint = (
-        what not in builtin_names()
-        and not path.is_file()
-        and not ((path / PROTOCOL_FILE).is_file() and not (path / "config.json").is_file())
-    )
-    protocol = checkpoint_protocol(model_path(what)) if is_checkpoint else load_protocol(what)
-    source = model or (what if is_checkpoint else None)
-    return protocol, load_vocabulary(model_path(source)) if source else None
+    is_only_protocol = (path / PROTOCOL_FILE).is_file() and not (path / "config.json").is_file()
+    if what in builtin_names() or path.is_file() or is_only_protocol:
+        return load_protocol(what), load_vocabulary(model_path(model)) if model else None
+    try:
+        protocol = checkpoint_protocol(model_path(what))
+    except OSError as error:
+        known = builtin_for(what)
+        if known is None:
+            raise
+        note(f"its files cannot be had, so no ids are shown: {error}")
+        return known, load_vocabulary(model_path(model)) if model else None
+    return protocol, load_vocabulary(model_path(model or what))

@@ -34,7 +34,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add_settings(group, RolloutSettings, ("rollouts", "temperature"))
     share(group, "--max-sessions", default=RolloutSettings.max_sessions)
     share(group, "--seed", default=RolloutSettings.seed)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, resumes=True)
 
 
 def run(args: argparse.Namespace) -> ExitCode:

@@ -16,4 +16,4 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_stages(parser)
-    parser.set_defaults(run=run_stage)
+    parser.set_defaults(run=run_stage, resumes=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from ...engine import Done, NeedFrames, NeedTokens, Session
 from ...protocol import Vocabulary
 from ...types import Clip, StopReason, calls_of
-from ...video import ClipCache, FrameSource, PatchSpec, VideoReadError, look, look_each
+from ...video import ClipCache, FrameSource, PatchSpec, VideoReadError, look_each
 from ..record import Record, RecordedTurn, Source, carried_out
 from ..tokens import tokenize_record, turn_script
 from ..videos import check_video
@@ -53,7 +53,8 @@ class Episode:
         self.flawed: list[bool] = []
         glance: Clip | None = None
         if isinstance(self.session.action, NeedFrames):  # not in a protocol without a glance
-            glance = look(frames, self.session.action.timestamps, keyframes=question.config.glance == "keyframe")
+            need, keyframes = self.session.action, question.config.glance == "keyframe"
+            glance, _ = look_each(frames, need.timestamps, need.per_clip, keyframes=keyframes, segments=need.segments)
             self.session.splice(glance)
         self.messages: list[Message] = opening(question.question, question.video.info, glance, question.config)
 
@@ -94,7 +95,9 @@ class Episode:
         if isinstance(self.session.action, NeedFrames):
             try:
                 need = self.session.action
-                clip, per_clip = look_each(self.frames, need.timestamps, need.per_clip, keyframes=False)
+                clip, per_clip = look_each(
+                    self.frames, need.timestamps, need.per_clip, keyframes=False, segments=need.segments
+                )
             except VideoReadError as error:
                 self.session.unreadable(str(error))
             else:

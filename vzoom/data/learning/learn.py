@@ -101,12 +101,15 @@ def learn_protocol(chats: Sequence[Chat], base: Protocol, *, name: str) -> Learn
     found.append(f"label of a frame: {frames.label!r}, between frames {frames.separator!r}")
 
     system = most_common(chat.system or "" for chat in chats)
-    found.append(f"system message: {len(system)} characters" if system else "system message: none")
+    if system:
+        found.append(f"system message: {len(system)} characters")
+    else:
+        unsure.append("the system message: the conversations hold none, so the checkpoint's chat template gives it")
     opening = _learn_opening(chats, frames, found, unsure)
     turns = replace(
         base.turns,
         system=escape_template(system),
-        system_from_chat_template=False,
+        system_from_chat_template=not system,
         opening=opening,
         budget="",
         last_budget="",

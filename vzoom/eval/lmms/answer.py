@@ -43,7 +43,8 @@ def replies(zoomer: Zoomer, questions: Sequence[LmmsQuestion], settings: Setting
     """Replies in the questions' order. Those of a block come when it is done, so that a cache loses one block at most.
 
     Raises:
-        ValueError: a video cannot be read. An answer made up for it would count as the model's.
+        ValueError: a video cannot be read, or a conversation ended in an error. An answer made up for it would count as
+            the model's.
     """
     for temperature, alike in groupby(questions, key=lambda q: q.generation.temperature):
         for block in _blocks(list(alike), 2 * settings.sessions):
@@ -51,7 +52,9 @@ def replies(zoomer: Zoomer, questions: Sequence[LmmsQuestion], settings: Setting
             ask_block(zoomer, asked, settings.look, temperature=temperature, max_sessions=settings.sessions)
             for one, question in zip(asked, block, strict=True):
                 if one.problem:
-                    raise ValueError(f"{question.item.source}: {one.problem}; fetch it again, or take its rows out")
+                    raise ValueError(
+                        f"{question.item.source}: {one.problem.detail}; fetch it again, or take its rows out"
+                    )
                 yield LmmsReply.of(one, question)
 
 

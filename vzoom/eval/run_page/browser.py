@@ -95,7 +95,13 @@ def _item_markup(group: Group, position: int, video: Path | None) -> str:
 
 def _chip(run: LoadedRun, row: PredictionRow) -> str:
     kind = Failure(row.prediction.failure)
-    state = "good" if kind is Failure.RIGHT else "quiet" if kind in (Failure.UNJUDGED, Failure.NOT_ASKED) else "bad"
+    state = (
+        "good"
+        if kind is Failure.RIGHT
+        else "quiet"
+        if kind in (Failure.UNJUDGED, Failure.NOT_ASKED, Failure.FAILED)
+        else "bad"
+    )
     return f'<span class="mark"><i class="dot {run.colour}"></i><span class="{state}">{MEANING[kind]}</span></span>'
 
 

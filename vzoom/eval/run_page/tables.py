@@ -29,7 +29,7 @@ _ALIKE_NOTE = " An interval without width says only that all questions came out 
 
 
 def headline_section(group: Group) -> str:
-    heads = ["run", "accuracy", "95 % interval", "scored", "unanswered", "unparsable", "unjudged", "no video"]
+    heads = ["run", "accuracy", "95 % interval", "scored", "unanswered", "unparsable", "unjudged", "no video", "failed"]
     heads += ["frames", "zooms", "tokens", "GFLOP", "KV MiB", "seconds"]
     rows = [_run_row(run) for run in group.runs]
     blank = "<td></td>" * (len(heads) - 2)
@@ -53,7 +53,7 @@ def _run_row(run: LoadedRun) -> str:
     cells = [
         *_estimate_cells(f.accuracy),
         *map(str, (f.scored, verdicts["unanswered"], verdicts["unparsable"], verdicts["unjudged"])),
-        str(verdicts["missing_video"]),
+        *map(str, (verdicts["missing_video"], verdicts["failed"])),
         f"{f.frames:.1f}",
         f"{f.zooms:.2f}",
         number_text(round(f.tokens)),

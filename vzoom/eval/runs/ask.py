@@ -16,7 +16,7 @@ from ...config import Sampling, ZoomConfig
 from ...data import ask_alone
 from ...types import STAGES, Trajectory
 from ...video import VideoError
-from ..item import Item
+from ..item import Item, Verdict, VerdictKind
 from ..scores.confidence import confidence_of
 from ..scores.cost import ModelShape, cost_of
 from .policy import Policy
@@ -35,7 +35,7 @@ class Asked:
         seed: of its conversations.
         held: the conversations so far.
         confidence: of the last answer; -1 if the policy asks for none.
-        problem: why the video cannot be read, else "".
+        problem: the verdict if there is no conversation that counts: the video cannot be read, or an error.
     """
 
     item: Item
@@ -43,7 +43,7 @@ class Asked:
     seed: int
     held: list[Trajectory] = field(default_factory=list)
     confidence: float = -1.0
-    problem: str = ""
+    problem: Verdict | None = None
 
     @property
     def last(self) -> Trajectory:
@@ -75,9 +75,6 @@ def ask_block(zoomer: Zoomer, block: Sequence[Asked], policy: Policy, *, tempera
         policy: how they may look at the videos.
         temperature: 0 is greedy.
         max_sessions: conversations at once.
-
-    Raises:
-        ValueError: no video could be asked under these settings, for instance because the glance does not fit.
     """
     configs = policy.configs(zoomer.config)
     waiting = list(block)
@@ -101,7 +98,6 @@ def _hold(zoomer: Zoomer, block: Sequence[Asked], config: ZoomConfig, *, tempera
     for asked, (outcome,) in zip(block, held, strict=True):
         if outcome.error is None:
             asked.held.append(outcome.unwrap())
-        elif isinstance(outcome.error, VideoError | OSError):
-            asked.problem = str(outcome.error)
         else:
-            raise ValueError(f"{asked.item.source}: {outcome.error}") from outcome.error
+            kind: VerdictKind = "missing_video" if isinstance(outcome.error, VideoError | OSError) else "failed"
+            asked.problem = Verdict(kind, detail=f"{outcome.error}" or type(outcome.error).__name__)

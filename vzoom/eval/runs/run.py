@@ -124,8 +124,9 @@ def run(
         The file of all predictions; None while other processes have blocks left.
 
     Raises:
-        ValueError: `out` holds a run with other settings or a damaged one, another process works on this shard, or the
-            annotation does not fit its schema.
+        ValueError: `out` holds a run with other settings or a damaged one, another process works on this shard, the
+            annotation does not fit its schema, or every conversation of the first block ends in an error. (Later, and if
+            only some do, the verdict is "failed", and the run continues.)
         OSError: the disk is full, or may not be written. What was done before is kept.
     """
     shard = shard or Shard()
@@ -153,6 +154,8 @@ def run(
             asked = [(position, *_open(benchmark, root, items[position], config.seed)) for position in block]
             ready = [one for _, one, _ in asked if one is not None]
             ask_block(zoomer, ready, config.policy, temperature=config.temperature, max_sessions=config.max_sessions)
+            if not (done or fresh):
+                _check_some_work(ready)
             store.add(_scored(benchmark, [(p, items[p], one, verdict) for p, one, verdict in asked], judge, shape))
             fresh += len(block)
             if progress:
@@ -172,6 +175,13 @@ def _open(benchmark: Benchmark, root: Path, item: Item, seed: int) -> tuple[Aske
     return Asked(item, path, seed_of(item, seed)), None
 
 
+def _check_some_work(block: Sequence[Asked]) -> None:
+    """ValueError if no item of a run's first block could be asked: that is for the user to mend, not a result."""
+    failed = [one.problem for one in block if one.problem and one.problem.kind == "failed"]
+    if failed and len(failed) == len(block):
+        raise ValueError(f"{block[0].item.source}: {failed[0].detail}")
+
+
 def _scored(
     benchmark: Benchmark,
     asked: Sequence[tuple[int, Item, Asked | None, Verdict | None]],
@@ -183,7 +193,8 @@ def _scored(
     def score(one: tuple[int, Item, Asked | None, Verdict | None]) -> PredictionRow:
         position, item, held, verdict = one
         if held is None or held.problem:
-            verdict = verdict or Verdict("missing_video", detail=held.problem if held else "")
+            verdict = held.problem if held and held.problem else verdict
+            assert verdict is not None, "an item that was not asked says why"
             nothing = ItemTiming(position, 0.0, 0.0, 0.0, 0.0, 0.0)
             return PredictionRow(item, _not_asked(position, item, verdict), nothing)
         verdict = benchmark.score(item, held.last.answer, judge)

@@ -4,6 +4,7 @@ The first that holds:
 
     right             the verdict says so
     not_asked         the video is missing
+    failed            the conversation ended in an error
     unjudged          no verdict could be had
     out_of_budget     no answer: a limit of rounds or tokens came first
     malformed         no answer, and the last turn cannot be read as anything; or an answer that names no option
@@ -36,6 +37,7 @@ class Failure(StrEnum):
     MALFORMED = "malformed"
     UNJUDGED = "unjudged"
     NOT_ASKED = "not_asked"
+    FAILED = "failed"
 
 
 MEANING = {
@@ -48,6 +50,7 @@ MEANING = {
     Failure.MALFORMED: "malformed",
     Failure.UNJUDGED: "no verdict",
     Failure.NOT_ASKED: "video missing",
+    Failure.FAILED: "ended in an error",
 }
 
 # What the model asked for is clear, but there was not enough left of something.
@@ -64,6 +67,8 @@ def failure_of(item: Item, verdict: Verdict, trajectory: Mapping[str, Any] | Non
         verdict: on the answer.
         trajectory: as `Trajectory.to_json` gives it; None if the item was not asked.
     """
+    if verdict.kind == "failed":
+        return Failure.FAILED
     if verdict.kind == "missing_video" or trajectory is None:
         return Failure.NOT_ASKED
     if verdict.kind == "right":

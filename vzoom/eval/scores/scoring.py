@@ -1,7 +1,7 @@
 """Verdicts -> accuracy with its interval, in all, by category and by duration.
 
 An item is scored if it was asked and needs no missing judge: right, wrong, unanswered, unparsable. The last two earn
-nothing, and are counted apart. An item without a verdict (unjudged, missing_video) is no part of the accuracy;
+nothing, and are counted apart. An item without a verdict (unjudged, missing_video, failed) is no part of the accuracy;
 `Summary.bounds` says what it might have added.
 """
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from ...config import Sampling, ZoomConfig
 from ...data import Record, check_video
-from ...engine import Engine, Request
+from ...engine import Engine, Outcome, Request
 from ...models import Checkpoint, FeatureCache
 from ...types import Trajectory
 from ...video import ClipCache
@@ -53,7 +53,7 @@ class RolloutEngine:
 
     def roll_out(
         self, records: Sequence[Record], *, num_rollouts: int, temperature: float, seeds: Sequence[int]
-    ) -> list[tuple[Trajectory, ...]]:
+    ) -> list[tuple[Trajectory, ...] | ValueError]:
         """Hold num_rollouts conversations about each question.
 
         Args:
@@ -63,26 +63,29 @@ class RolloutEngine:
             seeds: one per question; its rollout i samples with seed + i.
 
         Returns:
-            The conversations of each question, in order.
-
-        Raises:
-            ValueError: a video cannot be read, or is another file than the record says; names the question.
+            The conversations of each question, in order. In place of those of which one failed, an error that names the
+            question: its video cannot be read or is another file than the record says, or a session raised something.
         """
         requests = [
             self._request(record, Sampling(temperature=temperature, seed=seed), num_rollouts)
             for record, seed in zip(records, seeds, strict=True)
         ]
         groups = self._engine.run(requests, keep_clips=False)
-        for record, group in zip(records, groups, strict=True):
-            for outcome in group:
-                if outcome.error is not None:
-                    where = f"question {record.id}, video {record.video.path}"
-                    raise ValueError(f"{where}: {outcome.error}") from outcome.error
-        return [tuple(outcome.unwrap() for outcome in group) for group in groups]
+        return [_conversations(record, group) for record, group in zip(records, groups, strict=True)]
 
     def answer(self, records: Sequence[Record]) -> list[Trajectory]:
-        """Hold one greedy conversation about each question."""
-        return [t for (t,) in self.roll_out(records, num_rollouts=1, temperature=0.0, seeds=[0] * len(records))]
+        """Hold one greedy conversation about each question.
+
+        Raises:
+            ValueError: as `roll_out` returns it, for the first question that failed. Figures without some of the
+                questions would be other figures.
+        """
+        answers: list[Trajectory] = []
+        for group in self.roll_out(records, num_rollouts=1, temperature=0.0, seeds=[0] * len(records)):
+            if isinstance(group, ValueError):
+                raise group
+            answers += group
+        return answers
 
     def close(self) -> None:
         self._engine.close()
@@ -98,3 +101,10 @@ class RolloutEngine:
             num_rollouts=num_rollouts,
             check=partial(check_video, record.video),
         )
+
+
+def _conversations(record: Record, outcomes: Sequence[Outcome]) -> tuple[Trajectory, ...] | ValueError:
+    for outcome in outcomes:
+        if outcome.error is not None:
+            return ValueError(f"question {record.id}, video {record.video.path}: {outcome.error}")
+    return tuple(outcome.unwrap() for outcome in outcomes)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 RECIPES = {
     "tiny": "the model that vzoom carries, from nothing, on rendered videos; about 1.4 hours of one CPU core",
     "ablation": "the model of docs/results/ablation.md, from nothing, on rendered videos; one CPU core",
+    "hermes": "like ablation, in the Hermes calls of LongVT's tool: another protocol, from nothing; one CPU core",
     "qwen2.5-vl-3b-1gpu": "Qwen2.5-VL-3B with LoRA on questions of your own; one GPU of 32 GB",
     "qwen2.5-vl-7b": "Qwen2.5-VL-7B with VideoZoomer's figures on questions of your own; eight GPUs of 80 GB",
 }
@@ -36,6 +37,7 @@ def recipe_named(name: str) -> Recipe:
     makers = {
         "tiny": tiny.tiny,
         "ablation": tiny.ablation,
+        "hermes": tiny.hermes,
         "qwen2.5-vl-3b-1gpu": qwen.qwen2_5_vl_3b_1gpu,
         "qwen2.5-vl-7b": qwen.qwen2_5_vl_7b,
     }

@@ -90,6 +90,28 @@ def ablation() -> Recipe:
     )
 
 
+def hermes() -> Recipe:
+    """`ablation` in another tongue: calls in Hermes form to LongVT's tool, at a rate of the protocol's own."""
+    own = builtin_protocol("vzoom-brief")
+    protocol = replace(
+        builtin_protocol("longvt").override(
+            name="synthetic-hermes",
+            turns={name: getattr(own.turns, name) for name in ("system", "opening", "tool", "error", "budget")}
+            | {"last_budget": own.turns.last_budget},
+            frame={"label": own.frame.label},  # nothing but labels tells the tiny model what is when
+            glance={"rule": "exact", "fps": own.glance.fps, "max_frames": own.glance.max_frames},
+            zoom={"rule": "exact", "fps": 2.0, "max_frames": 8},
+        ),
+        checkpoints=(),
+        missing=(),
+    )
+    recipe = ablation()
+    assert recipe.synthetic is not None
+    zoom = replace(recipe.zoom, protocol=protocol)
+    curriculum = replace(recipe.synthetic.curriculum, name="hermes", zoom=zoom)
+    return replace(recipe, name="hermes", zoom=zoom, synthetic=replace(recipe.synthetic, curriculum=curriculum))
+
+
 def tiny() -> Recipe:
     """The embedded model: videos of 64 s, two families of questions."""
     zoom = ZoomConfig(

@@ -14,6 +14,7 @@ Every process decides alike, from what all of them rolled out; each then prepare
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -105,6 +106,7 @@ class GRPOSteps:
         self.questions, self.group, self.judge = questions, group, judge
         self.progress = GRPOProgress()
         self.reference: ReferenceModel | None = None
+        self._num_failed = 0  # questions of the step that is being made
 
     def next(self, model: Any) -> StepBatches:
         """Make the next step. All processes must call it.
@@ -114,6 +116,7 @@ class GRPOSteps:
 
         Raises:
             Collapsed: the run should end.
+            ValueError: more than half of some questions that were rolled out together failed. Fewer are left out.
             LogprobMismatchError: engine and trainer do not agree.
         """
         part = self.recipe.grpo
@@ -121,6 +124,7 @@ class GRPOSteps:
         self.engine.update(model)
 
         # Draw questions, roll them out, reward; again, until enough groups have a signal.
+        self._num_failed = 0
         sampled = sample_groups(self._roll_out, wanted=part.questions_per_step, max_refills=part.max_refills)
         metrics = self._finish_rollouts(sampled)
         rolled_out = time.perf_counter()
@@ -174,15 +178,24 @@ class GRPOSteps:
         rollouts = self.engine.roll_out(
             mine, num_rollouts=part.num_rollouts, temperature=part.temperature, seeds=self.group.shard(seeds)
         )
+        whole = [(record, group) for record, group in zip(mine, rollouts, strict=True) if isinstance(group, tuple)]
         rewards = score_rollouts(
-            mine,
-            rollouts,
+            [record for record, _ in whole],
+            [group for _, group in whole],
             self.recipe.zoom.protocol,
             zoom_rate=progress.zoom_rate.value,
             config=part.reward,
             judge=self.judge,
         )
-        return self.group.unshard([RolloutGroup(*one) for one in zip(mine, rollouts, rewards, strict=True)])
+        groups = iter([RolloutGroup(*one, reward) for one, reward in zip(whole, rewards, strict=True)])
+        found = self.group.unshard([next(groups) if isinstance(one, tuple) else str(one) for one in rollouts])
+        failed = [one for one in found if isinstance(one, str)]
+        if 2 * len(failed) > len(found):
+            raise ValueError(f"{len(failed)} of {len(found)} questions failed; the first: {failed[0]}")
+        for text in failed:
+            warnings.warn(f"left out of this step: {text}", RuntimeWarning, stacklevel=2)
+        self._num_failed += len(failed)
+        return [one for one in found if isinstance(one, RolloutGroup)]
 
     def _finish_rollouts(self, sampled: SampledGroups) -> dict[str, float]:
         """What the step's rollouts were like. Moves `progress` on, and raises Collapsed if the run should end."""
@@ -227,6 +240,7 @@ class GRPOSteps:
             "groups_flat": float(sampled.num_flat),
             "groups_unused": float(sampled.num_unused),
             "judge_failures": float(sampled.num_failed),
+            "rollout_failures": float(self._num_failed),
         }
 
     def _micro_batch(
