@@ -125,8 +125,8 @@ def run(
 
     Raises:
         ValueError: `out` holds a run with other settings or a damaged one, another process works on this shard, the
-            annotation does not fit its schema, or every conversation of the first block ends in an error. (Later, and if
-            only some do, the verdict is "failed", and the run continues.)
+            annotation does not fit its schema, or every conversation of the first block ends in an error. (Later, and
+            if only some do, the verdict is "failed", and the run continues.)
         OSError: the disk is full, or may not be written. What was done before is kept.
     """
     shard = shard or Shard()
