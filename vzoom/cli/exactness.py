@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..config import VideoOptions, ZoomConfig
 from ..engine import Engine, Request, ScriptedSession
-from ..models import Checkpoint, WeightComparison, compare_weights, full_prefill, stock_images
+from ..models import Checkpoint, WeightComparison, compare_weights, full_prefill, stock_images, video_pixels
 from ..protocol import glance_timestamps, render_turn
 from ..types import Answer, Clip, Event, Malformed, Trajectory, TurnOpened, VideoInfo, ZoomCall
 from ..video import ClipCache, VideoInput
@@ -120,17 +120,21 @@ def verify(
     # A convolution in TF32 would be the largest difference of all.
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         played = replay(checkpoint, video, num_zooms=num_zooms, options=options, progress=progress)
-        images = stock_images(str(checkpoint.folder.path), played.clips)
+        config = checkpoint.config
+        if config.protocol.frame.encoding == "image":
+            pixels = stock_images(str(checkpoint.folder.path), played.clips)
+        else:
+            pixels = video_pixels(played.trajectory, played.clips, config, checkpoint.patch_spec)
         num_tokens = len(played.trajectory.ids)
         progress(f"one prefill of {num_tokens} tokens")
-        stock, positions = full_prefill(hf, played.trajectory, images)
+        stock, positions = full_prefill(hf, played.trajectory, pixels, rule=config.protocol.frame.rope_rule)
         splice_error = stock_error = None
         if used != torch.float32:
             progress(f"one prefill of {num_tokens} tokens in float32")
             placed = str(checkpoint.model.device)
             del checkpoint  # it holds tensors of its own in half precision
             gc.collect()
-            exact, _ = full_prefill(hf.float(), played.trajectory, images)
+            exact, _ = full_prefill(hf.float(), played.trajectory, pixels, rule=config.protocol.frame.rope_rule)
             splice_error, stock_error = _apart(played.logits_NV, exact), _apart(stock, exact)
         else:
             placed = str(checkpoint.model.device)

@@ -397,8 +397,7 @@ class Engine:
             if math.isnan(logprob):
                 self._fail(running, ValueError(_NO_NUMBERS), events)
                 continue
-            if need.clip is not None:
-                running.clips.append(need.clip)
+            running.clips += need.clips
             with self._isolated(running, events):
                 self._deliver(running, need, token, logprob, elapsed, events)
                 if need.opens_turn:

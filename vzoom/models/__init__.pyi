@@ -24,3 +24,4 @@ from .plain_modules import check_modules as check_modules
 from .plain_modules import check_no_adapters as check_no_adapters
 from .stock import full_prefill as full_prefill
 from .stock import stock_images as stock_images
+from .stock import video_pixels as video_pixels

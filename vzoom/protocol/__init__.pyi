@@ -4,11 +4,13 @@ from .answers import NoChoice as NoChoice
 from .answers import read_choice as read_choice
 from .definition import AnswerFormat as AnswerFormat
 from .definition import CallFormat as CallFormat
+from .definition import Encoding as Encoding
 from .definition import Frames as Frames
 from .definition import GlanceRule as GlanceRule
 from .definition import Limits as Limits
 from .definition import Pixels as Pixels
 from .definition import Protocol as Protocol
+from .definition import RopeRule as RopeRule
 from .definition import ThoughtFormat as ThoughtFormat
 from .definition import Turns as Turns
 from .definition import ViewSettings as ViewSettings
@@ -46,6 +48,7 @@ from .protocol_file import with_system as with_system
 from .render import ImagePart as ImagePart
 from .render import Part as Part
 from .render import TextPart as TextPart
+from .render import VideoPart as VideoPart
 from .render import error_turn as error_turn
 from .render import feedback as feedback
 from .render import frame_parts as frame_parts
@@ -59,7 +62,9 @@ from .template import escape_template as escape_template
 from .template import split_template as split_template
 from .text_codec import TextCodec as TextCodec
 from .tokenize import TokenSpan as TokenSpan
+from .tokenize import VisionBlock as VisionBlock
 from .tokenize import tokenize_parts as tokenize_parts
+from .vocabulary import VideoTokens as VideoTokens
 from .vocabulary import Vocabulary as Vocabulary
 from .well_formed import is_well_formed as is_well_formed
 from .well_formed import strict_action as strict_action

@@ -20,6 +20,7 @@ from typing import Protocol as Structural
 from . import template
 
 Encoding = Literal["image", "video"]
+RopeRule = Literal["max", "hf523"]
 GrammarName = Literal["tags_json", "hermes", "action", "clip", "boxed"]
 AnswerForm = Literal["tag", "tag_boxed", "boxed", "action", "text"]
 GlanceName = Literal["exact", "videozoomer", "framethinker", "conan", "qwen", "qwen_count", "none"]
@@ -117,7 +118,11 @@ class Frames:
         separator: the text between a frame and the next label.
         first_index: {index} of the first frame.
         index_restarts: where {index} begins anew: in each "clip", in each "turn" (whose clips count on), or "never".
-        encoding: "image" shows each frame as an image, "video" shows pairs of frames as video tokens.
+        encoding: "image" shows each frame as an image; "video" shows the frames of a clip as video tokens, two frames
+            in a patch: half the tokens. How they are written (one block, or `<1.5 seconds>` and a block for each pair)
+            is the model family's; the label is not used.
+        rope_rule: where text stands after a video that takes more time positions than it is wide and high: "max", after
+            all of it, as Qwen-VL models were trained; "hf523", after its width and height, as transformers 5.23 does.
     """
 
     label: str = ""
@@ -125,6 +130,7 @@ class Frames:
     first_index: int = 0
     index_restarts: Literal["clip", "turn", "never"] = "clip"
     encoding: Encoding = "image"
+    rope_rule: RopeRule = "max"
 
 
 @dataclass(frozen=True)

@@ -303,7 +303,8 @@ def _rounded(first: int, last: int, count: int) -> np.ndarray:
     """The same, rounded as torch rounds float32: that is where qwen-vl-utils computes."""
     import torch  # here: sessions are made without it
 
-    return torch.linspace(first, last, count).round().long().numpy()
+    # Above 2**24 frames float32 steps over the last one.
+    return torch.linspace(first, last, count).round().long().numpy().clip(first, last)
 
 
 def _qwen_indices(first: int, last: int, video: VideoInfo, fps: float, limit: int) -> np.ndarray:

@@ -35,7 +35,30 @@ class ImagePart:
     index: int
 
 
-Part = TextPart | ImagePart
+@dataclass(frozen=True)
+class VideoPart:
+    """The place of frames that are shown as video tokens; how those are written is up to the model's family.
+
+    Attributes:
+        first: index of the first frame in the glance or the clips of one turn.
+        times: seconds of these frames, in order.
+        seconds_per_frame: how far they were meant to be apart, if that is known: the times of a file are off by up to
+            a frame. Else it is taken from the times.
+    """
+
+    first: int
+    times: tuple[float, ...]
+    seconds_per_frame: float | None = None
+
+    @property
+    def spacing(self) -> float:
+        """Seconds from one frame to the next; 0 if there is one alone."""
+        if self.seconds_per_frame is not None or len(self.times) == 1:
+            return self.seconds_per_frame or 0.0
+        return (self.times[-1] - self.times[0]) / (len(self.times) - 1)
+
+
+Part = TextPart | ImagePart | VideoPart
 Value = str | int | float | list[Part]
 
 END_OF_TURN = "<|im_end|>"
@@ -52,7 +75,7 @@ def prompt(question: str, video: VideoInfo, times: Sequence[float], config: View
         config: its protocol has the words, its limits may be told.
 
     Returns:
-        The parts in order, with one `ImagePart` per glance frame.
+        The parts in order, with one `ImagePart` per glance frame, or a `VideoPart`.
     """
     protocol = config.protocol
     values = _always(video, question, config, config.max_zooms)
@@ -88,7 +111,8 @@ def tool_turn(
         turn_is_open: the model has not sampled its own end of turn, so one is put before the tool turn.
 
     Returns:
-        The parts in order, with one `ImagePart` per frame; the frames of the second clip follow those of the first.
+        The parts in order, with one `ImagePart` per frame or one `VideoPart` per clip; the frames of the second clip
+        follow those of the first.
     """
     protocol, turns = config.protocol, config.protocol.turns
     always = _always(video, question, config, zooms_left)
@@ -136,7 +160,7 @@ def feedback(problem: Malformed, video: VideoInfo, config: ViewSettings, *, ques
 def frame_parts(
     times: Sequence[float], video: VideoInfo, protocol: Protocol, *, first_image: int = 0, num_shown: int = 0
 ) -> list[Part]:
-    """Labelled frames.
+    """Labelled frames; or, if the protocol shows them as video tokens, one `VideoPart` without labels.
 
     Args:
         times: their seconds.
@@ -145,6 +169,8 @@ def frame_parts(
         first_image: ImagePart.index of the first frame.
         num_shown: frames that were shown before, if the labels count on.
     """
+    if protocol.frame.encoding == "video":
+        return [VideoPart(first_image, tuple(times))] if times else []
     frame, parts = protocol.frame, list[Part]()
     label = protocol.text(frame.label)
     for i, seconds in enumerate(times):

@@ -109,7 +109,7 @@ class ClipCache:
         Args:
             video: as for `open_video`; or an open video of your own, which is asked for each frame as it is needed, and
                 stays yours to close.
-            config: its resize rule and pixel limits decide the size of the frames.
+            config: its encoding, resize rule and pixel limits decide the size of the frames.
             spec: the patch geometry of the model that will see them.
 
         Returns:
@@ -124,7 +124,8 @@ class ClipCache:
 
         if isinstance(video, FrameSource) and not isinstance(video, VideoReader):
             return BorrowedVideo(video)
-        name = (config.protocol.pixels.resize, config.min_pixels, config.max_pixels, spec.factor)
+        looks = config.protocol
+        name = (looks.frame.encoding, looks.pixels, config.min_pixels, config.max_pixels, spec)
         return CachedVideo(self, self.reader(video), Resize(name, resized))
 
     def reader(self, video: VideoInput) -> VideoReader:
