@@ -187,10 +187,18 @@ class ZoomConfig:
         if unknown:
             raise ValueError(f"{file}: unknown field {', '.join(sorted(unknown))}")
         numbers = {name: value for name, value in data.items() if name not in ("protocol", *_OLD_CHOICES)}
+        for name, kind in get_type_hints(cls).items():
+            value: Any = numbers.get(name)
+            if name not in numbers or kind not in (int, float):
+                continue
+            # true is a number to Python, and so are NaN and infinity to its JSON.
+            is_number = isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
+            if not (is_number and abs(value) <= 2**53):
+                raise ValueError(f"{file}: {name} is {repr(value)[:80]}")
         own = protocol or _protocol_in(data, file)
         try:
             return cls.of(own, **numbers)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise ValueError(f"{file}: {error}") from None
 
     def to_dict(self) -> dict[str, Any]:
