@@ -128,6 +128,8 @@ class ZoomConfig:
             raise ValueError(f"max_zooms must be 0 or more, got {self.max_zooms}")
         if self.min_pixels > self.max_pixels:
             raise ValueError(f"min_pixels {self.min_pixels} is above max_pixels {self.max_pixels}")
+        if not isinstance(self.protocol, Protocol):
+            raise ValueError(f"protocol must be a Protocol, such as load_protocol gives, got {self.protocol!r}")
         if self.glance not in get_args(GlanceFrames):
             raise ValueError(f"glance must be one of {', '.join(get_args(GlanceFrames))}, got {self.glance!r}")
         if self.answer_reserve >= self.max_total_tokens:

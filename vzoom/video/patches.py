@@ -3,8 +3,8 @@
 Equal, bit for bit, to what transformers computes from the same frames. The protocol says how they are shown: as images
 (`frame.encoding`), as its PIL image processor makes them; or as video, as its video processors do, which resize with
 torch and put two frames in a patch. Two ways to a size (`pixels.resize`): "direct" resizes as the processor does;
-"videozoomer" first shrinks a frame that is too large with Lanczos, as the public code of arXiv 2512.22315 does, and
-then resizes as the processor does.
+"videozoomer" first shrinks a frame that is too large with Lanczos (and "long_side" one whose longer side is), as the
+public code of arXiv 2512.22315 does, and then resizes as the processor does.
 
 The limits of pixels are those of a frame. Qwen3-VL's video processor has limits for a whole video: these times its
 frames. (It rounds an odd number of frames to one or the other side before it compares with them; here the size of a
@@ -138,8 +138,12 @@ def _sizes(
     if config.protocol.frame.encoding == "video" and spec.enlarges_videos and min(height, width) < spec.factor:
         scale = max(spec.factor / height, spec.factor / width)
         height, width = int(height * scale), int(width * scale)
-    if config.protocol.pixels.resize == "videozoomer" and height * width > config.max_pixels:
+    pixels, scale = config.protocol.pixels, 1.0
+    if pixels.resize == "videozoomer":
         scale = math.sqrt(config.max_pixels / (height * width))
+    elif pixels.long_side is not None:
+        scale = pixels.long_side / max(height, width)
+    if scale < 1:
         shrunk = (max(1, int(height * scale)), max(1, int(width * scale)))
     limits = {"factor": spec.factor, "min_pixels": config.min_pixels, "max_pixels": config.max_pixels}
     return shrunk, smart_resize(*(shrunk or (height, width)), **limits)

@@ -65,6 +65,7 @@ def run_sft(
     """
     out, base, part = Path(out), os.fspath(base), recipe.sft
     records = records_of(data, "records to train on")
+    _check_protocols(records, recipe)
     held_out = held_out_questions(eval_questions, part.eval_questions)
     judge = judge or judge_for(held_out)
     updates = num_updates(part, len(records))
@@ -111,6 +112,18 @@ def run_sft(
     assert callback.best is not None
     folder.finish(trainer, "sft.json", done=updates, best=callback.best)
     return out
+
+
+def _check_protocols(records: Sequence[Record], recipe: Recipe) -> None:
+    """ValueError if a conversation is held in other words than those in which the model will be asked."""
+    own = recipe.zoom.protocol
+    for record in records:
+        told = record.config.protocol
+        if told.language != own.language:
+            raise ValueError(
+                f"record {record.id} is in the protocol {told.name}, and the recipe asks its questions in {own.name}: "
+                "name the one of the records (--protocol)"
+            )
 
 
 def _samples(records: Sequence[Record], policy: PolicyModel, say: Callable[[str], None]) -> list[Sample]:
