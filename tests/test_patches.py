@@ -244,6 +244,9 @@ def test_a_protocol_may_show_long_videos_smaller() -> None:
             assert grid_for(*wanted, config=FRAMETHINKER, spec=QWEN2) == (wanted[0] // 14, wanted[1] // 14)
     assert grid_for(1080, 1920, config=FRAMETHINKER.for_video(301), spec=QWEN2) == (18, 32)
     assert TWO_STEPS.for_video(10_000) is TWO_STEPS
+    kept = resize_frames(frames(1, 720, 1280), config=FRAMETHINKER, spec=QWEN2)
+    assert kept.shape == (1, 364, 644, 3)  # more than 640 x 360: to the nearest multiples of 28
+    assert resize_frames(kept, config=FRAMETHINKER, spec=QWEN2).tobytes() == kept.tobytes()
 
 
 def test_grid_is_within_the_budget() -> None:

@@ -178,8 +178,11 @@ def test_a_zoom_into_a_video_whose_frames_follow_unevenly(vocabulary: Vocabulary
         driver.write('<video_zoom>{"segment": [9, 10], "fps": 2}</video_zoom>')
         assert driver.session.trajectory.zooms[1].pts_seconds == (9.0, 9.2)
         assert "2 frames from 9.00s to 10.00s:\n" in driver.opening
+        # At equal distances one of the three would be missed.
+        driver.write('<video_zoom>{"segment": [30, 31], "fps": 8}</video_zoom>')
+        assert driver.session.trajectory.zooms[2].pts_seconds == (30.0, 30.033, 30.066)
         driver.write('<video_zoom>{"segment": [12, 15], "fps": 4}</video_zoom>')
-        assert driver.session.trajectory.zooms[2].pts_seconds == (9.7,)
+        assert driver.session.trajectory.zooms[3].pts_seconds == (9.7,)
         assert driver.session.prefetch_seconds == ()
 
 

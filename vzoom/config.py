@@ -135,6 +135,8 @@ class ZoomConfig:
             raise ValueError(f"max_zooms must be 0 or more, got {self.max_zooms}")
         if self.min_pixels > self.max_pixels:
             raise ValueError(f"min_pixels {self.min_pixels} is above max_pixels {self.max_pixels}")
+        if not isinstance(self.protocol, Protocol):
+            raise ValueError(f"protocol must be a Protocol, such as load_protocol gives, got {self.protocol!r}")
         if self.glance not in get_args(GlanceFrames):
             raise ValueError(f"glance must be one of {', '.join(get_args(GlanceFrames))}, got {self.glance!r}")
         if self.answer_reserve >= self.max_total_tokens:
@@ -199,10 +201,18 @@ class ZoomConfig:
         if unknown:
             raise ValueError(f"{file}: unknown field {', '.join(sorted(unknown))}")
         numbers = {name: value for name, value in data.items() if name not in ("protocol", *_OLD_CHOICES)}
+        for name, kind in get_type_hints(cls).items():
+            value: Any = numbers.get(name)
+            if name not in numbers or kind not in (int, float):
+                continue
+            # true is a number to Python, and so are NaN and infinity to its JSON.
+            is_number = isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
+            if not (is_number and abs(value) <= 2**53):
+                raise ValueError(f"{file}: {name} is {repr(value)[:80]}")
         own = protocol or _protocol_in(data, file)
         try:
             return cls.of(own, **numbers)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise ValueError(f"{file}: {error}") from None
 
     def to_dict(self) -> dict[str, Any]:

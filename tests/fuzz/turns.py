@@ -44,6 +44,7 @@ from vzoom.protocol import (
 from vzoom.protocol.definition import GlanceName, ZoomName
 from vzoom.types import Answer, Clip, Malformed, TurnOutcome, VideoInfo, ZoomCall, calls_of
 
+MAX_CHARACTERS = 1 << 16  # of a turn: 4 096 tokens of 16 characters
 SLOW_SECONDS, SLOWEST_SECONDS = 1e-3, 20e-3  # CPU seconds: of 99.99 % of the turns, and of each
 
 
@@ -149,7 +150,7 @@ def turn(rng: random.Random, protocol: Protocol) -> str:
             pieces[at % len(pieces)] = text[:cut] + rng.choice(("", " ", "<", "}", '"', "\\", text)) + text[cut + 1 :]
         elif pieces:
             pieces[at % len(pieces)] = pieces[at % len(pieces)].swapcase()
-    return "".join(pieces)
+    return "".join(pieces)[:MAX_CHARACTERS]
 
 
 # ---------------------------------------------------------------- what must hold

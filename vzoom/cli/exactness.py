@@ -100,18 +100,28 @@ def verify(
     dtype: str = "auto",
     revision: str | None = None,
     adapter: str | None = None,
+    protocol: str | None = None,
+    system: str | None = None,
     num_zooms: int = 4,
     options: VideoOptions | None = None,
     progress: Progress = lambda stage: None,
 ) -> Exactness:
     """Replay a conversation of `num_zooms` zooms into `video` and compare with a full prefill by stock transformers.
 
-    model, device, dtype, revision, adapter as for `vzoom.load`. In half precision the weights are made float32 in place
-    after the replay, for one more run: 4 bytes per parameter. ValueError if the zooms do not fit in the checkpoint's
-    limits, and what `vzoom.load` and the video raise.
+    model, device, dtype, revision, adapter, protocol, system as for `vzoom.load`. In half precision the weights become
+    float32 in place after the replay, for one more run: 4 bytes per parameter. ValueError if the zooms do not fit in
+    the checkpoint's limits, and what `vzoom.load` and the video raise.
     """
     progress(f"loading {model}")
-    checkpoint = open_model(str(model), device=device, dtype=dtype, revision=revision, adapter=adapter).checkpoint
+    checkpoint = open_model(
+        str(model),
+        device=device,
+        dtype=dtype,
+        revision=revision,
+        adapter=adapter,
+        protocol=protocol,
+        system=system,
+    ).checkpoint
     progress("comparing the weights with the files")
     weights = compare_weights(checkpoint)
     if weights.differing or weights.not_finite:

@@ -60,6 +60,7 @@ from .render import render_turn as render_turn
 from .render import tool_turn as tool_turn
 from .template import TemplateField as TemplateField
 from .template import escape_template as escape_template
+from .template import fill_template as fill_template
 from .template import split_template as split_template
 from .text_codec import TextCodec as TextCodec
 from .tokenize import TokenSpan as TokenSpan

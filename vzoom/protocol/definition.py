@@ -340,6 +340,12 @@ class Protocol:
         return tuple(name for name in self.missing if name in used and name not in self.texts)
 
     @property
+    def language(self) -> tuple[Any, ...]:
+        """What a model must have learned to read and write: everything but the choice and the size of frames."""
+        words = (self.turns, tuple(self.texts.items()), tuple(self.errors.items()), self.frame)
+        return (*words, self.call, self.answer, self.thought)
+
+    @property
     def tags(self) -> tuple[str, ...]:
         """The tags of thoughts, calls and answers that look like tags: those that a tokenizer may have as tokens."""
         found = [self.thought.open, self.thought.close, self.call.open, self.call.close]
@@ -425,7 +431,7 @@ def _check_templates(protocol: Protocol) -> None:
             raise ValueError(f"{key}: {problem}")
     if protocol.call.schema and not protocol.unknown_texts:
         try:
-            json.loads(template.fill(protocol.text(protocol.call.schema), {}))
+            json.loads(template.fill_template(protocol.text(protocol.call.schema), {}))
         except ValueError as error:
             raise ValueError(f"call.schema: no JSON: {error}") from None
     from ..types import CallError  # here: it brings numpy, and `vzoom --help` must not

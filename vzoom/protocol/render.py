@@ -176,7 +176,7 @@ def frame_parts(
     label = protocol.text(frame.label)
     for i, seconds in enumerate(times):
         index = frame.first_index + i + num_shown
-        text = template.fill(
+        text = template.fill_template(
             label,
             {
                 "index": index,

@@ -138,11 +138,12 @@ def _sizes(
     if config.protocol.frame.encoding == "video" and spec.enlarges_videos and min(height, width) < spec.factor:
         scale = max(spec.factor / height, spec.factor / width)
         height, width = int(height * scale), int(width * scale)
-    if config.protocol.pixels.resize == "videozoomer" and height * width > config.max_pixels:
+    pixels = config.protocol.pixels
+    if pixels.resize == "videozoomer" and height * width > config.max_pixels:
         scale = math.sqrt(config.max_pixels / (height * width))
         shrunk = (max(1, int(height * scale)), max(1, int(width * scale)))
-    elif config.protocol.pixels.box is not None:
-        shrunk = _fitted(height, width, config.protocol.pixels.box, spec.factor)
+    elif pixels.box is not None:
+        shrunk = _fitted(height, width, pixels.box, spec.factor)
     limits = {"factor": spec.factor, "min_pixels": config.min_pixels, "max_pixels": config.max_pixels}
     return shrunk, smart_resize(*(shrunk or (height, width)), **limits)
 

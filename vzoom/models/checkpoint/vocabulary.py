@@ -12,7 +12,7 @@ from ...video import PatchSpec, grid_for
 from .adapters import find_model
 from .generation import end_ids_of
 from .load import END_OF_TEXT, END_OF_TURN, FAMILIES, Checkpoint, backend_of, load_tokenizer, patch_spec_of, token_id
-from .protocol import find_protocol
+from .protocol import find_protocol, with_chat_template
 
 
 def load_vocabulary(name_or_path: str, *, tokenizer: Any = None) -> Vocabulary:
@@ -46,6 +46,21 @@ def checkpoint_protocol(name_or_path: str) -> Protocol:
     folder, adapter = find_model(name_or_path)
     folders = [folder] if adapter is None else [adapter, folder]
     return find_protocol(folders, load_tokenizer(folder), name=name_or_path)
+
+
+def complete_protocol(protocol: Protocol, name_or_path: str) -> Protocol:
+    """A protocol with the system message of a checkpoint's chat template, without loading the checkpoint.
+
+    Args:
+        protocol: one with Turns.system_from_chat_template.
+        name_or_path: a folder in Hugging Face layout, or a hub id.
+
+    Raises:
+        OSError: nothing was found.
+        ValueError: there is no chat template, or it does not show tools.
+    """
+    folder, _ = find_model(name_or_path)
+    return with_chat_template(protocol, load_tokenizer(folder), name_or_path)
 
 
 def vocabulary_of(checkpoint: Checkpoint) -> Vocabulary:

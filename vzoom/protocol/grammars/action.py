@@ -81,7 +81,9 @@ class Action:
     def write(self, said: Said, call: CallFormat) -> str:
         assert said.start is not None
         assert said.end is not None
-        return template.fill(call.tool, {"start": time_text(said.start, call), "end": time_text(said.end, call)})
+        return template.fill_template(
+            call.tool, {"start": time_text(said.start, call), "end": time_text(said.end, call)}
+        )
 
 
 def _kind(seconds: float | None) -> CallError:

@@ -188,10 +188,11 @@ def _select(clip: Clip, order: Sequence[int]) -> Clip:
     )
 
 
-def _look(sample: Sample) -> tuple[str, str, int, int]:
-    """What of a config changes the pixels of a frame."""
-    config = sample.config
-    return config.protocol.frame.encoding, config.protocol.pixels.resize, config.min_pixels, config.max_pixels
+def _look(sample: Sample) -> tuple[Any, ...]:
+    """What of a config changes the pixels of a frame, in JSON's types."""
+    config, pixels = sample.config, sample.config.protocol.pixels
+    box = (*(pixels.box or (0,)), *(pixels.long_box or ()))
+    return config.protocol.frame.encoding, pixels.resize, *box, config.min_pixels, config.max_pixels
 
 
 def _key(frame: FrameRef, sample: Sample) -> tuple[Any, ...]:
