@@ -125,7 +125,7 @@ def measure(kind: Kind, path: Path, readers: list[Reader], *, num_zooms: int, nu
     digests = {round(digest, 1) for _, _, digest in sound}
     if len(digests) > 1:
         tell(f"pixel values differ: {digests}")
-    floors: dict[str, list[float]] = {"zoom": [], "glance": []}
+    floors: dict[str, list[float]] = {"zoom": [], "glance": [], "keyframe glance": []}
     ours = next(reader for reader, _, _ in sound if reader.name == "vzoom")
     for clip in clips:
         for reader, times, _ in sound:
@@ -140,6 +140,7 @@ def measure(kind: Kind, path: Path, readers: list[Reader], *, num_zooms: int, nu
         times = next(times for reader, times, _ in sound if reader is ours)
         times["keyframe glance"].append(ours.ask("keyframe_values", seconds=whole)["cpu_ms"])
         floors["glance"].append(ours.ask("floor", groups=groups(keys, whole))["cpu_ms"])
+        floors["keyframe glance"].append(ours.ask("floor", groups=groups(keys, whole), keyframes=True)["cpu_ms"])
     for reader, times, digest in sound:
         peak = max(times.pop("peak"))
         medians = {what: round(statistics.median(spent), 1) for what, spent in times.items() if spent}

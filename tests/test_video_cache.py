@@ -17,10 +17,12 @@ from protocols import DIRECT, VZOOM
 from test_video_render import painted, read_number, render
 
 from vzoom.config import ZoomConfig
-from vzoom.video import ClipCache, Frame, PatchSpec, Resize, VideoReader, VideoReadError, look, open_video
+from vzoom.protocol import Protocol
+from vzoom.video import ClipCache, Frame, PatchSpec, Resize, VideoReader, VideoReadError, look, open_video, picture
 from vzoom.video.patches import resize_frames
 
 FRAME_BYTES = painted(0).nbytes
+AS_VIDEO = VZOOM.override(name="video", frame={"encoding": "video"})
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +214,20 @@ def test_frames_of_a_long_video_are_as_small_as_the_protocol_says(tmp_path: Path
             tmp_path / f"{num_frames}.mp4", pts=range(num_frames), time_base=Fraction(1), rate=1, width=256, height=128
         )
         assert ClipCache().open(file, config=config, spec=PatchSpec()).frames_at([2.0]).frames.shape[2] == width
+
+
+@pytest.mark.parametrize("looks", [VZOOM, DIRECT, AS_VIDEO], ids=["shrunk", "direct", "video"])
+def test_frames_that_come_in_strips(path: Path, monkeypatch: pytest.MonkeyPatch, looks: Protocol) -> None:
+    """Large frames are narrowed strip by strip: to the bytes that the whole frame would give."""
+    config, spec = ZoomConfig(max_pixels=6272, protocol=looks), PatchSpec()
+    want = _resized_alone(path, 1.0, config, spec)
+    monkeypatch.setattr(picture, "_WHOLE_BYTES", 0)
+    monkeypatch.setattr(picture, "_STRIP_BYTES", 3 * painted(0).shape[1] * 20)
+    whole: list[Any] = []
+    monkeypatch.setattr(picture.PictureRules, "rgb", lambda rules, frame: whole.append(frame))
+    got = ClipCache().open(path, config=config, spec=spec).frames_at([1.0]).frames[0]
+    assert np.array_equal(got, want)
+    assert not whole
 
 
 def _resized_alone(path: Path, seconds: float, config: ZoomConfig, spec: PatchSpec) -> np.ndarray:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import struct
+import subprocess
+import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,7 +18,8 @@ from av.filter import Graph
 from av.video.frame import VideoFrame
 from test_video_render import painted, read_number
 
-from vzoom.video import VideoReader, open_video
+from vzoom.video import VideoReader, open_video, picture
+from vzoom.video.picture import Orientation, PictureRules
 from vzoom.video.tone_map import DEFAULT_PEAK_NITS, HLG, PQ, WHITE_NITS, pq_code, pq_nits, rolled_off, tone_mapped
 
 
@@ -291,3 +296,80 @@ def test_below_the_knee_hdr_is_what_swscale_makes_of_it(tmp_path: Path) -> None:
         ours = first(video)[16, 8::16]
     theirs = filtered(path, ("scale", "out_primaries=bt709:out_transfer=bt709:intent=relative_colorimetric"))
     _near(ours, theirs[16, 8::16], mean=1.0, most=2)
+
+
+def _noise(width: int, height: int, layout: str = "yuv420p") -> VideoFrame:
+    noise = np.random.default_rng(0).integers(0, 256, (height * 3 // 2, width), dtype=np.uint8)
+    frame = VideoFrame.from_ndarray(noise, format=layout)
+    frame.time_base = Fraction(1, 30)
+    return frame
+
+
+def _rules(frame: VideoFrame, **changed: Any) -> PictureRules:
+    stored = (frame.width, frame.height)
+    plain = PictureRules(*stored, Orientation(), 1, 0, 100.0, (), stored, frame.format.name, False, ())
+    return replace(plain, **changed)
+
+
+@pytest.mark.parametrize("layout", ["yuv420p", "yuvj420p"])
+@pytest.mark.parametrize("size", [(1920, 1080), (642, 362), (638, 100), (320, 52)])
+@pytest.mark.parametrize("matrix", [1, 5, 9])
+def test_strips_are_the_picture(
+    monkeypatch: pytest.MonkeyPatch, layout: str, size: tuple[int, int], matrix: int
+) -> None:
+    """Cut anywhere, with the stream's matrix and range, they are what is converted whole."""
+    monkeypatch.setattr(picture, "_WHOLE_BYTES", 0)
+    monkeypatch.setattr(picture, "_STRIP_BYTES", 48 * size[0] * 3)
+    frame = _noise(*size, layout)
+    frame.colorspace = matrix
+    rules = _rules(frame)
+    strips = [strip.copy() for strip in rules.strips(frame)]
+    assert len(strips) == -(-size[1] // 48) > 1
+    assert np.array_equal(np.concatenate(strips), rules.rgb(frame))
+
+
+@pytest.mark.parametrize(
+    "changed", [{"turned": Orientation(transpose=True)}, {"turned": Orientation(mirror_rows=True)}, {"width": 700}]
+)
+def test_what_cannot_be_cut_comes_whole(monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any]) -> None:
+    monkeypatch.setattr(picture, "_WHOLE_BYTES", 0)
+    monkeypatch.setattr(picture, "_STRIP_BYTES", 1 << 15)
+    for frame, rules in (
+        (even := _noise(640, 360), _rules(even, **changed)),
+        (odd := VideoFrame(640, 361, "yuv420p"), _rules(odd)),
+        (full := VideoFrame(640, 360, "yuv444p"), _rules(full)),
+    ):
+        (whole,) = rules.strips(frame)
+        assert np.array_equal(whole, rules.rgb(frame))
+
+
+_CHILD = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from test_video_pictures import _noise, _rules
+from vzoom.config import ZoomConfig
+from vzoom.video import PatchSpec
+from vzoom.video.patches import resize_frames, resize_strips
+
+def held(name):
+    return int(next(line for line in open("/proc/self/status") if line.startswith(name)).split()[1]) / 1024
+
+config, spec = ZoomConfig(), PatchSpec()
+frame = _noise(7680, 4320)
+rules = _rules(frame)
+for _ in range(2):  # the second time all that is computed once is there
+    open("/proc/self/clear_refs", "w").write("5")  # VmHWM from here on
+    before = held("VmRSS")
+    resize_strips(rules.strips(frame), (4320, 7680), config=config, spec=spec)
+print(held("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="only Linux tells the peak of a stretch")
+def test_a_large_picture_is_never_held_whole() -> None:
+    """8K takes 100 MB as RGB. In a process of its own: this one's memory has holes."""
+    done = subprocess.run(
+        [sys.executable, "-c", _CHILD, str(Path(__file__).parent)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert float(done.stdout.splitlines()[-1]) < 30

@@ -239,8 +239,11 @@ class Worker:
     def keyframe_values(self, seconds: list[float]) -> dict[str, Any]:
         return timed(lambda: self.reader.keyframe_values(seconds))
 
-    def floor(self, groups: list[list[int]]) -> dict[str, Any]:
-        """Decoding each [keyframe, last frame, frames wanted] from its keyframe on, and converting those wanted."""
+    def floor(self, groups: list[list[int]], *, keyframes: bool = False) -> dict[str, Any]:
+        """Decoding each [keyframe, last frame, frames wanted] from its keyframe on, and converting those wanted.
+
+        With `keyframes` the keyframe alone is decoded, and converted once.
+        """
         import av
 
         with av.open(self.path) as container:
@@ -250,11 +253,14 @@ class Worker:
             began = time.process_time()
             for key, last, wanted in groups:
                 container.seek(int(key / self.fps / stream.time_base) + 1, stream=stream)
-                frames = container.decode(stream)
-                frame = None
-                for _ in range(last - key + 1):
-                    frame = next(frames)
-                for _ in range(wanted):
+                if keyframes:
+                    packet = next(packet for packet in container.demux(stream) if packet.is_keyframe)
+                    (frame,) = [*stream.codec_context.decode(packet), *stream.codec_context.decode(None)]
+                else:
+                    frames = container.decode(stream)
+                    for _ in range(last - key + 1):
+                        frame = next(frames)
+                for _ in range(1 if keyframes else wanted):
                     frame.reformat(format="rgb24", threads=1)
             return {"cpu_ms": (time.process_time() - began) * 1e3}
 

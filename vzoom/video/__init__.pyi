@@ -1,6 +1,7 @@
 from .base import Frame as Frame
 from .base import FrameSource as FrameSource
 from .base import KeyframeSource as KeyframeSource
+from .base import Resize as Resize
 from .base import VideoError as VideoError
 from .base import VideoReader as VideoReader
 from .base import VideoReadError as VideoReadError
@@ -10,7 +11,6 @@ from .base import stack_frames as stack_frames
 from .cache import CachedVideo as CachedVideo
 from .cache import CacheStats as CacheStats
 from .cache import ClipCache as ClipCache
-from .cache import Resize as Resize
 from .frame_sequence import FrameSequence as FrameSequence
 from .gpu_decoder import DALI_CODECS as DALI_CODECS
 from .gpu_decoder import NVDEC_CODECS as NVDEC_CODECS

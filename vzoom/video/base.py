@@ -12,8 +12,8 @@ import threading
 import time
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, runtime_checkable
@@ -59,6 +59,28 @@ class Frame:
     def answers(self, ticks: int) -> bool:
         """Whether this is the frame on display at `ticks`."""
         return self.pts_ticks <= ticks and (self.is_last or ticks < self.end_ticks)
+
+
+@dataclass(frozen=True)
+class Resize:
+    """What is done to each picture as it is decoded, so that no more than one is held at its full size.
+
+    Attributes:
+        name: tells it from every other resize (rule and target size).
+        function: uint8 [H, W, 3] -> uint8 [h, w, 3], an array or a tensor as it is given.
+        strips: the same of a picture that comes in strips, arrays from its top to its bottom, with its (H, W): then
+            not even one is held whole. None if it cannot.
+    """
+
+    name: Hashable
+    function: Callable[[Any], Any] = field(compare=False)
+    strips: Callable[[Iterator[np.ndarray], tuple[int, int]], np.ndarray] | None = field(default=None, compare=False)
+
+    def checked(self, small: Any) -> Any:
+        """What the function made, contiguous. ValueError: it is no such picture."""
+        if str(small.dtype) not in ("uint8", "torch.uint8") or small.ndim != 3 or small.shape[2] != 3:
+            raise ValueError(f"resize {self.name!r} gave {small.dtype} {small.shape}, not uint8 [h, w, 3]")
+        return np.ascontiguousarray(small) if isinstance(small, np.ndarray) else small.contiguous()
 
 
 class ReadBudget:
@@ -132,7 +154,7 @@ class VideoReader(ABC):
         self._closed = False
         self._forked = False
         _open_readers.add(self)
-        self._resize: Callable[[Any], Any] | None = None
+        self._resize: Resize | None = None
 
     def frames_at(self, timestamps: Sequence[float]) -> Clip:
         """The frames on display at some times.
@@ -190,13 +212,12 @@ class VideoReader(ABC):
             self._check_open()
             return self._keyframe_ticks(ticks)
 
-    def read(self, ticks: Sequence[int], *, resize: Callable[[Any], Any] | None = None) -> list[Frame]:
+    def read(self, ticks: Sequence[int], *, resize: Resize | None = None) -> list[Frame]:
         """The frame on display at each of `ticks`, which may be in any order.
 
         Args:
             ticks: whole steps of the time base from the first displayed frame.
-            resize: what is done to each picture as it is decoded, uint8 [H, W, 3] -> [h, w, 3], so that no more than
-                one is held at its full size.
+            resize: what is done to each picture as it is decoded.
 
         Returns:
             A frame for each; ticks that fall on one frame get the same object. Raises as `frames_at`.
@@ -216,7 +237,7 @@ class VideoReader(ABC):
     def _finish(self, image: Picture) -> Picture:
         """What a picture becomes before it is handed out: resized, and read-only, as caches give it to several."""
         if self._resize is not None:
-            image = self._resize(image)
+            image = self._resize.checked(self._resize.function(image))
         if isinstance(image, np.ndarray):
             image.setflags(write=False)
         return image

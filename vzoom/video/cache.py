@@ -14,35 +14,22 @@ import threading
 import weakref
 from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from ..config import VideoOptions, ZoomConfig
 from ..types import Clip, VideoInfo
-from .base import Frame, FrameSource, VideoReader, look, make_clip
+from .base import Frame, FrameSource, Resize, VideoReader, look, make_clip
 from .opening import open_video
-from .patches import PatchSpec, resize_frames
+from .patches import PatchSpec, resize_frames, resize_strips
 from .sources import VideoInput, reader_key, video_key
 
 _caches: weakref.WeakSet[ClipCache] = weakref.WeakSet()
 
 FramesKey = tuple[Hashable, ...]  # (file and its version, backend, resize): frames that can stand for each other
-
-
-@dataclass(frozen=True)
-class Resize:
-    """What is done to a frame before it is kept.
-
-    Attributes:
-        name: tells it from every other resize that uses the same cache (rule and target size).
-        function: uint8 [H, W, 3] -> uint8 [h, w, 3], an array or a tensor as it is given.
-    """
-
-    name: Hashable
-    function: Callable[[Any], Any] = field(compare=False)
 
 
 @dataclass(frozen=True)
@@ -128,8 +115,11 @@ class ClipCache:
         def resized(frame_HWC: Any) -> Any:
             return resize_frames(frame_HWC[None], config=config, spec=spec)[0]
 
+        def strips_resized(strips: Iterator[np.ndarray], size_hw: tuple[int, int]) -> np.ndarray:
+            return resize_strips(strips, size_hw, config=config, spec=spec)
+
         name = (looks.frame.encoding, looks.pixels, config.min_pixels, config.max_pixels, spec)
-        return CachedVideo(self, reader, Resize(name, resized))
+        return CachedVideo(self, reader, Resize(name, resized, strips_resized))
 
     def reader(self, video: VideoInput) -> VideoReader:
         """An open reader of a video, the same one as long as the file does not change. An open reader is that reader.
@@ -198,7 +188,7 @@ class ClipCache:
         self, reader: VideoReader, ticks: list[int], frames_key: FramesKey, resize: Resize | None
     ) -> dict[int, Frame]:
         """Decode, resize and keep what is on display at `ticks` (increasing)."""
-        decoded = reader.read(ticks, resize=None if resize is None else lambda image: _resized(image, resize))
+        decoded = reader.read(ticks, resize=resize)
         fresh = {frame.pts_ticks: frame for frame in decoded}
         with self._lock:
             self._misses += len(fresh)
@@ -300,13 +290,6 @@ class BorrowedVideo:
 
     def close(self) -> None:
         """Does nothing: the video belongs to the caller."""
-
-
-def _resized(image: Any, resize: Resize) -> Any:
-    small = resize.function(image)
-    if str(small.dtype) not in ("uint8", "torch.uint8") or small.ndim != 3 or small.shape[2] != 3:
-        raise ValueError(f"resize {resize.name!r} gave {small.dtype} {small.shape}, not uint8 [h, w, 3]")
-    return np.ascontiguousarray(small) if isinstance(small, np.ndarray) else small.contiguous()
 
 
 def _after_fork() -> None:

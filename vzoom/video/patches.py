@@ -14,8 +14,10 @@ frame does not depend on how many there are.)
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from mmap import mmap
 from typing import Any, TypeVar
 
 import numpy as np
@@ -315,6 +317,44 @@ def resize_frames(frames_NHWC: Frames, *, config: ZoomConfig, spec: PatchSpec, i
         )
     resized = resize_on_device(frames_NHWC, steps)
     return resized if config.protocol.frame.encoding == "image" else _resized_by_torch(resized, final)
+
+
+def resize_strips(
+    strips: Iterator[np.ndarray], size_hw: tuple[int, int], *, config: ZoomConfig, spec: PatchSpec, impl: str = "auto"
+) -> np.ndarray:
+    """`resize_frames` of one frame that comes in strips: each is narrowed at once, so that the frame is never whole.
+
+    Args:
+        strips: uint8 [rows, W, 3] each, from the frame's top to its bottom.
+        size_hw: (H, W) of the frame.
+        config: its resize rule and pixel limits decide the size.
+        spec: the patch geometry of the model.
+        impl: "auto", or an implementation by name.
+
+    Returns:
+        uint8 [h, w, 3].
+    """
+    height, width = size_hw
+    steps, final = _steps(height, width, config, spec)
+    shape = height, steps[0].width if _narrows(steps, width) else width, 3
+    # The system's own memory: it goes back at once, and leaves no hole between the frames that are kept.
+    narrow_HW3 = np.frombuffer(mmap(-1, math.prod(shape)), np.uint8).reshape(shape)
+    top = 0
+    for strip in strips:
+        if len(strip) == height:
+            return resize_frames(strip[None], config=config, spec=spec, impl=impl)[0]
+        along = (steps[0]._replace(height=len(strip)),) if _narrows(steps, width) else ()
+        narrow_HW3[top : top + len(strip)] = _resize_frames(strip[None], along, impl=impl)[0]
+        top += len(strip)
+    resized = _resize_frames(narrow_HW3[None], steps, impl=impl)
+    if config.protocol.frame.encoding == "video":
+        resized = _resized_by_torch(_as_tensor(resized), final).numpy()
+    return resized[0]
+
+
+def _narrows(steps: tuple[Step, ...], width: int) -> bool:
+    """Whether the first thing done to a frame is to make its rows shorter."""
+    return bool(steps) and not steps[0].vertical_first and steps[0].width < width
 
 
 def _check_frames(is_uint8: bool, frames: np.ndarray | Tensor) -> None:

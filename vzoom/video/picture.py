@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import cast
@@ -23,6 +23,10 @@ from av.video.stream import VideoStream
 from .tone_map import DEFAULT_PEAK_NITS, HLG, PQ, tone_mapped
 
 _FULL_RANGE = 2  # AVColorRange
+_WHOLE_BYTES = 12 << 20  # smaller pictures are resized faster as a whole
+_STRIP_BYTES = 1 << 20  # it stays in the CPU's cache
+# libav converts each line of these by itself, if their height is even: then a strip is as good as the whole.
+_STRIP_FORMATS = frozenset({"yuv420p", "yuvj420p"})
 _MAX_STRETCH = 8  # a file that asks for more is wrong about its pixels
 
 
@@ -117,6 +121,37 @@ class PictureRules:
         elif has_alpha:
             image = _on_black(image)
         return self.turned.upright(np.asarray(image, dtype=np.uint8))
+
+    def strips(self, frame: VideoFrame) -> Iterator[np.ndarray]:
+        """`rgb` in strips from its top to its bottom, each to be used before the next; in one if it is small or cannot be cut.
+
+        A picture of 4K takes 25 MB as RGB.
+        """
+        rows = _STRIP_BYTES // (3 * frame.width) // 2 * 2
+        whole = frame.interlaced_frame or self.transfer or (frame.width, frame.height) != (self.width, self.height)
+        if (
+            whole
+            or self.turned != Orientation()
+            or frame.format.name not in _STRIP_FORMATS
+            or frame.height % 2
+            or 3 * frame.width * frame.height < _WHOLE_BYTES
+            or not 0 < rows < frame.height
+        ):
+            yield self.rgb(frame)
+            return
+        graph = Graph()
+        source = graph.add_buffer(
+            width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base or Fraction(1)
+        )
+        crop = graph.add("crop", f"w=iw:h={rows}:x=0:y=n*{rows}")  # the last strip reaches into the one before
+        sink = graph.add("buffersink")
+        source.link_to(crop)
+        crop.link_to(sink)
+        graph.configure()
+        for top in range(0, frame.height, rows):
+            source.push(frame)
+            strip = cast("VideoFrame", sink.pull()).reformat(format="rgb24", threads=1)
+            yield _pixels(strip, np.uint8, channels=3)[-min(rows, frame.height - top) :]
 
 
 _NATIVE = {"rgb48": "rgb48" + ("le" if sys.byteorder == "little" else "be")}

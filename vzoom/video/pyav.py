@@ -293,7 +293,12 @@ class PyAVReader(VideoReader):
         raise VideoReadError(f"{self.info.path}: no frame can be decoded at or before {seconds:.3f} s")
 
     def _image(self, frame: VideoFrame) -> np.ndarray:
-        return self._finish(self._rules.rgb(frame))
+        if self._resize is None or self._resize.strips is None:
+            return self._finish(self._rules.rgb(frame))
+        width, height = self._rules.size
+        image = self._resize.checked(self._resize.strips(self._rules.strips(frame), (height, width)))
+        image.setflags(write=False)
+        return np.asarray(image)
 
     def _keyframe_ticks(self, ticks: list[int]) -> list[int]:
         self._budget.restart()
