@@ -4,6 +4,10 @@ from .engine_thread import EngineSize as EngineSize
 from .engine_thread import EngineThread as EngineThread
 from .engine_thread import Message as Message
 from .engine_thread import Submission as Submission
+from .interface import NO_NUMBERS as NO_NUMBERS
+from .interface import Capabilities as Capabilities
+from .interface import ConversationEngine as ConversationEngine
+from .interface import give_token as give_token
 from .kv_cache import BlockTable as BlockTable
 from .kv_cache import OutOfPages as OutOfPages
 from .kv_cache import PagePool as PagePool

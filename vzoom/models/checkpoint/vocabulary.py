@@ -10,7 +10,7 @@ from ...protocol import Protocol, TextCodec, Vocabulary
 from ...video import PatchSpec, grid_for
 from .adapters import find_model
 from .generation import end_ids_of
-from .load import END_OF_TEXT, END_OF_TURN, Checkpoint, backend_of, load_tokenizer, patch_spec_of, token_id
+from .load import END_OF_TEXT, END_OF_TURN, CheckpointInfo, backend_of, load_tokenizer, patch_spec_of, token_id
 from .protocol import find_protocol
 
 
@@ -46,8 +46,8 @@ def checkpoint_protocol(name_or_path: str) -> Protocol:
     return find_protocol(folders, load_tokenizer(folder), name=name_or_path)
 
 
-def vocabulary_of(checkpoint: Checkpoint) -> Vocabulary:
-    """The vocabulary of a checkpoint that is loaded."""
+def vocabulary_of(checkpoint: CheckpointInfo) -> Vocabulary:
+    """The vocabulary of a checkpoint that is loaded, with or without its weights."""
     return build_vocabulary(
         checkpoint.tokenizer, checkpoint.patch_spec, checkpoint.name, end_ids=checkpoint.generation_end_ids
     )
