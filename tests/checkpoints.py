@@ -38,24 +38,30 @@ def config_of(family: str, layers: int = 3, *, head_dim: int = 16) -> Any:
     """A small config of the family: 4 query heads, 2 key heads."""
     import transformers
 
+    width, eighth = 4 * head_dim, head_dim // 8
+
     ids = {f"{kind}_token_id": token_id(f"<|{kind}_pad|>") for kind in ("image", "video")}
     ids |= {f"vision_{kind}_token_id": token_id(f"<|vision_{kind}|>") for kind in ("start", "end")}
     text: dict[str, Any] = {
-        "vocab_size": VOCAB + 11, "hidden_size": 4 * head_dim, "intermediate_size": 96, "num_hidden_layers": layers,
+        "vocab_size": VOCAB + 11, "hidden_size": width, "intermediate_size": 96, "num_hidden_layers": layers,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 32768, "rope_theta": 1e6,
         "bos_token_id": token_id("<|endoftext|>"), "eos_token_id": token_id("<|im_end|>"), "tie_word_embeddings": False,
     }  # fmt: skip
     if family == "qwen3_vl":
         text |= {
             "head_dim": head_dim,
-            "rope_scaling": {"rope_type": "default", "mrope_section": [head_dim // 4, head_dim // 8, head_dim // 8], "mrope_interleaved": True},
+            "rope_scaling": {
+                "rope_type": "default",
+                "mrope_section": [2 * eighth, eighth, eighth],
+                "mrope_interleaved": True,
+            },
         }
         vision = {
             "depth": 3,
             "hidden_size": 32,
             "intermediate_size": 48,
             "num_heads": 2,
-            "out_hidden_size": 4 * head_dim,
+            "out_hidden_size": width,
             "patch_size": 14,
         }
         vision |= {
@@ -65,16 +71,23 @@ def config_of(family: str, layers: int = 3, *, head_dim: int = 16) -> Any:
             "deepstack_visual_indexes": [0, 1],
         }
         return transformers.Qwen3VLConfig(text_config=text, vision_config=vision, **ids)
-    text["rope_scaling"] = {"type": "mrope", "mrope_section": [head_dim // 8, 3 * head_dim // 16, 3 * head_dim // 16]}
+    text["rope_scaling"] = {"type": "mrope", "mrope_section": [eighth, 3 * eighth // 2, 3 * eighth // 2]}
     if family == "qwen2_vl":
-        vision = {"depth": 2, "embed_dim": 32, "num_heads": 2, "mlp_ratio": 2, "hidden_size": 4 * head_dim, "patch_size": 14}
+        vision = {
+            "depth": 2,
+            "embed_dim": 32,
+            "num_heads": 2,
+            "mlp_ratio": 2,
+            "hidden_size": width,
+            "patch_size": 14,
+        }
         return transformers.Qwen2VLConfig(text_config=text, vision_config=vision, **ids)
     vision = {
         "depth": 2,
         "hidden_size": 32,
         "intermediate_size": 48,
         "num_heads": 2,
-        "out_hidden_size": 4 * head_dim,
+        "out_hidden_size": width,
         "patch_size": 14,
     }
     vision |= {"window_size": 56, "fullatt_block_indexes": [1]}

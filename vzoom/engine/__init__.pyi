@@ -13,6 +13,7 @@ from .kv_cache import OutOfPages as OutOfPages
 from .kv_cache import PagePool as PagePool
 from .request import Outcome as Outcome
 from .request import Request as Request
+from .request import SessionFactory as SessionFactory
 from .scripted_session import ScriptedSession as ScriptedSession
 from .session import Done as Done
 from .session import NeedFrames as NeedFrames

@@ -10,6 +10,7 @@ from .checkpoint.load import FAMILIES as FAMILIES
 from .checkpoint.load import Checkpoint as Checkpoint
 from .checkpoint.load import CheckpointInfo as CheckpointInfo
 from .checkpoint.load import check_trainable as check_trainable
+from .checkpoint.load import is_known_family as is_known_family
 from .checkpoint.load import load_checkpoint as load_checkpoint
 from .checkpoint.load import load_checkpoint_info as load_checkpoint_info
 from .checkpoint.load import load_patch_spec as load_patch_spec

@@ -93,21 +93,21 @@ class Conversation:
     async def _fetch(self, need: NeedFrames) -> None:
         session, started = self.session, time.perf_counter()
         keyframes = need.call is None and session.config.glance == "keyframe"
-        clip: Clip | None = None
+        found: Clip | None = None
         try:
             clip, per_clip = await asyncio.to_thread(
                 look_each, self.video, need.timestamps, need.per_clip, keyframes=keyframes, segments=need.segments
             )
             session.splice(clip, per_clip)
+            found = clip
         except VideoReadError as error:
             if need.call is None:
                 raise
             session.unreadable(str(error))
-            clip = None
         self.stage_ms["decode"] = (time.perf_counter() - started) * 1e3
         if need.call is not None:
             accepted = bool(calls_of(session.turn.outcome))
-            self.emit(TurnEnded(self.request_id, session.turn, clip if accepted else None))
+            self.emit(TurnEnded(self.request_id, session.turn, found if accepted else None))
 
     async def _feed(self, need: NeedTokens) -> None:
         """Feed what is needed, and give the session tokens until vLLM stops."""

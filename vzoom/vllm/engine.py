@@ -26,15 +26,13 @@ class VllmStats:
     """Counts since the engine was made, as vLLM's scheduler says.
 
     Attributes:
-        prompt_tokens_fed: tokens of prompts and clips that went through the language model.
-        prompt_tokens_cached: such tokens that were found in the KV cache.
-        sampled_tokens: tokens that were sampled.
+        tokens_fed: that went through the language model.
+        frames_encoded: that went through the vision tower.
         preemptions: how often a conversation lost its pages.
     """
 
-    prompt_tokens_fed: int
-    prompt_tokens_cached: int
-    sampled_tokens: int
+    tokens_fed: int
+    frames_encoded: int
     preemptions: int
 
 
@@ -78,7 +76,7 @@ class VllmEngine(ConversationEngine):
             settings=settings or {},
         )
         self._max_sessions, self._max_total_tokens = max_sessions, max_total_tokens
-        self._server = Server(info, args, max_sessions=max_sessions, untagged_answers=untagged_answers)
+        self.server = Server(info, args, max_sessions=max_sessions, untagged_answers=untagged_answers)
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._num_ids = 0
         self._live: set[int] = set()  # ids that have no last event yet
@@ -88,7 +86,7 @@ class VllmEngine(ConversationEngine):
     @property
     def vocabulary(self) -> Vocabulary:
         """What sessions know of the model."""
-        return self._server.vocabulary
+        return self.server.vocabulary
 
     @property
     def is_idle(self) -> bool:
@@ -125,7 +123,7 @@ class VllmEngine(ConversationEngine):
     def abort(self, request_ids: Collection[int]) -> None:
         gone = self._live.intersection(request_ids)
         self._live -= gone
-        self._server.call(self._ended(gone))
+        self.server.call(self._ended(gone))
 
     def step(self) -> list[Event]:
         """What happened; waits a moment if nothing has.
@@ -151,11 +149,11 @@ class VllmEngine(ConversationEngine):
 
     def stats(self) -> VllmStats:
         """Counts since the engine was made."""
-        return VllmStats(**vars(self._server.counts))
+        return VllmStats(**vars(self.server.counts))
 
     def close(self) -> None:
         self.drop()
-        self._server.close()
+        self.server.close()
 
     # ------------------------------------------------------------ inside
 
@@ -172,7 +170,7 @@ class VllmEngine(ConversationEngine):
         return running
 
     def _on_loop(self, call: Callable[..., object], *args: Any) -> None:
-        self._server.loop.call_soon_threadsafe(call, *args)
+        self.server.loop.call_soon_threadsafe(call, *args)
 
     # ------------------------------------------------------------ on the event loop
 
@@ -187,7 +185,7 @@ class VllmEngine(ConversationEngine):
     async def _opened(self, ids: range, request: Request) -> None:
         """Open the video and hold the first conversation of a request; its rollouts branch off after the glance."""
         samplings = [replace(request.sampling, seed=request.sampling.seed + i) for i in range(len(ids))]
-        async with self._server.room.place(request.config.max_total_tokens):
+        async with self.server.room.place(request.config.max_total_tokens):
             try:
                 video = await asyncio.to_thread(request.open_video)
             except Exception as error:  # noqa: BLE001  it ends this request alone
@@ -196,7 +194,7 @@ class VllmEngine(ConversationEngine):
             async with _Shared(video) as shared:
                 try:
                     session = request.session(
-                        request.question, video.info, self._server.vocabulary, request.config, samplings[0]
+                        request.question, video.info, self.server.vocabulary, request.config, samplings[0]
                     )
                 except Exception as error:  # noqa: BLE001  it ends this request alone
                     self._fail(ids, error)
@@ -206,12 +204,12 @@ class VllmEngine(ConversationEngine):
                     shared.holders += 1
                     self._start(other.request_id, self._branched(other, shared))
 
-                first = Conversation(ids[0], session, video, self._server, self._events.put, branch)
+                first = Conversation(ids[0], session, video, self.server, self._events.put, branch)
                 first.forks = list(zip(ids[1:], samplings[1:], strict=True))
                 await self._held(first)
 
     async def _branched(self, conversation: Conversation, shared: _Shared) -> None:
-        async with shared, self._server.room.place(conversation.session.config.max_total_tokens):
+        async with shared, self.server.room.place(conversation.session.config.max_total_tokens):
             await self._held(conversation)
 
     async def _held(self, conversation: Conversation) -> None:

@@ -153,13 +153,20 @@ class Server:
 
     def close(self) -> None:
         """End vLLM's processes and the thread."""
-        self._llm.shutdown()
+        self.call(self._stopped())
+        del self._llm
         self._stop_loop()
 
     def _stop_loop(self) -> None:
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()
+
+    async def _stopped(self) -> None:
+        if (handler := self._llm.output_handler) is not None:
+            handler.cancel()  # it would report the end of the process as a failure
+            await asyncio.wait([handler])
+        self._llm.shutdown()
 
     async def _started(self, args: Any) -> Any:
         from vllm.v1.engine.async_llm import AsyncLLM
@@ -176,14 +183,13 @@ class Counts:
     """What vLLM's scheduler did since it was started.
 
     Attributes:
-        prompt_tokens_fed: tokens of prompts that went through the model.
-        prompt_tokens_cached: tokens of prompts that were found in the KV cache.
-        sampled_tokens: tokens that were sampled.
+        tokens_fed: that went through the language model.
+        frames_encoded: that went through the vision tower.
         preemptions: how often a request lost its pages.
     """
 
     def __init__(self) -> None:
-        self.prompt_tokens_fed = self.prompt_tokens_cached = self.sampled_tokens = self.preemptions = 0
+        self.tokens_fed = self.frames_encoded = self.preemptions = 0
 
 
 def _stat_logger(counts: Counts) -> Any:
@@ -194,11 +200,11 @@ def _stat_logger(counts: Counts) -> Any:
             pass
 
         def record(self, scheduler_stats: Any, iteration_stats: Any, *_: Any, **__: Any) -> None:
+            details = None if scheduler_stats is None else scheduler_stats.iteration_details
+            if details is not None:
+                counts.tokens_fed += details.num_ctx_tokens + details.num_generation_tokens
+                counts.frames_encoded += details.num_encoder_inputs
             if iteration_stats is not None:
-                prompts = iteration_stats.prompt_token_stats
-                counts.prompt_tokens_fed += prompts.computed
-                counts.prompt_tokens_cached += prompts.cached_tokens
-                counts.sampled_tokens += iteration_stats.num_generation_tokens
                 counts.preemptions += iteration_stats.num_preempted_reqs
 
         def log_engine_initialized(self) -> None:

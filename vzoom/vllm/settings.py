@@ -21,6 +21,7 @@ _OURS = (
     "enable_prefix_caching",
     "limit_mm_per_prompt",
     "disable_log_stats",
+    "enable_logging_iteration_details",
 )
 
 
@@ -69,6 +70,7 @@ def engine_args(
         ValueError: a setting is not one of vLLM's, or is decided here.
     """
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # it would tell its makers what is run here
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     try:
         from vllm.engine.arg_utils import AsyncEngineArgs
     except ImportError as error:
@@ -92,6 +94,7 @@ def engine_args(
         "enable_prefix_caching": True,
         "limit_mm_per_prompt": {"image": config.max_frames, "video": 0},
         "disable_log_stats": False,
+        "enable_logging_iteration_details": True,  # what `VllmEngine.stats` counts
     }
     if info.adapter is not None:
         rank = (info.adapter.read_json("adapter_config.json") or {}).get("r", 16)

@@ -239,6 +239,12 @@ def load_checkpoint_info(
     )
 
 
+def is_known_family(name_or_path: str, *, revision: str | None = None) -> bool:
+    """Whether a checkpoint is of one of `FAMILIES`. OSError if nothing was found."""
+    kind = find_model(name_or_path, revision=revision)[0].read_config().get("model_type")
+    return any(kind in family.model_types for family in FAMILIES)
+
+
 def _family(settings: Mapping[str, Any], name: str) -> type[VisionLanguageModel]:
     """The family of a config.json. ValueError names those that there are."""
     kind = settings.get("model_type")
