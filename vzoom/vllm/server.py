@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
+import warnings
 from collections import deque
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from concurrent.futures import Future
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 from ..engine import Session
 from ..models import CheckpointInfo, vocabulary_of
 from .prompts import PlacedFrame, prompt_of, sampling_params, stop_ids
+from .self_check import appending_is_exact
 from .stream import Stream
 
 T = TypeVar("T")
@@ -69,8 +71,8 @@ class Server:
         max_sessions: conversations at once.
 
     Attributes:
-        appends: whether clips are appended to running requests. If not, each turn is a request of its own, whose past
-            is found in the prefix cache.
+        appends: whether clips are appended to running requests, which is tried at start. If not, each turn is a request
+            of its own, whose past is found in the prefix cache.
         counts: what vLLM's scheduler says that it did.
 
     Raises:
@@ -103,6 +105,16 @@ class Server:
                     f"{args.max_model_len}: give vLLM more memory, or lower max_total_tokens"
                 )
             self.room = Room(max_sessions, self.num_tokens)
+            is_float32 = str(self._llm.model_config.dtype) == "torch.float32"
+            self.appends = self.call(appending_is_exact(self, is_float32=is_float32))
+            if not self.appends:
+                warnings.warn(
+                    f"appending to a running request of vLLM is not exact for {info.name}: each turn is sent as a "
+                    "request of its own, whose past vLLM looks up in its prefix cache",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+            self.counts.reset()
         except BaseException:
             self._stop_loop()
             raise
@@ -189,6 +201,10 @@ class Counts:
     """
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Count from 0."""
         self.tokens_fed = self.frames_encoded = self.preemptions = 0
 
 
