@@ -76,7 +76,7 @@ class VllmEngine(ConversationEngine):
             settings=settings or {},
         )
         self._max_sessions, self._max_total_tokens = max_sessions, max_total_tokens
-        self.server = Server(info, args, max_sessions=max_sessions, untagged_answers=untagged_answers)
+        self.server = Server(info, args, config=config, max_sessions=max_sessions, untagged_answers=untagged_answers)
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._num_ids = 0
         self._live: set[int] = set()  # ids that have no last event yet

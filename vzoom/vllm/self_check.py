@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .prompts import Frame, PlacedFrame
+from ..config import ZoomConfig
+from ..types import Clip
+from .prompts import PlacedFrame, frames_of
 
 if TYPE_CHECKING:
     from .server import Server
@@ -16,25 +17,27 @@ _NUM_SAMPLED = 4
 _FLOAT32_LIMIT, _HALF_LIMIT = 1e-3, 0.1  # of log-probabilities: two orders of summation
 
 
-async def appending_is_exact(server: Server, *, is_float32: bool) -> bool:
+async def appending_is_exact(server: Server, config: ZoomConfig, *, is_float32: bool) -> bool:
     """Two turns with a frame each, appended to one request, and as one prompt that reads no cache.
 
     Args:
         server: vLLM.
+        config: its pixel limits decide the size of the frames.
         is_float32: whether the model computes in float32.
     """
     vocabulary = server.vocabulary
     side = 4 * server.patch_spec.factor
-    num_visual = (side // server.patch_spec.factor) ** 2
-    start, end = (vocabulary.codec.token_id(f"<|vision_{name}|>") for name in ("start", "end"))
+    rows, columns = vocabulary.grid_hw(side, side, config)
+    num_visual = (rows // vocabulary.merge) * (columns // vocabulary.merge)
+    start, end = (vocabulary.codec.encode(f"<|vision_{name}|>") for name in ("start", "end"))
     drawn = np.random.default_rng(0)
 
     def turn(first: list[int]) -> tuple[list[int], PlacedFrame]:
-        pixels = drawn.integers(0, 256, (side, side, 3), dtype=np.uint8)
-        frame = Frame(pixels, "check-" + hashlib.blake2b(pixels.data, digest_size=16).hexdigest())
+        pixels = drawn.integers(0, 256, (1, side, side, 3), dtype=np.uint8)
+        (frame,) = frames_of(Clip(pixels, (0.0,), (0,), (False,)), config, server.patch_spec)
         text = vocabulary.codec.encode_plain("Two frames of a film, one after the other.")
-        ids = [*first, *text, start, *[vocabulary.image_token_id] * num_visual, end, *text]
-        return ids, PlacedFrame(frame, len(first) + len(text) + 1, num_visual)
+        ids = [*first, *text, *start, *[vocabulary.image_token_id] * num_visual, *end, *text]
+        return ids, PlacedFrame(frame, len(first) + len(text) + len(start), num_visual)
 
     def params(**changes: Any) -> Any:
         from vllm import SamplingParams

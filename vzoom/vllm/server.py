@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from ..config import ZoomConfig
 from ..engine import Session
 from ..models import CheckpointInfo, vocabulary_of
 from .prompts import PlacedFrame, prompt_of, sampling_params, stop_ids
@@ -68,6 +69,7 @@ class Server:
     Args:
         info: the checkpoint.
         args: vLLM's `AsyncEngineArgs`.
+        config: its pixel limits are those of the frames.
         max_sessions: conversations at once.
 
     Attributes:
@@ -79,7 +81,9 @@ class Server:
         Exception: whatever vLLM says against the model or its settings.
     """
 
-    def __init__(self, info: CheckpointInfo, args: Any, *, max_sessions: int, untagged_answers: bool | None) -> None:
+    def __init__(
+        self, info: CheckpointInfo, args: Any, *, config: ZoomConfig, max_sessions: int, untagged_answers: bool | None
+    ) -> None:
         self.patch_spec, self._banned = info.patch_spec, info.banned_ids
         accepts_untagged = not info.knows_tags if untagged_answers is None else untagged_answers
         self.vocabulary = replace(vocabulary_of(info), untagged_answers=accepts_untagged)
@@ -106,7 +110,7 @@ class Server:
                 )
             self.room = Room(max_sessions, self.num_tokens)
             is_float32 = str(self._llm.model_config.dtype) == "torch.float32"
-            self.appends = self.call(appending_is_exact(self, is_float32=is_float32))
+            self.appends = self.call(appending_is_exact(self, config, is_float32=is_float32))
             if not self.appends:
                 warnings.warn(
                     f"appending to a running request of vLLM is not exact for {info.name}: each turn is sent as a "
