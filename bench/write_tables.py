@@ -16,6 +16,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 import ablation_page
+import bench_video
 import report
 
 HERE = Path(__file__).parent
@@ -81,7 +82,7 @@ def context(held: dict[str, Any]) -> str:
 
 def tables() -> dict[str, str]:
     """Mark -> table, of the results that are there."""
-    makers = {"session": _session, "context": context}
+    makers = {"session": _session, "context": context, "video": bench_video.table}
     found = {name: HERE / "results" / f"{name}.json" for name in makers}
     return {name: makers[name](json.loads(path.read_text())) for name, path in found.items() if path.is_file()}
 

@@ -9,21 +9,20 @@ is for programs that already have a model and a loop of their own.
 
 from __future__ import annotations
 
-import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from inputs import arguments
-from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 import vzoom
 from vzoom.protocol import (
     ImagePart,
     Part,
+    TextPart,
+    VideoPart,
     cut_turn,
     glance_timestamps,
     parse_turn,
@@ -35,6 +34,8 @@ from vzoom.protocol import (
 from vzoom.types import Answer
 from vzoom.zoomer import embedded_path
 
+PLACES: dict[type[Part], str] = {ImagePart: "<|image_pad|>", VideoPart: "<|video_pad|>"}
+
 
 def main() -> None:
     args = arguments(__doc__)
@@ -42,24 +43,19 @@ def main() -> None:
     settings_file = Path(folder) / "vzoom.json"  # how the checkpoint looks at videos, if it says so
     saved = json.loads(settings_file.read_text()) if settings_file.exists() else {}
     config = vzoom.ZoomConfig.from_dict(saved, str(folder))
-    protocol, ends = config.protocol, stops(config.protocol)
+    protocol = config.protocol
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
-    tokenizer, processor = AutoTokenizer.from_pretrained(folder), AutoImageProcessor.from_pretrained(folder)
-    merge = processor.merge_size
+    tokenizer, processor = AutoTokenizer.from_pretrained(folder), vzoom.ZoomProcessor(str(folder), config)
 
-    def inputs_of(parts: Sequence[Part], frames: Sequence[np.ndarray]) -> dict[str, Any]:
-        """A turn as AutoProcessor makes it, which needs torchvision: one image token for each visual token."""
-        pixels: Mapping[str, Any] = processor(images=list(frames), return_tensors="pt")
-        counts = (pixels["image_grid_thw"].prod(dim=1) // merge**2).tolist()
-        text = "".join("<|image_pad|>" * counts[p.index] if isinstance(p, ImagePart) else p.text for p in parts)
-        ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
-        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **pixels}
-        if "mm_token_type_ids" in inspect.signature(model.forward).parameters:  # transformers 5.3 and newer ask for it
-            inputs["mm_token_type_ids"] = (ids == model.config.image_token_id).int()
-        return inputs
+    def inputs_of(parts: Sequence[Part], clip: vzoom.Clip) -> dict[str, torch.Tensor]:
+        """A turn as the model's own processor makes it: one image or video token for each visual token."""
+        text = "".join(part.text if isinstance(part, TextPart) else PLACES[type(part)] for part in parts)
+        is_video = protocol.frame.encoding == "video"
+        return processor(text, videos=[clip]) if is_video else processor(text, images=clip.images)
 
     vzoom.enable(model, pool_tokens=config.max_total_tokens)  # the line that makes it vzoom's
     cache = vzoom.ZoomCache(model)
+    ends = stops(protocol)
     settings = {"past_key_values": cache, "stop_strings": list(ends), "tokenizer": tokenizer, "do_sample": False}
     settings |= {"max_new_tokens": config.max_new_tokens, "pad_token_id": tokenizer.pad_token_id}
 
@@ -70,27 +66,27 @@ def main() -> None:
         return ids
 
     with vzoom.open_video(args.video) as video:
-        glance = video.frames_at(glance_timestamps(video.info, config))
-        opening = inputs_of(prompt(args.question, video.info, glance.pts_seconds, config), list(glance.frames))
+        info = video.info
+        glance = video.frames_at(glance_timestamps(info, config))
+        opening = inputs_of(prompt(args.question, info, glance.pts_seconds, config), glance)
         fed = opening["input_ids"].shape[1]
         ids = whole_turn(model.generate(**opening, **settings), fed)
         for zooms_left in reversed(range(config.max_zooms)):
             text = tokenizer.decode(ids[0, fed:])
             print(text)
-            call = parse_turn(text, protocol, video_fps=video.info.fps)
+            call = parse_turn(text, protocol, video_fps=info.fps)
             if not isinstance(call, vzoom.ZoomCall):
                 break
-            times = zoom_timestamps(call, video.info, config)
+            times = zoom_timestamps(call, info, config)
             if not isinstance(times, list):  # the call asks for something that the video does not have
                 print(times.detail)
                 break
             clip = video.frames_at(times)
-            shown = [(call, clip.pts_seconds)]
-            turn = tool_turn(shown, video.info, config, question=args.question, zooms_left=zooms_left)
-            ids = cache.append(ids, inputs_of(turn, list(clip.frames)))  # the splice: only the new turn is fed
+            turn = tool_turn([(call, clip.pts_seconds)], info, config, question=args.question, zooms_left=zooms_left)
+            ids = cache.append(ids, inputs_of(turn, clip))  # the splice: only the new turn is fed
             fed = ids.shape[1]
             ids = whole_turn(model.generate(ids, **settings), fed)
-        outcome = parse_turn(tokenizer.decode(ids[0, fed:]), protocol, video_fps=video.info.fps)
+    outcome = parse_turn(tokenizer.decode(ids[0, fed:]), protocol, video_fps=info.fps)
     print(f"answer: {outcome.text if isinstance(outcome, Answer) else 'none'}, {ids.shape[1]} tokens in the cache")
 
 

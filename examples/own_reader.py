@@ -51,16 +51,10 @@ def main() -> None:
         seconds = np.arange(0, reader.info.duration_seconds, 1 / 8)
         video = ArrayVideo(reader.frames_at(seconds.tolist()).frames, fps=8.0)
 
-    checkpoint = vzoom.load(args.model).checkpoint
-    config = checkpoint.config
-    engine = vzoom.Engine(checkpoint, max_total_tokens=config.max_total_tokens)
-    try:
-        [[outcome]] = engine.run([vzoom.Request(lambda: video, args.question, config, vzoom.Sampling())])
-    finally:
-        engine.close()
-    trajectory = outcome.unwrap()  # raises what went wrong, if anything did
+    result = vzoom.load(args.model).ask(video, args.question)
+    seen = result.trajectory
     print(args.question)
-    print(f"answer: {trajectory.answer} after {len(trajectory.calls)} zooms, {trajectory.num_frames} frames seen")
+    print(f"answer: {result.answer} after {len(seen.calls)} zooms, {seen.num_frames} frames seen")
 
 
 if __name__ == "__main__":

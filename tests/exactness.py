@@ -7,7 +7,7 @@ and the logits behind every sampled position are kept for the comparison.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ from vzoom.engine.engine import Engine
 from vzoom.engine.request import Request
 from vzoom.models import Checkpoint
 from vzoom.models.stock import full_prefill
+from vzoom.protocol import RopeRule
 from vzoom.types import Clip, Event, Failed, Trajectory, TurnOpened, VideoInfo
 
 CONFIG = ZoomConfig(protocol=DIRECT, max_total_tokens=16384)
@@ -111,11 +112,21 @@ def run_scripted(
 
 
 def exactness_error(hf: Any, recorded: Recorded, processor: Any) -> tuple[float, bool]:
-    """(max abs logit difference over max abs logit at all sampled positions, whether all positions are equal)."""
+    """(max abs logit difference over max abs logit at all sampled positions, whether all positions are equal).
+
+    processor: transformers' own, for images.
+    """
+    frames = [frame for clip in recorded.clips for frame in clip.frames]
+    return difference(hf, recorded, processor(images=frames, do_resize=True, return_tensors="pt"))
+
+
+def difference(
+    hf: Any, recorded: Recorded, pixels: Mapping[str, torch.Tensor], rule: RopeRule = "max"
+) -> tuple[float, bool]:
+    """As `exactness_error`, from pixels that were made before."""
     trajectory = recorded.trajectory
     assert trajectory is not None
-    frames = [frame for clip in recorded.clips for frame in clip.frames]
-    want, positions = full_prefill(hf, trajectory, processor(images=frames, do_resize=True, return_tensors="pt"))
+    want, positions = full_prefill(hf, trajectory, pixels, rule=rule)
     got = torch.stack(recorded.logits)
     assert got.shape == want.shape
     same = positions.equal(torch.tensor(trajectory.positions)[:, :-1])

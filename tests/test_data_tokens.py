@@ -239,7 +239,7 @@ def test_the_trainer_has_the_same_tokens_and_masks(flaw: str, vocabulary: Vocabu
         tokens = tokenize_record(record, vocabulary)
         assert tokens.trajectory.ids == example.span.ids
         assert tokens.learned == example.learned
-        assert [v.offset for v in tokens.trajectory.visuals] == [offset for _, offset, _ in example.span.images]
+        assert [v.offset for v in tokens.trajectory.visuals] == [block.offset for block in example.span.blocks]
 
 
 # ---------------------------------------------------------------- what the engine would not have held

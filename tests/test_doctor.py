@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 import torch
 from packaging.requirements import Requirement
+from test_video_render import render
 
 from vzoom.cli import environment as doctor
 from vzoom.cli import main
 from vzoom.kernels import extension, gpu_check, registry
+from vzoom.video import gpu_decoder
 
 ROOT = Path(__file__).parents[1]
 
@@ -190,3 +192,39 @@ def test_the_gpu_check_runs_where_there_is_a_gpu(monkeypatch: pytest.MonkeyPatch
 def test_the_kernels_on_a_real_gpu(tmp_path: Path) -> None:
     assert main(["doctor", "--gpu", "--out", str(tmp_path / "gpu.json")]) == 0
     assert json.loads((tmp_path / "gpu.json").read_text())["failed"] == {}
+
+
+# ---------------------------------------------------------------- videos
+
+
+def test_decoders_and_their_codecs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 0
+    video = json.loads(capsys.readouterr().out)["video"]
+    assert {"h264", "hevc", "av1", "vp9", "mjpeg"} <= set(video["pyav"]["codecs"])
+    if "why_not" in video["dali"]:
+        assert "pip install '.[dali]'" in video["dali"]["why_not"]
+    else:
+        assert video["dali"]["codecs"] == ["mjpeg", "vp8", "vp9"]
+    assert main(["doctor"]) == 0
+    assert "h264 hevc av1" in capsys.readouterr().out
+
+
+def test_who_would_decode_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = render(tmp_path / "a.mkv", pts=range(60), pix_fmt="yuv422p")
+    assert main(["doctor", str(path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["container"], found["codec"], found["pixel_format"]) == ("matroska,webm", "h264", "yuv422p")
+    assert (found["width"], found["height"], found["fps"], found["stream"]) == (128, 96, 30.0, 0)
+    assert (found["backend"], found["device"]) == ("pyav", "cuda:0" if torch.cuda.is_available() else "cpu")
+    # On a machine whose GPU decodes, the reason is the file's own.
+    monkeypatch.setattr(gpu_decoder, "why_no_decoder", lambda device: None)
+    assert doctor.examine_video(str(path), "cuda:0")["notes"] == [
+        "decoded on the CPU: the GPU does not decode h264 with pixels of yuv422p"
+    ]
+    assert main(["doctor", str(path)]) == 0
+    assert "decoder       pyav (model on" in capsys.readouterr().out
+    assert main(["doctor", str(tmp_path / "gone.mp4")]) == 2
+    assert "no such file" in capsys.readouterr().err
+    assert main(["doctor", str(path), "--gpu"]) == 2

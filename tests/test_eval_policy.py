@@ -118,7 +118,7 @@ def test_cost_by_hand():
         vision_window_patches=4, vision_hidden=6, value_bytes=2,
     )  # fmt: skip
     trajectory = told("abc|de", {})
-    trajectory.visuals = [Visual(0.0, (4, 2), 0, 2)]
+    trajectory.visuals = [Visual((0.0,), (1, 4, 2), 0, 2)]
     cost = cost_of(trajectory, shape)
     fed = 4  # of five tokens the last was never fed
     language = 2 * 1000 * fed + 2 * 100 * 2 + 4 * 2 * 4 * 8 * (1 + 2 + 3 + 4)

@@ -162,13 +162,13 @@ def test_published_names_load_the_same_weights(
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 
 
-def _plain_positions(start: int, rows: int, columns: int) -> tuple[np.ndarray, int]:
+def _plain_positions(start: int, grid: tuple[int, int, int], **rule: Any) -> tuple[np.ndarray, int]:
     """Defect 1 of the public trainer: +1 a token, straight through the image."""
-    return positions.text_positions(start, rows * columns)
+    return positions.text_positions(start, grid[1] * grid[2])
 
 
-def _forget_pending(self: session.Session, note: str, times: Any, size_hw: Any) -> TokenSpan:
-    run = _TOOL_TURN(self, note, times, size_hw)
+def _forget_pending(self: session.Session, *turn: Any) -> TokenSpan:
+    run = _TOOL_TURN(self, *turn)
     run.ids[0] = run.ids[1]  # another token in the pending one's place
     return run
 
@@ -194,7 +194,7 @@ _TOOL_TURN, _EXTEND, _RUN = session.Session._tool_turn, BlockTable.extend, Runni
 @pytest.mark.parametrize(
     ("target", "name", "mutant"),
     [
-        (positions, "image_positions", _plain_positions),
+        (positions, "block_positions", _plain_positions),
         (session.Session, "_tool_turn", _forget_pending),
         (BlockTable, "extend", _swap_blocks),
     ],

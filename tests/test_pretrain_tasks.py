@@ -97,7 +97,7 @@ def test_the_prompt_is_the_engines_own(writer, store, tokenizer):
     codec = TextCodec(tokenizer.backend_tokenizer)
     run = tokenize_parts(parts, [(4, 4)] * len(times), codec, tokenizer.convert_tokens_to_ids("<|image_pad|>"), 2)
     assert example.span.ids[: len(run.ids)] == run.ids
-    assert example.span.images[: len(times)] == run.images
+    assert example.span.blocks[: len(times)] == run.blocks
     assert [row for _, row in example.frames[: len(times)]] == [round(2 * t) for t in times]
 
 
@@ -126,7 +126,7 @@ def test_tasks_use_the_conversations_tokens(writer, store, tokenizer):
             assert tokenizer.encode(tokenizer.decode(kept)) == kept
             assert any(example.learned)
             assert not all(example.learned)
-            assert len(example.frames) == len(example.span.images)
+            assert len(example.frames) == len(example.span.blocks)
 
 
 def test_the_trainers_forward_is_stock_transformers(writer, store, tokenizer):

@@ -14,7 +14,7 @@ from vzoom.models.checkpoint.vocabulary import build_vocabulary
 from vzoom.protocol.detokenize import TextStream
 from vzoom.protocol.render import ImagePart, TextPart
 from vzoom.protocol.text_codec import TextCodec
-from vzoom.protocol.tokenize import tokenize_parts
+from vzoom.protocol.tokenize import VisionBlock, tokenize_parts
 from vzoom.video import PatchSpec
 
 _ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -87,7 +87,7 @@ def test_text_of_both_kinds_is_encoded_in_one_piece() -> None:
     (merged,) = codec.encode("?!")
     a, b, c = codec.encode("abc")
     assert span.ids == [a, b, merged, c, codec.token_id("<|im_end|>"), image, image, merged]
-    assert span.images == [(0, 5, (2, 4))]
+    assert span.blocks == [VisionBlock(0, 1, 5, (1, 2, 4))]
 
 
 def test_added_tokens_are_found_as_tokenizers_finds_them() -> None:

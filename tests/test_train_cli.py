@@ -139,11 +139,20 @@ def test_a_shipped_config_starts_its_processes(tmp_path: Path, capfd: pytest.Cap
     config["text_config"]["max_position_embeddings"] = 32768  # as long as the recipe's conversations
     (base / "config.json").write_text(json.dumps(config))
     words = ["sft", "qwen2.5-vl-7b", "--base", str(base), "--data", str(data), "--launch", "cpu2"]
+    words += ["--protocol", "vzoom-brief"]
     assert command_line.main([*words, "--out", str(tmp_path / "sft")]) == 0
     out, err = capfd.readouterr()
     assert "1 updates of 64 on 2 processes" in err
     assert out.splitlines().count(str(tmp_path / "sft")) == 1
-    assert vzoom.load(tmp_path / "sft", device="cpu").config.max_zooms == 4
+    written = vzoom.load(tmp_path / "sft", device="cpu").config
+    assert (written.max_zooms, written.protocol.name) == (4, "vzoom-brief")
+
+
+def test_conversations_in_another_protocol_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, data = lessons(tmp_path, num_videos=1)
+    words = ["sft", "qwen2.5-vl-7b", "--base", str(embedded_path()), "--data", str(data)]
+    assert command_line.main([*words, "--out", str(tmp_path / "sft")]) == 2
+    assert "is in the protocol vzoom-brief, and the recipe asks its questions in vzoom" in capsys.readouterr().err
 
 
 def test_a_config_by_name_and_a_whole_command() -> None:

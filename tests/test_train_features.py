@@ -45,8 +45,8 @@ def one_by_one(samples: list[Sample], checkpoint: Checkpoint) -> torch.Tensor:
     rows = []
     for sample in samples:
         for frame in sample.frames:
-            clip = read_frames(sample, [frame.pts_seconds], cache=ClipCache(), spec=spec)
-            assert clip.pts_seconds == (frame.pts_seconds,)
+            clip = read_frames(sample, frame.pts_seconds, cache=ClipCache(), spec=spec)
+            assert clip.pts_seconds == frame.pts_seconds
             found, _ = encode_clips(
                 [(clip, sample.config)], checkpoint.model, spec=spec, cache=FeatureCache(0), buffer=PatchBuffer()
             )
@@ -84,7 +84,7 @@ def test_pixels_are_those_of_the_stock_processor(samples: list[Sample], checkpoi
     frames = []
     for sample in samples:
         for frame in sample.frames:
-            clip = read_frames(sample, [frame.pts_seconds], cache=ClipCache(), spec=checkpoint.patch_spec)
+            clip = read_frames(sample, frame.pts_seconds, cache=ClipCache(), spec=checkpoint.patch_spec)
             frames.append(clip.frames[0])
     want = processor(images=frames, do_resize=False, return_tensors="pt")
     assert torch.equal(made, want["pixel_values"])
@@ -132,7 +132,7 @@ def test_another_video_is_noticed(tmp_path: Path, samples: list[Sample], checkpo
     other = replace(samples[0], video=replace(samples[0].video, path=video.path))
     with pytest.raises(ValueError, match="another file now"):
         read_frames(other, [0.0], cache=ClipCache(), spec=checkpoint.patch_spec)
-    later = replace(samples[0], frames=(replace(samples[0].frames[0], pts_seconds=99.0),))
+    later = replace(samples[0], frames=(replace(samples[0].frames[0], pts_seconds=(99.0,)),))
     with pytest.raises(ValueError, match=r"names 1 frames .* but there are 0"):
         frozen(checkpoint).find([later])()
     larger = replace(samples[0], frames=(replace(samples[0].frames[0], grid_hw=(8, 8)),))

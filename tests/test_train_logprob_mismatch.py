@@ -13,7 +13,7 @@ import pytest
 import torch
 from protocols import BRIEF
 
-from vzoom.config import Sampling
+from vzoom.config import Sampling, ZoomConfig
 from vzoom.data.record import Record
 from vzoom.data.store import read
 from vzoom.engine.engine import Engine
@@ -47,9 +47,9 @@ class Led(Session):
 
     def __init__(self, num_zooms: int, *args: Any) -> None:
         super().__init__(*args)
-        calls = [ZoomCall(4.0 * n, 4.0 * n + 3, 2) for n in range(num_zooms)]
+        calls = [ZoomCall(4.0 * n, 4.0 * n + 2.5, 2) for n in range(num_zooms)]
         text = "".join(
-            render_turn(f"The red scene is from {4 * n} to {4 * n + 3}.", c, BRIEF) for n, c in enumerate(calls)
+            render_turn(f"The red scene is from {4 * n} to {4 * n + 2.5}.", c, BRIEF) for n, c in enumerate(calls)
         )
         self.script = self.vocabulary.codec.encode(text)
 
@@ -69,22 +69,26 @@ class Led(Session):
 @pytest.fixture(scope="module")
 def rollouts(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Sample, int]]:
     """At least 100 conversations at 56 x 56 px with 0 to 4 zooms, and how many zooms each has."""
+    return roll_out(tmp_path_factory.mktemp("world"), ZOOM, num_videos=4)
+
+
+def roll_out(folder: Path, zoom: ZoomConfig, *, num_videos: int) -> list[tuple[Sample, int]]:
     checkpoint = load_checkpoint(BASE)
-    records = list(read(write_questions(tmp_path_factory.mktemp("world"), "which", 4, WORLD, zoom=ZOOM)))
-    engine = Engine(checkpoint, max_total_tokens=ZOOM.max_total_tokens, max_sessions=32, overlap=False)
+    records = list(read(write_questions(folder, "which", num_videos, WORLD, zoom=zoom)))
+    engine = Engine(checkpoint, max_total_tokens=zoom.max_total_tokens, max_sessions=32, overlap=False)
     clips = ClipCache()
     owners: dict[int, Record] = {}
     for record in records:
         for num_zooms in range(5):
-            opened = partial(clips.open, record.video.path, config=ZOOM, spec=checkpoint.patch_spec)
+            opened = partial(clips.open, record.video.path, config=zoom, spec=checkpoint.patch_spec)
             sampling = Sampling(temperature=1.6, seed=100 * len(owners))
-            job = Request(opened, record.question, ZOOM, sampling, num_rollouts=5, session=partial(Led, num_zooms))
+            job = Request(opened, record.question, zoom, sampling, num_rollouts=5, session=partial(Led, num_zooms))
             first = engine.add(job)
             owners |= {first + i: record for i in range(5)}
     done = [(e.request_id, e.trajectory) for e in engine.events() if isinstance(e, Finished)]
     vocabulary = vocabulary_of(checkpoint)
     return [
-        (from_trajectory(t, ZOOM, vocabulary, id=f"{owners[i].id}, {i}", video=owners[i].video), len(t.zooms))
+        (from_trajectory(t, zoom, vocabulary, id=f"{owners[i].id}, {i}", video=owners[i].video), len(t.zooms))
         for i, t in sorted(done, key=lambda pair: pair[0])
     ]
 
@@ -118,6 +122,20 @@ def test_a_hundred_conversations_with_0_to_4_zooms_agree(
     found.check(1e-3)
 
 
+@pytest.mark.parametrize("cache_features", [False, True])
+def test_conversations_of_video_tokens_agree(tmp_path: Path, cache_features: bool) -> None:
+    """Pairs of frames, the last of an odd number alone; features that are kept, and pixels that the tower sees."""
+    shown = ZOOM.protocol.override(name="video tokens", frame={"encoding": "video"})
+    rollouts = roll_out(tmp_path, replace(ZOOM, protocol=shown), num_videos=1)
+    assert {len(frame.pts_seconds) for sample, _ in rollouts for frame in sample.frames} == {1, 2}
+    assert all(frame.is_video for sample, _ in rollouts for frame in sample.frames)
+    part = GRPORecipe(gradient_checkpointing=False, cache_features=cache_features, freeze_vision=True)
+    found = mismatch_between(rollouts, load_policy(BASE, part))
+    assert found.count > 300
+    assert found.mean <= 1e-5
+    assert found.worst <= 1e-3
+
+
 def positions_plus_one(batch: dict[str, torch.Tensor]) -> None:
     """The defect of the public code: positions that go on by 1 through the images."""
     length = batch["input_ids"].shape[1]
@@ -147,7 +165,7 @@ def test_a_planted_bug_is_found_and_placed(
         inputs = batch.to("cpu")
         bug(inputs)
         pixel_values = inputs.pop("pixel_values")
-        return replace(batch, tokens=inputs, pixel_values=lambda: pixel_values)
+        return replace(batch, tokens=inputs, pixels={"pixel_values": lambda: pixel_values})
 
     monkeypatch.setattr(module, "collate", wrong)
     found = mismatch_between(rollouts[:20], policy)

@@ -49,7 +49,7 @@ def test_a_flawed_turn_is_sampled_but_not_learned(vocabulary: Vocabulary) -> Non
 
 def test_frames_are_those_of_glance_and_zooms_in_order(vocabulary: Vocabulary) -> None:
     sample = from_record(REFLECTION, vocabulary)
-    assert [frame.pts_seconds for frame in sample.frames] == [0.0, 2.0, 3.0, 3.5, 1.0, 1.5]
+    assert [frame.pts_seconds for frame in sample.frames] == [(t,) for t in (0.0, 2.0, 3.0, 3.5, 1.0, 1.5)]
     assert {(frame.path, frame.grid_hw) for frame in sample.frames} == {(VIDEO.path, (4, 4))}
     assert (sample.ids == vocabulary.image_token_id).sum() == 4 * len(sample.frames)
 
@@ -80,7 +80,7 @@ def test_a_rollout_keeps_its_logprobs(vocabulary: Vocabulary) -> None:
 def test_tokens_and_frames_that_do_not_agree(vocabulary: Vocabulary) -> None:
     trajectory = tokenize_record(ZOOM, vocabulary).trajectory
     lost = replace(trajectory, visuals=trajectory.visuals[:-1])
-    with pytest.raises(ValueError, match="16 image tokens, but its 3 frames have 12 features"):
+    with pytest.raises(ValueError, match="16 visual tokens, but its 3 frames have 12 features"):
         from_trajectory(lost, CONFIG, vocabulary, id="r", video=VIDEO)
     moved = replace(trajectory.visuals[0], offset=trajectory.visuals[0].offset + 1)
     with pytest.raises(ValueError, match="or are elsewhere"):

@@ -12,7 +12,9 @@ import av
 import numpy as np
 import pytest
 import torch
+import transformers
 from checkpoints import FAMILIES, make_checkpoint
+from packaging.version import Version
 from protocols import VZOOM
 from safetensors.torch import load_file, save_file
 
@@ -97,15 +99,32 @@ def test_the_embedded_model_and_a_rendered_video(capsys: pytest.CaptureFixture[s
     assert stages[-1].startswith("one prefill of ")
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_video_tokens_pass(
+    family: str, models: dict[str, Path], video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if family == "qwen2_5_vl" and Version(transformers.__version__) < Version("5.23"):
+        pytest.skip("transformers 5.0 rounds the seconds of a temporal patch down to whole ones")
+    folder = shutil.copytree(models[family], tmp_path / family)
+    shown = LIMITS.protocol.override(name="video tokens", frame={"encoding": "video"})
+    dataclasses.replace(LIMITS, protocol=shown).save(folder / "vzoom.json")
+    code, found = verified(capsys, folder, "--video", video, "--num-zooms", "2", "--dtype", "float32")
+    assert code == 0, found
+    assert found["same_positions"]
+    assert found["num_frames"] == 6 + 4 + 4
+    as_images = verified(capsys, models[family], "--video", video, "--num-zooms", "2", "--dtype", "float32")[1]
+    assert found["num_tokens"] < as_images["num_tokens"]
+
+
 # ---------------------------------------------------------------- what it must not let pass
 
 
-def _plain_positions(start: int, rows: int, columns: int) -> tuple[np.ndarray, int]:
-    return positions.text_positions(start, rows * columns)
+def _plain_positions(start: int, grid: tuple[int, int, int], **rule: Any) -> tuple[np.ndarray, int]:
+    return positions.text_positions(start, grid[1] * grid[2])
 
 
-def _forget_pending(self: session.Session, note: str, times: Any, size_hw: Any) -> TokenSpan:
-    run = _TOOL_TURN(self, note, times, size_hw)
+def _forget_pending(self: session.Session, *turn: Any) -> TokenSpan:
+    run = _TOOL_TURN(self, *turn)
     run.ids[0] = run.ids[1]
     return run
 
@@ -118,7 +137,7 @@ def _swap_blocks(self: BlockTable, count: int) -> np.ndarray:
 
 _TOOL_TURN, _EXTEND = session.Session._tool_turn, BlockTable.extend
 MUTANTS = [
-    (positions, "image_positions", _plain_positions, False),
+    (positions, "block_positions", _plain_positions, False),
     (session.Session, "_tool_turn", _forget_pending, True),
     (BlockTable, "extend", _swap_blocks, True),
 ]

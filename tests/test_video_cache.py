@@ -7,16 +7,17 @@ import random
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from protocols import DIRECT
+from protocols import DIRECT, VZOOM
 from test_video_render import painted, read_number, render
 
 from vzoom.config import ZoomConfig
-from vzoom.video import ClipCache, Frame, PatchSpec, Resize, VideoReader, VideoReadError, open_video
+from vzoom.video import ClipCache, Frame, PatchSpec, Resize, VideoReader, VideoReadError, look, open_video
 from vzoom.video.patches import resize_frames
 
 FRAME_BYTES = painted(0).nbytes
@@ -203,6 +204,33 @@ def test_videos_that_are_opened_through_the_cache_share_frames_of_one_size(path:
     assert len(asked) == 2 + 4 * 2  # once through the cache and once without it
 
 
+def test_frames_of_a_long_video_are_as_small_as_the_protocol_says(tmp_path: Path) -> None:
+    protocol = VZOOM.override(pixels={"resize": "box", "box": (112, 84), "long_box": (56, 28)})
+    config = ZoomConfig(protocol=protocol, min_pixels=784)
+    for num_frames, width in ((300, 112), (301, 56)):
+        file = render(
+            tmp_path / f"{num_frames}.mp4", pts=range(num_frames), time_base=Fraction(1), rate=1, width=256, height=128
+        )
+        assert ClipCache().open(file, config=config, spec=PatchSpec()).frames_at([2.0]).frames.shape[2] == width
+
+
 def _resized_alone(path: Path, seconds: float, config: ZoomConfig, spec: PatchSpec) -> np.ndarray:
     with open_video(path) as video:
         return resize_frames(video.frames_at([seconds]).frames, config=config, spec=spec)[0]
+
+
+@pytest.mark.slow  # thousands of requests: a leak of a small frame each would show
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux says how much memory is resident")
+def test_memory_stays_flat(path: Path, tmp_path: Path) -> None:
+    """Readers that come and go, zooms and glances at random: the memory of the process stays where it was."""
+    other = render(tmp_path / "b.mkv", pts=range(120), options={"g": "30"})
+    third = render(tmp_path / "c.ts", pts=range(120), options={"g": "30"})
+    cache, config, spec = ClipCache(1 << 20, max_readers=2), ZoomConfig(max_pixels=12544), PatchSpec()
+    rng, seen = random.Random(0), []
+    for number in range(3000):
+        video = cache.open(rng.choice([path, other, third]), config=config, spec=spec)
+        start = rng.uniform(0, 3.5)
+        look(video, [start, start + 0.1, start + 0.4], keyframes=number % 5 == 0)
+        if number % 500 == 0:
+            seen.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+    assert max(seen[1:]) - seen[1] < 64 << 20

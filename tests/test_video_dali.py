@@ -261,7 +261,8 @@ def test_digests_tell_frames_apart_where_they_are() -> None:
 @pytest.mark.parametrize("size", [(96, 128), (90, 333), (28, 56), (700, 300)])
 def test_a_tensor_is_resized_to_the_bytes_of_an_array(size: tuple[int, int], rule: str) -> None:
     frames = np.random.default_rng(0).integers(0, 256, size=(2, *size, 3)).astype(np.uint8)
-    config, spec = ZoomConfig(max_pixels=12544, resize=rule), PatchSpec()  # type: ignore[arg-type]
+    config = ZoomConfig.from_dict({"max_pixels": 12544, "resize": rule}, "a test")
+    spec = PatchSpec()
     ours = resize_frames(torch.from_numpy(frames), config=config, spec=spec)
     assert torch.equal(ours, torch.from_numpy(resize_frames(frames, config=config, spec=spec)))
 

@@ -20,7 +20,11 @@ import numpy as np
 import pytest
 from test_video_render import read_number, render
 
+from vzoom.config import VideoOptions
 from vzoom.video import VideoError, VideoReadError, open_video
+from vzoom.video.base import ReadBudget
+from vzoom.video.packet_source import PacketSource
+from vzoom.video.sources import media_file
 
 
 def _song(path: Path, *, cover: bool) -> None:
@@ -132,8 +136,27 @@ def test_playlists_open_other_files_only_if_asked(tmp_path: Path) -> None:
         assert [read_number(image) for image in video.frames_at([0.1, 1.0]).frames] == [3, 30]
 
 
+def test_a_stream_that_pyav_does_not_know_ends_the_file(tmp_path: Path) -> None:
+    """In damaged transport streams libav finds streams that were not there; PyAV's flush at the end stumbles."""
+    path = render(tmp_path / "a.ts", pts=range(30))
+
+    class Stumbling:
+        def __init__(self, container: Any) -> None:
+            self._container = container
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._container, name)
+
+        def demux(self, stream: Any) -> Iterator[Any]:
+            yield from (packet for packet in self._container.demux(stream) if packet.size)
+            raise IndexError("list index out of range")
+
+    source = PacketSource(media_file(path), VideoOptions(), ReadBudget("a.ts", deadline_seconds=9, max_packets=99))
+    source.container = Stumbling(source.container)  # type: ignore[assignment]
+    assert len(list(source.packets())) == 30
+
+
 def test_a_stream_that_appears_late(tmp_path: Path) -> None:
-    """PyAV stumbles over it at the end of the file."""
     first = render(tmp_path / "first.ts", pts=range(60), options={"g": "20"})
     second = render(tmp_path / "second.ts", pts=range(60, 120), options={"g": "20"}, audio=True)
     path = tmp_path / "both.ts"

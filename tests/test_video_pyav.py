@@ -267,6 +267,8 @@ def test_a_damaged_frame_gives_the_good_one_before_it(make: Make, tmp_path: Path
                 out.mux(packet)
     with open_video(path) as video:
         clip = video.frames_at([61 * 0.0333])
+        before = video.frames_at([58 * 0.0333])
+    assert (before.damaged, clip.damaged) == ((False,), (True,))
     assert clip.frame_indices[0] <= 60
     assert read_number(clip.frames[0]) == clip.frame_indices[0]
 

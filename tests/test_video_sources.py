@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import importlib
 import io
 import os
 import re
@@ -17,9 +18,11 @@ import av
 import numpy as np
 import pytest
 import torch
+from docs_blocks import blocks_of
 from PIL import Image
 from test_video_render import painted, read_number, render
 
+import vzoom
 from vzoom.config import ZoomConfig
 from vzoom.types import Clip, VideoInfo
 from vzoom.video import ClipCache, FrameSequence, FrameSource, PatchSpec, VideoError, VideoReadError, look, open_video
@@ -389,3 +392,24 @@ def test_an_open_reader_is_read_through_the_cache(path: Path) -> None:
         for _ in range(2):
             assert np.array_equal(video.frames_at([1.0]).frames, wanted)
         assert (cache.stats().misses, cache.stats().hits) == (1, 1)
+
+
+def test_the_reader_of_the_page_on_torchcodec(path: Path, truth: Clip) -> None:
+    """docs/video.md shows it. torchcodec loads beside few builds of torch."""
+    try:
+        importlib.import_module("torchcodec.decoders")
+    except (ImportError, OSError, RuntimeError) as error:
+        pytest.skip(f"torchcodec does not load: {str(error).strip().splitlines()[0]}")
+    page = Path(__file__).parents[1] / "docs" / "video.md"
+    [code] = [block.code for block in blocks_of(page) if "TorchCodecVideo" in block.code]
+    made: dict[str, Any] = {}
+    exec(code, made)
+    video = made["TorchCodecVideo"](str(path))
+    assert isinstance(video, FrameSource)
+    clip = video.frames_at([*TIMES, 9.0])
+    assert clip.frame_indices == (*truth.frame_indices, 119)
+    assert clip.pts_seconds == pytest.approx((*truth.pts_seconds, 119 / 30))
+    assert clip.clamped == (False,) * len(truth) + (True,)
+    assert [read_number(image) for image in clip.images] == list(clip.frame_indices)
+    assert vzoom.load(device="cpu").ask(video, "What is shown?").trajectory.video.path == str(path)
+    assert len(code[code.index("class") :].strip().splitlines()) <= 40

@@ -11,8 +11,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
-from test_video_render import read_number, render
+from test_video_render import decode_all, read_number, render
 from torture_videos import FILES, REFUSED, Shelf, Truth, on_display, repeated
 
 from vzoom.types import Clip
@@ -117,6 +118,25 @@ def test_a_clock_that_is_set_back_is_noticed_in_passing(shelf: Shelf, monkeypatc
         assert read_number(video.frames_at([1.0]).frames[0]) == 30
         with pytest.raises(VideoReadError, match="its clock falls from"):
             video.frames_at([1e6])
+
+
+def test_a_tick_that_is_a_frames_period_is_exact(shelf: Shelf) -> None:
+    with open_video(shelf.path("slow.avi")) as video:  # a frame each 10 s
+        for seconds, number in ((5.1, 0), (9.999, 0), (10.0, 1), (19.9, 1), (1e-9, 0)):
+            assert read_number(video.frames_at([seconds]).frames[0]) == number
+    for name in ("mpeg4.avi", "mpeg2.mxf", "vp8.ogv", "tick_is_frame.mp4"):
+        with open_video(shelf.path(name)) as video:
+            period = 1 / video.info.fps
+            times = [(i + 0.9) * period for i in range(40)]
+            assert [read_number(video.frames_at([t]).frames[0]) for t in times] == list(range(40))
+
+
+@pytest.mark.parametrize("name", ["animated.gif", "animated.apng"])
+def test_pictures_that_are_painted_over_each_other(name: str, shelf: Shelf) -> None:
+    truth = decode_all(shelf.path(name))
+    with open_video(shelf.path(name)) as video:
+        for number in (30, 5, 39, 6, 0):
+            np.testing.assert_array_equal(video.frames_at([number / 10 + 0.05]).frames[0], truth[number][1])
 
 
 def test_every_frame_of_a_recording_of_a_screen(shelf: Shelf) -> None:

@@ -128,10 +128,11 @@ def test_append_checks_its_turn(model: Any, small: Path) -> None:
         ({"image_grid_thw": torch.cat([grid, grid[:1]])}, "holds 4 images, input_ids the tokens of 3"),
         ({"image_grid_thw": grid + torch.tensor([0, 2, 0])}, "do not fit"),
         ({"image_grid_thw": grid + torch.tensor([1, 0, 0])}, "do not fit"),
-        ({"pixel_values_videos": grid}, "not pixel_values_videos: give frames as images"),
+        ({"pixel_values_videos": grid}, "pixel_values_videos and video_grid_thw go together"),
+        ({"audio_values": grid}, "append takes text, images and videos, not audio_values"),
         ({"attention_mask": torch.zeros_like(zoom["input_ids"])}, "equally long"),
         ({"input_ids": zoom["input_ids"][0]}, r"must be \[B, tokens\]"),
-        ({"input_ids": torch.full((1, 2), token_id("<|video_pad|>"))}, "not videos|holds 3 images"),
+        ({"input_ids": torch.full((1, 2), token_id("<|video_pad|>"))}, "video 1 of 0 has no grid"),
     ):
         with pytest.raises(ValueError, match=message):
             cache.append(ids, zoom | change)
@@ -260,7 +261,7 @@ def test_inference_mode_between_other_calls(model: Any, small: Path) -> None:
 # ---------------------------------------------------------------- the tests see what they should
 
 
-def _plain(start: int, run: Any, merge: int) -> tuple[np.ndarray, int]:
+def _plain(start: int, run: Any, *rules: Any) -> tuple[np.ndarray, int]:
     return np.broadcast_to(np.arange(start, start + len(run.ids)), (3, len(run.ids))), 0
 
 

@@ -4,6 +4,7 @@ from .engine import Engine as Engine
 from .engine import Outcome as Outcome
 from .engine import Request as Request
 from .hf import ZoomCache as ZoomCache
+from .hf import ZoomProcessor as ZoomProcessor
 from .hf import enable as enable
 from .types import Clip as Clip
 from .types import Event as Event

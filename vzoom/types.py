@@ -43,6 +43,7 @@ class CallError(StrEnum):
     CALL_AND_ANSWER = "call_and_answer"
     UNCLOSED = "unclosed"
     EMPTY = "empty"  # neither a call nor an answer
+    FRAME_ASKED = "frame_asked"  # nothing is wrong: it asked for the number of the frame at a time, and is told
     UNREADABLE = "unreadable"  # the segment exists but the file has no decodable frame there
 
 
@@ -178,19 +179,24 @@ def calls_of(outcome: TurnOutcome | None) -> tuple[ZoomCall, ...]:
 
 @dataclass(frozen=True)
 class Visual:
-    """One image in the token stream.
+    """Visual tokens that follow each other in the token stream: an image, or frames as video tokens.
 
     Attributes:
-        pts_seconds: the time of the frame.
-        grid_hw: rows and columns of patches, before the vision tower merges them.
+        pts_seconds: the times of its frames; one of an image.
+        grid_thw: temporal patches, rows and columns of patches, before the vision tower merges them. A temporal patch
+            holds two frames of a video; an image is one.
         offset: index of its first visual token in Trajectory.ids.
         num_tokens: visual tokens that it takes.
+        is_video: whether they are video tokens.
+        seconds_per_patch: from one temporal patch to the next; 0 if there is one alone.
     """
 
-    pts_seconds: float
-    grid_hw: tuple[int, int]
+    pts_seconds: tuple[float, ...]
+    grid_thw: tuple[int, int, int]
     offset: int
     num_tokens: int
+    is_video: bool = False
+    seconds_per_patch: float = 0.0
 
 
 def shortened(text: str | None, limit: int = 60) -> str | None:
@@ -265,7 +271,7 @@ class Trajectory:
         sampled: T times whether the model chose the token.
         logprobs: T natural log-probabilities; 0 for tokens that were not sampled.
         positions: 3 lists of T positions (time, row, column).
-        visuals: the images, in the order in which they were seen.
+        visuals: the images and videos, in the order in which they were seen.
         glance_seconds: times of the glance's frames.
         glance: how they were chosen: "exact" or "keyframe", as `ZoomConfig.glance` says.
         turns: of the model, in order.
@@ -314,7 +320,12 @@ class Trajectory:
     @property
     def num_frames(self) -> int:
         """Frames seen in all: glance and zooms."""
-        return len(self.visuals)
+        return len(self.shown_seconds)
+
+    @property
+    def shown_seconds(self) -> tuple[float, ...]:
+        """Their times, in the order in which they were seen."""
+        return tuple(seconds for visual in self.visuals for seconds in visual.pts_seconds)
 
     def __repr__(self) -> str:
         stop = str(self.stop_reason) if self.stop_reason else None

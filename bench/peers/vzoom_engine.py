@@ -23,7 +23,7 @@ from vzoom.engine.request import Request
 from vzoom.engine.session import NeedFrames, NeedTokens, Session
 from vzoom.models import FeatureCache, encode, load_checkpoint
 from vzoom.protocol import builtin_protocol
-from vzoom.protocol.tokenize import TokenSpan
+from vzoom.protocol.tokenize import TokenSpan, VisionBlock
 from vzoom.types import Clip, Event, StopReason, Trajectory, VideoInfo, ZoomCall
 
 from . import Phases
@@ -78,8 +78,8 @@ class CountingSession(Session):
         pending = self.trajectory.ids[-1:]
         # Each image id in front of an image was one token less than it is now.
         offsets = np.flatnonzero(held == work.image_token_id) + np.arange(len(clip)) * (size - 1) + len(pending)
-        images = [(i, int(offset), (side, side)) for i, offset in enumerate(offsets)]
-        self._feed(TokenSpan(pending + ids, images), clip, opens_turn=True)
+        blocks = [VisionBlock(i, 1, int(offset), (1, side, side)) for i, offset in enumerate(offsets)]
+        self._feed(TokenSpan(pending + ids, blocks), clip, opens_turn=True)
 
     def accept(self, token: int, logprob: float) -> str:
         assert isinstance(self.action, NeedTokens)

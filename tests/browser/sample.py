@@ -89,7 +89,7 @@ def make_result(
         )
     trajectory.turns = turns
     trajectory.glance_seconds = glance.pts_seconds
-    trajectory.visuals = [Visual(t, (4, 4), 0, 4) for clip in (glance, *clips) for t in clip.pts_seconds]
+    trajectory.visuals = [Visual((t,), (1, 4, 4), 0, 4) for clip in (glance, *clips) for t in clip.pts_seconds]
     return Result(trajectory, glance=glance, clips=clips, seconds=3.21, model="Qwen/Qwen2.5-VL-7B-Instruct")
 
 

@@ -125,6 +125,7 @@ def examine() -> dict[str, Any]:
         "extension": _extension(),
         "device": device,
         "ops": _ops(device) if torch else {},
+        "video": _video(device),
         "missing": _missing(found, gpu),
     }
 
@@ -230,6 +231,61 @@ def _ops(device: str) -> dict[str, dict[str, str]]:
     from vzoom.kernels.registry import chosen
 
     return {op: {"impl": impl, "why": why} for op, (impl, why) in chosen(device).items()}
+
+
+# Codecs that people have videos in, by libav's names.
+_CODECS = ("h264", "hevc", "av1", "vp9", "vp8", "mpeg4", "mpeg2video", "mjpeg", "prores", "ffv1")
+
+
+def _video(device: str) -> dict[str, Any]:
+    """What decodes videos, which codecs, and why a decoder is not there."""
+    try:
+        import av
+        from av.codec import codecs_available
+    except ImportError as error:
+        return {"pyav": {"why_not": str(error)}}
+    pyav = {
+        "libavcodec": ".".join(map(str, av.library_versions["libavcodec"])),
+        "codecs": [name for name in _CODECS if name in codecs_available or f"lib{name}" in codecs_available],
+    }
+    from vzoom.video import DALI_CODECS, NVDEC_CODECS, VideoError, load_dali, why_no_decoder
+
+    try:
+        load_dali()
+    except VideoError as error:
+        return {"pyav": pyav, "dali": {"why_not": str(error)}}
+    on_gpu = why_no_decoder("cuda:0") if device == "cuda" else "torch sees no GPU"
+    dali: dict[str, Any] = {"codecs": sorted(DALI_CODECS), "why_not_on_gpu": on_gpu}
+    if on_gpu is None:
+        dali["gpu_codecs"] = sorted(NVDEC_CODECS)
+    return {"pyav": pyav, "dali": dali}
+
+
+def examine_video(path: str, device: str | None = None) -> dict[str, Any]:
+    """A video: what it is, who decodes it for a model on `device` (a GPU if torch sees one), and why.
+
+    Raises:
+        VideoError: it cannot be read.
+    """
+    from vzoom.video import open_video
+
+    if device is None:
+        torch, _ = _import_torch()
+        device = "cuda:0" if torch and torch.cuda.is_available() else "cpu"
+    with open_video(path, device=device) as video:
+        info = video.info
+        return {
+            "video": info.path,
+            "device": device,
+            "backend": info.backend,
+            "notes": list(info.notes),
+            "duration_seconds": info.duration_seconds,
+            "fps": info.fps,
+            "max_fps": info.max_fps,
+            "width": info.width,
+            "height": info.height,
+            **video.stored,
+        }
 
 
 def _missing(found: dict[str, dict[str, Any]], gpu: dict[str, Any]) -> list[dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,9 +39,9 @@ def _described(benchmark: Benchmark) -> dict[str, Any]:
     }
 
 
-def print_run(file: Path, benchmark: Benchmark, *, as_json: bool) -> None:
-    """file: a finished run's predictions."""
-    figures = _figures(file, benchmark)
+def print_run(file: Path, benchmark: Benchmark, warnings: Sequence[str], *, as_json: bool) -> None:
+    """file: a finished run's predictions. warnings: what loading the model warned of."""
+    figures = _figures(file, benchmark) | {"warnings": list(warnings)}
     if as_json:
         print_json(figures)
         return
@@ -49,11 +50,13 @@ def print_run(file: Path, benchmark: Benchmark, *, as_json: bool) -> None:
         print(f"{name:{width}}  {printable(str(value))}")
 
 
-def print_sweep(sweep: str, files: dict[str, Path], benchmark: Benchmark, *, as_json: bool) -> None:
-    """One line per run. files: predictions of finished runs by name."""
+def print_sweep(
+    sweep: str, files: dict[str, Path], benchmark: Benchmark, warnings: Sequence[str], *, as_json: bool
+) -> None:
+    """One line per run. files: predictions of finished runs by name. warnings: what loading the model warned of."""
     runs = {name: _figures(file, benchmark) for name, file in files.items()}
     if as_json:
-        print_json({"benchmark": benchmark.name, "sweep": sweep, "runs": runs})
+        print_json({"benchmark": benchmark.name, "sweep": sweep, "runs": runs, "warnings": list(warnings)})
         return
     cells = [["run", *_COLUMNS], *([name, *map(str, map(told.get, _COLUMNS))] for name, told in runs.items())]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -68,12 +71,19 @@ def _figures(file: Path, benchmark: Benchmark) -> dict[str, Any]:
     return {
         "benchmark": benchmark.name,
         "model": settings["model"],
+        "protocol": _protocol_name(settings["zoom"]),
         "policy": settings["policy"]["name"],
         **figures_of(read_rows(file), headline=benchmark.headline).to_json(),
         "protocol_hash": settings["protocol_hash"],
         "content_hash": content_hash(file),
         "predictions": str(file),
     }
+
+
+def _protocol_name(zoom: dict[str, Any]) -> str:
+    """The name of the protocol in a run's settings, which hold a name or a whole table; "" in runs of vzoom 1."""
+    told = zoom.get("protocol", "")
+    return str(told["name"] if isinstance(told, dict) else told)
 
 
 class Progress:

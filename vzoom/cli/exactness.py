@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..config import VideoOptions, ZoomConfig
 from ..engine import Engine, Request, ScriptedSession
-from ..models import Checkpoint, WeightComparison, compare_weights, full_prefill, stock_images
+from ..models import Checkpoint, WeightComparison, compare_weights, full_prefill, stock_images, video_pixels
 from ..protocol import glance_timestamps, render_turn
 from ..types import Answer, Clip, Event, Malformed, Trajectory, TurnOpened, VideoInfo, ZoomCall
 from ..video import ClipCache, VideoInput
@@ -100,18 +100,28 @@ def verify(
     dtype: str = "auto",
     revision: str | None = None,
     adapter: str | None = None,
+    protocol: str | None = None,
+    system: str | None = None,
     num_zooms: int = 4,
     options: VideoOptions | None = None,
     progress: Progress = lambda stage: None,
 ) -> Exactness:
     """Replay a conversation of `num_zooms` zooms into `video` and compare with a full prefill by stock transformers.
 
-    model, device, dtype, revision, adapter as for `vzoom.load`. In half precision the weights are made float32 in place
-    after the replay, for one more run: 4 bytes per parameter. ValueError if the zooms do not fit in the checkpoint's
-    limits, and what `vzoom.load` and the video raise.
+    model, device, dtype, revision, adapter, protocol, system as for `vzoom.load`. In half precision the weights become
+    float32 in place after the replay, for one more run: 4 bytes per parameter. ValueError if the zooms do not fit in
+    the checkpoint's limits, and what `vzoom.load` and the video raise.
     """
     progress(f"loading {model}")
-    checkpoint = open_model(str(model), device=device, dtype=dtype, revision=revision, adapter=adapter).checkpoint
+    checkpoint = open_model(
+        str(model),
+        device=device,
+        dtype=dtype,
+        revision=revision,
+        adapter=adapter,
+        protocol=protocol,
+        system=system,
+    ).checkpoint
     progress("comparing the weights with the files")
     weights = compare_weights(checkpoint)
     if weights.differing or weights.not_finite:
@@ -120,17 +130,21 @@ def verify(
     # A convolution in TF32 would be the largest difference of all.
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         played = replay(checkpoint, video, num_zooms=num_zooms, options=options, progress=progress)
-        images = stock_images(str(checkpoint.folder.path), played.clips)
+        config = checkpoint.config
+        if config.protocol.frame.encoding == "image":
+            pixels = stock_images(str(checkpoint.folder.path), played.clips)
+        else:
+            pixels = video_pixels(played.trajectory, played.clips, config, checkpoint.patch_spec)
         num_tokens = len(played.trajectory.ids)
         progress(f"one prefill of {num_tokens} tokens")
-        stock, positions = full_prefill(hf, played.trajectory, images)
+        stock, positions = full_prefill(hf, played.trajectory, pixels, rule=config.protocol.frame.rope_rule)
         splice_error = stock_error = None
         if used != torch.float32:
             progress(f"one prefill of {num_tokens} tokens in float32")
             placed = str(checkpoint.model.device)
             del checkpoint  # it holds tensors of its own in half precision
             gc.collect()
-            exact, _ = full_prefill(hf.float(), played.trajectory, images)
+            exact, _ = full_prefill(hf.float(), played.trajectory, pixels, rule=config.protocol.frame.rope_rule)
             splice_error, stock_error = _apart(played.logits_NV, exact), _apart(stock, exact)
         else:
             placed = str(checkpoint.model.device)

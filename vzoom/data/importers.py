@@ -18,6 +18,7 @@ from ..config import ZoomConfig
 from ..protocol import (
     LETTERS,
     Choice,
+    Frames,
     builtin_protocol,
     cut_turn,
     parse_turn,
@@ -40,7 +41,6 @@ PUBLIC_CONFIG = ZoomConfig(
 PUBLIC_FRAMES = builtin_protocol("videozoomer").frame
 
 _IMAGE = "<image>"
-_LABELLED = re.compile(rf"{label_pattern(PUBLIC_FRAMES)}\s*{_IMAGE}")
 
 _OPTION = re.compile(r"\(?(?P<letter>[A-Z])\s*[.):]\s*(?P<text>\S.*)")
 
@@ -87,6 +87,7 @@ def import_sft(
     videos: str | PathLike[str] = ".",
     video_list: str | PathLike[str] | None = None,
     config: ZoomConfig = PUBLIC_CONFIG,
+    frames: Frames = PUBLIC_FRAMES,
 ) -> Iterator[Record]:
     """Conversations of the expert, one per row.
 
@@ -96,19 +97,23 @@ def import_sft(
         path: the JSON file.
         videos: the folder that relative paths start from.
         video_list: a JSON list with the video of each row, in order, for rows that hold no "videos" key of their own.
-        config: the limits that the conversations were held under.
+        config: the limits that the conversations were held under, and the protocol that they are shown in.
+        frames: how their frames are labelled, with a {time}.
 
     Raises:
         InvalidRecord: with file, row and what is wrong.
     """
-    listed = None if video_list is None else json.loads(Path(video_list).read_text())
+    labelled = re.compile(rf"{label_pattern(frames)}\s*{_IMAGE}")
+    if "time" not in labelled.groupindex:
+        raise ValueError(f"frames labelled {frames.label!r} tell no time: they cannot be cut from the video again")
+    listed = None if video_list is None else _json(video_list)
     for name, row in _rows(path):
         with _NamesRow(path, name):
             if listed is not None:
                 if not isinstance(listed, list) or len(listed) <= name:
                     raise InvalidRecord(f"{video_list} is not a list that names a video for this row")
                 row = {**row, "videos": [listed[name]]}
-            record = _conversation(f"{Path(path).stem}-{name}", row, refer(_one_video(row, videos)), config)
+            record = _conversation(f"{Path(path).stem}-{name}", row, refer(_one_video(row, videos)), config, labelled)
             check(record)
         yield record
 
@@ -140,16 +145,20 @@ class _NamesRow:
 
 
 def _rows(path: str | PathLike[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        rows = json.loads(Path(path).read_text())
-    except ValueError as error:
-        raise InvalidRecord(f"{path} is no JSON ({error})") from error
+    rows = _json(path)
     if not isinstance(rows, list):
         raise InvalidRecord(f"{path} must hold a JSON list, not {type(rows).__name__}")
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
             raise InvalidRecord(f"{path}, row {number}: must be an object, got {type(row).__name__}")
         yield number, row
+
+
+def _json(path: str | PathLike[str]) -> Any:
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InvalidRecord(f"{path} is no JSON ({error})") from error
 
 
 def _text(row: dict[str, Any], key: str) -> str:
@@ -168,15 +177,17 @@ def _one_video(row: dict[str, Any], folder: str | PathLike[str]) -> str:
 # ---------------------------------------------------------------- chats
 
 
-def _conversation(id: str, row: dict[str, Any], video: VideoRef, config: ZoomConfig) -> Record:
+def _conversation(
+    id: str, row: dict[str, Any], video: VideoRef, config: ZoomConfig, labelled: re.Pattern[str]
+) -> Record:
     prompt, chat = _chat(row)
-    glance, question = _times(prompt), _LABELLED.sub("", prompt).strip()
+    glance, question = _times(prompt, labelled), labelled.sub("", prompt).strip()
     replies = chat[1::2]
     bare = []
     for number, text in enumerate(chat[::2]):
         reply = replies[number] if number < len(replies) else None
         text = cut_turn(text, config.protocol) or text  # what the model would have written
-        clip = _times(reply) if reply is not None else ()
+        clip = _times(reply, labelled) if reply is not None else ()
         outcome = _outcome(text, reply, clip, video, config)
         brought = clip if calls_of(outcome) else ()
         bare.append(RecordedTurn(text, "expert", outcome, False, brought))
@@ -206,9 +217,9 @@ def _chat(row: dict[str, Any]) -> tuple[str, list[str]]:
     return texts[0], texts[1:]
 
 
-def _times(text: str) -> tuple[float, ...]:
+def _times(text: str, labelled: re.Pattern[str]) -> tuple[float, ...]:
     """Seconds of the frames in a message. InvalidRecord for a frame without a time."""
-    times = tuple(float(found["time"]) for found in _LABELLED.finditer(text))
+    times = tuple(float(found["time"]) for found in labelled.finditer(text))
     if len(times) != text.count(_IMAGE):
         raise InvalidRecord(f"{text.count(_IMAGE)} {_IMAGE}, but {len(times)} with a time before them")
     return tuple(dict.fromkeys(times))  # the public tool repeats frames: see each once

@@ -18,7 +18,7 @@ LEGEND = "+ learned   - sampled, but in a flawed turn   . fed: prompt, frames, t
 
 @dataclass(frozen=True)
 class TokenLine:
-    """One token, or a run of `count` visual tokens of one frame."""
+    """One token, or a run of `count` visual tokens of one frame or one video."""
 
     index: int
     id: int
@@ -37,7 +37,7 @@ def token_lines(record: Record, vocabulary: Vocabulary, *, every_visual: bool = 
     Args:
         record: with turns.
         vocabulary: of the model that is to learn.
-        every_visual: a line per visual token; else one line per frame.
+        every_visual: a line per visual token; else one line per frame or video.
 
     Raises:
         InvalidRecord: the record has no turns, or is not of this vocabulary.
@@ -55,7 +55,11 @@ def token_lines(record: Record, vocabulary: Vocabulary, *, every_visual: bool = 
         if not every_visual and i in frames:
             count = frames[i].num_tokens
             skip_to = i + count
-            text = f"{text} of the frame at {frames[i].pts_seconds:.2f} s"
+            times = frames[i].pts_seconds
+            of = (
+                f"the frame at {times[0]:.2f} s" if len(times) == 1 else f"{len(times)} frames from {times[0]:.2f} s on"
+            )
+            text = f"{text} of {of}"
         yield TokenLine(i, token, mask, text, count)
 
 

@@ -56,7 +56,7 @@ def run_model(model: VisionLanguageModel, pool: PagePool, runs: Sequence[Schedul
                     room = limit
                 end = min(piece.stop, at + room)
                 ids = run.ids[at:end]
-                num_visual = ids.count(model.image_token_id)
+                num_visual = sum(map(ids.count, model.visual_token_ids))
                 features = visual.part(seen, seen + num_visual) if visual is not None and num_visual else None
                 table = run.running.table.upto(run.num_cached + end)
                 passes[-1].append(Chunk(ids, run.slots[at:end], run.positions[:, at:end], table, features))
@@ -67,7 +67,7 @@ def run_model(model: VisionLanguageModel, pool: PagePool, runs: Sequence[Schedul
         if run.move is not None:
             _splice(model, pool, run.move, run.slots)
         elif visual is not None and seen != len(visual.embeds):
-            raise AssertionError(f"{seen} image tokens, {len(visual.embeds)} visual features")
+            raise AssertionError(f"{seen} visual tokens, {len(visual.embeds)} visual features")
     logits = [_forward(model, pool, chunks) for chunks in passes]
     if len(passes) == 1 and len(last) == len(passes[0]):
         return logits[0]
@@ -77,7 +77,7 @@ def run_model(model: VisionLanguageModel, pool: PagePool, runs: Sequence[Schedul
 def _forward(model: VisionLanguageModel, pool: PagePool, chunks: Sequence[Chunk]) -> torch.Tensor:
     ids = [i for chunk in chunks for i in chunk.ids]
     features = [chunk.features for chunk in chunks if chunk.features is not None]
-    rows = [i for i, token in enumerate(ids) if token == model.image_token_id] if features else []
+    rows = [i for i, token in enumerate(ids) if token in model.visual_token_ids] if features else []
     return model.forward(
         torch.tensor(ids, device=model.device),
         Ragged.pack(

@@ -79,7 +79,7 @@ class ClipStore:
 
     def keep(self, need: NeedTokens, table: BlockTable) -> None:
         """Keep the clip of `need`, whose span was fed in full and is at the end of `table`."""
-        if self.mode == "off" or need.clip is None or not need.span.images:
+        if self.mode == "off" or need.clip is None or not need.span.blocks:
             return
         first, end = self._span(need)
         key = self._key(need, first, end)
@@ -114,15 +114,17 @@ class ClipStore:
             pass
 
     def _span(self, need: NeedTokens) -> tuple[int, int]:
-        """The tokens from the start of the first image to the end of the last: images and the labels between them."""
-        (_, first, _), (_, last, (h, w)) = need.span.images[0], need.span.images[-1]
-        return first - 1, last + (h // self._merge) * (w // self._merge) + 1
+        """The tokens from the start of the first vision block to the end of the last, and the labels between them."""
+        first, last = need.span.blocks[0], need.span.blocks[-1]
+        return first.offset - 1, last.offset + last.num_tokens(self._merge) + 1
 
     @staticmethod
     def _key(need: NeedTokens, first: int, end: int) -> bytes:
-        """A digest of the pixels and of every token of the clip, the labels with their times included."""
+        """A digest of the pixels, of every token of the clip, the labels with their times included, and of where its
+        tokens are to each other: a video's time axis depends on its rate."""
         assert need.clip is not None
         digest = hashlib.blake2b(np.ascontiguousarray(need.clip.images).data, digest_size=16)
-        digest.update(repr((need.clip.frames.shape, [grid for _, _, grid in need.span.images])).encode())
+        digest.update(repr((need.clip.frames.shape, [block.grid_thw for block in need.span.blocks])).encode())
         digest.update(np.array(need.span.ids[first:end], dtype=np.int64).data)
+        digest.update(np.ascontiguousarray(need.positions[:, first:end] - need.positions[:, first : first + 1]).data)
         return digest.digest()

@@ -321,8 +321,7 @@ class Engine(ConversationEngine):
             if math.isnan(logprob):
                 self._fail(running, ValueError(NO_NUMBERS), events)
                 continue
-            if need.clip is not None:
-                running.clips.append(need.clip)
+            running.clips += need.clips
             with self._isolated(running, events):
                 events += give_token(
                     running.session,

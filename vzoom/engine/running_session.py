@@ -77,7 +77,7 @@ class RunningSession:
         table: pages with the keys and values of the session's first table.length tokens: all that were fed, unless the
             session was preempted.
         forks: the request ids and samplings of the sessions that branch off after the next feed.
-        clips: the clips of the tokens that were fed, in order.
+        clips: the clips of the tokens that were fed, in order, as `NeedTokens.clips` has them.
         pending_clip: the clip that is being decoded, if any.
         pending_features: the features of `clips_to_encode`, if they are being computed.
         stage_ms: milliseconds by stage, of the turn about to open.
@@ -100,7 +100,7 @@ class RunningSession:
     def clips_to_encode(self, need: NeedTokens) -> list[Clip]:
         """The clips whose tokens the next run holds: that of `need`, after those that a preemption lost."""
         lost = self.clips if self.table.length < self.session.num_fed else []
-        return lost if need.clip is None else [*lost, need.clip]
+        return [*lost, *need.clips]
 
     def tokens_to_run(self, need: NeedTokens) -> tuple[list[int], np.ndarray]:
         """Ids [n] and positions [3, n] to feed: those of `need`, after those that a preemption lost."""

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Self
 
 import numpy as np
@@ -25,6 +26,7 @@ from ..protocol import (
     TextStream,
     TokenSpan,
     TurnScanner,
+    VideoPart,
     Vocabulary,
     clamped_end,
     glance_segments,
@@ -73,10 +75,10 @@ class NeedTokens:
     """The session needs these tokens fed, and one token sampled after them.
 
     Attributes:
-        span: the tokens, and where the images are in them.
+        span: the tokens, and where the vision blocks are in them.
         positions: int64 [3, tokens] (time, row, column).
         next_position: of the token to be sampled, on all three axes.
-        clip: the frames of span.images, if it has any.
+        clip: the frames of span.blocks, if it has any.
         opens_turn: whether the sampled token is the first of a turn of the model.
     """
 
@@ -85,6 +87,14 @@ class NeedTokens:
     next_position: int
     clip: Clip | None
     opens_turn: bool
+
+    @property
+    def clips(self) -> list[Clip]:
+        """`clip` in the pieces that the vision tower may encode apart: no video begins within one of them."""
+        if self.clip is None:
+            return []
+        videos = [self.clip.part(block.first_frame, block.num_frames) for block in self.span.blocks if block.is_video]
+        return videos or [self.clip]
 
 
 @dataclass(frozen=True)
@@ -106,7 +116,7 @@ class Session:
         prefetch_seconds: times of the frames that the call being written seems to ask for.
 
     Raises:
-        ValueError: the question is empty.
+        ValueError: the question is empty, or frames are to be video tokens and the vocabulary has none.
     """
 
     def __init__(
@@ -119,7 +129,12 @@ class Session:
     ) -> None:
         if not question.strip():
             raise ValueError("the question is empty")
-        self.config = config
+        if config.protocol.frame.encoding == "video" and vocabulary.video is None:
+            raise ValueError(
+                f"the protocol {config.protocol.name} shows frames as video tokens (frame.encoding), and how this "
+                "model writes those is not known"
+            )
+        self.config = config = config.for_video(video.duration_seconds)
         self.sampling = sampling or Sampling()
         self.vocabulary = vocabulary
         self.trajectory = Trajectory(
@@ -134,7 +149,7 @@ class Session:
         if times := tuple(glance_timestamps(video, config)):
             self.action = NeedFrames(times, None, (len(times),), glance_segments(video, config))
         else:  # a protocol without a glance
-            self._feed(self._prompt((), (0, 0)), None, opens_turn=True)
+            self._feed(self._prompt((), (0, 0), ()), None, opens_turn=True)
 
     @property
     def turn(self) -> Turn:
@@ -176,7 +191,8 @@ class Session:
         """
         assert isinstance(self.action, NeedFrames)
         if self.action.call is None:
-            self._feed(self._prompt(clip.pts_seconds, clip.frames.shape[1:3]), clip, opens_turn=True)
+            span = self._prompt(clip.pts_seconds, clip.frames.shape[1:3], self.action.timestamps)
+            self._feed(span, clip, opens_turn=True)
             self.trajectory.glance_seconds = clip.pts_seconds
             return
         if all(clip.clamped):  # a file that was cut off still claims its whole duration
@@ -184,7 +200,8 @@ class Session:
             return
         counts = tuple(per_clip) or (len(clip),)
         calls = calls_of(self.action.call)
-        span = self._tool_turn(calls, clip.pts_seconds, counts, clip.frames.shape[1:3])
+        asked = _groups(self.action.timestamps, self.action.per_clip)
+        span = self._tool_turn(calls, _groups(clip.pts_seconds, counts), clip.frames.shape[1:3], asked)
         if problem := self._over_budget(len(clip), len(span.ids)):
             self._refuse(problem)
             return
@@ -245,7 +262,7 @@ class Session:
         body = self.turn.text[start : start + config.protocol.call.max_characters + 1]
         call = protocol.partial_call(body, config.protocol, video_fps=video.fps, max_frames=config.zoom_max_frames)
         if call is not None:
-            times = zoom_timestamps(call, video, config)
+            times = zoom_timestamps(call, video, config, shown=self.trajectory.shown_seconds)
             # Of an uneven video the end of the segment decides too, which is written last.
             is_even = not zoom_segments([call], video, config)
             self.prefetch_seconds = tuple(times) if is_even and not isinstance(times, Malformed) else ()
@@ -272,13 +289,13 @@ class Session:
         video, calls = self.trajectory.video, calls_of(outcome)
         groups: list[list[float]] = []
         for call in calls:
-            found = zoom_timestamps(call, video, self.config)
+            found = zoom_timestamps(call, video, self.config, shown=self.trajectory.shown_seconds)
             if isinstance(found, Malformed):
                 self._refuse(found)
                 return
             groups.append(found)
         times, counts = tuple(t for group in groups for t in group), tuple(map(len, groups))
-        span = self._tool_turn(calls, times, counts, (video.height, video.width))
+        span = self._tool_turn(calls, groups, (video.height, video.width), groups)
         if problem := self._over_budget(len(times), len(span.ids)):
             self._refuse(problem)
             return
@@ -296,7 +313,7 @@ class Session:
         return None
 
     def _refuse(self, problem: Malformed) -> None:
-        """Send the error text back, if there is room for it."""
+        """Send the error text back, or the number of a frame that was asked, if there is room for it."""
         self.turn.outcome = problem
         parts = protocol.error_turn(
             problem,
@@ -306,16 +323,16 @@ class Session:
             zooms_left=self.generations_left - 1,
             turn_is_open=self._turn_is_open,
         )
-        span = self._after_pending(self._tokenize_parts(parts, 0, (0, 0)))
+        span = self._tokenize_parts(parts, 0, (0, 0)).after(self.trajectory.ids[-1])
         if len(self.trajectory.ids) - 1 + len(span.ids) >= self.config.max_total_tokens:
             self._finish(StopReason.TOTAL_TOKENS)
         else:
             self._feed(span, None, opens_turn=True)
 
-    def _prompt(self, times: Sequence[float], size_hw: tuple[int, ...]) -> TokenSpan:
+    def _prompt(self, times: Sequence[float], size_hw: tuple[int, ...], asked: Sequence[float]) -> TokenSpan:
         config, count = self.config, len(times)
         parts = protocol.prompt(self.trajectory.question, self.trajectory.video, times, config)
-        span = self._tokenize_parts(parts, count, size_hw)
+        span = self._tokenize_parts(_spaced(parts, [times], [asked]), count, size_hw)
         room = config.max_total_tokens - config.answer_reserve
         if len(span.ids) > room or count > config.max_frames:
             raise ValueError(
@@ -331,15 +348,15 @@ class Session:
         return self.trajectory.ids[-1] != self.vocabulary.end_of_turn_id
 
     def _tool_turn(
-        self, calls: Sequence[ZoomCall], times: Sequence[float], per_clip: Sequence[int], size_hw: tuple[int, ...]
+        self,
+        calls: Sequence[ZoomCall],
+        times: Sequence[Sequence[float]],
+        size_hw: tuple[int, ...],
+        asked: Sequence[Sequence[float]],
     ) -> TokenSpan:
-        """Pending token + tool turn, as it would be fed now."""
-        clips, first = [], 0
-        for call, count in zip(calls, per_clip, strict=True):
-            clips.append((call, times[first : first + count]))
-            first += count
+        """Pending token + tool turn, as it would be fed now. times: of each clip's frames. asked: of each call."""
         parts = protocol.tool_turn(
-            clips,
+            list(zip(calls, times, strict=True)),
             self.trajectory.video,
             self.config,
             question=self.trajectory.question,
@@ -347,19 +364,18 @@ class Session:
             num_shown=self.trajectory.num_frames,
             turn_is_open=self._turn_is_open,
         )
-        return self._after_pending(self._tokenize_parts(parts, len(times), size_hw))
-
-    def _after_pending(self, span: TokenSpan) -> TokenSpan:
-        images = [(i, offset + 1, grid) for i, offset, grid in span.images]
-        return TokenSpan([self.trajectory.ids[-1], *span.ids], images)
+        span = self._tokenize_parts(_spaced(parts, times, asked), sum(map(len, times)), size_hw)
+        return span.after(self.trajectory.ids[-1])
 
     def _tokenize_parts(self, parts: list[protocol.Part], num_frames: int, size_hw: tuple[int, ...]) -> TokenSpan:
         v = self.vocabulary
         grid = v.grid_hw(size_hw[0], size_hw[1], self.config) if num_frames else (0, 0)
-        return tokenize_parts(parts, [grid] * num_frames, v.codec, v.image_token_id, v.merge)
+        return tokenize_parts(parts, [grid] * num_frames, v.codec, v.image_token_id, v.merge, v.video)
 
     def _feed(self, span: TokenSpan, clip: Clip | None, *, opens_turn: bool) -> None:
-        positions, next_position = span_positions(self._next_position, span, self.vocabulary.merge)
+        v = self.vocabulary
+        rule = self.config.protocol.frame.rope_rule
+        positions, next_position = span_positions(self._next_position, span, v.merge, v.video, rule)
         self.action = NeedTokens(span, positions, next_position, clip, opens_turn)
 
     def _commit(self, need: NeedTokens) -> None:
@@ -373,10 +389,18 @@ class Session:
         trajectory.logprobs += [0.0] * fresh
         for axis, row in zip(trajectory.positions, need.positions, strict=True):
             axis += row[len(row) - fresh :].tolist()
-        for index, offset, grid in need.span.images:
+        for block in need.span.blocks:
             assert need.clip is not None
-            num_tokens = (grid[0] // self.vocabulary.merge) * (grid[1] // self.vocabulary.merge)
-            trajectory.visuals.append(Visual(need.clip.pts_seconds[index], grid, base + offset, num_tokens))
+            trajectory.visuals.append(
+                Visual(
+                    need.clip.pts_seconds[block.frames],
+                    block.grid_thw,
+                    base + block.offset,
+                    block.num_tokens(self.vocabulary.merge),
+                    block.is_video,
+                    block.seconds_per_patch,
+                )
+            )
         self.num_fed += len(need.span.ids)
         self._next_position = need.next_position
         if need.opens_turn:
@@ -388,3 +412,25 @@ class Session:
     def _finish(self, reason: StopReason) -> None:
         self.trajectory.stop_reason = reason
         self.action = Done(reason)
+
+
+def _groups(times: Sequence[float], counts: Sequence[int]) -> list[Sequence[float]]:
+    """times[0 : counts[0]], the next counts[1], and so on."""
+    ends = list(accumulate(counts))
+    return [times[end - count : end] for end, count in zip(ends, counts, strict=True)]
+
+
+def _spaced(
+    parts: list[protocol.Part], times: Sequence[Sequence[float]], asked: Sequence[Sequence[float]]
+) -> list[protocol.Part]:
+    """The parts, each video with the spacing of the times that were asked for.
+
+    Not of those of the frames that came: a file has them up to a frame off, and positions are rounded down.
+    """
+    spacings, first = {}, 0
+    for own, wanted in zip(times, asked, strict=True):
+        spacings[first] = (wanted[-1] - wanted[0]) / (len(own) - 1) if len(own) > 1 else 0.0
+        first += len(own)
+    return [
+        replace(part, seconds_per_frame=spacings[part.first]) if isinstance(part, VideoPart) else part for part in parts
+    ]

@@ -11,6 +11,7 @@ B sequences, n new tokens, H query heads, G key heads, D head_dim.
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from typing import Any
 
@@ -23,6 +24,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from ..config import ZoomConfig
 from ..engine import PagePool
 from ..models import FAMILIES, check_no_adapters
+from ..protocol import RopeRule, VideoTokens
 from .paged_batch import PagedBatch
 from .zoom_cache import PAGED_MODELS, PagedModel, ZoomCache, plan_of
 
@@ -50,8 +52,9 @@ class Enabled:
             self.pool,
             config.text_config.num_hidden_layers,
             config.image_token_id,
-            config.video_token_id,
             config.vision_config.spatial_merge_size,
+            _video_tokens(config),
+            _rope_rule(model),
         )
         model.set_attn_implementation({"text_config": NAME})
         PAGED_MODELS[model] = paged_model
@@ -124,6 +127,32 @@ def _check(model: Any) -> None:
         raise ValueError(f"the language model is on {', '.join(sorted(devices))}: vzoom.enable needs one device")
 
 
+def _video_tokens(config: Any) -> VideoTokens:
+    family = next(family for family in FAMILIES if config.model_type in family.model_types)
+    per_second = family.positions_per_second
+    return VideoTokens(
+        config.video_token_id,
+        config.vision_config.temporal_patch_size,
+        family.times_videos,
+        None if per_second is None else float(config.vision_config.tokens_per_second),
+    )
+
+
+def _rope_rule(model: Any) -> RopeRule:
+    """Where this transformers places text after a video: asked of a video that is longer than it is wide and high."""
+    config, merge = model.config, model.config.vision_config.spatial_merge_size
+    ids = torch.tensor([[config.vision_start_token_id, *[config.video_token_id] * 3, config.vision_end_token_id]])
+    inputs: dict[str, Any] = {"video_grid_thw": torch.tensor([[3, merge, merge]])}
+    if "mm_token_type_ids" in inspect.signature(model.model.get_rope_index).parameters:
+        inputs["mm_token_type_ids"] = 2 * (ids == config.video_token_id).int()
+    if _video_tokens(config).timed:
+        return "max"  # each temporal patch is a block of its own, after which both rules agree
+    if _video_tokens(config).positions_per_second is not None:
+        inputs["second_per_grid_ts"] = torch.tensor([1.0])
+    positions, _ = model.model.get_rope_index(ids, **inputs)
+    return "max" if int(positions[0, 0, -1]) > int(positions[0, 0, -2]) else "hf523"
+
+
 def _pool(model: Any, pool_tokens: int) -> PagePool:
     if pool_tokens < 1:
         raise ValueError(f"pool_tokens must be 1 or more, got {pool_tokens}")
@@ -166,7 +195,7 @@ class _Hooks:
         self.paged_model = paged_model
 
     def before_model(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Refuse images for a filled cache that do not come from `append`: their positions would be silently wrong."""
+        """Refuse frames for a filled cache that do not come from `append`: their positions would be silently wrong."""
         cache = kwargs.get("past_key_values")
         if not isinstance(cache, ZoomCache) or cache.pages.length == 0 or cache.pages.given_positions is not None:
             return
@@ -174,13 +203,13 @@ class _Hooks:
         media += (kwargs.get("mm_encoder_outputs") or {}).values()
         ids = kwargs.get("input_ids", args[0] if args else None)
         known = self.paged_model
-        visual = torch.tensor([known.image_token_id, known.video_token_id], device=known.pool.k_pages.device)
+        visual = torch.tensor([known.image_token_id, known.video.token_id], device=known.pool.k_pages.device)
         # One token is a decode step: generate() samples it, and looking at it would wait for the device.
         placed = ids is not None and ids.shape[1] > 1 and bool(torch.isin(ids, visual).any())
         if placed or any(item is not None for item in media):
             raise ValueError(
-                "images cannot be passed to a model whose cache already holds a conversation: splice them with "
-                "ids = cache.append(ids, turn) and call generate(ids, past_key_values=cache)"
+                "images and videos cannot be passed to a model whose cache already holds a conversation: splice them "
+                "with ids = cache.append(ids, turn) and call generate(ids, past_key_values=cache)"
             )
 
     def before_text(

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from ..engine import PagePool
-from ..protocol import TokenSpan, span_positions
+from ..protocol import RopeRule, TokenSpan, VideoTokens, VisionBlock, span_positions
 from .paged_batch import PagedBatch, RunPlan
 
 _PLAN = "_vzoom_plan"
@@ -29,14 +29,17 @@ class PagedModel:
     Attributes:
         pool: the pages of all its caches.
         merge: patches per side that the vision tower merges into one token.
+        video: how the family writes video tokens.
+        rope_rule: where this transformers places text after a video.
     """
 
     model: weakref.ref[Any]
     pool: PagePool
     num_layers: int
     image_token_id: int
-    video_token_id: int
     merge: int
+    video: VideoTokens
+    rope_rule: RopeRule
 
 
 PAGED_MODELS: weakref.WeakKeyDictionary[Any, PagedModel] = weakref.WeakKeyDictionary()
@@ -161,13 +164,15 @@ class ZoomCache(Cache):
         return ZoomCache.__new__(ZoomCache).set_up(self.paged_model, self.pages.fork())
 
     def append(self, ids: Tensor, turn: Mapping[str, Tensor]) -> Tensor:
-        """Splice a turn with its images after what was generated. Positions are those of a prefill from scratch.
+        """Splice a turn with its images and videos after what was generated. Positions are those of a prefill from
+        scratch.
 
         Args:
             ids: int64 [B, L], all tokens so far, as `generate()` returned them. The one sampled last was never fed; it
                 opens the run that is fed here.
-            turn: what a processor returns for the new text and images alone: input_ids [B, n] with one image token per
-                visual token and, if there are images, pixel_values and image_grid_thw [images, 3].
+            turn: what a processor returns for the new text and frames alone: input_ids [B, n] with one image or video
+                token per visual token and, if there are images, pixel_values and image_grid_thw [images, 3]; if there
+                are videos, pixel_values_videos, video_grid_thw [videos, 3] and, for Qwen2.5-VL, second_per_grid_ts.
 
         Returns:
             All ids, int64 [B, L + n], for the next `generate()`, which feeds the last token of the turn.
@@ -179,17 +184,17 @@ class ZoomCache(Cache):
         if model is None:
             raise ValueError("the model of this ZoomCache was deleted")
         _check_turn(ids, turn, held)
-        visual = [self.paged_model.image_token_id, self.paged_model.video_token_id]
+        visual = [self.paged_model.image_token_id, self.paged_model.video.token_id]
         if bool(torch.isin(ids[:, held:], torch.tensor(visual, device=ids.device)).any()):
             raise ValueError(
-                f"the model sampled an image token, which no image belongs to: generate(..., suppress_tokens={visual})"
+                f"the model sampled a visual token, which no frame belongs to: generate(..., suppress_tokens={visual})"
             )
         fresh = turn["input_ids"].to(ids.device)
         everything = torch.cat([ids, fresh], dim=1)
         run = everything[:, held:-1].to(model.device)
         starts = self.pages.next_positions_B.tolist()
-        positions = _positions(run.tolist(), starts, turn.get("image_grid_thw"), self.paged_model)
-        media = {k: turn[k].to(model.device) for k in ("pixel_values", "image_grid_thw") if k in turn}
+        positions = _positions(run.tolist(), starts, turn, self.paged_model)
+        media = {k: turn[k].to(model.device) for k in _MEDIA if k in turn}
         self.pages.given_positions = torch.from_numpy(positions).to(model.device)
         try:
             if run.shape[1]:
@@ -206,11 +211,18 @@ class ZoomCache(Cache):
         return everything
 
 
+_MEDIA = ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw")
+_KNOWN = {"input_ids", "attention_mask", "mm_token_type_ids", "second_per_grid_ts", *_MEDIA}
+
+
 def _check_turn(ids: Tensor, turn: Mapping[str, Tensor], held: int) -> None:
     if held == 0:
         raise ValueError("the cache is empty: the first turn goes to generate(**inputs, past_key_values=cache)")
-    if unknown := set(turn) - {"input_ids", "attention_mask", "mm_token_type_ids", "pixel_values", "image_grid_thw"}:
-        raise ValueError(f"append takes text and images, not {', '.join(sorted(unknown))}: give frames as images")
+    if unknown := set(turn) - _KNOWN:
+        raise ValueError(f"append takes text, images and videos, not {', '.join(sorted(unknown))}")
+    for values, grids in zip(_MEDIA[::2], _MEDIA[1::2], strict=True):
+        if (values in turn) != (grids in turn):
+            raise ValueError(f"{values} and {grids} go together, and only one of them is given")
     fresh = turn["input_ids"]
     if ids.ndim != 2 or fresh.ndim != 2 or len(ids) != len(fresh) or not fresh.shape[1]:
         raise ValueError(f"ids and input_ids must be [B, tokens], got {tuple(ids.shape)} and {tuple(fresh.shape)}")
@@ -223,28 +235,72 @@ def _check_turn(ids: Tensor, turn: Mapping[str, Tensor], held: int) -> None:
         raise ValueError("the turns of a batch must be equally long: append cannot pad between turns")
 
 
-def _positions(run: list[list[int]], starts: list[int], grids: Tensor | None, paged_model: PagedModel) -> np.ndarray:
-    """int64 [3, B, n] of runs that start at `starts`; grids [images, 3] go to the images in order."""
-    left = [] if grids is None else [tuple(grid) for grid in grids.tolist()]
-    given, rows = len(left), []
+def _positions(
+    run: list[list[int]], starts: list[int], turn: Mapping[str, Tensor], paged_model: PagedModel
+) -> np.ndarray:
+    """int64 [3, B, n] of runs that start at `starts`; the turn's grids go to its images and videos in order."""
+    known = paged_model
+    images, videos = _Grids("image", turn.get("image_grid_thw")), _Grids("video", turn.get("video_grid_thw"))
+    seconds = [0.0] * len(videos.left)
+    if known.video.positions_per_second is not None and videos.left:
+        given = turn.get("second_per_grid_ts")
+        if given is None or len(given) != len(videos.left):
+            raise ValueError(
+                f"this model's positions need second_per_grid_ts, one number for each of {len(videos.left)} videos: "
+                "seconds from one temporal patch to the next"
+            )
+        seconds = [float(value) for value in given]
+    if known.video.timed:  # each temporal patch is a block of its own
+        videos.left = [(1, h, w) for t, h, w in videos.left for _ in range(t)]
+        seconds = [0.0] * len(videos.left)
+    visual = {known.image_token_id: images, known.video.token_id: videos}
+    rows = []
     for ids, start in zip(run, starts, strict=True):
-        images: list[tuple[int, int, tuple[int, int]]] = []
+        blocks: list[VisionBlock] = []
         at = 0
-        while paged_model.image_token_id in ids[at:]:
-            at = ids.index(paged_model.image_token_id, at)
-            frames, height, width = left.pop(0) if left else (1, 0, 0)
-            count = frames * (height // paged_model.merge) * (width // paged_model.merge)
-            if frames != 1 or not count or ids[at : at + count] != [paged_model.image_token_id] * count:
+        while at < len(ids):
+            grids = visual.get(ids[at])
+            if grids is None:
+                at += 1
+                continue
+            is_video = grids is videos
+            block = VisionBlock(0, 0, at, grids.next(), is_video, seconds[videos.number - 1] if is_video else 0.0)
+            count = block.num_tokens(known.merge)
+            if not count or (not is_video and block.grid_thw[0] != 1) or ids[at : at + count] != [ids[at]] * count:
                 raise ValueError(
-                    f"image tokens and image_grid_thw do not fit: image {given - len(left)} of {given} "
-                    f"{f'takes {count} tokens' if count else 'has no grid'}, and the tokens from {at} on are not: "
-                    "input_ids must hold one image token per visual token, as processors write them"
+                    f"{grids.kind} tokens and {grids.kind}_grid_thw do not fit: {grids.kind} {grids.number} of "
+                    f"{grids.number + len(grids.left)} {f'takes {count} tokens' if count else 'has no grid'}, and the "
+                    f"tokens from {at} on are not: input_ids must hold one {grids.kind} token per visual token, as "
+                    "processors write them"
                 )
-            images.append((len(images), at, (height, width)))
+            blocks.append(block)
             at += count
-        if paged_model.video_token_id in ids:
-            raise ValueError("append takes images, not videos: give the frames of a clip as images")
-        rows.append(span_positions(start, TokenSpan(ids, images), paged_model.merge)[0])
-    if left:
-        raise ValueError(f"image_grid_thw holds {given} images, input_ids the tokens of {given - len(left)}")
+            if at == len(ids) and is_video and known.rope_rule == "hf523":
+                raise ValueError(
+                    "the turn ends with a video, after which this transformers has no next position: add text"
+                )
+        rows.append(span_positions(start, TokenSpan(ids, blocks), known.merge, known.video, known.rope_rule)[0])
+    for grids in (images, videos):
+        if grids.left:
+            total = grids.number + len(grids.left)
+            raise ValueError(
+                f"{grids.kind}_grid_thw holds {total} {grids.kind}s, input_ids the tokens of {grids.number}"
+            )
     return np.stack(rows, axis=1)
+
+
+class _Grids:
+    """The grids of a turn's images or videos, taken one by one. number: of the one that was taken last, from 1."""
+
+    def __init__(self, kind: str, grids: Tensor | None) -> None:
+        self.kind, self.number = kind, 0
+        self.left: list[tuple[int, int, int]] = [] if grids is None else [(t, h, w) for t, h, w in grids.tolist()]
+
+    def next(self) -> tuple[int, int, int]:
+        if not self.left:
+            raise ValueError(
+                f"{self.kind} tokens and {self.kind}_grid_thw do not fit: {self.kind} {self.number + 1} of "
+                f"{self.number} has no grid"
+            )
+        self.number += 1
+        return self.left.pop(0)

@@ -15,7 +15,9 @@ from .checkpoint.load import load_checkpoint as load_checkpoint
 from .checkpoint.load import load_checkpoint_info as load_checkpoint_info
 from .checkpoint.load import load_patch_spec as load_patch_spec
 from .checkpoint.load import never_sampled as never_sampled
+from .checkpoint.stored import read_header as read_header
 from .checkpoint.vocabulary import checkpoint_protocol as checkpoint_protocol
+from .checkpoint.vocabulary import complete_protocol as complete_protocol
 from .checkpoint.vocabulary import load_vocabulary as load_vocabulary
 from .checkpoint.vocabulary import vocabulary_of as vocabulary_of
 from .encode import ImageEncoder as ImageEncoder
@@ -26,3 +28,4 @@ from .plain_modules import check_modules as check_modules
 from .plain_modules import check_no_adapters as check_no_adapters
 from .stock import full_prefill as full_prefill
 from .stock import stock_images as stock_images
+from .stock import video_pixels as video_pixels

@@ -32,6 +32,9 @@ class VisionLanguageModel:
     model_types: tuple[str, ...] = ()
     config_class = ""  # transformers'
     tower_class: type[VisionTower] = VisionTower
+    # How its processor writes videos, see `protocol.VideoTokens`.
+    times_videos = False
+    positions_per_second: float | None = None  # if config.json says nothing
 
     def __init__(self, hf: Any) -> None:
         check_modules(hf)
@@ -45,6 +48,7 @@ class VisionLanguageModel:
         self.head_dim: int = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         self.merge: int = hf.config.vision_config.spatial_merge_size
         self.image_token_id: int = hf.config.image_token_id
+        self.visual_token_ids = frozenset({self.image_token_id, int(hf.config.video_token_id)})
         self.device: torch.device = self.language.embed_tokens.weight.device
         self.dtype: torch.dtype = self.language.embed_tokens.weight.dtype
         # An image's patches hold one copy of it: both that a video would need are folded into the patch embedding.
@@ -99,12 +103,12 @@ class VisionLanguageModel:
         """Run the vision tower.
 
         Args:
-            patches: of images in order, [sum(h * w), values]. A patch holds `temporal_copies` copies of its pixels, or
-                as many as the checkpoint's video patches.
-            grid_hw: (rows, columns) of patches of each image.
+            patches: of images or of temporal patches of videos, in order, [sum(h * w), values]. Those of an image hold
+                `temporal_copies` copies of its pixels, those of a video two frames.
+            grid_hw: (rows, columns) of patches of each image or temporal patch.
 
         Returns:
-            The visual tokens of all images, in order.
+            The visual tokens of all of them, in order.
         """
         return self.tower.encode(patches.to(self.device, self.dtype), tuple(grid_hw))
 
@@ -125,7 +129,7 @@ class VisionLanguageModel:
             ids_T: int64 token ids.
             batch: where the rows belong.
             pages: keys and values of all layers.
-            image_rows: int64 rows of the packed batch that hold image tokens, in the order of images.embeds.
+            image_rows: int64 rows of the packed batch that hold visual tokens, in the order of images.embeds.
             images: the visual tokens of these rows.
 
         Returns:

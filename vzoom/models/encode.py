@@ -1,6 +1,7 @@
-"""Clips -> visual tokens, each distinct frame once: what was encoded is kept and found again by its pixels.
+"""Clips -> visual tokens, each distinct picture once: what was encoded is kept and found again by its pixels.
 
-The key is a digest of the pixels that the frame was decoded and resized to. So it is the same for the same moment of
+A picture is what the vision tower sees at a time: a frame as an image, or the frames of a temporal patch of a video.
+The key is a digest of the pixels that its frames were decoded and resized to. So it is the same for the same moments of
 the same video whoever asks (a glance and a zoom, two sessions, two calls of `ask`), and never for another picture: a
 re-encoded file, another size or another backend gives other pixels. What is done to the pixels is part of the key.
 """
@@ -48,85 +49,107 @@ def encode_clips(
     cache: FeatureCache,
     buffer: PatchBuffer,
 ) -> tuple[list[Features], dict[str, float]]:
-    """Visual tokens of clips. New frames of all clips, of any sizes, go through the vision tower together.
+    """Visual tokens of clips. New pictures of all clips, of any sizes, go through the vision tower together.
 
     Args:
-        clips: each with the config that says how its frames are resized.
+        clips: each with the config that says how its frames are resized and encoded.
         model: encodes what is not in the cache.
         spec: the patch geometry of the model.
-        cache: where visual tokens of frames are found and kept.
+        cache: where visual tokens of pictures are found and kept.
         buffer: memory for the patches.
 
     Returns:
-        The features of each clip, those of its frames in order; and the milliseconds that all of it took, by stage:
+        The features of each clip, those of its pictures in order; and the milliseconds that all of it took, by stage:
         "patches" and "vision".
     """
-    spec = replace(spec, temporal_patch_size=model.temporal_copies)
+    specs = {"image": replace(spec, temporal_patch_size=model.temporal_copies), "video": spec}
     stages = {"patches": 0.0, "vision": 0.0}
     started = time.perf_counter()
-    keys = [[_key(digest, clip, config, spec) for digest in digests(clip.frames)] for clip, config in clips]
+    pictures = [list(_pictures(clip, config, specs[config.protocol.frame.encoding])) for clip, config in clips]
     found: dict[Hashable, Features] = {}
-    fresh: dict[Hashable, _NewFrame] = {}
-    for (clip, config), own in zip(clips, keys, strict=True):
-        grid_hw = grid_for(*clip.frames.shape[1:3], config=config, spec=spec)
-        for frame, key in zip(clip.frames, own, strict=True):
-            if key in found or key in fresh:
-                continue
-            features = cache.lookup(key)
-            if features is not None:
-                found[key] = features
-            else:
-                fresh[key] = _NewFrame(key, frame, config, grid_hw)
+    fresh: dict[Hashable, _Picture] = {}
+    for picture in (one for own in pictures for one in own):
+        if picture.key in found or picture.key in fresh:
+            continue
+        features = cache.lookup(picture.key)
+        if features is not None:
+            found[picture.key] = features
+        else:
+            fresh[picture.key] = picture
     stages["patches"] += (time.perf_counter() - started) * 1e3
     limit = _CPU_PATCHES if model.device.type == "cpu" else _GPU_PATCHES
-    for frames in _in_batches(list(fresh.values()), limit):
+    for batch in _in_batches(list(fresh.values()), limit):
         started = time.perf_counter()
-        rows = [h * w for h, w in (f.grid_hw for f in frames)]
-        patches = buffer.take(sum(rows), spec, dtype=model.dtype, device=model.device)
+        rows = [h * w for h, w in (one.grid_hw for one in batch)]
+        patches = buffer.take(sum(rows), batch[0].spec, dtype=model.dtype, device=model.device)
         at = 0
-        for _, same in groupby(frames, key=lambda f: (f.frame_HWC.shape, f.config)):
+        for _, same in groupby(batch, key=lambda one: (one.frames[0].shape, one.config)):
             part = list(same)
             end = at + len(part) * part[0].grid_hw[0] * part[0].grid_hw[1]
-            stack = stack_frames([f.frame_HWC for f in part])
-            out = patches[at:end]
-            frames_to_patches(stack, config=part[0].config, spec=spec, dtype=model.dtype, device=model.device, out=out)
+            stack = stack_frames([frame for one in part for frame in one.frames])
+            frames_to_patches(
+                stack,
+                config=part[0].config,
+                spec=part[0].spec,
+                dtype=model.dtype,
+                device=model.device,
+                out=patches[at:end],
+            )
             at = end
         patched = time.perf_counter()
-        encoded = model.encode_images(patches, [f.grid_hw for f in frames])
-        for frame, features in zip(frames, encoded.split([n // model.merge**2 for n in rows]), strict=True):
-            found[frame.key] = features
-            cache.keep(frame.key, features.clone())  # a view would hold the features of the whole batch
+        encoded = model.encode_images(patches, [one.grid_hw for one in batch])
+        for one, features in zip(batch, encoded.split([n // model.merge**2 for n in rows]), strict=True):
+            found[one.key] = features
+            cache.keep(one.key, features.clone())  # a view would hold the features of the whole batch
         stages["patches"] += (patched - started) * 1e3
         stages["vision"] += (time.perf_counter() - patched) * 1e3
-    return [Features.cat([found[key] for key in own]) for own in keys], stages
+    return [Features.cat([found[one.key] for one in own]) for own in pictures], stages
 
 
 @dataclass(frozen=True)
-class _NewFrame:
+class _Picture:
+    """A frame, or the frames of a temporal patch, and what is done to them."""
+
     key: Hashable
-    frame_HWC: np.ndarray | Tensor
+    frames: tuple[np.ndarray | Tensor, ...]  # [H, W, 3] each
     config: ZoomConfig
+    spec: PatchSpec
     grid_hw: tuple[int, int]
 
 
-def _in_batches(frames: Sequence[_NewFrame], limit: int) -> Iterator[list[_NewFrame]]:
-    """At most `limit` patches at a time, but at least one frame: this bounds the memory of the tower."""
-    batch: list[_NewFrame] = []
-    room = limit
-    for frame in frames:
-        size = frame.grid_hw[0] * frame.grid_hw[1]
-        if batch and size > room:
-            yield batch
-            batch, room = [], limit
-        batch.append(frame)
-        room -= size
-    if batch:
+def _pictures(clip: Clip, config: ZoomConfig, spec: PatchSpec) -> Iterator[_Picture]:
+    grid_hw = grid_for(*clip.frames.shape[1:3], config=config, spec=spec)
+    together = 1 if config.protocol.frame.encoding == "image" else spec.temporal_patch_size
+    seen = digests(clip.frames)
+    how = (
+        tuple(clip.frames.shape[1:]),
+        config.protocol.frame.encoding,
+        config.protocol.pixels,
+        config.min_pixels,
+        config.max_pixels,
+        spec,
+    )
+    for begin in range(0, len(clip), together):
+        # The last frame of an odd number is shown twice.
+        shown = [min(at, len(clip) - 1) for at in range(begin, begin + together)]
+        key = tuple(seen[at] for at in shown), *how
+        yield _Picture(key, tuple(clip.frames[at] for at in shown), config, spec, grid_hw)
+
+
+def _in_batches(pictures: Sequence[_Picture], limit: int) -> Iterator[list[_Picture]]:
+    """At most `limit` patches at a time, but at least one picture: this bounds the memory of the tower. Images and
+    videos apart: their patches are not of one width."""
+    for _, same in groupby(pictures, key=lambda picture: picture.config.protocol.frame.encoding):
+        batch: list[_Picture] = []
+        room = limit
+        for picture in same:
+            size = picture.grid_hw[0] * picture.grid_hw[1]
+            if batch and size > room:
+                yield batch
+                batch, room = [], limit
+            batch.append(picture)
+            room -= size
         yield batch
-
-
-def _key(digest: Hashable, clip: Clip, config: ZoomConfig, spec: PatchSpec) -> Hashable:
-    resize = config.protocol.pixels.resize
-    return digest, tuple(clip.frames.shape[1:]), resize, config.min_pixels, config.max_pixels, spec
 
 
 def digests(frames_NHWC: np.ndarray | Tensor) -> list[Hashable]:

@@ -41,3 +41,4 @@ class Qwen25VL(Qwen2VL):
     model_types = ("qwen2_5_vl",)
     config_class = "Qwen2_5_VLConfig"
     tower_class = Qwen25Tower
+    positions_per_second = 4.0

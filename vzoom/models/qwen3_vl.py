@@ -54,6 +54,7 @@ class Qwen3VL(VisionLanguageModel):
     model_types = ("qwen3_vl",)
     config_class = "Qwen3VLConfig"
     tower_class = Qwen3Tower
+    times_videos = True
 
     def rope_axes(self, sections: list[int]) -> list[int]:
         # mrope_section [24, 20, 20]: frequency i reads the row where i % 3 == 1 and i < 60, the column where

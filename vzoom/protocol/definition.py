@@ -20,12 +20,14 @@ from typing import Protocol as Structural
 from . import template
 
 Encoding = Literal["image", "video"]
+RopeRule = Literal["max", "hf523"]
 GrammarName = Literal["tags_json", "hermes", "action", "clip", "boxed"]
 AnswerForm = Literal["tag", "tag_boxed", "boxed", "action", "text"]
 GlanceName = Literal["exact", "videozoomer", "framethinker", "conan", "qwen", "qwen_count", "none"]
 ZoomName = Literal["exact", "videozoomer", "framethinker", "conan", "qwen", "eva", "timesearch"]
-ResizeName = Literal["videozoomer", "direct", "long_side"]
+ResizeName = Literal["videozoomer", "direct", "box"]
 TimeUnit = Literal["seconds", "frames"]
+LONG_VIDEO_SECONDS = 300  # FrameThinker shows longer videos with more and smaller frames
 ARGUMENTS = ("segment", "start", "end", "fps", "num_frames")  # what a call can say, in vzoom's words
 
 # The fields of templates, with values that try out their format specifications.
@@ -49,6 +51,7 @@ _CLIP: dict[str, object] = {
     "num_frames": 1,
 }
 _ERROR: dict[str, object] = {"error": "", "help": "", "detail": "", "budget": ""}
+_FRAME_NUMBER: dict[str, object] = {"time": "00:01", "frame": 1}
 _LABEL: dict[str, object] = {
     "index": 1,  # of the frame, from first_index
     "number": 1,  # index + 1
@@ -83,6 +86,7 @@ class Turns:
         error: what comes back for a turn that could not be carried out. Also {error} (its kind), {help} (how to
             mend it), {detail} (what the model wrote), {budget}.
         last_error: the same if the model has one turn left; `error` if not given.
+        frame_number: what comes back for `CallFormat.ask`. Also {time} (as the model wrote it) and {frame}.
         budget: {budget} while more than one turn is left.
         last_budget: {budget} if one turn is left.
         tool_role: the role of tool and error turns.
@@ -101,6 +105,7 @@ class Turns:
     fewer_note: str = ""
     error: str = "<tool_response>\n{help} {detail}\n</tool_response>"
     last_error: str | None = None
+    frame_number: str = "Frame {frame} is at {time}."
     budget: str = ""
     last_budget: str = ""
     tool_role: Literal["user", "tool"] = "user"
@@ -117,7 +122,11 @@ class Frames:
         separator: the text between a frame and the next label.
         first_index: {index} of the first frame.
         index_restarts: where {index} begins anew: in each "clip", in each "turn" (whose clips count on), or "never".
-        encoding: "image" shows each frame as an image, "video" shows pairs of frames as video tokens.
+        encoding: "image" shows each frame as an image; "video" shows the frames of a clip as video tokens, two frames
+            in a patch: half the tokens. How they are written (one block, or `<1.5 seconds>` and a block for each pair)
+            is the model family's; the label is not used.
+        rope_rule: where text stands after a video that takes more time positions than it is wide and high: "max", after
+            all of it, as Qwen-VL models were trained; "hf523", after its width and height, as transformers 5.23 does.
     """
 
     label: str = ""
@@ -125,6 +134,7 @@ class Frames:
     first_index: int = 0
     index_restarts: Literal["clip", "turn", "never"] = "clip"
     encoding: Encoding = "image"
+    rope_rule: RopeRule = "max"
 
 
 @dataclass(frozen=True)
@@ -136,6 +146,8 @@ class CallFormat:
             "action" (a sentence between tags), "clip" (a clock span between tags), "boxed" (a list in \\boxed{}).
         open, close: the tags around a call; of "boxed", what stands for them.
         tool: the tool's name, of "hermes"; the sentence, of "action": a template with {start} and {end}.
+        ask: the sentence, of "action", that asks for the number of the frame at a time: a template with {time}. It
+            takes a turn and brings no frames. "" if the model has no such action.
         name_key, arguments_key: the keys of the tool's name and of its arguments, of "hermes".
         arguments: what vzoom calls `segment` (a list of start and end), `start`, `end`, `fps` and `num_frames`, and
             the names that the model writes for them. Calls are written with these; "tags_json" also reads others.
@@ -153,6 +165,7 @@ class CallFormat:
     open: str = "<video_zoom>"
     close: str = "</video_zoom>"
     tool: str = ""
+    ask: str = ""
     name_key: str = "name"
     arguments_key: str = "arguments"
     arguments: Mapping[str, str] = field(default_factory=lambda: {"segment": "segment", "fps": "fps"}, hash=False)
@@ -233,14 +246,16 @@ class Pixels:
         min: smaller frames are enlarged to so many pixels.
         max: larger frames are shrunk to so many pixels.
         resize: "videozoomer" shrinks with Lanczos to `max`, then resizes like Hugging Face's processor; "direct" only
-            does the latter; "long_side" shrinks to `long_side` first.
-        long_side: pixels of a frame's longer side, of "long_side".
+            does the latter; "box" shrinks with Lanczos until the frame fits in `box` first.
+        box: width and height in pixels, of "box".
+        long_box: the same of videos of more than 300 s; `box` if not given.
     """
 
     min: int = 3136
     max: int = 100352
     resize: ResizeName = "videozoomer"
-    long_side: int | None = None
+    box: tuple[int, int] | None = None
+    long_box: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -325,6 +340,12 @@ class Protocol:
         return tuple(name for name in self.missing if name in used and name not in self.texts)
 
     @property
+    def language(self) -> tuple[Any, ...]:
+        """What a model must have learned to read and write: everything but the choice and the size of frames."""
+        words = (self.turns, tuple(self.texts.items()), tuple(self.errors.items()), self.frame)
+        return (*words, self.call, self.answer, self.thought)
+
+    @property
     def tags(self) -> tuple[str, ...]:
         """The tags of thoughts, calls and answers that look like tags: those that a tokenizer may have as tokens."""
         found = [self.thought.open, self.thought.close, self.call.open, self.call.close]
@@ -388,6 +409,7 @@ def _templates(protocol: Protocol) -> list[tuple[str, str, dict[str, object]]]:
         ("turns.fewer_note", turns.fewer_note, clip),
         ("turns.error", turns.error, {**_ALWAYS, **_ERROR}),
         ("turns.last_error", turns.last_error, {**_ALWAYS, **_ERROR}),
+        ("turns.frame_number", turns.frame_number, {**_ALWAYS, **_FRAME_NUMBER}),
         ("turns.budget", turns.budget, _ALWAYS),
         ("turns.last_budget", turns.last_budget, _ALWAYS),
         ("frame.label", protocol.frame.label, _LABEL),
@@ -395,6 +417,7 @@ def _templates(protocol: Protocol) -> list[tuple[str, str, dict[str, object]]]:
     ]
     if protocol.call.grammar == "action":
         found.append(("call.tool", protocol.call.tool, {"start": 1.0, "end": 1.0}))
+        found.append(("call.ask", protocol.call.ask, {"time": 1.0}))
     return [(key, text, known) for key, text, known in found if text is not None]
 
 
@@ -408,7 +431,7 @@ def _check_templates(protocol: Protocol) -> None:
             raise ValueError(f"{key}: {problem}")
     if protocol.call.schema and not protocol.unknown_texts:
         try:
-            json.loads(template.fill(protocol.text(protocol.call.schema), {}))
+            json.loads(template.fill_template(protocol.text(protocol.call.schema), {}))
         except ValueError as error:
             raise ValueError(f"call.schema: no JSON: {error}") from None
     from ..types import CallError  # here: it brings numpy, and `vzoom --help` must not
@@ -435,6 +458,7 @@ def _check_values(protocol: Protocol) -> None:
     problems = {
         "call.open, call.close": not (call.open and call.close),
         "call.tool": call.grammar in ("hermes", "action") and not call.tool,
+        "call.ask": call.ask != "" and (call.grammar != "action" or "{time}" not in call.ask),
         "call.open": call.grammar == "boxed" and call.open != "\\boxed{",
         "call.per_turn": call.per_turn < 1,
         "call.max_characters": call.max_characters < 1,
@@ -448,7 +472,8 @@ def _check_values(protocol: Protocol) -> None:
         "zoom.fps": protocol.zoom.fps is not None and not 0 < protocol.zoom.fps < float("inf"),
         "zoom.max_frames": protocol.zoom.max_frames < 1,
         "pixels.min": not 0 < pixels.min <= pixels.max,
-        "pixels.long_side": (pixels.long_side is None) == (pixels.resize == "long_side"),
+        "pixels.box": (pixels.box is None) == (pixels.resize == "box") or min(pixels.box or (1,)) < 1,
+        "pixels.long_box": pixels.long_box is not None and (pixels.box is None or min(pixels.long_box) < 1),
     }
     for key, is_wrong in problems.items():
         if is_wrong:
@@ -464,6 +489,7 @@ def _check_values(protocol: Protocol) -> None:
 _RULES = {
     "call.open, call.close": "both are needed",
     "call.tool": "hermes calls a tool by its name, action by its sentence",
+    "call.ask": 'a sentence of the grammar "action" with {time}',
     "call.open": "boxed calls open with \\boxed{",
     "call.per_turn": "must be 1 or more",
     "call.max_characters": "must be 1 or more",
@@ -477,7 +503,8 @@ _RULES = {
     "zoom.fps": "must be above 0",
     "zoom.max_frames": "must be 1 or more",
     "pixels.min": "must be above 0 and at most pixels.max",
-    "pixels.long_side": 'goes with pixels.resize "long_side", and only with it',
+    "pixels.box": 'a width and a height of 1 or more, which go with pixels.resize "box", and only with it',
+    "pixels.long_box": "a width and a height of 1 or more, which go with pixels.box",
 }
 
 

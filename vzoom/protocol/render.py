@@ -14,6 +14,7 @@ from . import template
 from .definition import Protocol, ViewSettings
 from .frame_times import clamped_end
 from .grammars import boxed
+from .grammars.action import asked
 from .grammars.base import Said
 from .grammars.numbers import clock
 from .parse import GRAMMARS
@@ -35,7 +36,30 @@ class ImagePart:
     index: int
 
 
-Part = TextPart | ImagePart
+@dataclass(frozen=True)
+class VideoPart:
+    """The place of frames that are shown as video tokens; how those are written is up to the model's family.
+
+    Attributes:
+        first: index of the first frame in the glance or the clips of one turn.
+        times: seconds of these frames, in order.
+        seconds_per_frame: how far they were meant to be apart, if that is known: the times of a file are off by up to
+            a frame. Else it is taken from the times.
+    """
+
+    first: int
+    times: tuple[float, ...]
+    seconds_per_frame: float | None = None
+
+    @property
+    def spacing(self) -> float:
+        """Seconds from one frame to the next; 0 if there is one alone."""
+        if self.seconds_per_frame is not None or len(self.times) == 1:
+            return self.seconds_per_frame or 0.0
+        return (self.times[-1] - self.times[0]) / (len(self.times) - 1)
+
+
+Part = TextPart | ImagePart | VideoPart
 Value = str | int | float | list[Part]
 
 END_OF_TURN = "<|im_end|>"
@@ -52,7 +76,7 @@ def prompt(question: str, video: VideoInfo, times: Sequence[float], config: View
         config: its protocol has the words, its limits may be told.
 
     Returns:
-        The parts in order, with one `ImagePart` per glance frame.
+        The parts in order, with one `ImagePart` per glance frame, or a `VideoPart`.
     """
     protocol = config.protocol
     values = _always(video, question, config, config.max_zooms)
@@ -88,7 +112,8 @@ def tool_turn(
         turn_is_open: the model has not sampled its own end of turn, so one is put before the tool turn.
 
     Returns:
-        The parts in order, with one `ImagePart` per frame; the frames of the second clip follow those of the first.
+        The parts in order, with one `ImagePart` per frame or one `VideoPart` per clip; the frames of the second clip
+        follow those of the first.
     """
     protocol, turns = config.protocol, config.protocol.turns
     always = _always(video, question, config, zooms_left)
@@ -117,7 +142,7 @@ def error_turn(
     """What comes back for a turn that could not be carried out.
 
     Args:
-        problem: what is wrong with it.
+        problem: what is wrong with it. If it asked for the number of a frame, it is told that.
         video: its duration may be told.
         config: its protocol has the words, its limits may be told.
         question: may be told again.
@@ -136,7 +161,7 @@ def feedback(problem: Malformed, video: VideoInfo, config: ViewSettings, *, ques
 def frame_parts(
     times: Sequence[float], video: VideoInfo, protocol: Protocol, *, first_image: int = 0, num_shown: int = 0
 ) -> list[Part]:
-    """Labelled frames.
+    """Labelled frames; or, if the protocol shows them as video tokens, one `VideoPart` without labels.
 
     Args:
         times: their seconds.
@@ -145,11 +170,13 @@ def frame_parts(
         first_image: ImagePart.index of the first frame.
         num_shown: frames that were shown before, if the labels count on.
     """
+    if protocol.frame.encoding == "video":
+        return [VideoPart(first_image, tuple(times))] if times else []
     frame, parts = protocol.frame, list[Part]()
     label = protocol.text(frame.label)
     for i, seconds in enumerate(times):
         index = frame.first_index + i + num_shown
-        text = template.fill(
+        text = template.fill_template(
             label,
             {
                 "index": index,
@@ -181,6 +208,7 @@ _HELP = {
     CallError.CALL_AND_ANSWER: "A turn holds either a call or an answer, not both.",
     CallError.UNCLOSED: "A tag was opened and not closed.",
     CallError.EMPTY: "The turn held neither a call nor an answer.",
+    CallError.FRAME_ASKED: "The number of a frame was asked.",
     CallError.UNREADABLE: "The video cannot be read there: look elsewhere.",
 }
 
@@ -230,13 +258,18 @@ def _error_parts(
     problem: Malformed, video: VideoInfo, question: str, config: ViewSettings, zooms_left: int
 ) -> list[Part]:
     protocol, turns = config.protocol, config.protocol.turns
+    always = _always(video, question, config, zooms_left)
+    question_of_time = asked(problem.detail, protocol.call) if problem.error is CallError.FRAME_ASKED else None
+    if question_of_time and question_of_time.seconds is not None:
+        frame = int(min(question_of_time.seconds * video.fps, 1e15))
+        return _filled(protocol, turns.frame_number, {**always, "time": question_of_time.time, "frame": frame})
     last = turns.last_error if zooms_left == 0 and turns.last_error is not None else turns.error
     told: dict[str, Value] = {
         "error": [TextPart(str(problem.error))],
         "help": [TextPart(protocol.errors.get(problem.error, _HELP[problem.error]))],
         "detail": problem.detail,
     }
-    return _filled(protocol, last, {**_always(video, question, config, zooms_left), **told})
+    return _filled(protocol, last, {**always, **told})
 
 
 def _as_turn(body: list[Part], protocol: Protocol, turn_is_open: bool) -> list[Part]:

@@ -67,7 +67,7 @@ def with_texts(template: str, texts: Mapping[str, str]) -> str:
     return "".join(pieces)
 
 
-def fill(template: str, values: Mapping[str, object]) -> str:
+def fill_template(template: str, values: Mapping[str, object]) -> str:
     """The text of a template.
 
     Raises:

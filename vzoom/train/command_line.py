@@ -18,6 +18,7 @@ from .launch import launcher, run_launched
 from .recipes import RECIPES, recipe_named
 
 if TYPE_CHECKING:
+    from ..protocol import Protocol
     from .recipes.recipe import Recipe
 
 DESCRIPTION = "Train a model that zooms: all stages by one command, or one of them."
@@ -110,6 +111,9 @@ def add_stages(parser: argparse.ArgumentParser) -> None:
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("recipe", choices=sorted(RECIPES), metavar="RECIPE", help="what is trained, and how: see below")
     shared.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of results; resumes from it")
+    shared.add_argument(
+        "--protocol", metavar="PROTOCOL", help="hold conversations in this protocol, built in or a protocol.toml"
+    )
     shared.add_argument("--seed", type=int, default=0, metavar="S", help="of data, training and rollouts (default: 0)")
     shared.add_argument("--scale", type=float, metavar="F", help="do so much less of everything: 0.01 is a rehearsal")
 
@@ -178,6 +182,10 @@ def run_stage(args: argparse.Namespace) -> int:
         OSError: a file cannot be read or written.
     """
     recipe = replace(recipe_named(args.recipe), seed=args.seed)
+    if args.protocol is not None:
+        from .recipes.recipe import in_protocol
+
+        recipe = in_protocol(recipe, _protocol_of(recipe, args))
     if args.scale is not None:
         from .recipes.recipe import scaled
 
@@ -270,12 +278,26 @@ def _launched(recipe: Recipe, args: argparse.Namespace, base: str, data: dict[st
         "--eval-questions": args.eval_questions,
         "--out": args.out,
         "--resume": args.resume,
+        "--protocol": args.protocol,
         "--seed": args.seed,
         "--scale": args.scale,
     }
     run_launched(launcher(args.launch), args.stage, recipe.name, options)
     out: Path = args.out
     return out
+
+
+def _protocol_of(recipe: Recipe, args: argparse.Namespace) -> Protocol:
+    """The protocol that --protocol names, with the system message of the base's chat template if it wants that."""
+    from ..protocol import check_complete, load_protocol
+
+    protocol = load_protocol(args.protocol)
+    check_complete(protocol)
+    if not protocol.turns.system_from_chat_template:
+        return protocol
+    from ..models import complete_protocol
+
+    return complete_protocol(protocol, getattr(args, "base", None) or recipe.base)
 
 
 def _base_of(recipe: Recipe, args: argparse.Namespace) -> str:

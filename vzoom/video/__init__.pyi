@@ -12,6 +12,10 @@ from .cache import CacheStats as CacheStats
 from .cache import ClipCache as ClipCache
 from .cache import Resize as Resize
 from .frame_sequence import FrameSequence as FrameSequence
+from .gpu_decoder import DALI_CODECS as DALI_CODECS
+from .gpu_decoder import NVDEC_CODECS as NVDEC_CODECS
+from .gpu_decoder import load_dali as load_dali
+from .gpu_decoder import why_no_decoder as why_no_decoder
 from .opening import open_video as open_video
 from .packet_source import file_key as file_key
 from .packet_source import is_url as is_url

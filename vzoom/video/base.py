@@ -117,6 +117,7 @@ class VideoReader(ABC):
         file_key: the file and its version; see `file_key`.
         tick_seconds: the stream's time base.
         serial: the number of this reader among all of the process.
+        stored: how the video is stored, by name: container, stream, codec, pixel_format; empty for frames of your own.
     """
 
     info: VideoInfo
@@ -126,6 +127,7 @@ class VideoReader(ABC):
 
     def __init__(self) -> None:
         self.serial = next(_serials)
+        self.stored: dict[str, str | int] = {}
         self._lock = threading.Lock()
         self._closed = False
         self._forked = False

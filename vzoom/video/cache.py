@@ -109,7 +109,7 @@ class ClipCache:
         Args:
             video: as for `open_video`; or an open video of your own, which is asked for each frame as it is needed, and
                 stays yours to close.
-            config: its resize rule and pixel limits decide the size of the frames.
+            config: its encoding, resize rule and pixel limits decide the size of the frames.
             spec: the patch geometry of the model that will see them.
 
         Returns:
@@ -119,13 +119,17 @@ class ClipCache:
             VideoError: there is no such file, or it is not a video.
         """
 
+        if isinstance(video, FrameSource) and not isinstance(video, VideoReader):
+            return BorrowedVideo(video)
+        reader = self.reader(video)
+        config = config.for_video(reader.info.duration_seconds)
+        looks = config.protocol
+
         def resized(frame_HWC: Any) -> Any:
             return resize_frames(frame_HWC[None], config=config, spec=spec)[0]
 
-        if isinstance(video, FrameSource) and not isinstance(video, VideoReader):
-            return BorrowedVideo(video)
-        name = (config.protocol.pixels.resize, config.min_pixels, config.max_pixels, spec.factor)
-        return CachedVideo(self, self.reader(video), Resize(name, resized))
+        name = (looks.frame.encoding, looks.pixels, config.min_pixels, config.max_pixels, spec)
+        return CachedVideo(self, reader, Resize(name, resized))
 
     def reader(self, video: VideoInput) -> VideoReader:
         """An open reader of a video, the same one as long as the file does not change. An open reader is that reader.

@@ -19,12 +19,12 @@ from .picture import PictureRules
 DALI_PACKAGE = "nvidia-dali-cuda130"
 
 # cudaVideoCodec, and the depths in bits that DALI's decoder takes on a GPU; all are 4:2:0.
-_NVDEC_CODECS = {"mpeg4": 2, "h264": 4, "hevc": 8, "vp8": 9, "vp9": 10, "av1": 11}
+NVDEC_CODECS = {"mpeg4": 2, "h264": 4, "hevc": 8, "vp8": 9, "vp9": 10, "av1": 11}
 _PIXEL_FORMATS = {"yuv420p": 8, "yuv420p10le": 10}
 _DEEP_CODECS = frozenset({"hevc", "vp9", "av1"})
 _CHROMA_420 = 1
 # What DALI decodes on the CPU.
-_CPU_CODECS = frozenset({"vp8", "vp9", "mjpeg"})
+DALI_CODECS = frozenset({"vp8", "vp9", "mjpeg"})
 _KNOWN_MATRICES = frozenset({1, 2, 5, 6, 9})  # AVColorSpace: BT.709, not named, BT.601 (two names), BT.2020
 
 
@@ -39,7 +39,7 @@ def load_dali() -> Any:
 def why_not_cpu(stream: VideoStream, rules: PictureRules) -> str | None:
     """Why DALI cannot show a stream on the CPU; None if it can."""
     codec = stream.codec_context.codec.canonical_name
-    if codec not in _CPU_CODECS:
+    if codec not in DALI_CODECS:
         return f"DALI decodes {codec} only on a GPU, and the model is on the CPU"
     return _why_not_shown(rules)
 
@@ -55,7 +55,7 @@ def why_not_gpu(stream: VideoStream, rules: PictureRules, *, device: str) -> str
     codec, pixels = stream.codec_context.codec.canonical_name, rules.pixel_format
     if (machine := why_no_decoder(device)) is not None:
         return machine
-    if codec not in _NVDEC_CODECS:
+    if codec not in NVDEC_CODECS:
         return f"the GPU does not decode {codec}"
     depth = _PIXEL_FORMATS.get(pixels)
     if depth is None or (depth > 8 and codec not in _DEEP_CODECS):
@@ -138,7 +138,7 @@ def decoder_caps(device: str, codec: str, depth: int) -> DecoderCaps:
     """
     import torch
 
-    caps = DecoderCaps(codec=_NVDEC_CODECS[codec], chroma=_CHROMA_420, bits_above_8=depth - 8)
+    caps = DecoderCaps(codec=NVDEC_CODECS[codec], chroma=_CHROMA_420, bits_above_8=depth - 8)
     with torch.cuda.device(device):
         torch.zeros(1, device=device)  # the driver answers for the context of this thread
         status = _driver_library().cuvidGetDecoderCaps(ctypes.byref(caps))

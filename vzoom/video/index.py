@@ -72,10 +72,13 @@ class KeyIndex(ABC):
     Attributes:
         timing: when frames are displayed.
         by_dts: whether keyframes are named by dts.
+        lead: how far ahead of its display a keyframe is named, in ticks, as far as that was seen. Asked for its name,
+            libav would go to the keyframe before: it goes by what is on display then.
     """
 
     def __init__(self, timing: Timing, *, by_dts: bool = False) -> None:
         self.timing, self.by_dts = timing, by_dts
+        self.lead = 0
 
     def name(self, packet: Packet[VideoStream]) -> int | None:
         """What `Keyframe.ticks` would be for this packet."""

@@ -34,11 +34,14 @@ class KeyframeRun:
         self._source, self._index, self._clock = source, index, Clock(source)
         self._pts: list[int] = []  # of the displayed packets read so far, sorted
         self._end_of_newest = 0
+        self._latest_dts = _BEGINNING
         first = self._seek()
         self._moves = source.moves
         ticks = packet_ticks(first)
         assert ticks is not None  # `_seek` found it by its time
         self.key_pts = ticks
+        if index.by_dts:
+            index.lead = max(index.lead, ticks - key.ticks)
         self._note(first)
 
     @property
@@ -105,6 +108,9 @@ class KeyframeRun:
     def _note(self, packet: VideoPacket) -> None:
         if problem := self._clock.fell_back(packet):
             raise VideoReadError(f"{self._source.path}: {problem}")
+        if packet.dts is not None:
+            self._source.num_damaged += packet.dts < self._latest_dts  # a stretch of the file came twice, or late
+            self._latest_dts = max(self._latest_dts, packet.dts)
         self.queue.append(packet)
         ticks = packet_ticks(packet)
         if ticks is None or packet.is_discard:
@@ -121,6 +127,9 @@ class KeyframeRun:
         """
         source, back, ends = self._source, 0, 0
         begin = self._index.before(_BEGINNING).seek_ticks
+        lead = self._index.lead
+        if lead and not source.front_only and source.seek(self.key.seek_ticks + lead) and (found := self._forward()):
+            return found
         # Two seeks that find nothing up to the end of the file: it holds no such keyframe any more.
         while not source.front_only and self.key.seek_ticks - back >= begin and ends < 2:
             if not source.seek(self.key.seek_ticks - back):

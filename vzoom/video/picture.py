@@ -104,13 +104,14 @@ class PictureRules:
         has_alpha = _has_alpha(frame)
         layout = "rgb48" if self.transfer else "rgba" if has_alpha else "rgb24"
         stretched = (frame.width, frame.height) != (self.width, self.height)
-        image = frame.to_ndarray(
+        converted = frame.reformat(
             format=_NATIVE.get(layout, layout),
             width=self.width,
             height=self.height,
             interpolation="BICUBIC" if stretched else None,
             threads=1,
         )
+        image = _pixels(converted, np.uint16 if self.transfer else np.uint8, channels=4 if layout == "rgba" else 3)
         if self.transfer:
             image = tone_mapped(image, transfer=self.transfer, peak_nits=self.peak_nits)
         elif has_alpha:
@@ -162,6 +163,14 @@ def rules_of(stream: VideoStream, frame: VideoFrame) -> PictureRules:
         full_range=int(frame.color_range) == _FULL_RANGE or frame.format.name.startswith("yuvj"),
         special=tuple(name for name, is_so in special.items() if is_so),
     )
+
+
+def _pixels(frame: VideoFrame, dtype: type[np.generic], *, channels: int) -> np.ndarray:
+    """[H, W, channels] of a packed frame, without a copy: a picture of 4K has 25 MB. The frame lives as long as it."""
+    plane = frame.planes[0]
+    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: frame.height]
+    used = rows[:, : frame.width * channels * np.dtype(dtype).itemsize]
+    return np.ascontiguousarray(used).view(dtype).reshape(frame.height, frame.width, channels)
 
 
 def _has_alpha(frame: VideoFrame) -> bool:

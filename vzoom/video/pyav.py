@@ -79,7 +79,13 @@ class FrameDecoder:
         return self.current
 
     def settle(self) -> None:
-        """Decode on until all that `current` may refer to has come out. Nothing is skipped, and nothing lost."""
+        """Decode on until all that `current` may refer to has come out. Nothing is skipped, and nothing lost.
+
+        Only if frames were skipped: else a damaged picture looks as it always does, and frames that are held make a
+        difference to the next.
+        """
+        if not self.skipped:
+            return
         horizon = self.horizon
         for _ in range(MAX_REORDER):
             if self._latest_out >= horizon or not self._decode_more(None):
@@ -144,6 +150,7 @@ class PyAVReader(VideoReader):
     def __init__(self, file: MediaFile, options: VideoOptions) -> None:
         super().__init__()
         self._file, self.file_key = file, file.key
+        self._shown_at: dict[Keyframe, int] = {}  # of keyframes that were asked for as such
         self._budget = ReadBudget(file.name, deadline_seconds=options.deadline_seconds, max_packets=options.max_packets)
         self._source = PacketSource(file, options, self._budget)
         try:
@@ -164,6 +171,12 @@ class PyAVReader(VideoReader):
         self._first_ticks = frame_ticks(frame)
         self._first_ordinal = self._decoder.run.ordinal(self._first_ticks)
         self._rules = rules_of(source.stream, frame)
+        self.stored = {
+            "container": source.format_name,
+            "stream": source.stream.index,
+            "codec": source.stream.codec_context.codec.canonical_name,
+            "pixel_format": self._rules.pixel_format,
+        }
         width, height = self._rules.size  # square pixels may make it much larger than what is stored
         source.check_size(width, height)
         source.leave()  # asked for its side data, a frame of PyAV's lives on until Python collects its garbage
@@ -202,6 +215,8 @@ class PyAVReader(VideoReader):
 
     def _read_group(self, key: Keyframe, group: list[int]) -> list[Frame]:
         """The frames on display at `group` (increasing), decoding from keyframe `key` or from where we are."""
+        if group == [self._shown_at.get(key)] and (lone := self._lone_keyframe(key)) is not None:
+            return [lone]
         found: list[Frame] = []
         run = self._decoder.run
         # Decoding on is cheaper than going back to the keyframe, and possible when nothing asked for has gone by.
@@ -282,23 +297,54 @@ class PyAVReader(VideoReader):
 
     def _keyframe_ticks(self, ticks: list[int]) -> list[int]:
         self._budget.restart()
-        first = self._index.before(_BEGINNING)
-        shown: dict[Keyframe, int] = {first: self._first_ticks}  # when each keyframe is displayed
+        self._shown_at[self._index.before(_BEGINNING)] = self._first_ticks
         found: list[int] = []
         for at in (t + self._first_ticks for t in ticks):
             key = self._index.before(at)
-            while key not in shown or shown[key] > at:  # its dts may come before `at` and its pts after
-                if key not in shown:
-                    shown[key] = KeyframeRun(self._source, self._index, key).key_pts
-                if shown[key] > at:
-                    key = self._index.earlier(key, 1)
-            found.append(shown[key] - self._first_ticks)
+            while (shown := self._shown(key)) > at:  # its dts may come before `at` and its pts after
+                key = self._index.earlier(key, 1)
+            found.append(shown - self._first_ticks)
         return found
 
+    def _shown(self, key: Keyframe) -> int:
+        """When a keyframe is displayed."""
+        if key not in self._shown_at:
+            self._shown_at[key] = (
+                KeyframeRun(self._source, self._index, key).key_pts if self._index.by_dts else key.ticks
+            )
+        return self._shown_at[key]
+
+    def _lone_keyframe(self, key: Keyframe) -> Frame | None:
+        """The keyframe, of which nothing but its own packet is decoded; None if it is damaged."""
+        run = KeyframeRun(self._source, self._index, key)
+        run.look_past(run.key_pts)
+        codec = self._source.stream.codec_context
+        codec.skip_frame = "DEFAULT"
+        damaged = self._source.num_damaged
+        try:
+            frames = [*codec.decode(run.queue[0]), *codec.decode(None)]
+        except av.error.FFmpegError:
+            return None
+        finally:
+            self._source.leave()  # the decoder was told that this is the end
+        shown = next((f for f in frames if f.pts == run.key_pts and not f.is_corrupt), None)
+        if shown is None or self._source.num_damaged > damaged:
+            return None
+        return Frame(
+            image=self._image(shown),
+            index=self._number(run, run.key_pts),
+            pts_ticks=run.key_pts - self._first_ticks,
+            end_ticks=run.end_of(run.key_pts) - self._first_ticks,
+            is_last=run.ended and run.is_newest(run.key_pts),
+        )
+
     def _start(self, key: Keyframe, *, skip: bool) -> FrameDecoder:
-        codec = self._source.stream.codec_context.codec.canonical_name
+        context = self._source.stream.codec_context
+        codec = context.codec.canonical_name
         may_lack_frames = self._index.timing.may_lack_frames
-        if codec not in _FLUSHABLE_CODECS or may_lack_frames:
+        # With more colour than 4:2:0 damage is not concealed.
+        is_flushable = codec in _FLUSHABLE_CODECS and "420" in (context.pix_fmt or "")
+        if not is_flushable or may_lack_frames:
             self._source.reopen()
         run = KeyframeRun(self._source, self._index, key)
         # What a decoder shows in place of a lost frame depends on all that it has decoded.

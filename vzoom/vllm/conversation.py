@@ -152,13 +152,13 @@ class Conversation:
         return sum(self.session.trajectory.sampled)
 
     async def _new_frames(self, need: NeedTokens) -> list[Frame]:
-        """The frames of `need`, in the order of its images."""
+        """The frames of `need`, in the order of its vision blocks."""
         if need.clip is None:
             return []
         if self._placed is None or self._placed[0] is not need:
             started = time.perf_counter()
             frames = await asyncio.to_thread(frames_of, need.clip, self.session.config, self.server.patch_spec)
-            self._placed = need, [frames[index] for index, _, _ in need.span.images]
+            self._placed = need, [frames[block.first_frame] for block in need.span.blocks]
             self.stage_ms["patches"] = (time.perf_counter() - started) * 1e3
         return self._placed[1]
 
@@ -171,8 +171,8 @@ class Conversation:
             visuals = session.trajectory.visuals
             placed = [PlacedFrame(f, v.offset, v.num_tokens) for f, v in zip(self.frames, visuals, strict=True)]
         merge = session.vocabulary.merge
-        for frame, (_, offset, (rows, columns)) in zip(new, need.span.images, strict=True):
-            placed.append(PlacedFrame(frame, past + offset, (rows // merge) * (columns // merge)))
+        for frame, block in zip(new, need.span.blocks, strict=True):
+            placed.append(PlacedFrame(frame, past + block.offset, block.num_tokens(merge)))
         return session.trajectory.ids[:past] + need.span.ids, placed
 
     async def _leave(self) -> None:

@@ -96,6 +96,11 @@ class VllmEngine(ConversationEngine):
         config = request.config
         if config.max_total_tokens > self._max_total_tokens:
             raise ValueError(f"max_total_tokens {config.max_total_tokens} is more than this engine was made for")
+        if config.protocol.frame.encoding == "video":
+            raise ValueError(
+                f"protocol {config.protocol.name} shows frames as video tokens, which cannot be appended with engine "
+                "vllm: take engine vzoom"
+            )
         if not 1 <= request.num_rollouts <= self._max_sessions:
             raise ValueError(
                 f"num_rollouts must be 1 to max_sessions ({self._max_sessions}), got {request.num_rollouts}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 from ..console import Style, note, printable
 from ..exit_codes import ExitCode
@@ -61,6 +62,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--videos", default=".", metavar="DIR", help="where relative paths of videos start (default: %(default)s)"
     )
     importer.add_argument("--video-list", metavar="FILE", help="sft: a JSON list with the video of each row")
+    importer.add_argument(
+        "--protocol",
+        metavar="PROTOCOL",
+        help="the protocol that the conversations were held in and are shown in, built in or a protocol.toml (default: "
+        "shown in vzoom's words, with the frames of VideoZoomer's public code)",
+    )
     importer.set_defaults(run=run_import)
 
     mixer = _action(actions, "mix", "make one set for SFT of exemplars and reflections", _MIX_EXAMPLES)
@@ -153,14 +160,23 @@ def run_check(args: argparse.Namespace) -> ExitCode:
 
 def run_import(args: argparse.Namespace) -> ExitCode:
     """Run `data import`."""
+    from vzoom.config import ZoomConfig
     from vzoom.data import Writer, import_rl, import_sft
+    from vzoom.protocol import check_complete, load_protocol
 
+    protocol = None if args.protocol is None else load_protocol(args.protocol)
+    options: dict[str, Any] = {}
+    if protocol is not None:
+        check_complete(protocol)
+        options["config"] = ZoomConfig.of(protocol)
     if args.kind == "rl":
         if args.video_list:
             raise ValueError("--video-list is for sft: the rows of an RL list name their videos")
-        records = import_rl(args.file, videos=args.videos)
+        records = import_rl(args.file, videos=args.videos, **options)
     else:
-        records = import_sft(args.file, videos=args.videos, video_list=args.video_list)
+        if protocol is not None:
+            options["frames"] = protocol.frame
+        records = import_sft(args.file, videos=args.videos, video_list=args.video_list, **options)
     with Writer(args.out) as writer:
         num_before = len(writer.ids)
         for record in records:

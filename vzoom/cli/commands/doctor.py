@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..console import Style, print_json
+from ..console import Style, print_json, printable
 from ..exit_codes import ExitCode
 from ..options import add_out, share
 
 _EXAMPLES = """examples:
   vzoom doctor
   vzoom doctor --json | jq .ops
+  vzoom doctor match.mp4
   vzoom doctor --gpu --out h100.json
 """
 
@@ -23,10 +24,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "doctor",
         help="say what is installed, what runs, and what is missing",
-        description="Say what is installed, which implementation each operation uses and why, and what is missing.",
+        description="Say what is installed, which implementation each operation uses and why, and what is missing. "
+        "With FILE: what the video is, who would decode it, and why.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("video", nargs="?", metavar="FILE", help="a video file or URL")
     kind = parser.add_mutually_exclusive_group()
     share(kind, "--json")
     kind.add_argument(
@@ -42,8 +45,17 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from ..environment import examine
+    from ..environment import examine, examine_video
 
+    if args.video is not None:
+        if args.gpu:
+            raise ValueError("--gpu checks the kernels and takes no FILE")
+        video = examine_video(args.video)
+        if args.json:
+            print_json(video)
+        else:
+            _show_video(video, Style(sys.stdout))
+        return ExitCode.OK
     found = examine()
     if args.gpu:
         return _check_gpu(found, args.out)
@@ -76,6 +88,7 @@ def _show(found: dict[str, Any], style: Style) -> None:
     rows += [("gpu", text) for text in devices or [f"none: {gpu['why_none']}"]]
     rows += [("extension", extension["path"] or style(extension["why_missing"], "red"))]
     _section("machine", style, rows)
+    _section("video", style, _decoders(found["video"], style))
     ops = [(op, f"{entry['impl']}  {style(entry['why'], 'dim')}") for op, entry in found["ops"].items()]
     _section(f"operations on {found['device']}", style, ops or [("none", "they need torch")])
     print(style("missing", "bold"))
@@ -83,6 +96,37 @@ def _show(found: dict[str, Any], style: Style) -> None:
         print(f"  {entry['what']}\n    {entry['how']}")
     if not found["missing"]:
         print("  nothing that this machine could use")
+
+
+def _decoders(video: dict[str, Any], style: Style) -> list[tuple[str, str]]:
+    """Who decodes what."""
+    rows = []
+    for name, entry in video.items():
+        if "why_not" in entry:
+            rows.append((name, style(entry["why_not"], "dim")))
+            continue
+        rows.append((name, f"{' '.join(entry['codecs'])}  {style('on the CPU', 'dim')}"))
+        if "gpu_codecs" in entry:
+            rows.append(("", f"{' '.join(entry['gpu_codecs'])}  {style('on the GPU', 'dim')}"))
+        elif name == "dali":
+            rows.append(("", style(f"no decoding on GPUs: {entry['why_not_on_gpu']}", "dim")))
+    return rows
+
+
+def _show_video(video: dict[str, Any], style: Style) -> None:
+    rate = f"{video['fps']:.4g} fps"
+    if video["max_fps"] is not None:
+        rate += f" on average, up to {video['max_fps']:.4g}"
+    stored = ("container", "stream", "codec", "pixel_format")
+    rows: list[tuple[str, str]] = [(name, str(video[name])) for name in stored if name in video]
+    rows += [
+        ("size", f"{video['width']}x{video['height']}"),
+        ("rate", rate),
+        ("duration", f"{video['duration_seconds']:.2f} s"),
+        ("decoder", f"{video['backend']} (model on {video['device']})"),
+    ]
+    rows += [("note", said) for said in video["notes"]]
+    _section(printable(video["video"]), style, rows)
 
 
 def _package(entry: dict[str, Any], style: Style) -> str:

@@ -117,15 +117,18 @@ def run(args: argparse.Namespace) -> ExitCode:
         return _fetch(args, benchmark)
     folder = _cache(args.cache, benchmark)
     runs = _runs(args)
+    warnings: tuple[str, ...] = ()
     if args.ray is not None:
         run_on_ray(sys.argv[1:], num_shards=args.ray, gpus=args.gpus)
-    elif not _ask(args, benchmark, folder, runs):
-        return ExitCode.OK if "WORLD_SIZE" in os.environ else ExitCode.FAILED
+    else:
+        is_whole, warnings = _ask(args, benchmark, folder, runs)
+        if not is_whole:
+            return ExitCode.OK if "WORLD_SIZE" in os.environ else ExitCode.FAILED
     if args.sweep:
         files = {one.name: one.out / PREDICTIONS for one in runs}
-        print_sweep(args.sweep, files, benchmark, as_json=args.json)
+        print_sweep(args.sweep, files, benchmark, warnings, as_json=args.json)
     else:
-        print_run(args.out / PREDICTIONS, benchmark, as_json=args.json)
+        print_run(args.out / PREDICTIONS, benchmark, warnings, as_json=args.json)
     return _failed([one.out / PREDICTIONS for one in runs])
 
 
@@ -178,8 +181,10 @@ def _runs(args: argparse.Namespace) -> list[_Run]:
     return [_Run(p.name, args.out / p.name, RunConfig(p.policy, **said), p.zoom) for p in points]
 
 
-def _ask(args: argparse.Namespace, benchmark: Benchmark, folder: Path, runs: Sequence[_Run]) -> bool:
-    """Do this process's part of every run; whether all of them are whole with it."""
+def _ask(
+    args: argparse.Namespace, benchmark: Benchmark, folder: Path, runs: Sequence[_Run]
+) -> tuple[bool, tuple[str, ...]]:
+    """Do this process's part of every run; whether all of them are whole with it, and what loading warned of."""
     from vzoom.eval import Shard, local_device
     from vzoom.eval import run as run_shard
 
@@ -203,10 +208,11 @@ def _ask(args: argparse.Namespace, benchmark: Benchmark, folder: Path, runs: Seq
             judge=judge,
             judge_name=judge_name,
             progress=Progress(shard),
+            say=note,
         )
     if whole is None:  # of the last run: whoever finishes that one last finishes the others no later
         note(f"shard {shard} is done; the others are still at work, or were stopped")
-    return whole is not None
+    return whole is not None, zoomer.checkpoint.warnings
 
 
 def _cache(cache: Path | None, benchmark: Benchmark) -> Path:

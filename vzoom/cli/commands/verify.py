@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..console import Style, print_json, printable
 from ..exit_codes import ExitCode
-from ..loading import check_folder, video_of
+from ..loading import check_folder, system_text, video_of
 from ..options import add_model_options, add_video, share, video_options
 from ..progress import StageLine
 
@@ -89,6 +89,8 @@ def run(args: argparse.Namespace) -> ExitCode:
                 dtype=args.dtype,
                 revision=args.revision,
                 adapter=args.adapter,
+                protocol=args.protocol,
+                system=system_text(args.system),
                 num_zooms=args.num_zooms,
                 options=options,
                 progress=progress,

@@ -19,6 +19,7 @@ from ...protocol import (
     ImagePart,
     Part,
     Protocol,
+    VideoPart,
     acting_text,
     cut_turn,
     error_turn,
@@ -73,10 +74,11 @@ def to_messages(parts: Sequence[Part], clip: Clip | None) -> list[Message]:
             content.append({"type": "text", "text": text})
 
     for part in parts:
-        if isinstance(part, ImagePart):
+        if isinstance(part, ImagePart | VideoPart):
             assert clip is not None
-            url = data_url(clip.images[part.index])
-            messages[-1]["content"].append({"type": "image_url", "image_url": {"url": url}})
+            first, count = (part.index, 1) if isinstance(part, ImagePart) else (part.first, len(part.times))
+            for frame in clip.images[first : first + count]:
+                messages[-1]["content"].append({"type": "image_url", "image_url": {"url": data_url(frame)}})
         elif not part.trusted:
             add(part.text)
         else:

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ...config import ZoomConfig
-from ...protocol import ImagePart, Part, Protocol, error_turn, parse_turn, prompt, tool_turn
+from ...protocol import ImagePart, Part, Protocol, TextPart, VideoPart, error_turn, parse_turn, prompt, tool_turn
 from ...types import CallError, Malformed, VideoInfo, ZoomCall, calls_of
 from .chats import IMAGE, MESSAGE_END, VIDEO, Chat
 from .reading import Difference, Values, clip_field, first_difference, read_values
 
 _NO_END = 1e9  # seconds: the duration of a video that says none
+_PLACES: dict[type[Part], str] = {ImagePart: IMAGE, VideoPart: VIDEO}
 _REPLY = f"{MESSAGE_END}\n<|im_start|>assistant\n"
 
 
@@ -168,8 +169,8 @@ def _message(parts: Sequence[Part], protocol: Protocol) -> str:
 
 
 def _text(parts: Sequence[Part]) -> str:
-    """Parts as published data writes them: a placeholder for each frame."""
-    text = "".join(IMAGE if isinstance(part, ImagePart) else part.text for part in parts)
+    """Parts as published data writes them: a placeholder for each frame, or for each clip of video tokens."""
+    text = "".join(part.text if isinstance(part, TextPart) else _PLACES[type(part)] for part in parts)
     return text.replace(f"<|vision_start|>{IMAGE}<|vision_end|>", IMAGE)
 
 

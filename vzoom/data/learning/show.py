@@ -10,6 +10,8 @@ from ...protocol import (
     ImagePart,
     Part,
     Protocol,
+    TextPart,
+    VideoPart,
     Vocabulary,
     error_turn,
     glance_timestamps,
@@ -24,11 +26,13 @@ _VIDEO = VideoInfo("video.mp4", duration_seconds=64.0, fps=25.0, width=640, heig
 _QUESTION = "What happens at the end?"
 _NUM_FRAMES = 3  # of each turn
 _LINE = 10  # tokens on one line
+_PLACES: dict[type[Part], str] = {ImagePart: "<|image_pad|>", VideoPart: "<|video_pad|>"}
 
 
 @dataclass(frozen=True)
 class TokenRun:
-    """Consecutive tokens, and the text that they are. One visual token stands for all of a frame."""
+    """Consecutive tokens, and the text that they are. One visual token stands for all of a frame, or of a
+    temporal patch of a video."""
 
     text: str
     ids: tuple[int, ...]
@@ -61,8 +65,8 @@ def example_turns(protocol: Protocol) -> dict[str, list[Part]]:
 
 
 def text_of(parts: Sequence[Part]) -> str:
-    """The text of a turn, with one visual token for each frame."""
-    return "".join("<|image_pad|>" if isinstance(part, ImagePart) else part.text for part in parts)
+    """The text of a turn, with one visual token for each frame, or for each clip of video tokens."""
+    return "".join(part.text if isinstance(part, TextPart) else _PLACES[type(part)] for part in parts)
 
 
 def token_runs(parts: Sequence[Part], vocabulary: Vocabulary) -> Iterator[TokenRun]:
@@ -73,9 +77,10 @@ def token_runs(parts: Sequence[Part], vocabulary: Vocabulary) -> Iterator[TokenR
         vocabulary: of the model that reads it.
     """
     one = (vocabulary.merge, vocabulary.merge)
-    num_frames = sum(isinstance(part, ImagePart) for part in parts)
-    codec = vocabulary.codec
-    ids = tokenize_parts(parts, [one] * num_frames, codec, vocabulary.image_token_id, vocabulary.merge).ids
+    images = [part for part in parts if isinstance(part, ImagePart)]
+    num_frames = len(images) + sum(len(part.times) for part in parts if isinstance(part, VideoPart))
+    v, codec = vocabulary, vocabulary.codec
+    ids = tokenize_parts(parts, [one] * num_frames, codec, v.image_token_id, v.merge, v.video).ids
     run: list[int] = []
     for i, token in enumerate(ids):
         run.append(token)

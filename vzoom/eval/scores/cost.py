@@ -91,10 +91,11 @@ def cost_of(trajectory: Trajectory, shape: ModelShape) -> Cost:
     language += 4 * shape.num_layers * shape.num_heads * shape.head_dim * attended
     vision = 0.0
     for visual in trajectory.visuals:
-        patches = visual.grid_hw[0] * visual.grid_hw[1]
+        together, height, width = visual.grid_thw
+        patches = height * width  # each temporal patch is seen by itself
         seen = min(patches, shape.vision_window_patches or patches)
         whole = shape.vision_whole_layers * patches + (shape.vision_layers - shape.vision_whole_layers) * seen
-        vision += 2 * (shape.vision_weights * patches + shape.merger_weights * patches / shape.merge_patches)
-        vision += 4 * shape.vision_hidden * whole * patches
+        own = 2 * (shape.vision_weights * patches + shape.merger_weights * patches / shape.merge_patches)
+        vision += together * (own + 4 * shape.vision_hidden * whole * patches)
     kv_bytes = 2 * fed * shape.num_layers * shape.num_kv_heads * shape.head_dim * shape.value_bytes
     return Cost(float(language + vision), kv_bytes)

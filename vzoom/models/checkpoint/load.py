@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -425,15 +425,20 @@ def load_patch_spec(name_or_path: str) -> PatchSpec:
 
 
 def patch_spec_of(folder: CheckpointFolder) -> PatchSpec:
-    """The patch geometry of a checkpoint. ValueError if it is no Qwen-VL checkpoint."""
-    preprocessor = folder.read_json("preprocessor_config.json")
-    if preprocessor is None:
-        preprocessor = (folder.read_json("processor_config.json") or {}).get("image_processor")
+    """The patch geometry of a checkpoint. ValueError if it is no Qwen-VL checkpoint, or images and videos differ."""
+    both = folder.read_json("processor_config.json") or {}
+    preprocessor = folder.read_json("preprocessor_config.json") or both.get("image_processor")
     if preprocessor is None:
         raise ValueError(
             f"{folder.name} has neither preprocessor_config.json nor processor_config.json: copy one from the base"
         )
-    return PatchSpec.from_dict(preprocessor, folder.name)
+    spec = PatchSpec.from_dict(preprocessor, folder.name)
+    of_videos = folder.read_json("video_preprocessor_config.json") or both.get("video_processor") or {}
+    known = ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std", "rescale_factor")
+    stated = {name: of_videos[name] for name in known if name in of_videos}
+    if PatchSpec.from_dict(preprocessor | stated, folder.name) != spec:
+        raise ValueError(f"{folder.name}: its files cut images and videos into different patches, which vzoom does not")
+    return replace(spec, enlarges_videos=(folder.read_json("config.json") or {}).get("model_type") == "qwen3_vl")
 
 
 def never_sampled(tokenizer: Any, num_logits: int, name: str) -> tuple[int, ...]:

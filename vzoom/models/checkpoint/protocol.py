@@ -19,6 +19,7 @@ from ...protocol import (
     builtin_protocol,
     check_complete,
     escape_template,
+    fill_template,
     load_protocol,
     with_system,
 )
@@ -86,7 +87,7 @@ def choose_protocol(
     if chosen.turns.system_from_chat_template:
         chosen = with_chat_template(chosen, tokenizer, name)
     config = ZoomConfig.from_dict(settings or {}, name, protocol=chosen)
-    knows_tags = own is not None and _grammar(own) == _grammar(chosen)
+    knows_tags = own is not None and own.name != _ZERO_SHOT and _grammar(own) == _grammar(chosen)
     return ProtocolChoice(config, knows_tags=knows_tags, warnings=tuple(warnings))
 
 
@@ -149,7 +150,8 @@ def with_chat_template(protocol: Protocol, tokenizer: Any, name: str) -> Protoco
     if shown is None:
         raise ValueError(
             f"the protocol {protocol.name} takes its system message from the chat template of {name}, which has none, "
-            "or one that shows no tools: give the text (--system FILE) or another protocol (--protocol vzoom)"
+            "or one without a system message or tools: give the text (--system FILE) or another protocol "
+            "(--protocol vzoom)"
         )
     return replace(protocol, turns=replace(protocol.turns, system=shown, system_from_chat_template=False))
 
@@ -158,19 +160,17 @@ def _shown(protocol: Protocol, tokenizer: Any) -> str | None:
     """The system message with the tool in it, as a template; None if the chat template shows no tools."""
     if not getattr(tokenizer, "chat_template", None):
         return None
-    schema = protocol.text(protocol.call.schema)
+    schema = fill_template(protocol.text(protocol.call.schema), {})
+    tools = [json.loads(schema)] if schema else None
     # Fields of the text survive as they are: a template changes the message around it only.
     system = protocol.text(protocol.turns.system)
     messages = [{"role": "system", "content": _MARK}] if system else []
     text = tokenizer.apply_chat_template(
-        [*messages, {"role": "user", "content": "?"}],
-        tools=[json.loads(schema)] if schema else None,
-        tokenize=False,
-        add_generation_prompt=False,
+        [*messages, {"role": "user", "content": "?"}], tools=tools, tokenize=False, add_generation_prompt=False
     )
     head, opened, rest = text.partition("<|im_start|>system\n")
     body, closed, _ = rest.partition("<|im_end|>")
-    if head or not opened or not closed or (schema and json.dumps(protocol.call.tool) not in body):
+    if head or not opened or not closed or (tools and json.dumps(protocol.call.tool) not in body):
         return None
     before, _, after = body.partition(_MARK)
     return escape_template(before) + system + escape_template(after) if system else escape_template(body)

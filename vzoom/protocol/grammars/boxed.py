@@ -44,8 +44,8 @@ def is_call(body: str) -> bool:
 
 def boxes(text: str) -> Iterator[tuple[str, bool]]:
     r"""(what stands in it, whether it is closed) of each \boxed{} that is not in another one. Braces in it count."""
-    depth, begin = 0, 0
-    for found in _BRACE.finditer(text):
+    depth, begin, first = 0, 0, text.find(OPEN)
+    for found in _BRACE.finditer(text, first) if first >= 0 else ():
         if depth:
             depth += -1 if found.group() == "}" else 1
             if depth == 0:

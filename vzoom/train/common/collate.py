@@ -14,26 +14,30 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from ...protocol import Vocabulary
 from .features import Visuals
 from .samples import Sample
 
 IGNORED = -100  # in labels, as transformers has it
 
 Targets = Literal["learned", "sampled"]
+_KINDS = {"pixel_values": ("image", "image_grid_thw"), "pixel_values_videos": ("video", "video_grid_thw")}
 
 
 @dataclass(frozen=True)
 class CollatedBatch:
     """Samples made into a batch, which a model may be given as often as it is needed. It waits on the CPU.
 
-    tokens: input_ids and labels [B, T], position_ids [3, B, T]; image_grid_thw [N, 3] if there are images.
-    pixel_values: gives the rows of all images, None without images; see `Visuals.find`.
-    num_image_tokens, rows_per_token: what the rows must agree with. ids: of the samples, for the error.
+    tokens: input_ids and labels [B, T], position_ids [3, B, T]; image_grid_thw and video_grid_thw [N, 3], if there are
+    images and videos. Each temporal patch of a video has a grid of its own: its place in time is in position_ids.
+    pixels: gives the rows of all images (pixel_values) and of all videos (pixel_values_videos); see `Visuals.find`.
+    num_visual_tokens: by the same names, what the rows must agree with. rows_per_token: of these rows.
+    ids: of the samples, for the error.
     """
 
     tokens: dict[str, torch.Tensor]
-    pixel_values: Callable[[], torch.Tensor] | None
-    num_image_tokens: int
+    pixels: dict[str, Callable[[], torch.Tensor]]
+    num_visual_tokens: dict[str, int]
     rows_per_token: int
     ids: tuple[str, ...]
 
@@ -41,22 +45,23 @@ class CollatedBatch:
         """The model's arguments on a device.
 
         Raises:
-            ValueError: tokens and features of the images do not agree.
+            ValueError: tokens and features of the images or videos do not agree.
         """
         made = dict(self.tokens)
-        num_rows = 0
-        if self.pixel_values is not None:
-            made["pixel_values"] = self.pixel_values()
-            num_rows = len(made["pixel_values"])
-        num_features, left = divmod(num_rows, self.rows_per_token)
-        if left:
-            raise ValueError(f"{num_rows} rows of patches are no multiple of {self.rows_per_token}")
-        if num_features != self.num_image_tokens:
-            num_frames = len(made.get("image_grid_thw", ()))
-            raise ValueError(
-                f"image features and image tokens do not match: {num_features} features of {num_frames} frames, "
-                f"{self.num_image_tokens} tokens in {', '.join(self.ids)}"
-            )
+        for name, num_tokens in self.num_visual_tokens.items():
+            if name in self.pixels:
+                made[name] = self.pixels[name]()
+            num_rows = len(made.get(name, ()))
+            num_features, left = divmod(num_rows, self.rows_per_token)
+            if left:
+                raise ValueError(f"{num_rows} rows of patches are no multiple of {self.rows_per_token}")
+            if num_features != num_tokens:
+                kind, grids = _KINDS[name]
+                raise ValueError(
+                    f"{kind} features and {kind} tokens do not match: {num_features} features of "
+                    f"{len(made.get(grids, ()))} {'frames' if kind == 'image' else 'temporal patches'}, "
+                    f"{num_tokens} tokens in {', '.join(self.ids)}"
+                )
         return {name: tensor.to(device) for name, tensor in made.items()}
 
 
@@ -65,7 +70,7 @@ def collate(
     visuals: Visuals,
     *,
     pad_id: int,
-    image_token_id: int,
+    vocabulary: Vocabulary,
     targets: Targets = "learned",
 ) -> CollatedBatch:
     """Collate samples.
@@ -74,7 +79,7 @@ def collate(
         samples: at least one.
         visuals: where the pixels or features of their frames come from.
         pad_id: the token that rows are padded with.
-        image_token_id: the token that an image's features take the place of.
+        vocabulary: of the model: which tokens the features of images and videos take the place of.
         targets: which tokens get a label. The label is the token itself, IGNORED elsewhere: transformers predicts
             the label at t from the hidden state at t − 1.
     """
@@ -88,13 +93,20 @@ def collate(
         "labels": pad_rows(labels, IGNORED),
         "position_ids": torch.stack([pad_rows([s.positions[axis] for s in samples], 0) for axis in range(3)]).long(),
     }
-    grids = [(1, *frame.grid_hw) for sample in samples for frame in sample.frames]
-    if grids:
-        tokens["image_grid_thw"] = torch.tensor(grids)
+    pixels: dict[str, Callable[[], torch.Tensor]] = {}
+    num_visual_tokens: dict[str, int] = {}
+    video_id = None if vocabulary.video is None else vocabulary.video.token_id
+    for (name, (_, grids)), token in zip(_KINDS.items(), (vocabulary.image_token_id, video_id), strict=True):
+        own = [sample for sample in samples if sample.frames and sample.frames[0].is_video == (name != "pixel_values")]
+        if own:
+            tokens[grids] = torch.tensor([(1, *frame.grid_hw) for sample in own for frame in sample.frames])
+            pixels[name] = visuals.find(own)
+        if token is not None:
+            num_visual_tokens[name] = int(sum((row == token).sum() for row in ids))
     return CollatedBatch(
         tokens,
-        visuals.find(samples) if grids else None,
-        num_image_tokens=int(sum((row == image_token_id).sum() for row in ids)),
+        pixels,
+        num_visual_tokens,
         rows_per_token=visuals.rows_per_token,
         ids=tuple(sample.id for sample in samples),
     )

@@ -1,4 +1,4 @@
-"""What fills the image tokens of training samples: pixels for a tower in training, or its features if it is frozen.
+"""What fills the visual tokens of training samples: pixels for a tower in training, or its features if it is frozen.
 
 Frames are read, resized, cut into patches and encoded by the code that the engine runs, so a trainer sees what the
 engine saw. A frozen tower encodes each distinct frame once; a file keeps the features for a run that is resumed.
@@ -26,7 +26,7 @@ from .samples import FrameRef, Sample
 
 
 class Visuals(Protocol):
-    """What `collate` puts in pixel_values. rows_per_token: rows of it for one image token."""
+    """What `collate` puts in pixel_values and pixel_values_videos. rows_per_token: rows of it for one visual token."""
 
     rows_per_token: int
 
@@ -34,7 +34,7 @@ class Visuals(Protocol):
         """Read or encode the samples' frames, now and once.
 
         Returns:
-            A function that gives [rows, width] of all images of all samples, in order, as often as it is called. Until
+            A function that gives [rows, width] of all frames of all samples, in order, as often as it is called. Until
             then it holds what is smaller: pixels themselves, but of features only the numbers of their rows.
         """
         ...
@@ -77,8 +77,14 @@ def _check_grid(sample: Sample, grid_hw: tuple[int, int]) -> None:
             )
 
 
+def _shown(frame: FrameRef, spec: PatchSpec) -> tuple[float, ...]:
+    """The times of the frames that the tower sees: the last one of a temporal patch that is not full comes again."""
+    missing = spec.temporal_patch_size - len(frame.pts_seconds) if frame.is_video else 0
+    return frame.pts_seconds + frame.pts_seconds[-1:] * missing
+
+
 class Pixels:
-    """Patches for the checkpoint's own tower, each image twice in time, as transformers' processor makes them."""
+    """Patches for the checkpoint's own tower, each image twice in time, as transformers' processors make them."""
 
     def __init__(self, spec: PatchSpec, *, clip_cache: ClipCache | None = None) -> None:
         self.spec = spec
@@ -91,10 +97,10 @@ class Pixels:
         return lambda: rows
 
     def _patches(self, sample: Sample) -> torch.Tensor:
-        times = sorted({frame.pts_seconds for frame in sample.frames})
+        times = sorted({seconds for frame in sample.frames for seconds in frame.pts_seconds})
         clip = read_frames(sample, times, cache=self._cache, spec=self.spec)
         _check_grid(sample, _grid(clip, self.spec))
-        order = [times.index(frame.pts_seconds) for frame in sample.frames]
+        order = [times.index(seconds) for frame in sample.frames for seconds in _shown(frame, self.spec)]
         return frames_to_patches(clip.frames[order], config=sample.config, spec=self.spec)[0]
 
 
@@ -157,28 +163,40 @@ class FrozenFeatures:
 
     def _encode_video(self, frames: dict[FrameRef, Sample]) -> None:
         sample = next(iter(frames.values()))
-        times = sorted({frame.pts_seconds for frame in frames})
+        wanted = sorted(frames, key=lambda frame: frame.pts_seconds)
+        times = sorted({seconds for frame in wanted for seconds in frame.pts_seconds})
         clip = read_frames(sample, times, cache=self._cache, spec=self.spec)
         grid_hw = _grid(clip, self.spec)
         for other in frames.values():
             _check_grid(other, grid_hw)
-        clips = [(clip, sample.config)]
+        shown = [times.index(seconds) for frame in wanted for seconds in _shown(frame, self.spec)]
+        clips = [(_select(clip, shown), sample.config)]
         features, _ = encode_clips(clips, self._encoder, spec=self.spec, cache=self._features, buffer=self._buffer)
         count = grid_hw[0] * grid_hw[1] // self.spec.merge_size**2
-        made = features[0].split([count] * len(times))
-        by_time = dict(zip(times, made, strict=True))
-        self.num_encoded += len(times)
-        for frame in frames:
-            self._held.add(_key(frame, sample), by_time[frame.pts_seconds].embeds)
+        self.num_encoded += len(wanted)
+        for frame, made in zip(wanted, features[0].split([count] * len(wanted)), strict=True):
+            self._held.add(_key(frame, sample), made.embeds)
 
 
-def _look(sample: Sample) -> tuple[str, int, int]:
-    """What of a config changes the pixels of a frame."""
-    return sample.config.protocol.pixels.resize, sample.config.min_pixels, sample.config.max_pixels
+def _select(clip: Clip, order: Sequence[int]) -> Clip:
+    """Frames of a clip, in any order and as often as they are named."""
+    return Clip(
+        clip.frames[list(order)],
+        tuple(clip.pts_seconds[i] for i in order),
+        tuple(clip.frame_indices[i] for i in order),
+        tuple(clip.clamped[i] for i in order),
+    )
+
+
+def _look(sample: Sample) -> tuple[Any, ...]:
+    """What of a config changes the pixels of a frame, in JSON's types."""
+    config, pixels = sample.config, sample.config.protocol.pixels
+    box = (*(pixels.box or (0,)), *(pixels.long_box or ()))
+    return config.protocol.frame.encoding, pixels.resize, *box, config.min_pixels, config.max_pixels
 
 
 def _key(frame: FrameRef, sample: Sample) -> tuple[Any, ...]:
-    return (sample.video.sha256 or frame.path, frame.pts_seconds, *_look(sample))
+    return (sample.video.sha256 or frame.path, *frame.pts_seconds, *_look(sample))
 
 
 class Tower:

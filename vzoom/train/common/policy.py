@@ -66,7 +66,7 @@ class PolicyModel:
             samples,
             self.visuals,
             pad_id=self.pad_id,
-            image_token_id=self.vocabulary.image_token_id,
+            vocabulary=self.vocabulary,
             targets=targets,
         )
 

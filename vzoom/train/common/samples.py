@@ -6,7 +6,7 @@ such conversations: nothing here tokenises and nothing guesses a position.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,16 +14,18 @@ import numpy as np
 from ...config import ZoomConfig
 from ...data import Record, VideoRef, tokenize_record
 from ...protocol import Vocabulary
-from ...types import StopReason, Trajectory
+from ...types import StopReason, Trajectory, Visual
 
 
 @dataclass(frozen=True)
 class FrameRef:
-    """One image: the frame of the video at `path` on display at `pts_seconds`, on a grid of patches before merging."""
+    """What the vision tower sees at a time, on a grid of patches before merging: an image, which is the frame of the
+    video at `path` on display at the one time of `pts_seconds`; or a temporal patch of frames at these times."""
 
     path: str
-    pts_seconds: float
+    pts_seconds: tuple[float, ...]
     grid_hw: tuple[int, int]
+    is_video: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +33,8 @@ class Sample:
     """A conversation of T tokens.
 
     ids int64 [T]; positions int32 [3, T]; sampled, learned bool [T]. logprobs float32 [T], the engine's; None if our
-    engine did not sample it. frames: one per image, in the order of the image tokens. config: what the conversation
-    was held under, which says how large its frames are made.
+    engine did not sample it. frames: one per image or temporal patch, in the order of the visual tokens. config: what
+    the conversation was held under, which says how large its frames are made.
     """
 
     id: str
@@ -93,19 +95,20 @@ def _sample(
 ) -> Sample:
     ids = np.array(trajectory.ids, np.int64)
     merge = vocabulary.merge
-    is_image = ids == vocabulary.image_token_id
+    is_visual = np.isin(ids, list(vocabulary.visual_token_ids))
     at_visuals = np.zeros(len(ids), bool)
     for visual in trajectory.visuals:
-        height, width = visual.grid_hw
-        if visual.num_tokens != (height // merge) * (width // merge):
+        patches, height, width = visual.grid_thw
+        if visual.num_tokens != patches * (height // merge) * (width // merge):
             raise ValueError(
-                f"conversation {id}: an image of {height} x {width} patches has {visual.num_tokens} tokens"
+                f"conversation {id}: {'a video' if visual.is_video else 'an image'} of {patches} x {height} x {width} "
+                f"patches has {visual.num_tokens} tokens"
             )
         at_visuals[visual.offset : visual.offset + visual.num_tokens] = True
     num_tokens = sum(visual.num_tokens for visual in trajectory.visuals)
-    if num_tokens != is_image.sum() or not np.array_equal(at_visuals, is_image):
+    if num_tokens != is_visual.sum() or not np.array_equal(at_visuals, is_visual):
         raise ValueError(
-            f"conversation {id}: {int(is_image.sum())} image tokens, but its {len(trajectory.visuals)} frames have "
+            f"conversation {id}: {int(is_visual.sum())} visual tokens, but its {trajectory.num_frames} frames have "
             f"{num_tokens} features, or are elsewhere"
         )
     return Sample(
@@ -116,9 +119,18 @@ def _sample(
         positions=np.array(trajectory.positions, np.int32),
         sampled=np.array(trajectory.sampled, bool),
         learned=np.array(learned, bool),
-        frames=tuple(FrameRef(video.path, visual.pts_seconds, visual.grid_hw) for visual in trajectory.visuals),
+        frames=tuple(ref for visual in trajectory.visuals for ref in _frame_refs(visual, video.path)),
         logprobs=np.array(trajectory.logprobs, np.float32) if has_logprobs else None,
     )
+
+
+def _frame_refs(visual: Visual, path: str) -> Iterator[FrameRef]:
+    """One per temporal patch. Only the last of a video may hold fewer frames than the others."""
+    patches, height, width = visual.grid_thw
+    together = -(-len(visual.pts_seconds) // patches)
+    for begin in range(0, len(visual.pts_seconds), together):
+        times = visual.pts_seconds[begin : begin + together]
+        yield FrameRef(path, times, (height, width), visual.is_video)
 
 
 def sampled_index(samples: Sequence[Sample]) -> tuple[np.ndarray, np.ndarray]:

@@ -82,7 +82,9 @@ def load_models(
     check_trainable(base)
     on_gpu = args.device.type == "cuda"
     # On the CPU the weights in training are float32, and so is what they are copied into and saved from.
-    checkpoint = load_checkpoint(base, device=str(args.device), dtype="auto" if on_gpu else "float32")
+    checkpoint = load_checkpoint(
+        base, device=str(args.device), dtype="auto" if on_gpu else "float32", protocol=recipe.zoom.protocol
+    )
     engine = RolloutEngine(checkpoint, recipe.zoom, max_sessions=max_sessions, pool_tokens=pool_tokens)
     policy = load_policy(
         base,

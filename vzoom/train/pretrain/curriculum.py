@@ -87,6 +87,12 @@ class Curriculum:
     check_every: int = 150
     save_every: int = 100
 
+    def __post_init__(self) -> None:
+        if self.zoom.protocol.frame.encoding == "video":
+            raise ValueError(
+                f"the curriculum {self.name} shows frames as images: its protocol's frame.encoding must be image"
+            )
+
     @property
     def num_steps(self) -> int:
         return sum(stage.steps for stage in self.stages)

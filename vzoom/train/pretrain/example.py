@@ -99,9 +99,10 @@ class ExampleWriter:
         """Rendered parts, with frames of a stored video at `times` in the places of the images."""
         piece = tokenize_parts(parts, [self.grid] * len(times), self.codec, self.image_token, MERGE)
         offset = len(example.span.ids)
-        for index, start, grid in piece.images:
-            example.span.images.append((len(example.frames), offset + start, grid))
+        for block in piece.blocks:
+            moved = replace(block, first_frame=len(example.frames), offset=offset + block.offset)
+            example.span.blocks.append(moved)
             assert stored is not None
-            example.frames.append((stored.number, stored.index_of(times[index])))
+            example.frames.append((stored.number, stored.index_of(times[block.first_frame])))
         example.span.ids += piece.ids
         example.learned += [learned] * len(piece.ids)

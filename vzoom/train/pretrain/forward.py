@@ -55,10 +55,10 @@ def collate(examples: Sequence[Example], store: FrameStore, *, pad_token: int) -
         span, base = example.span, row * width
         ids[row, : len(span.ids)] = torch.tensor(span.ids)
         positions[:, row, : len(span.ids)] = torch.from_numpy(span_positions(0, span, MERGE)[0].copy())
-        for index, offset, (h, w) in span.images:
-            tokens = (h // MERGE) * (w // MERGE)
-            visual_at += range(base + offset, base + offset + tokens)
-            first = unique[example.frames[index]] * tokens
+        for block in span.blocks:
+            tokens = block.num_tokens(MERGE)
+            visual_at += range(base + block.offset, base + block.offset + tokens)
+            first = unique[example.frames[block.first_frame]] * tokens
             visual_from += range(first, first + tokens)
         ends = iter(example.turn_ends)
         end = next(ends, None)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ...config import ZoomConfig
+from ...protocol import Protocol
 from ...synthetic import SyntheticConfig
 from ..pretrain.curriculum import Curriculum
 from ..rl.collapse import CollapseLimits
@@ -279,6 +280,22 @@ class Recipe:
 def _batches(batch_size: int, micro_batch_size: int) -> None:
     if micro_batch_size < 1 or batch_size < 1 or batch_size % micro_batch_size:
         raise ValueError(f"batch_size {batch_size} must be a multiple of micro_batch_size {micro_batch_size}")
+
+
+def in_protocol(recipe: Recipe, protocol: Protocol) -> Recipe:
+    """The same recipe, every conversation of which is held in another protocol: in pretraining, SFT, GRPO, evaluation
+    and in the vzoom.json that is written. Its limits stay.
+
+    Args:
+        recipe: the recipe.
+        protocol: the protocol.
+    """
+    synthetic = recipe.synthetic
+    if synthetic is not None:
+        curriculum = synthetic.curriculum
+        zoom = replace(curriculum.zoom, protocol=protocol)
+        synthetic = replace(synthetic, curriculum=replace(curriculum, zoom=zoom))
+    return replace(recipe, zoom=replace(recipe.zoom, protocol=protocol), synthetic=synthetic)
 
 
 def scaled(recipe: Recipe, factor: float) -> Recipe:

@@ -89,7 +89,7 @@ def _pack_group(samples: list[Sample], vocabulary: Vocabulary) -> tuple[Sample, 
 
 def _frames_before(sample: Sample, cut: int, vocabulary: Vocabulary) -> int:
     """How many of its frames are before token `cut`."""
-    left = int((sample.ids[:cut] == vocabulary.image_token_id).sum())
+    left = int(np.isin(sample.ids[:cut], list(vocabulary.visual_token_ids)).sum())
     for number, frame in enumerate(sample.frames):
         if left <= 0:
             return number

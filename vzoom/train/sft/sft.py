@@ -65,6 +65,7 @@ def run_sft(
     """
     out, base, part = Path(out), os.fspath(base), recipe.sft
     records = records_of(data, "records to train on")
+    _check_protocols(records, recipe)
     held_out = held_out_questions(eval_questions, part.eval_questions)
     judge = judge or judge_for(held_out)
     updates = num_updates(part, len(records))
@@ -75,42 +76,54 @@ def run_sft(
         "records": _digest([record.id for record in (*records, *held_out)]),
     }
     group = ProcessGroup(args.process_index, args.world_size)
-    folder = TrainingFolder(out, group, identity=identity, unit="update", say=say)
-    start = folder.resume(resume, identified_by="recipe, base or data")
-    if start.checkpoint is not None:
-        folder.say(f"resumes after update {start.step} of {updates}")
+    with TrainingFolder(out, group, identity=identity, unit="update", say=say) as folder:
+        start = folder.resume(resume, identified_by="recipe, base or data")
+        if start.checkpoint is not None:
+            folder.say(f"resumes after update {start.step} of {updates}")
 
-    folder.say(str(estimate_for(recipe, part, base, on_gpu=args.device.type == "cuda")))
-    policy, engine = load_models(recipe, part, base, args, out, max_sessions=part.eval_sessions)
-    samples = _samples(records, policy, folder.say)
-    folder.say(
-        f"sft {recipe.name}: {len(samples)} conversations of {min(map(len, samples))} to {max(map(len, samples))} "
-        f"tokens, {sum(int(s.learned.sum()) for s in samples)} of {sum(map(len, samples))} learned; {updates} "
-        f"updates of {part.batch_size} on {group.size} process{'es' if group.size > 1 else ''}"
-    )
-    if args.device.type == "cpu" and isinstance(policy.visuals, FrozenFeatures):
-        policy.visuals.prepare(samples)
-    trainer = _trainer(policy, samples, recipe, args)
-    callback = TrainingCallback(
-        folder,
-        engine,
-        held_out,
-        num_steps=updates,
-        eval_every=part.eval_every,
-        line=_line,
-        judge=judge,
-        best=start.best,
-    )
-    callback.attach(trainer, step=start.step)
-    try:
-        trainer.train(resume_from_checkpoint=None if start.checkpoint is None else str(start.checkpoint))
-    finally:
-        engine.close()
-    if not held_out:
-        callback.save_last(updates)
-    assert callback.best is not None
-    folder.finish(trainer, "sft.json", done=updates, best=callback.best)
+        folder.say(str(estimate_for(recipe, part, base, on_gpu=args.device.type == "cuda")))
+        policy, engine = load_models(recipe, part, base, args, out, max_sessions=part.eval_sessions)
+        samples = _samples(records, policy, folder.say)
+        folder.say(
+            f"sft {recipe.name}: {len(samples)} conversations of {min(map(len, samples))} to {max(map(len, samples))} "
+            f"tokens, {sum(int(s.learned.sum()) for s in samples)} of {sum(map(len, samples))} learned; {updates} "
+            f"updates of {part.batch_size} on {group.size} process{'es' if group.size > 1 else ''}"
+        )
+        if args.device.type == "cpu" and isinstance(policy.visuals, FrozenFeatures):
+            policy.visuals.prepare(samples)
+        trainer = _trainer(policy, samples, recipe, args)
+        callback = TrainingCallback(
+            folder,
+            engine,
+            held_out,
+            num_steps=updates,
+            eval_every=part.eval_every,
+            line=_line,
+            judge=judge,
+            best=start.best,
+        )
+        callback.attach(trainer, step=start.step)
+        try:
+            trainer.train(resume_from_checkpoint=None if start.checkpoint is None else str(start.checkpoint))
+        finally:
+            engine.close()
+        if not held_out:
+            callback.save_last(updates)
+        assert callback.best is not None
+        folder.finish(trainer, "sft.json", done=updates, best=callback.best)
     return out
+
+
+def _check_protocols(records: Sequence[Record], recipe: Recipe) -> None:
+    """ValueError if a conversation is held in other words than those in which the model will be asked."""
+    own = recipe.zoom.protocol
+    for record in records:
+        told = record.config.protocol
+        if told.language != own.language:
+            raise ValueError(
+                f"record {record.id} is in the protocol {told.name}, and the recipe asks its questions in {own.name}: "
+                "name the one of the records (--protocol)"
+            )
 
 
 def _samples(records: Sequence[Record], policy: PolicyModel, say: Callable[[str], None]) -> list[Sample]:
