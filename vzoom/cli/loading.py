@@ -34,6 +34,8 @@ def load_zoomer(args: argparse.Namespace, *, warn: bool = True) -> Zoomer:
         ValueError: limits that do not fit together, or a folder that is not there.
         OSError: a model that cannot be found or read.
     """
+    from ..vllm import parse_settings
+
     limits = given(args, ZoomConfig, LIMITS)
     ZoomConfig().override(**limits)  # checked before the model is loaded, which can take minutes
     video = video_options(args)
@@ -55,13 +57,15 @@ def load_zoomer(args: argparse.Namespace, *, warn: bool = True) -> Zoomer:
             limits=limits,
             video=video,
             max_sessions=getattr(args, "max_sessions", None) or 1,
+            engine=args.engine,
+            vllm=parse_settings(args.vllm),
             progress=line if is_terminal else None,
         )
     finally:
         line.end()
-    for said in zoomer.checkpoint.notes:
+    for said in zoomer.info.notes:
         note(said)
-    for said in zoomer.checkpoint.warnings:
+    for said in zoomer.info.warnings:
         note(f"warning: {said}")
     return zoomer
 

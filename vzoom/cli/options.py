@@ -83,6 +83,18 @@ _SHARED: dict[str, dict[str, Any]] = {
         "metavar": "FILE",
         "help": "text file with the system message, in place of the protocol's own",
     },
+    "--engine": {
+        "default": "vzoom",
+        "choices": ("auto", "vzoom", "vllm"),
+        "help": "who runs the model: vzoom (default) in this process, or vLLM in processes of its own; auto is vLLM if "
+        "--vllm is given or vzoom does not know the family",
+    },
+    "--vllm": {
+        "action": "append",
+        "default": [],
+        "metavar": "KEY=VALUE",
+        "help": "a setting of vLLM, such as tensor_parallel_size=2; may be given several times",
+    },
     "--revision": {"metavar": "REVISION", "help": "branch, tag or commit of a --model from the hub"},
 }
 
@@ -113,10 +125,10 @@ def add_model(parser: argparse._ActionsContainer, role: str, **changes: Any) -> 
 
 
 def add_model_options(parser: argparse.ArgumentParser, role: str = "the model that answers", **changes: Any) -> None:
-    """--model, --adapter, --revision, --protocol, --system, --device and --dtype: what `load_zoomer` reads."""
+    """--model and how it is loaded, run and prompted: what `load_zoomer` reads."""
     group = parser.add_argument_group("model")
     add_model(group, role, **changes)
-    share(group, "--adapter", "--revision", "--protocol", "--system", "--device", "--dtype")
+    share(group, "--adapter", "--revision", "--protocol", "--system", "--device", "--dtype", "--engine", "--vllm")
     add_video_options(parser)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..engine import Engine, Outcome, Request
+from ..config import Sampling, ZoomConfig
+from ..engine import Engine, Outcome, Request, Session, SessionFactory
 from ..models import FeatureCache
-from ..protocol import Judge, JudgeFailed, is_right
-from ..types import Event
+from ..protocol import Judge, JudgeFailed, Vocabulary, is_right
+from ..types import Event, VideoInfo
 from .record import Record, reference_of
 
 if TYPE_CHECKING:
@@ -21,7 +23,8 @@ def ask_alone(
     """Hold conversations so that the same requests get the same answers to the last bit.
 
     Which tokens are fed together decides the last bits of the logits. So each call has an engine and a cache of visual
-    features of its own, and clips come in when the model waits for them, not when they happen to be ready.
+    features of its own, and clips come in when the model waits for them, not when they happen to be ready. vLLM makes
+    no such promise: there the answers are those of its running engine.
 
     Args:
         zoomer: the model. Its cache of visual features is not used.
@@ -32,6 +35,10 @@ def ask_alone(
     Returns:
         By request, in order: one outcome per rollout, without the frames that were seen.
     """
+    if zoomer.engine != "vzoom":
+        if untagged_answers is not None:
+            requests = [replace(one, session=_told(one.session, untagged_answers)) for one in requests]
+        return zoomer.hold(requests, max_sessions=max_sessions)
     with Engine(
         zoomer.checkpoint,
         max_sessions=max_sessions,
@@ -41,6 +48,17 @@ def ask_alone(
         untagged_answers=untagged_answers,
     ) as engine:
         return engine.run(requests, keep_clips=False)
+
+
+def _told(session: SessionFactory, untagged_answers: bool) -> SessionFactory:
+    """Makes sessions whose turns without any tag are answers, or are not."""
+
+    def make(
+        question: str, video: VideoInfo, vocabulary: Vocabulary, config: ZoomConfig, sampling: Sampling
+    ) -> Session:
+        return session(question, video, replace(vocabulary, untagged_answers=untagged_answers), config, sampling)
+
+    return make
 
 
 def ask_records(

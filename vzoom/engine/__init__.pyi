@@ -4,11 +4,16 @@ from .engine_thread import EngineSize as EngineSize
 from .engine_thread import EngineThread as EngineThread
 from .engine_thread import Message as Message
 from .engine_thread import Submission as Submission
+from .interface import NO_NUMBERS as NO_NUMBERS
+from .interface import Capabilities as Capabilities
+from .interface import ConversationEngine as ConversationEngine
+from .interface import give_token as give_token
 from .kv_cache import BlockTable as BlockTable
 from .kv_cache import OutOfPages as OutOfPages
 from .kv_cache import PagePool as PagePool
 from .request import Outcome as Outcome
 from .request import Request as Request
+from .request import SessionFactory as SessionFactory
 from .scripted_session import ScriptedSession as ScriptedSession
 from .session import Done as Done
 from .session import NeedFrames as NeedFrames

@@ -8,31 +8,26 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Self
 
 import torch
 
 from ..config import Sampling
 from ..models import Checkpoint, FeatureCache, check_modules, check_pool, vocabulary_of
-from ..types import Event, Failed, Finished, TextDelta, TurnEnded, TurnOpened
+from ..types import Event, Failed, Finished
 from ..video import CacheStats
 from .batch import run_model
 from .clip_reuse import ClipStore, Reuse
+from .interface import NO_NUMBERS, Capabilities, ConversationEngine, give_token
 from .kv_cache import BlockTable, PagePool
 from .media import Media
-from .request import Outcome, OutcomeBuilder, Request
+from .request import Request
 from .running_session import RunningSession, SharedVideo
 from .sampler import choose
 from .scheduler import ScheduledRun, Scheduler
 from .session import Done, NeedFrames, NeedTokens, Session
-
-_NO_NUMBERS = (
-    "the model's logits are NaN or infinite: try dtype float32 (or bfloat16 in place of float16), and see whether "
-    "`vzoom verify` finds such numbers in the weights"
-)
 
 
 @dataclass(frozen=True)
@@ -52,7 +47,7 @@ class EngineStats:
     features: CacheStats
 
 
-class Engine:
+class Engine(ConversationEngine):
     """Holds up to `max_sessions` conversations at once over one paged pool; more requests wait in a queue.
 
         with Engine(checkpoint, max_total_tokens=32768, max_sessions=8) as engine:
@@ -79,6 +74,8 @@ class Engine:
     Raises:
         ValueError: a setting is out of range, or the pool does not hold one conversation or fit in the free memory.
     """
+
+    capabilities = Capabilities("vzoom", shares_pages=True, reuses_clips=True)
 
     def __init__(
         self,
@@ -140,97 +137,29 @@ class Engine:
         )
         self._banned = torch.tensor(checkpoint.banned_ids, dtype=torch.int64, device=model.device)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
     # ------------------------------------------------------------ what a caller asks
 
-    def run(
-        self,
-        requests: Sequence[Request],
-        *,
-        on_event: Callable[[Event], None] | None = None,
-        keep_clips: bool = True,
-    ) -> list[list[Outcome]]:
-        """Answer all requests. One that fails does not disturb the others.
-
-        Args:
-            requests: what to answer; more than fit at once wait for their turn.
-            on_event: called with every event as it happens. If it raises, the requests are dropped.
-            keep_clips: keep the frames that were seen in the outcomes. They take memory until the outcomes go.
-
-        Returns:
-            By request, in order: one outcome per rollout.
-
-        Raises:
-            ValueError: a request can never be admitted, or the engine is busy with requests of `add`. Then none of the
-                requests is left in the engine.
-        """
-        if not self._scheduler.is_idle:
-            raise ValueError("the engine is busy: take the events of the requests that were added before with events()")
-        builder = OutcomeBuilder(keep_clips=keep_clips)
-        outcomes: dict[int, Outcome] = {}
-        try:
-            first_ids = [self.add(request) for request in requests]
-            for event in self.events():
-                if on_event is not None:
-                    on_event(event)
-                if (outcome := builder.add(event)) is not None:
-                    outcomes[outcome.request_id] = outcome
-        finally:
-            self._drop_requests()
-        return [
-            [outcomes[first + i] for i in range(request.num_rollouts)]
-            for first, request in zip(first_ids, requests, strict=True)
-        ]
+    @property
+    def is_idle(self) -> bool:
+        return self._scheduler.is_idle
 
     def add(self, request: Request) -> int:
-        """Queue a request.
-
-        Returns:
-            The request id that every event of its first conversation carries; that of rollout i is i higher.
-
-        Raises:
-            ValueError: it asks for more tokens or rollouts than the engine was made for.
-        """
         self._check_process()
         return self._scheduler.add(request)
 
     def fork(self, request_id: int, samplings: Sequence[Sampling]) -> list[int]:
-        """Branch a running conversation once for each of `samplings`.
-
-        The branches part after what the conversation feeds next, so that a clip on its way is fed once for all.
-
-        Returns:
-            The request ids of the branches.
-
-        Raises:
-            ValueError: no conversation with this request id is running.
-        """
         running = self._scheduler.find(request_id)
         branch_ids = list(self._scheduler.new_ids(len(samplings)))
         running.forks += zip(branch_ids, samplings, strict=True)
         return branch_ids
 
     def cancel(self, request_id: int) -> None:
-        """End a conversation at the next step. Its trajectory so far comes back as Finished.
-
-        Raises:
-            ValueError: no conversation with this request id is running.
-        """
         running = self._scheduler.find(request_id)
         self._bequeath(running)
         running.session.cancel()
 
     def abort(self, request_ids: Collection[int]) -> None:
-        """Forget conversations, running or not. Their pages are free when this returns, and they have no more events.
-
-        Args:
-            request_ids: all rollouts of a request that still waits, or any that run. Those that ended are passed over.
-        """
+        """As `ConversationEngine.abort`; the pages are free when this returns."""
         waiting = self._scheduler.waiting
         kept = [(first, request) for first, request in waiting if first not in request_ids]
         waiting.clear()
@@ -240,11 +169,6 @@ class Engine:
             if running.request_id in request_ids:
                 self._bequeath(running)
                 self._retire(running)
-
-    def events(self) -> Iterator[Event]:
-        """All events of what was added, until nothing is left to do."""
-        while not self._scheduler.is_idle:
-            yield from self.step()
 
     def step(self) -> list[Event]:
         """Admit requests, take clips in, run the model once, and report what happened.
@@ -280,9 +204,14 @@ class Engine:
         """Counts since the engine was made."""
         return EngineStats(self.tokens_fed, self.tokens_refed, self._scheduler.preemptions, self._media.cache.stats())
 
+    def drop(self) -> None:
+        self._scheduler.waiting.clear()
+        for running in list(self._scheduler.sessions):
+            self._retire(running)
+
     def close(self) -> None:
         """Drop what runs and waits; give back pages and files."""
-        self._drop_requests()
+        self.drop()
         self._clips.clear()
         self._media.close()
 
@@ -344,11 +273,6 @@ class Engine:
                 "this engine was made before fork(), and its threads are not here: make one in this process"
             )
 
-    def _drop_requests(self) -> None:
-        self._scheduler.waiting.clear()
-        for running in list(self._scheduler.sessions):
-            self._retire(running)
-
     # ------------------------------------------------------------ feeding
 
     def _feed(self, runs: list[ScheduledRun], events: list[Event]) -> None:
@@ -395,11 +319,19 @@ class Engine:
         for row, (running, need), token, logprob in zip(rows, takers, tokens, logprobs, strict=True):
             running.forks, running.pending_features, running.error = [], None, None
             if math.isnan(logprob):
-                self._fail(running, ValueError(_NO_NUMBERS), events)
+                self._fail(running, ValueError(NO_NUMBERS), events)
                 continue
             running.clips += need.clips
             with self._isolated(running, events):
-                self._deliver(running, need, token, logprob, elapsed, events)
+                events += give_token(
+                    running.session,
+                    need,
+                    token,
+                    logprob,
+                    request_id=running.request_id,
+                    stage_ms=running.stage_ms,
+                    elapsed_ms=elapsed,
+                )
                 if need.opens_turn:
                     running.session.turn.num_reused = reused[row]
                 self._media.prefetch(running)
@@ -420,25 +352,6 @@ class Engine:
         self.tokens_fed += sum(piece.stop - piece.start for run in runs for piece in run.pieces())
         self.tokens_refed += sum(run.running.session.num_fed - run.num_cached for run in runs)
         return logits
-
-    def _deliver(
-        self, running: RunningSession, need: NeedTokens, token: int, logprob: float, elapsed: float, events: list[Event]
-    ) -> None:
-        """Give a session its token, and report the turn that it opened, continued or ended."""
-        session = running.session
-        delta = session.accept(token, logprob)
-        turn = session.turn
-        if need.opens_turn:
-            turn.milliseconds |= {**running.stage_ms, "prefill": elapsed}
-            running.stage_ms = {}
-            events.append(TurnOpened(running.request_id, turn, need.clip))
-        else:
-            turn.milliseconds["generate"] = turn.milliseconds.get("generate", 0.0) + elapsed
-        if delta:
-            events.append(TextDelta(running.request_id, delta))
-        ended = turn.outcome is not None or isinstance(session.action, Done)
-        if ended and not isinstance(session.action, NeedFrames):  # a turn that zooms ends when its clip is there
-            events.append(TurnEnded(running.request_id, turn, None))
 
 
 def _history(session: Session, need: NeedTokens) -> list[int]:

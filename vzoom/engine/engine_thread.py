@@ -20,7 +20,7 @@ import torch
 
 from ..types import Event, Failed, Finished, TurnOpened
 from .clip_reuse import Reuse
-from .engine import Engine
+from .interface import ConversationEngine
 from .request import Outcome, OutcomeBuilder, Request
 
 Message = Event | Outcome
@@ -126,7 +126,7 @@ class EngineThread:
         smallest: the size of the first engine, or larger.
     """
 
-    def __init__(self, make: Callable[[EngineSize], Engine], smallest: EngineSize) -> None:
+    def __init__(self, make: Callable[[EngineSize], ConversationEngine], smallest: EngineSize) -> None:
         self._make, self._smallest = make, smallest
         self._thread: threading.Thread | None = None
         self._is_closed = False
@@ -204,7 +204,7 @@ class EngineThread:
         self._thread = None
         self._inbox: SimpleQueue[tuple[Submission, bool] | None] = SimpleQueue()
         # What follows is the thread's.
-        self._engine: Engine | None = None
+        self._engine: ConversationEngine | None = None
         self._size = self._smallest
         self._submissions: list[Submission] = []
         self._owners: dict[int, tuple[Submission, int]] = {}  # by the engine's request id
@@ -265,7 +265,7 @@ class EngineThread:
                     self._owners |= {first + i: (submission, number) for i, number in enumerate(numbers)}
             self._flush(submission)
 
-    def _renew(self, submission: Submission) -> Engine | None:
+    def _renew(self, submission: Submission) -> ConversationEngine | None:
         """An engine that holds the submission, in place of an idle one; None if there can be none."""
         if self._engine is not None:
             self._engine.close()

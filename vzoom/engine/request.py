@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..config import Sampling, ZoomConfig
-from ..models import Checkpoint
+from ..models import CheckpointInfo
 from ..protocol import Vocabulary
 from ..types import Clip, Event, Failed, Finished, Trajectory, TurnOpened, VideoInfo
 from ..video import ClipCache, FrameSource, VideoInput
@@ -44,7 +44,7 @@ class Request:
         video: VideoInput,
         question: str,
         *,
-        checkpoint: Checkpoint,
+        checkpoint: CheckpointInfo,
         clip_cache: ClipCache,
         config: ZoomConfig,
         sampling: Sampling | None = None,

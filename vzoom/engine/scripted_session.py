@@ -38,6 +38,11 @@ class ScriptedSession(Session):
         self.script = [t for turn in turns for t in vocabulary.codec.encode(turn)]
         self.heard: list[tuple[int, float]] = []
 
+    @property
+    def tokens_ahead(self) -> int:
+        """1: what the model samples is replaced each time."""
+        return 1
+
     def fork(self, sampling: Sampling) -> Self:
         other = super().fork(sampling)
         other.heard = list(self.heard)

@@ -161,6 +161,14 @@ class Session:
         """Turns that the model may still write, the one in progress not counted."""
         return self.config.max_zooms + 1 - len(self.trajectory.turns)
 
+    @property
+    def tokens_ahead(self) -> int:
+        """How many tokens may be sampled after what is needed now before this session must see them: 1 or more."""
+        assert isinstance(self.action, NeedTokens)
+        num_fed = self.num_fed + len(self.action.span.ids)
+        written = 0 if self.action.opens_turn else self.turn.num_sampled
+        return max(1, min(self.config.max_new_tokens - written, self.config.max_total_tokens - num_fed))
+
     def fork(self, sampling: Sampling) -> Self:
         """A second conversation with the same past, which continues on its own with `sampling`."""
         other = copy.copy(self)

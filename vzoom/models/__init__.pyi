@@ -8,8 +8,11 @@ from .checkpoint.free_memory import check_memory as check_memory
 from .checkpoint.free_memory import check_pool as check_pool
 from .checkpoint.load import FAMILIES as FAMILIES
 from .checkpoint.load import Checkpoint as Checkpoint
+from .checkpoint.load import CheckpointInfo as CheckpointInfo
 from .checkpoint.load import check_trainable as check_trainable
+from .checkpoint.load import is_known_family as is_known_family
 from .checkpoint.load import load_checkpoint as load_checkpoint
+from .checkpoint.load import load_checkpoint_info as load_checkpoint_info
 from .checkpoint.load import load_patch_spec as load_patch_spec
 from .checkpoint.load import never_sampled as never_sampled
 from .checkpoint.stored import read_header as read_header

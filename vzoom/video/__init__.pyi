@@ -23,6 +23,7 @@ from .patches import PatchBuffer as PatchBuffer
 from .patches import PatchSpec as PatchSpec
 from .patches import frames_to_patches as frames_to_patches
 from .patches import grid_for as grid_for
+from .patches import resize_frames as resize_frames
 from .sources import VideoInput as VideoInput
 from .sources import seekable as seekable
 from .sources import video_name as video_name

@@ -60,13 +60,13 @@ def run(args: argparse.Namespace) -> ExitCode:
     video = video_of(args.video, args.frame_rate)
     with open_video(video, video_options(args), backend="pyav") as opened:  # no video? that shows before a model loads
         zoomer = load_zoomer(args)
-        backend, device = zoomer.clip_cache.options.backend, zoomer.checkpoint.model.device
+        backend, device = zoomer.clip_cache.options.backend, zoomer.device
         decodes_here = backend == "pyav" or (backend == "auto" and device.type == "cpu")
         return _ask(args, zoomer, opened if decodes_here else video)
 
 
 def _ask(args: argparse.Namespace, zoomer: Zoomer, video: VideoInput) -> ExitCode:
-    sampling = replace(zoomer.checkpoint.sampling, **given(args, Sampling))
+    sampling = replace(zoomer.info.sampling, **given(args, Sampling))
     if args.json:
         result = zoomer.ask(video, args.question, sampling=sampling)
     else:

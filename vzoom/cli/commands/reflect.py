@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> ExitCode:
             )
         finally:
             cache.close()
-        checkpoint = zoomer.checkpoint
+        checkpoint = zoomer.info
         found = reflect(
             questions,
             rollouts,

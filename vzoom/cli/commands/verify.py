@@ -16,6 +16,9 @@ from ..options import add_model_options, add_video, share, video_options
 from ..progress import StageLine
 
 if TYPE_CHECKING:
+    from vzoom.video import VideoInput
+
+    from ..engine_comparison import EngineComparison
     from ..exactness import Exactness
 
 _SEED = 4
@@ -34,6 +37,9 @@ float32 passes if all positions are equal and the largest difference is at most 
 largest logit. bfloat16 and float16 pass if the splice errs at most twice what the stock run
 errs, both against a float32 run of the same weights. For that the weights become float32 when
 the other runs are done: 4 bytes per parameter on the device.
+
+With --engine vllm a conversation on vLLM is held to the same on vzoom's engine instead: tokens,
+what the model would have chosen, and log-probabilities (1e-4 in float32, else 0.1).
 Exit code 0 if it passes, 1 if it does not."""
 
 
@@ -70,6 +76,8 @@ def run(args: argparse.Namespace) -> ExitCode:
 
     from ..exactness import verify
 
+    if args.engine != "vzoom" or args.vllm:
+        return _run_on_vllm(args, own)
     progress = StageLine()
     with tempfile.TemporaryDirectory(prefix="vzoom-verify-") as folder:
         video = _rendered(Path(folder)) if own is None else own
@@ -100,15 +108,57 @@ def run(args: argparse.Namespace) -> ExitCode:
     return ExitCode.OK if found.passed else ExitCode.FAILED
 
 
+def _run_on_vllm(args: argparse.Namespace, own: VideoInput | None) -> ExitCode:
+    from vzoom.vllm import parse_settings
+
+    from ..engine_comparison import compare_engines
+
+    if args.engine == "vzoom":
+        raise ValueError("--vllm without --engine vllm")
+    progress = StageLine()
+    with tempfile.TemporaryDirectory(prefix="vzoom-verify-") as folder:
+        try:
+            found = compare_engines(
+                args.model,
+                _rendered(Path(folder)) if own is None else own,
+                device=args.device,
+                dtype=args.dtype,
+                revision=args.revision,
+                adapter=args.adapter,
+                num_zooms=args.num_zooms,
+                options=video_options(args),
+                settings=parse_settings(args.vllm),
+                progress=progress,
+            )
+        finally:
+            progress.end()
+    if args.json:
+        print_json(summary(found))
+        return ExitCode.OK if found.passed else ExitCode.FAILED
+    style = Style(sys.stdout)
+    tokens = "equal" if found.same_tokens else style("NOT equal", "red")
+    how = "appended to a running request" if found.appends else "each turn a request of its own"
+    print(f"model       {printable(found.model)}, {found.dtype}")
+    print(
+        f"held        glance and {found.num_zooms} zooms, {found.num_frames} frames, {found.num_tokens} tokens; {how}"
+    )
+    print(f"tokens      {tokens}; {found.tokens_fed} fed by vLLM")
+    print(f"likeliest   equal at {found.equal_choices} of {found.num_sampled} sampled tokens")
+    print(f"difference  {found.difference:.3g} of log-probabilities at most, {found.limit:g} is allowed")
+    print(style("pass", "green") if found.passed else style("FAIL", "red"))
+    return ExitCode.OK if found.passed else ExitCode.FAILED
+
+
 def _rendered(folder: Path) -> Path:
     from vzoom.synthetic import config_for, make_video, render
 
     return render(make_video(_SEED, config_for("which")), folder / "synthetic.mp4")
 
 
-def summary(found: Exactness) -> dict[str, Any]:
+def summary(found: Exactness | EngineComparison) -> dict[str, Any]:
     """The object of `--json`. A number that is not finite is null."""
-    told = {**vars(found), "ratio": found.ratio, "limit": found.limit, "passed": found.passed}
+    own = {name: getattr(found, name) for name in ("ratio", "limit", "passed") if hasattr(found, name)}
+    told = {**vars(found), **own}
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in told.items()}
 
 

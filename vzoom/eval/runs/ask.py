@@ -84,7 +84,7 @@ def ask_block(zoomer: Zoomer, block: Sequence[Asked], policy: Policy, *, tempera
         waiting = [asked for asked in waiting if not asked.problem]
         if len(configs) > 1:
             for asked in waiting:
-                asked.confidence = round(confidence_of(asked.last, zoomer.checkpoint.tokenizer, config.protocol), 6)
+                asked.confidence = round(confidence_of(asked.last, zoomer.info.tokenizer, config.protocol), 6)
             waiting = [asked for asked in waiting if asked.confidence < policy.confidence]
         assert number + 1 < len(configs) or all(asked.held or asked.problem for asked in block)
 

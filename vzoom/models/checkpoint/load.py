@@ -42,20 +42,19 @@ _REPORT_BYTES = 1 << 28  # progress is told so often
 Progress = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """All that a conversation needs of a model. See `vocabulary_of` for what a session must know of it.
+@dataclass(frozen=True, kw_only=True)
+class CheckpointInfo:
+    """All that a conversation needs of a model but its weights. See `vocabulary_of` for what a session must know of it.
 
     Attributes:
         name: the folder or hub id that it was loaded from.
         folder: its files; those of the base, if it is an adapter.
-        model: the weights and their forward pass.
+        adapter: the files of a LoRA adapter that belongs to it and is not merged, if there is one.
         tokenizer: transformers' own.
         patch_spec: the patch geometry of its vision tower.
         config: the settings of its conversations, its protocol among them (`choose_protocol`).
         knows_tags: whether it was trained in that protocol's grammar, as far as its files or its hub id say.
         banned_ids: tokens that are never sampled.
-        stored: what its files hold for each tensor of the model, by transformers' names. `compare_weights` reads them.
         sampling: how its generation_config.json wants tokens chosen; greedy if it has none.
         generation_end_ids: the ids that end a generation by its generation_config.json.
         notes: sentences for the user about how it was loaded: a merged adapter, what quantised weights take in memory.
@@ -64,17 +63,29 @@ class Checkpoint:
 
     name: str
     folder: CheckpointFolder
-    model: VisionLanguageModel
+    adapter: CheckpointFolder | None = None
     tokenizer: Any
     patch_spec: PatchSpec
     config: ZoomConfig
     knows_tags: bool
     banned_ids: tuple[int, ...]
-    stored: Mapping[str, StoredTensor]
     sampling: Sampling = field(default_factory=Sampling)
     generation_end_ids: frozenset[int] = frozenset()
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(CheckpointInfo):
+    """A checkpoint with its weights.
+
+    Attributes:
+        model: the weights and their forward pass.
+        stored: what its files hold for each tensor of the model, by transformers' names. `compare_weights` reads them.
+    """
+
+    model: VisionLanguageModel
+    stored: Mapping[str, StoredTensor]
 
 
 @contextmanager
@@ -177,6 +188,61 @@ def load_checkpoint(
         notes=tuple(notes),
         warnings=chosen.warnings,
     )
+
+
+@_garbage_left_alone()
+def load_checkpoint_info(
+    name_or_path: str,
+    *,
+    revision: str | None = None,
+    adapter: str | None = None,
+    protocol: Protocol | None = None,
+    system: str | None = None,
+) -> CheckpointInfo:
+    """What a conversation needs of a checkpoint whose weights another program holds. Of any family with the image
+    processor and the control tokens of Qwen-VL.
+
+    Args:
+        name_or_path: a folder in Hugging Face layout, or a hub id; so are the others as for `load_checkpoint`.
+
+    Raises:
+        OSError: nothing was found, or the hub does not answer.
+        ValueError: its tokenizer or image processor is not one of Qwen-VL, or the texts of its protocol are not known.
+    """
+    folder, adapter_folder = find_model(name_or_path, adapter=adapter, revision=revision)
+    settings = folder.read_config()
+    if adapter_folder is not None:
+        _check_same_tokens(folder, adapter_folder)
+    tokenizer = load_tokenizer(folder)
+    chosen = choose_protocol(
+        [folder] if adapter_folder is None else [adapter_folder, folder],
+        tokenizer,
+        name=name_or_path,
+        recorded_names=[one for one in (adapter, folder.name, settings.get("_name_or_path")) if one],
+        protocol=protocol,
+        system=system,
+    )
+    generation = folder.read_json("generation_config.json") or {}
+    num_logits = (settings.get("text_config") or settings).get("vocab_size", len(tokenizer))
+    return CheckpointInfo(
+        name=name_or_path,
+        folder=folder,
+        adapter=adapter_folder,
+        tokenizer=tokenizer,
+        patch_spec=patch_spec_of(folder),
+        config=chosen.config,
+        knows_tags=chosen.knows_tags,
+        banned_ids=never_sampled(tokenizer, num_logits, name_or_path),
+        sampling=sampling_of(generation, name_or_path),
+        generation_end_ids=end_ids_of(generation),
+        warnings=chosen.warnings,
+    )
+
+
+def is_known_family(name_or_path: str, *, revision: str | None = None) -> bool:
+    """Whether a checkpoint is of one of `FAMILIES`. OSError if nothing was found."""
+    kind = find_model(name_or_path, revision=revision)[0].read_config().get("model_type")
+    return any(kind in family.model_types for family in FAMILIES)
 
 
 def _family(settings: Mapping[str, Any], name: str) -> type[VisionLanguageModel]:

@@ -11,7 +11,17 @@ from ...protocol import Protocol, TextCodec, VideoTokens, Vocabulary
 from ...video import PatchSpec, grid_for
 from .adapters import find_model
 from .generation import end_ids_of
-from .load import END_OF_TEXT, END_OF_TURN, FAMILIES, Checkpoint, backend_of, load_tokenizer, patch_spec_of, token_id
+from .load import (
+    END_OF_TEXT,
+    END_OF_TURN,
+    FAMILIES,
+    Checkpoint,
+    CheckpointInfo,
+    backend_of,
+    load_tokenizer,
+    patch_spec_of,
+    token_id,
+)
 from .protocol import find_protocol, with_chat_template
 
 
@@ -63,14 +73,18 @@ def complete_protocol(protocol: Protocol, name_or_path: str) -> Protocol:
     return with_chat_template(protocol, load_tokenizer(folder), name_or_path)
 
 
-def vocabulary_of(checkpoint: Checkpoint) -> Vocabulary:
-    """The vocabulary of a checkpoint that is loaded."""
+def vocabulary_of(checkpoint: CheckpointInfo) -> Vocabulary:
+    """The vocabulary of a checkpoint that is loaded, with or without its weights."""
+    if isinstance(checkpoint, Checkpoint):
+        settings = checkpoint.model.hf.config.to_dict()
+    else:
+        settings = checkpoint.folder.read_config()
     return build_vocabulary(
         checkpoint.tokenizer,
         checkpoint.patch_spec,
         checkpoint.name,
         end_ids=checkpoint.generation_end_ids,
-        settings=checkpoint.model.hf.config.to_dict(),
+        settings=settings,
     )
 
 

@@ -231,7 +231,7 @@ def collect_reflections(context: PipelineContext, questions: Path, *, student: P
             )
         finally:
             replies.close()
-        checkpoint = zoomer.checkpoint
+        checkpoint = zoomer.info
         factory = EpisodeFactory(vocabulary_of(checkpoint), checkpoint.patch_spec, zoomer.clip_cache)
         with _expert(context, folder, asked) as (expert, verify):
             found = reflect(
