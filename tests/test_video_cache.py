@@ -7,6 +7,7 @@ import random
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,16 @@ def test_frames_that_come_in_strips(path: Path, monkeypatch: pytest.MonkeyPatch,
     got = ClipCache().open(path, config=config, spec=spec).frames_at([1.0]).frames[0]
     assert np.array_equal(got, want)
     assert not whole
+
+
+def test_frames_of_a_long_video_are_as_small_as_the_protocol_says(tmp_path: Path) -> None:
+    protocol = VZOOM.override(pixels={"resize": "box", "box": (112, 84), "long_box": (56, 28)})
+    config = ZoomConfig(protocol=protocol, min_pixels=784)
+    for num_frames, width in ((300, 112), (301, 56)):
+        file = render(
+            tmp_path / f"{num_frames}.mp4", pts=range(num_frames), time_base=Fraction(1), rate=1, width=256, height=128
+        )
+        assert ClipCache().open(file, config=config, spec=PatchSpec()).frames_at([2.0]).frames.shape[2] == width
 
 
 def _resized_alone(path: Path, seconds: float, config: ZoomConfig, spec: PatchSpec) -> np.ndarray:

@@ -17,7 +17,14 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
-from .protocol import Protocol, builtin_names, builtin_protocol, protocol_from_dict, protocol_to_dict
+from .protocol import (
+    LONG_VIDEO_SECONDS,
+    Protocol,
+    builtin_names,
+    builtin_protocol,
+    protocol_from_dict,
+    protocol_to_dict,
+)
 
 DEFAULT_PROTOCOL = "vzoom"
 
@@ -167,6 +174,13 @@ class ZoomConfig:
             "max_total_tokens": protocol.limits.max_total_tokens,
         }
         return cls(protocol=protocol).override(**limits).override(**changes)
+
+    def for_video(self, duration_seconds: float) -> ZoomConfig:
+        """The settings for a video of this length: of a long one the protocol may make the frames smaller."""
+        long_box = self.protocol.pixels.long_box
+        if long_box is None or duration_seconds <= LONG_VIDEO_SECONDS:
+            return self
+        return replace(self, protocol=self.protocol.override(pixels={"box": long_box, "long_box": None}))
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], source: str, *, protocol: Protocol | None = None) -> ZoomConfig:

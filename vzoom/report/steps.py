@@ -8,7 +8,7 @@ from itertools import zip_longest
 
 from ..config import ZoomConfig
 from ..protocol import feedback
-from ..types import Answer, Clip, Malformed, StopReason, Trajectory, Turn, ZoomCall
+from ..types import Answer, CallError, Clip, Malformed, StopReason, Trajectory, Turn, ZoomCall
 from .cost import opening_line, writing_line
 from .markup import count_text, escape, number_text, picture, seconds_text, span_text, turn_markup, video_name
 from .timeline import zoom_colour
@@ -159,11 +159,13 @@ def _other_section(trajectory: Trajectory, turn: Turn, cost: str, config: ZoomCo
     if isinstance(outcome, Malformed):
         question, video = trajectory.question, trajectory.video
         back = feedback(outcome, video, config, question=question, zooms_left=zooms_left)
+        asked = outcome.error is CallError.FRAME_ASKED
+        title = '<span class="badge">?</span>Asked' if asked else '<span class="badge">!</span>Not carried out'
         return _section(
             turn,
             config,
-            'class="step refused"',
-            f'<span class="badge">!</span>Not carried out <small>{escape(str(outcome.error))}</small>',
+            'class="step"' if asked else 'class="step refused"',
+            f"{title} <small>{escape(str(outcome.error))}</small>",
             # If no turn follows, nothing was sent back.
             f'<p class="note" dir="auto">Sent back: {escape(back.strip())}</p>{cost}' if cost else "",
         )

@@ -123,7 +123,7 @@ class PictureRules:
         return self.turned.upright(np.asarray(image, dtype=np.uint8))
 
     def strips(self, frame: VideoFrame) -> Iterator[np.ndarray]:
-        """`rgb` in strips from its top to its bottom, each to be used before the next; in one if it is small or cannot be cut.
+        """`rgb` in strips from its top to its bottom, each used before the next; in one if small or not to be cut.
 
         A picture of 4K takes 25 MB as RGB.
         """
