@@ -17,7 +17,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from mmap import mmap
 from typing import Any, TypeVar
 
 import numpy as np
@@ -337,8 +336,7 @@ def resize_strips(
     height, width = size_hw
     steps, final = _steps(height, width, config, spec)
     shape = height, steps[0].width if _narrows(steps, width) else width, 3
-    # The system's own memory: it goes back at once, and leaves no hole between the frames that are kept.
-    narrow_HW3 = np.frombuffer(mmap(-1, math.prod(shape)), np.uint8).reshape(shape)
+    narrow_HW3 = np.empty(shape, np.uint8)
     top = 0
     for strip in strips:
         if len(strip) == height:
