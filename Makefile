@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # What the extension is built from: a change there installs again. Python files are read from the tree.
 SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc -type f)
 
-.PHONY: help demo test test-extras fuzz sanitize lint format docs bench bench-peers test-oldest clean
+.PHONY: help demo test test-extras fuzz sanitize sanitize-small lint format docs bench bench-peers test-oldest clean
 .DELETE_ON_ERROR:
 
 help: ## these lines
@@ -42,6 +42,9 @@ fuzz: $(VENV)/.test ## every fuzzer of tests/fuzz, each for minutes
 
 sanitize: $(VENV)/.test ## the C++ under AddressSanitizer and UBSan: all tests of the kernels, and 50 000 calls of the fuzzer
 	@.ci/sanitize $(BIN)/python
+
+sanitize-small: $(VENV)/.test ## the same of the plain C++ alone, in a minute
+	@.ci/sanitize $(BIN)/python small
 
 lint: $(VENV)/.dev ## ruff (rules and format) and mypy
 	$(BIN)/ruff check .

@@ -5,6 +5,9 @@
 
 #include <algorithm>
 #include <array>
+#include <cfloat>
+#include <climits>
+#include <cmath>
 #include <optional>
 #include <string>
 #include <utility>
@@ -16,30 +19,43 @@ namespace vz {
 
 constexpr size_t kMaxArguments = 16;
 
-// Reads one argument. `borrowed` keeps a tensor's memory alive for the call.
+// Reads one argument; a tensor is only borrowed. May run Python code.
 inline Value read_object(const Op& op, size_t i, PyObject* object, std::optional<Borrowed>& borrowed) {
   Value value;
-  switch (op.kinds[i]) {
-    case Kind::maybe:
-      if (object == Py_None) break;
-      [[fallthrough]];
+  const char* const name = op.names[i].c_str();
+  const Parameter parameter = op.parameters[i];
+  switch (parameter.kind) {
     case Kind::tensor:
-      borrowed.emplace(op.names[i].c_str(), object);
-      value.view = &**borrowed;
+      if (!parameter.optional || object != Py_None) borrowed.emplace(name, object);
       break;
     case Kind::number:
       value.number = PyFloat_AsDouble(object);
+      if (PyErr_Occurred()) throw pybind11::error_already_set();
+      if (!(std::abs(value.number) <= FLT_MAX))
+        throw BadArgument(std::string(name) + " must be a finite float32, got " + std::to_string(value.number));
       break;
-    case Kind::integer:
-      value.integer = PyLong_AsLong(object);
+    case Kind::integer: {
+      int overflow = 0;
+      const long integer = PyLong_AsLongAndOverflow(object, &overflow);
+      if (PyErr_Occurred()) throw pybind11::error_already_set();
+      if (overflow || integer < INT_MIN || integer > INT_MAX)
+        throw BadArgument(std::string(name) + " must be an int of 32 bits");
+      value.integer = static_cast<int>(integer);
       break;
+    }
     case Kind::flag:
-      value.integer = PyObject_IsTrue(object);
+      if (!PyBool_Check(object)) throw pybind11::type_error(std::string(name) + " must be True or False");
+      value.flag = object == Py_True;
       break;
   }
-  if (PyErr_Occurred()) throw pybind11::error_already_set();
   return value;
 }
+
+#ifdef VZ_SHIM
+constexpr Device kCudaDevice = Device::cpu;  // csrc/shim runs the CUDA ops on CPU tensors
+#else
+constexpr Device kCudaDevice = Device::cuda;
+#endif
 
 template <size_t>
 using Object = pybind11::handle;
@@ -51,14 +67,20 @@ void bind_op(pybind11::module_& m, const Op& op, bool cuda, std::index_sequence<
   const auto call = [&op, cuda](Object<I>... given) {
     const std::array<PyObject*, sizeof...(I)> objects = {given.ptr()...};
     std::array<std::optional<Borrowed>, sizeof...(I)> borrowed;
-    const std::array<Value, sizeof...(I)> values = {read_object(op, I, objects[I], borrowed[I])...};
-    if (!cuda) {
-      const pybind11::gil_scoped_release release;
-      return op.run(values.data(), nullptr);
+    std::array<Value, sizeof...(I)> values = {read_object(op, I, objects[I], borrowed[I])...};
+    std::array<Given, sizeof...(I)> tensors;
+    int count = 0;
+    PyObject* first = nullptr;
+    for (size_t i = 0; i < sizeof...(I); ++i) {
+      if (!borrowed[i]) continue;
+      values[i].view = &borrowed[i]->read();
+      tensors[count++] = {op.names[i].c_str(), values[i].view, op.parameters[i].written};
+      if (!first) first = objects[i];
     }
-    size_t first = 0;
-    while (!values[first].view) ++first;
-    op.run(values.data(), current_stream(objects[first], values[first].view->device_id));
+    check_call(tensors.data(), count, cuda ? kCudaDevice : Device::cpu);
+    if (cuda) return op.run(values.data(), current_stream(first, tensors[0].view->device_id));
+    const pybind11::gil_scoped_release release;
+    op.run(values.data(), nullptr);
   };
   m.def(op.name.c_str(), call, pybind11::arg(op.names[I].c_str())...);
 }

@@ -8,53 +8,69 @@
 
 namespace py = pybind11;
 using vz::Borrowed;
+using vz::Device;
+using vz::Given;
 
 namespace {
 
-// Arrays of the weights: first [out] and weights [out, taps] int32 of a pass.
-vz::OwnedPass read_pass(int in_size, const py::object& first, const py::object& weights, bool horizontal) {
-  const Borrowed f("first", first.ptr()), w("weights", weights.ptr());
-  return vz::make_pass(in_size, *f, *w, horizontal);
+// Arrays of the weights of one step: first [out] and weights [out, taps] int32 of each axis.
+vz::Step read_step(const vz::Plan& plan, py::handle given) {
+  constexpr const char* kWhat = "a step is a tuple (h_first, h_weights, v_first, v_weights, vertical_first)";
+  if (!py::isinstance<py::tuple>(given) || py::len(given) != 5) throw py::type_error(kWhat);
+  const auto step = py::reinterpret_borrow<py::tuple>(given);
+  const py::object vertical_first = step[4];
+  if (!PyBool_Check(vertical_first.ptr())) throw py::type_error(kWhat);
+  const py::object of_step[] = {step[0], step[1], step[2], step[3]};
+  Borrowed h_first("h_first", of_step[0].ptr()), h_weights("h_weights", of_step[1].ptr()),
+      v_first("v_first", of_step[2].ptr()), v_weights("v_weights", of_step[3].ptr());
+  const Given arrays[] = {{"h_first", &h_first.read(), false}, {"h_weights", &h_weights.read(), false},
+                          {"v_first", &v_first.read(), false}, {"v_weights", &v_weights.read(), false}};
+  vz::check_call(arrays, 4, Device::cpu);
+  vz::Step made;
+  made.horizontal = vz::make_pass(plan.out_width(), *arrays[0].view, *arrays[1].view, true);
+  made.vertical = vz::make_pass(plan.out_height(), *arrays[2].view, *arrays[3].view, false);
+  made.vertical_first = vertical_first.ptr() == Py_True;
+  return made;
+}
+
+// An object of the class that was made by __new__ alone holds no plan, and pybind11 would lend memory that nobody wrote.
+const vz::Plan& read_plan(py::handle given) {
+  if (!py::isinstance<vz::Plan>(given)) throw py::type_error("plan must be a FramePlan");
+  if (!reinterpret_cast<py::detail::instance*>(given.ptr())->get_value_and_holder().holder_constructed())
+    throw py::type_error("plan was never initialised: make it by FramePlan(in_height, in_width, steps)");
+  return *given.cast<const vz::Plan*>();
 }
 
 // The one op whose C++ takes more than tensors and numbers: a plan, made once per size of frames.
 void bind_frames(py::module_& m) {
   py::class_<vz::Plan>(m, "FramePlan", "How frames of one size are resized, packed for this CPU.")
-      .def(py::init([](int in_height, int in_width) {
-             vz::Plan plan;
-             plan.in_height = in_height;
-             plan.in_width = in_width;
+      .def(py::init([](int in_height, int in_width, const py::sequence& steps) {
+             vz::Plan plan(in_height, in_width);
+             for (const py::handle step : steps) plan.add_step(read_step(plan, step));
              return plan;
            }),
-           py::arg("in_height"), py::arg("in_width"))
-      .def(
-          "add_step",
-          [](vz::Plan& plan, const py::object& h_first, const py::object& h_weights, const py::object& v_first,
-             const py::object& v_weights, bool vertical_first) {
-            vz::Step step;
-            const int width = plan.out_width(), height = plan.out_height();
-            step.horizontal = read_pass(width, h_first, h_weights, true);
-            step.vertical = read_pass(height, v_first, v_weights, false);
-            step.vertical_first = vertical_first;
-            plan.steps.push_back(std::move(step));
-          },
-          py::arg("h_first"), py::arg("h_weights"), py::arg("v_first"), py::arg("v_weights"), py::arg("vertical_first"));
+           py::arg("in_height"), py::arg("in_width"), py::arg("steps"));
   m.def(
       "frames_to_patches",
-      [](const vz::Plan& plan, py::handle frames, py::handle table, py::handle out, int patch, int merge,
-         int temporal) {
-        const Borrowed f("frames", frames.ptr()), t("table", table.ptr()), o("out", out.ptr());
+      [](py::handle plan, py::handle frames, py::handle table, py::handle out, int patch, int merge, int temporal) {
+        const vz::Plan& of_size = read_plan(plan);
+        Borrowed f("frames", frames.ptr()), t("table", table.ptr()), o("out", out.ptr());
+        const Given tensors[] = {{"frames", &f.read(), false}, {"table", &t.read(), false}, {"out", &o.read(), true}};
+        vz::check_call(tensors, 3, Device::cpu);
         const py::gil_scoped_release release;
-        vz::frames_to_patches(plan, *f, *t, *o, patch, merge, temporal);
+        vz::frames_to_patches(of_size, *tensors[0].view, *tensors[1].view, *tensors[2].view, patch, merge, temporal);
       },
       py::arg("plan"), py::arg("frames"), py::arg("table"), py::arg("out"), py::arg("patch"), py::arg("merge"),
       py::arg("temporal"));
   m.def(
       "resize_frames",
-      [](const vz::Plan& plan, py::handle frames, py::handle out) {
-        const Borrowed f("frames", frames.ptr()), o("out", out.ptr());
+      [](py::handle plan, py::handle frames, py::handle out) {
+        const vz::Plan& of_size = read_plan(plan);
+        Borrowed f("frames", frames.ptr()), o("out", out.ptr());
+        const Given tensors[] = {{"frames", &f.read(), false}, {"out", &o.read(), true}};
+        vz::check_call(tensors, 2, Device::cpu);
         const py::gil_scoped_release release;
-        vz::resize_frames(plan, *f, *o);
+        vz::resize_frames(of_size, *tensors[0].view, *tensors[1].view);
       },
       py::arg("plan"), py::arg("frames"), py::arg("out"));
   m.attr("cpu_ops") = py::object(m.attr("cpu_ops")) + py::object(py::make_tuple("frames_to_patches"));

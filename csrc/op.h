@@ -2,9 +2,10 @@
 // that registers both, all in the op's own files. bind_ops.h makes Python functions of what is registered.
 //
 //   struct Scale {                             // ops/scale.h
-//     View x, out;
+//     View x;
 //     double factor;
-//     VZ_ARGUMENTS(x, out, factor)             // once more, in the order of kernels/scale/reference.py
+//     Out out;                                 // what is written is Out or MaybeOut
+//     VZ_ARGUMENTS(x, factor, out)             // once more, in the order of kernels/scale/reference.py
 //   };
 //   void scale(const Scale& a) { ... }         // cpu/scale.cpp
 //   VZ_CPU_OP("scale", Scale, scale)
@@ -21,35 +22,47 @@
 
 namespace vz {
 
-using Maybe = std::optional<View>;  // a tensor that may be None
+struct Out : View {};                    // a tensor that is written
+using Maybe = std::optional<View>;      // a tensor that may be None
+using MaybeOut = std::optional<Out>;
 
-enum class Kind { tensor, maybe, number, integer, flag };
+enum class Kind { tensor, number, integer, flag };
 
 // One kind for each type that a field of arguments may have, and how it is read.
-inline Kind kind_of(const View&) { return Kind::tensor; }
-inline Kind kind_of(const Maybe&) { return Kind::maybe; }
-inline Kind kind_of(double) { return Kind::number; }
-inline Kind kind_of(int) { return Kind::integer; }
-inline Kind kind_of(bool) { return Kind::flag; }
+struct Parameter {
+  Kind kind;
+  bool optional = false, written = false;
+};
+inline Parameter parameter_of(const View&) { return {Kind::tensor}; }
+inline Parameter parameter_of(const Out&) { return {Kind::tensor, false, true}; }
+inline Parameter parameter_of(const Maybe&) { return {Kind::tensor, true}; }
+inline Parameter parameter_of(const MaybeOut&) { return {Kind::tensor, true, true}; }
+inline Parameter parameter_of(double) { return {Kind::number}; }
+inline Parameter parameter_of(int) { return {Kind::integer}; }
+inline Parameter parameter_of(bool) { return {Kind::flag}; }
 
 // What Python gave for one argument.
 struct Value {
   const View* view = nullptr;  // of a tensor; null for None
-  double number = 0;
-  int64_t integer = 0;
+  double number = 0;           // finite, as a float32 too
+  int integer = 0;
+  bool flag = false;
 };
 inline void read(const Value& from, View& to) { to = *from.view; }
 inline void read(const Value& from, Maybe& to) {
   if (from.view) to = *from.view;
 }
+inline void read(const Value& from, MaybeOut& to) {
+  if (from.view) read(from, to.emplace());
+}
 inline void read(const Value& from, double& to) { to = from.number; }
-inline void read(const Value& from, int& to) { to = static_cast<int>(from.integer); }
-inline void read(const Value& from, bool& to) { to = from.integer != 0; }
+inline void read(const Value& from, int& to) { to = from.integer; }
+inline void read(const Value& from, bool& to) { to = from.flag; }
 
 struct Op {
   std::string name;                // as Python calls the function
   std::vector<std::string> names;  // of the arguments
-  std::vector<Kind> kinds;
+  std::vector<Parameter> parameters;
   void (*run)(const Value* values, void* stream);
 };
 
@@ -73,7 +86,7 @@ inline std::vector<Op>& cuda_ops() {
 
 template <class Arguments>
 Arguments read_arguments(const Value* values) {
-  Arguments a;
+  Arguments a{};
   std::apply([&](auto&... field) { (read(*values++, field), ...); }, a.fields());
   return a;
 }
@@ -87,8 +100,8 @@ Op make_op(const char* name, void (*run)(const Value*, void*)) {
     op.names.push_back(names.substr(begin, end - begin));
     begin = end + 2;
   }
-  Arguments a;
-  std::apply([&](auto&... field) { (op.kinds.push_back(kind_of(field)), ...); }, a.fields());
+  Arguments a{};
+  std::apply([&](auto&... field) { (op.parameters.push_back(parameter_of(field)), ...); }, a.fields());
   return op;
 }
 

@@ -215,7 +215,7 @@ namespace {
 struct STRUCT {
   View x;
   double factor;
-  View out;
+  Out out;
   VZ_ARGUMENTS(x, factor, out)
 };
 
@@ -233,7 +233,6 @@ void NAME(const STRUCT& a) {
     dims.bind(name, view, "TF");
     want_dtype(name, view, a.x.dtype);
     want_last_contiguous(name, view);
-    want_cpu(name, view);
   }
   const Dtype dtype = a.x.dtype;
   const auto run = dtype == Dtype::f32 ? multiply<float> : dtype == Dtype::bf16 ? multiply<bf16> : multiply<f16>;

@@ -38,7 +38,9 @@ def build(folder: Path) -> ModuleType:
     includes = [f"-I{sysconfig.get_paths()['include']}", f"-I{pybind11.get_include()}"]
 
     def run(*command: str) -> None:
-        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        # A sanitizer's runtime that is loaded into the tests (`make sanitize`) is not for the compiler.
+        env = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+        done = subprocess.run(command, check=False, capture_output=True, text=True, env=env)
         if done.returncode != 0:
             raise RuntimeError(f"{' '.join(command)}\n{done.stderr[-4000:]}")
 

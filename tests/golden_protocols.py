@@ -53,10 +53,11 @@ TURNS: dict[str, dict[str, str]] = {
         "error": f"{END}{USER}<tool_response>\n[error_text]{HELP}\n</tool_response>{REPLY}",
     },
     "framethinker": {
-        "glance": f"{SYSTEM}{USER}{QUESTION}frame 0:{IMAGE}frame 1525:{IMAGE}{REPLY}",
+        "glance": f"{SYSTEM}{USER}{QUESTION}\nframe 0:{IMAGE}frame 1525:{IMAGE}{REPLY}",
         "tool": f"{END}{USER}frame 300:{IMAGE}frame 325:{IMAGE}{REPLY}",
         "last": f"{END}{USER}frame 300:{IMAGE}frame 325:{IMAGE}{REPLY}",
         "error": f"{END}{USER}{HELP}{REPLY}",
+        "asked": f"{END}{USER}Frame 1550 is at 01:02.{REPLY}",
     },
     "conan": {
         "glance": f"{SYSTEM}{USER}00:00:00{IMAGE}00:01:01{IMAGE}[question_text]{QUESTION}[options_text]{REPLY}",

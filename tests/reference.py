@@ -93,7 +93,7 @@ def read_in(tree: ast.Module) -> Iterator[tuple[str, int]]:
             case ast.Call(func=ast.Attribute(attr="getenv") | ast.Name(id="getenv"), args=[name, *_]):
                 pass
             case ast.Call(func=ast.Name(id="endpoints_from_environment"), args=[name, *_]):
-                for ending in ("URL", "MODEL", "KEY", "PRICE_IN", "PRICE_OUT", "OPTIONS"):
+                for ending in ("URL", "MODEL", "KEY", "KEY_FILE", "PRICE_IN", "PRICE_OUT", "OPTIONS"):
                     yield f"{_pattern(name, constants)}_{ending}", node.lineno
                 continue
             case _:

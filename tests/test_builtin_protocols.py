@@ -24,12 +24,14 @@ from vzoom.protocol import (
     builtin_protocol,
     check_complete,
     error_turn,
+    feedback,
     parse_turn,
     prompt,
     tokenize_parts,
     tool_turn,
     with_system,
 )
+from vzoom.protocol.render import _HELP
 from vzoom.types import Answer, CallError, Malformed, VideoInfo, ZoomCall, calls_of
 
 PUBLISHED = tuple(TURNS)
@@ -52,11 +54,14 @@ def turns_of(name: str) -> dict[str, list[Part]]:
     if protocol.call.per_turn > 1:
         clips.append((ZoomCall(40.0, 41.5, 1.0), (40.0, 41.48)))
     wrong = Malformed(CallError.REVERSED, "14 to 12")
+    asked = Malformed(CallError.FRAME_ASKED, "get frame number at time 01:02")
+    more = {"asked": error_turn(asked, VIDEO, config, question=QUESTION, zooms_left=2)} if protocol.call.ask else {}
     return {
         "glance": prompt(QUESTION, VIDEO, glance, config),
         "tool": tool_turn(clips, VIDEO, config, question=QUESTION, zooms_left=2, num_shown=len(glance)),
         "last": tool_turn(clips, VIDEO, config, question=QUESTION, zooms_left=0, num_shown=len(glance)),
         "error": error_turn(wrong, VIDEO, config, question=QUESTION, zooms_left=2),
+        **more,
     }
 
 
@@ -92,6 +97,35 @@ def test_texts_that_are_not_ours_are_missing_and_named() -> None:
         with pytest.raises(ValueError, match=f"lacks texts that are not ours to ship: {protocol.missing[0]}"):
             check_complete(protocol)
         check_complete(complete(name))
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "told"),
+    [
+        ("get frame number at time 01:02", CallError.FRAME_ASKED, "Frame 1858 is at 01:02."),
+        (" Get frame  number at time 62:30. ", CallError.FRAME_ASKED, "Frame 112387 is at 62:30."),
+        ("get frame number at time 1e308:00", CallError.BAD_VALUE, ""),
+        ("get frame number at time 1e308", CallError.FRAME_ASKED, "Frame 1000000000000000 is at 1e308."),
+        ("get frame number at time 1e999", CallError.NOT_FINITE, ""),
+        ("get frame number at time -5", CallError.NEGATIVE, ""),
+        ("get frame number at time noon", CallError.BAD_VALUE, ""),
+        ("get frame number", CallError.BAD_JSON, ""),
+        (f"{'so ' * 200}get frame number at time 00:10", CallError.FRAME_ASKED, "Frame 299 is at 00:10."),
+    ],
+)
+def test_a_question_for_the_number_of_a_frame_is_answered(said: str, kind: CallError, told: str) -> None:
+    protocol, video = complete("framethinker"), replace(VIDEO, fps=29.97)
+    outcome = parse_turn(f"<think>hm</think><action>{said}</action>", protocol, video_fps=video.fps)
+    assert isinstance(outcome, Malformed)
+    assert outcome.error == kind
+    text = feedback(outcome, video, ZoomConfig.of(protocol), question=QUESTION, zooms_left=2)
+    assert (told in text) if told else text.startswith(_HELP[kind])
+
+
+def test_only_the_grammar_of_actions_has_a_question_for_a_frame() -> None:
+    for name, ask in (("longvt", "get {time}"), ("framethinker", "get the time")):
+        with pytest.raises(ValueError, match=r"call\.ask: a sentence of the grammar"):
+            builtin_protocol(name).override(call={"ask": ask})
 
 
 def test_a_checkpoint_has_one_protocol() -> None:

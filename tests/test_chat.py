@@ -30,7 +30,9 @@ from vzoom.chat import (
     endpoints_from_environment,
 )
 from vzoom.chat.circuit import Circuits
+from vzoom.chat.masking import masked
 from vzoom.chat.wire import Problem
+from vzoom.cli import main
 from vzoom.config import ZoomConfig
 from vzoom.synthetic import SyntheticConfig
 
@@ -225,6 +227,80 @@ def test_a_key_in_a_failure_is_struck_out(server: ScriptedServer) -> None:
     server.replies = [error(500, b"key s3cret is busy")]
     found = say(chat_with(at(server, key="s3cret"), num_attempts=1))
     assert found == ChatFailed("500 Internal Server Error: key *** is busy", 1)
+
+
+KEY = "sk-proj-Zq7Xw2Vb9Nc4Md6Kf1Jg3Hh5"
+
+
+def parts_shown(text: str) -> list[str]:
+    """Parts of the key of four characters and more that a text shows."""
+    return [KEY[at : at + 4] for at in range(len(KEY) - 3) if KEY[at : at + 4] in text]
+
+
+@pytest.mark.parametrize("at", [0, 180, 187, 188, 195, 387, 388, 390, 400, 405, 430, 437, 3970, 3990])
+def test_a_key_is_masked_before_anything_is_cut(at: int, server: ScriptedServer) -> None:
+    """Wherever the key stands in what a server says, and whatever is cut of that: no part of it is shown."""
+    text = "." * at + f" Bearer {KEY}, {KEY[3:25]} and {KEY[:9]}"
+    unreadable: list[Scripted] = [(200, {}, text.encode()), streamed([f"data: {text}"]), streamed([{"error": text}])]
+    for reply in [error(401, text.encode()), error(500, text.encode()), error(400, text.encode()), *unreadable]:
+        server.replies = [reply]
+        chat = chat_with(at_key(server), num_attempts=1)
+        told = reason_of(chat)
+        assert parts_shown(told) == []
+        assert "***" in told or at > 300
+        assert len(told) < 1200
+
+
+def reason_of(chat: Chat) -> str:
+    try:
+        found = say(chat)
+    except EndpointsRefuse as refused:
+        return f"{refused} {chat.refusals}"
+    assert isinstance(found, ChatFailed)
+    return found.reason
+
+
+def at_key(server: ScriptedServer) -> Endpoint:
+    return at(server, key=KEY)
+
+
+def test_a_reply_that_says_the_key_is_kept_without_it(server: ScriptedServer) -> None:
+    server.replies = [
+        said(f"my key is {KEY}."),
+        streamed([delta(f"my key is {KEY[:20]}"), delta(f"{KEY[20:]}.", "stop")]),
+    ]
+    for stream in (False, True):
+        found = say(chat_with(at_key(server), stream=stream))
+        assert isinstance(found, Reply)
+        assert found.text == "my key is ***."
+    assert KEY not in repr(at_key(server))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (f"{KEY}{KEY}", "******"),
+        (f"a {KEY[:5]} b", f"a {KEY[:5]} b"),
+        (f"x{KEY[2:8]}y{KEY[4:]}z", "x***y***z"),
+        ("see https://me:pw@host/v1?api_key=abc&x=1#f", "see https://***@host/v1?api_key=***&x=1#f"),
+        ("GET /v1?token=abc HTTP/1.1", "GET /v1?token=*** HTTP/1.1"),
+        ("proxy me:pw@proxy:8080 refused", "proxy ***@proxy:8080 refused"),
+        ("at 12:30 mail a@b.c", "at 12:30 mail a@b.c"),
+    ],
+)
+def test_what_is_masked(text: str, shown: str) -> None:
+    assert masked(text, KEY) == shown
+
+
+def test_a_short_key_is_masked_as_a_whole() -> None:
+    assert masked("key abc is not abcab", "abc") == "key *** is not ***ab"
+    assert masked("nothing", None) == "nothing"
+
+
+def test_masking_takes_linear_time() -> None:
+    started = time.perf_counter()
+    masked("a:" * 2000 + "b" * 2000 + KEY[:7] * 400, KEY)
+    assert time.perf_counter() - started < 0.5
 
 
 # ------------------------------------------------------------------------------------------ pauses and failover
@@ -534,6 +610,20 @@ def test_what_is_wrong_in_the_environment_is_named(changes: dict[str, str], mess
     assert "s3cret" not in str(caught.value)
 
 
+def test_a_key_may_be_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text("k1\n")
+    said = {"A_URL": "https://one/v1", "A_MODEL": "m", "A_KEY_FILE": str(file), "A_URL_2": "https://two/v1"}
+    assert [endpoint.key for endpoint in endpoints_from_environment("A", said)] == ["k1", None]
+    with pytest.raises(ValueError, match="A_KEY and A_KEY_FILE are both set"):
+        endpoints_from_environment("A", {**said, "A_KEY": "k2"})
+    with pytest.raises(ValueError, match=r"A_KEY_FILE names .*none, which cannot be read: No such file"):
+        endpoints_from_environment("A", {**said, "A_KEY_FILE": str(tmp_path / "none")})
+    file.write_text("")
+    with pytest.raises(ValueError, match="A_URL: the key for https://one/v1 is empty"):
+        endpoints_from_environment("A", said)
+
+
 def test_settings_are_checked() -> None:
     with pytest.raises(ValueError, match="at least one endpoint"):
         Chat([])
@@ -543,3 +633,41 @@ def test_settings_are_checked() -> None:
     for name in ("pause_seconds", "jitter", "rest_seconds"):
         with pytest.raises(ValueError, match=f"{name} must be 0 or more"):
             chat_with(GONE, **{name: -1})
+
+
+def test_a_run_leaves_no_part_of_its_key_anywhere(
+    server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a server says back goes into the reply cache, the rejected ones, the summary and the terminal."""
+    pytest.importorskip("pyarrow", reason="pyarrow (extra train) is not installed")
+    from expert_tools import make_questions
+
+    questions = make_questions(tmp_path, 3)
+    monkeypatch.setenv("VZOOM_EXPERT_URL", server.url)
+    monkeypatch.setenv("VZOOM_EXPERT_MODEL", "m")
+    monkeypatch.setenv("VZOOM_EXPERT_KEY", KEY)
+    wrong = f"<think>The key is {KEY}.</think><answer>{KEY}</answer>"
+    dots = "." * 380
+    server.replies = [said(wrong), said(f"{KEY} is no turn"), error(401, f"{dots} bad key: {KEY}".encode())]
+    command = ["distill", "--questions", str(questions), "--out", str(tmp_path / "out"), "--concurrency", "1"]
+    assert main([*command, "--model", "embedded"]) == 2
+    told = capsys.readouterr()
+    assert "401" in told.err
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert {"replies.jsonl", "rejected.jsonl", "settings.json"} <= {path.name for path in files}
+    held = b"".join(path.read_bytes() for path in files).decode("utf-8", "replace")
+    assert "***" in held
+    assert parts_shown(held + told.out + told.err) == []
+
+
+@pytest.mark.parametrize("option", ["--key", "--api-key=KEY", "--expert-key", "--token"])
+def test_a_key_on_the_command_line_is_refused_and_not_said_again(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [option.replace("KEY", KEY)] if "=" in option else [option, KEY]
+    with pytest.raises(SystemExit):
+        main(["distill", "--questions", "q", "--out", "o", *words])
+    told = capsys.readouterr()
+    assert "no key is taken from the command line" in told.err
+    assert "VZOOM_EXPERT_KEY" in told.err
+    assert parts_shown(told.out + told.err) == []

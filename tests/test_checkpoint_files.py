@@ -411,3 +411,54 @@ def test_headers_are_what_safetensors_writes(tmp_path: Path) -> None:
         out = torch.full(want.shape, torch.nan)
         one.write_to(out)
         assert out.equal(want.float())
+
+
+def with_header(path: Path, header: bytes, data: bytes = bytes(64), *, length: int | None = None) -> Path:
+    path.write_bytes((len(header) if length is None else length).to_bytes(8, "little") + header + data)
+    return path
+
+
+def entry(**changes: Any) -> dict[str, Any]:
+    return {"dtype": "F32", "shape": [4], "data_offsets": [0, 16], **changes}
+
+
+@pytest.mark.parametrize(
+    ("header", "why"),
+    [
+        ([], "no JSON object"),
+        ({"a": 3}, "describes a as 3"),
+        ({"a": entry(shape=[-2, -2])}, "describes a as"),
+        ({"a": entry(shape=[4.0])}, "describes a as"),
+        ({"a": entry(shape=[True, 4])}, "describes a as"),
+        ({"a": entry(shape=[2**62, 2**62])}, "for a"),
+        ({"a": entry(shape=[2**70])}, "describes a as"),
+        ({"a": entry(data_offsets=["0", "16"])}, "describes a as"),
+        ({"a": entry(data_offsets=[-16, 0])}, "describes a as"),
+        ({"a": entry(data_offsets=[16, 0])}, "for a"),
+        ({"a": entry(data_offsets=[0, 16, 32])}, "describes a as"),
+        ({"a": entry(data_offsets=[0, 2**64])}, "describes a as"),
+        ({"a": entry(dtype="F33")}, "holds a as F33"),
+        ({"a": entry(dtype=["F32"])}, "describes a as"),
+        ({"a": entry(), "b": entry()}, "begins at byte"),  # two over each other
+        ({"a": entry(), "b": entry(data_offsets=[8, 24])}, "begins at byte"),
+        ({"a": entry(), "b": entry(data_offsets=[20, 36])}, "begins at byte"),  # a hole
+        ({"a": entry(data_offsets=[60, 76])}, "begins at byte"),
+        ({"a": entry(shape=[40], data_offsets=[0, 160])}, "cut short"),
+    ],
+)
+def test_a_header_that_lies_is_refused(header: Any, why: str, tmp_path: Path) -> None:
+    path = with_header(tmp_path / WEIGHTS, json.dumps(header).encode())
+    with pytest.raises(ValueError, match=why) as caught:
+        open_weights(tmp_path, "m")
+    assert str(path) in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("length", [0, 1, 2**63, 2**64 - 1, 100_000_001])
+def test_a_header_of_a_length_that_cannot_be_takes_no_memory(length: int, tmp_path: Path) -> None:
+    with_header(tmp_path / WEIGHTS, b"{}", length=length)
+    with pytest.raises(ValueError, match="download it again"):
+        open_weights(tmp_path, "m")
+    (tmp_path / WEIGHTS).write_bytes((50_000).to_bytes(8, "little") + b'{"a":' * 10_000)
+    with pytest.raises(ValueError, match="its header is not JSON"):
+        open_weights(tmp_path, "m")

@@ -344,7 +344,7 @@ def test_a_refused_key_ends_the_run(questions: list[Record], factory: EpisodeFac
 def test_lines_and_ledgers(tmp_path: Path) -> None:
     path = tmp_path / "a" / "l.jsonl"
     lines = JsonLines(path)
-    with pytest.raises(ValueError, match="written by another"):
+    with pytest.raises(ValueError, match="in use by another"):
         JsonLines(path)
     lines.add({"a": "ö"})
     lines.close()
@@ -359,10 +359,10 @@ def test_lines_and_ledgers(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"l\.jsonl, line 2"):
         JsonLines(path)
     path.write_text('{"a": 1}\n')
-    with pytest.raises(ValueError, match="line 1 holds no key"):
+    with pytest.raises(ValueError, match=r"line 1 is damaged .it holds no key"):
         ReplyCache(path)
     path.write_text("[]\n")
-    with pytest.raises(ValueError, match="line 1 is no JSON object"):
+    with pytest.raises(ValueError, match=r"line 1 is damaged .it is no JSON object"):
         JsonLines(path)
     assert key_of({"a": 1, "b": 2}) == key_of({"b": 2, "a": 1}) != key_of({"a": 1, "b": 3})
 

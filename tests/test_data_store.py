@@ -117,7 +117,7 @@ def test_an_error_leaves_the_journal_for_the_next_run(tmp_path: Path) -> None:
 
 
 def test_one_writer_a_folder(tmp_path: Path) -> None:
-    with Writer(tmp_path / "d"), pytest.raises(ValueError, match="is being written by another process"):
+    with Writer(tmp_path / "d"), pytest.raises(ValueError, match="is in use by another process"):
         Writer(tmp_path / "d")
     Writer(tmp_path / "d").close()
 
@@ -174,7 +174,7 @@ def test_a_bad_row_is_named(tmp_path: Path, change: dict[str, Any], problem: str
 
 def test_other_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_text("hello")
-    with pytest.raises(InvalidRecord, match=r"a\.parquet is no Parquet file"):
+    with pytest.raises(InvalidRecord, match=r"a\.parquet is damaged, or no Parquet file"):
         list(read(tmp_path / "a.parquet"))
     pq.write_table(pa.table({"x": [1]}), tmp_path / "b.parquet")
     with pytest.raises(InvalidRecord, match="not one of vzoom's"):

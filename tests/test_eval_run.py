@@ -78,8 +78,12 @@ def test_a_stopped_run_goes_on_with_another_number_of_processes(
 
     with pytest.raises(Stopped):
         run(zoomer, small_benchmark(), videos, tmp_path, CONFIG, shard=Shard(1, 2), progress=stop)
+    (tmp_path / "shards" / ".merge.lock").write_text("0.0.7")  # left by another version
     seen: list[RunProgress] = []
-    path = run(zoomer, small_benchmark(), videos, tmp_path, CONFIG, progress=seen.append)
+    said: list[str] = []
+    path = run(zoomer, small_benchmark(), videos, tmp_path, CONFIG, progress=seen.append, say=said.append)
+    assert len(said) == 1
+    assert f"{tmp_path} was left by vzoom 0.0.7, this is {vzoom.__version__}" in said[0]
     assert path is not None
     assert [(d.done, d.total, d.fresh) for d in seen] == [(4, 6, 2), (6, 6, 4)]
     assert content_hash(path) == content_hash(undisturbed)

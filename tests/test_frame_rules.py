@@ -28,7 +28,7 @@ from vzoom.protocol import (
 )
 from vzoom.protocol.definition import GlanceName, ZoomName
 from vzoom.protocol.frame_times import GLANCE_RULES, ZOOM_RULES
-from vzoom.types import Malformed, VideoInfo, ZoomCall
+from vzoom.types import CallError, Malformed, VideoInfo, ZoomCall
 from vzoom.video import open_video
 
 FPS = (8.0, 12.5, 15.0, 23.976, 24.0, 24000 / 1001, 25.0, 29.97, 30000 / 1001, 30.0, 50.0, 60000 / 1001, 60.0)
@@ -88,13 +88,25 @@ def public_qwen(call: ZoomCall, total: int, fps: float, limit: int) -> list[int]
     return torch.linspace(a, b, n).round().long().tolist()
 
 
-def public_conan(call: ZoomCall, total: int, fps: float, limit: int) -> list[int] | None:
+def public_conan(call: ZoomCall, total: int, fps: float, limit: int, shown: list[float]) -> list[int] | None:
+    """Its memory holds clock times, HH:MM:SS: the frames at these whole seconds are not shown again."""
+    is_new = np.ones(total, bool)
+    for seconds in shown:
+        if (index := round(int(seconds) * fps)) < total:
+            is_new[index] = False
+
+    def spread(there: np.ndarray, n: int) -> list[int]:
+        if len(there) <= n or n == 1:
+            return there[:n].tolist()
+        step = (len(there) - 1) / (n - 1)
+        return [int(there[round(i * step)]) for i in range(n)]
+
     a, b = max(0, int(np.round(call.start_seconds * fps))), min(total - 1, int(np.round(call.end_seconds * fps)))
-    if a >= b:
-        return None
-    there = list(range(a, b + 1))
-    step = (len(there) - 1) / 7
-    return there if len(there) <= 8 else [there[round(i * step)] for i in range(8)]
+    found = spread(a + np.flatnonzero(is_new[a : b + 1]), 8) if a < b else []
+    is_new[found] = False
+    if len(found) < 8:
+        found += spread(np.flatnonzero(is_new), 8 - len(found))
+    return sorted(found) or None
 
 
 def public_timesearch(call: ZoomCall, total: int, fps: float, limit: int) -> list[int] | None:
@@ -116,7 +128,6 @@ PUBLIC: dict[ZoomName, tuple[Formula, View]] = {
     "videozoomer": (public_videozoomer, settings("videozoomer")),
     "framethinker": (public_framethinker, settings("framethinker", limit=12)),
     "qwen": (public_qwen, settings("qwen", limit=128, fps=1.0)),
-    "conan": (public_conan, settings("conan", limit=8)),
     "timesearch": (public_timesearch, settings("timesearch", limit=8, fps=2.0)),
 }
 
@@ -149,6 +160,32 @@ def test_ten_thousand_zooms_choose_the_frames_of_the_public_formula(rule: ZoomNa
         if not isinstance(got, Malformed):
             assert got == [index / rate for index in frames or ()]
             num_carried_out += 1
+
+
+def test_ten_thousand_zooms_of_conan_skip_what_was_shown_and_are_filled_up() -> None:
+    rng = random.Random(2)
+    config = settings("conan", limit=8)
+    kinds = {"filled up": 0, "in the segment": 0, "nothing left": 0}
+    for _ in range(10_000):
+        fps = rng.choice(FPS)
+        total = rng.choice((rng.randrange(1, 40), rng.randrange(1, 2000), rng.randrange(1, 40_000)))
+        call = random_call(rng, total / fps)
+        if not call.start_seconds < min(call.end_seconds, total / fps):
+            continue
+        shown = [index / fps for index in sorted(rng.sample(range(total), min(total, rng.randrange(0, 80))))]
+        if rng.random() < 0.2:  # as if the model had looked here before, frame by frame at whole seconds
+            seconds = range(int(call.start_seconds), math.ceil(call.end_seconds) + 1)[:200]
+            shown += [math.ceil(second * fps) / fps for second in seconds]
+        expected = public_conan(call, total, fps, 8, shown)
+        got = zoom_timestamps(call, video(total, fps), config, shown=shown)
+        assert (None if isinstance(got, Malformed) else [round(t * fps) for t in got]) == expected, (call, total, fps)
+        if isinstance(got, Malformed):
+            assert got.error is CallError.ZERO_FRAMES
+            kinds["nothing left"] += 1
+            continue
+        is_inside = all(call.start_seconds - 0.5 <= t <= call.end_seconds + 0.5 for t in got)
+        kinds["in the segment" if is_inside else "filled up"] += 1
+    assert min(kinds.values()) >= 20, kinds
 
 
 def test_eva_shows_both_ends_and_times_between_them() -> None:

@@ -123,7 +123,7 @@ def test_config_refuses_nonsense() -> None:
         ZoomConfig(glance_fps=0)
     with pytest.raises(ValueError, match="min_pixels"):
         ZoomConfig(min_pixels=10**6)
-    with pytest.raises(ValueError, match=r"pixels\.resize: must be one of videozoomer, direct, long_side"):
+    with pytest.raises(ValueError, match=r"pixels\.resize: must be one of videozoomer, direct, box"):
         EXACT.protocol.override(pixels={"resize": "long"})
     with pytest.raises(ValueError, match="answer_reserve"):
         ZoomConfig(max_total_tokens=512)

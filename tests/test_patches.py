@@ -20,6 +20,7 @@ from vzoom.config import ZoomConfig
 from vzoom.kernels import extension
 from vzoom.kernels.frames_to_patches import pillow_step
 from vzoom.kernels.frames_to_patches.reference import resize
+from vzoom.protocol import builtin_protocol
 from vzoom.video.patches import PatchSpec, frames_to_patches, grid_for, resize_frames, smart_resize, value_table
 
 try:
@@ -30,6 +31,7 @@ except ModuleNotFoundError:  # transformers 5.0: the plain processor is PIL's
 QWEN2 = PatchSpec()
 QWEN3 = PatchSpec(patch_size=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 DIRECT, TWO_STEPS = ZoomConfig(protocol=DIRECT), ZoomConfig(protocol=VZOOM)
+CONAN, FRAMETHINKER = (ZoomConfig.of(builtin_protocol(name)) for name in ("conan", "framethinker"))
 
 SIZES = [
     (360, 640),  # the usual one
@@ -196,6 +198,55 @@ def test_frames_kept_at_the_models_size_give_the_same_patches(config: ZoomConfig
     got, got_grid = frames_to_patches(kept, config=config, spec=QWEN2, impl=impl)
     assert got_grid == grid
     assert got.equal(wanted)
+
+
+def public_conan(image: Image.Image) -> Image.Image:
+    """Its longer side is 448 pixels at most."""
+    width, height = image.size
+    if max(width, height) <= 448:
+        return image
+    if width > height:
+        return image.resize((448, int(height * (448 / width))), Image.Resampling.LANCZOS)
+    return image.resize((int(width * (448 / height)), 448), Image.Resampling.LANCZOS)
+
+
+@pytest.mark.parametrize("size", [(1080, 1920), (448, 300), (768, 432), (500, 500), (317, 449)], ids=str)
+def test_a_box_shrinks_as_conan_does_and_only_once(size: tuple[int, int], impl: str) -> None:
+    pictures = frames(2, *size)
+    shrunk = np.stack([np.asarray(public_conan(Image.fromarray(picture))) for picture in pictures])
+    wanted, grid = by_transformers(shrunk, QWEN2, CONAN)
+    got, got_grid = frames_to_patches(pictures, config=CONAN, spec=QWEN2, impl=impl)
+    assert got_grid == grid == grid_for(*size, config=CONAN, spec=QWEN2)
+    assert got.equal(wanted)
+    kept = resize_frames(pictures, config=CONAN, spec=QWEN2, impl=impl)
+    assert frames_to_patches(kept, config=CONAN, spec=QWEN2, impl=impl)[0].equal(wanted)
+
+
+def public_framethinker(height: int, width: int, duration_seconds: float) -> tuple[int, int]:
+    """640 x 360 pixels at most, 448 x 252 of videos above 300 s; then the processor's size, which is all there is."""
+    most_wide, most_high = (448, 252) if duration_seconds > 300 else (640, 360)
+    if width > most_wide or height > most_high:
+        ratio = min(most_wide / width, most_high / height)
+        height, width = int(height * ratio), int(width * ratio)
+    return smart_resize(height, width, factor=28, min_pixels=3136, max_pixels=12845056)
+
+
+def test_a_protocol_may_show_long_videos_smaller() -> None:
+    rng = random.Random(5)
+    sizes = [(1080, 1920), (1920, 1080), (480, 640)]
+    sizes += [(rng.randrange(240, 2200), rng.randrange(240, 2200)) for _ in range(500)]
+    for height, width in sizes:
+        for duration in (300.0, 300.1):
+            config = FRAMETHINKER.for_video(duration)
+            wanted = public_framethinker(height, width, duration)
+            assert grid_for(height, width, config=config, spec=QWEN2) == (wanted[0] // 14, wanted[1] // 14)
+            # Frames that were made smaller stay as they are, also for whoever does not know how long the video is.
+            assert grid_for(*wanted, config=FRAMETHINKER, spec=QWEN2) == (wanted[0] // 14, wanted[1] // 14)
+    assert grid_for(1080, 1920, config=FRAMETHINKER.for_video(301), spec=QWEN2) == (18, 32)
+    assert TWO_STEPS.for_video(10_000) is TWO_STEPS
+    kept = resize_frames(frames(1, 720, 1280), config=FRAMETHINKER, spec=QWEN2)
+    assert kept.shape == (1, 364, 644, 3)  # more than 640 x 360: to the nearest multiples of 28
+    assert resize_frames(kept, config=FRAMETHINKER, spec=QWEN2).tobytes() == kept.tobytes()
 
 
 def test_grid_is_within_the_budget() -> None:

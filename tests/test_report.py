@@ -17,7 +17,7 @@ from PIL import Image
 from protocols import VZOOM
 
 from vzoom.engine import Outcome
-from vzoom.report import Report
+from vzoom.report import Report, answer_card
 from vzoom.report.markup import clock_text, escape, milliseconds_text, nice_step, picture, turn_markup
 from vzoom.types import Answer, Clip, StopReason, shortened
 
@@ -293,3 +293,10 @@ def test_a_card_without_answer_or_zoom_says_so() -> None:
     assert "limit of tokens" in page.text
     assert "0 zooms ·" in page.text
     assert not page.all("rect")
+
+
+def test_a_page_does_not_pass_on_what_is_in_a_url() -> None:
+    result = make_result(path="https://me:s3cret@host/videos/walk.mp4?token=s3cret#s3cret")
+    for page in (Report(result).html(), answer_card(result)):
+        assert "walk.mp4" in page
+        assert "s3cret" not in page

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoints import token_id, write_tokenizer
-from protocols import TAGS
+from protocols import TAGS, VZOOM
 from test_video_render import render
 from torture_videos import RECORDING
 
 from vzoom.config import ZoomConfig
+from vzoom.data.record import RecordedTurn, carried_out
 from vzoom.engine.session import Done, NeedFrames, NeedTokens, Session
+from vzoom.protocol import builtin_protocol, is_well_formed
 from vzoom.protocol.text_codec import TextCodec
 from vzoom.protocol.vocabulary import Vocabulary
 from vzoom.types import Answer, CallError, Clip, Malformed, StopReason, VideoInfo, ZoomCall
@@ -99,6 +101,58 @@ def test_a_conversation_of_two_zooms(vocabulary: Vocabulary) -> None:
     assert driver.fed == trajectory.ids[:-1]
     assert "video ends at 64.00s" in driver.openings[2]
     assert trajectory.to_json()["zooms"][1]["end_seconds"] == 64
+
+
+def test_a_protocol_may_leave_out_what_was_shown(vocabulary: Vocabulary) -> None:
+    protocol = VZOOM.override(zoom={"rule": "conan", "max_frames": 8})
+    driver = Driver(vocabulary, protocol=protocol, zoom_max_frames=8)
+    driver.write(CALL)
+    driver.write(CALL)
+    first, second = (turn.pts_seconds for turn in driver.session.trajectory.zooms)
+    assert len(first) == len(second) == 8
+    assert min(first) >= 4
+    assert max(first) <= 8
+    seconds = {int(time) for time in (*first, *driver.session.trajectory.glance_seconds)}
+    assert not {time for time in second if time in seconds}
+    assert min(second) >= 4
+    assert max(second) <= 8
+
+
+def test_the_number_of_a_frame_is_told_in_a_turn_of_its_own(vocabulary: Vocabulary) -> None:
+    built_in = builtin_protocol("framethinker")
+    driver = Driver(vocabulary, protocol=dataclasses.replace(built_in, texts={"system_text": ""}))
+    driver.write("<think>a</think><action>get frame number at time 00:10</action>")
+    assert "<|im_start|>user\nFrame 80 is at 00:10.<|im_end|>" in driver.opening
+    driver.write("<think>b</think><action>choose frames between 80 and 120</action>")
+    driver.write("<think>c</think><action>output answer: A</action>")
+    trajectory = driver.session.trajectory
+    assert trajectory.answer == "A"
+    assert driver.session.generations_left == 5 - 3
+    assert [len(turn.pts_seconds) for turn in trajectory.turns] == [0, 11, 0]
+    texts, outcomes = [turn.text for turn in trajectory.turns], [turn.outcome for turn in trajectory.turns]
+    assert is_well_formed(texts, outcomes, built_in)
+    assert is_well_formed(texts, [None] * 3, built_in)
+    assert not is_well_formed([texts[0].removeprefix("<think>"), *texts[1:]], outcomes, built_in)
+    turns = [RecordedTurn(turn.text, "student", turn.outcome, False, turn.pts_seconds) for turn in trajectory.turns]
+    assert [carried_out(turns, number) for number in range(3)] == [True, True, True]
+
+
+@pytest.mark.parametrize(("duration", "box"), [(300.0, (640, 360)), (301.0, (448, 252))])
+def test_a_session_knows_how_large_the_frames_of_its_video_are(
+    vocabulary: Vocabulary, duration: float, box: tuple[int, int]
+) -> None:
+    protocol = VZOOM.override(pixels={"resize": "box", "box": (640, 360), "long_box": (448, 252)})
+    video = VideoInfo("v.mp4", duration_seconds=duration, fps=8.0, width=1920, height=1080)
+    seen = []
+
+    def grid_hw(height: int, width: int, config: ZoomConfig) -> tuple[int, int]:
+        seen.append(config.protocol.pixels.box)
+        return height // 14, width // 14
+
+    driver = Driver(dataclasses.replace(vocabulary, grid_hw=grid_hw), video, protocol=protocol)
+    driver.write(CALL)
+    assert set(seen) == {box}
+    assert driver.session.config.protocol.pixels.box == box
 
 
 def test_a_zoom_into_a_video_whose_frames_follow_unevenly(vocabulary: Vocabulary, tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def test_a_micro_batch_is_collated_once(
     assert len(collated) == len(found) == num_micro_batches
     assert scored.count("before") == 2 * num_micro_batches  # policy and reference
     assert scored.count("loss") == num_micro_batches
-    assert all(batch.pixel_values is not None and "pixel_values" not in batch.tokens for batch in collated)
+    assert all("pixel_values" in batch.pixels and "pixel_values" not in batch.tokens for batch in collated)
 
 
 def test_the_memory_that_it_takes_is_said_before_anything_is_loaded(
@@ -225,10 +225,19 @@ def test_only_complete_checkpoints_are_resumed_from(tmp_path: Path) -> None:
     assert newest_complete(tmp_path) is None
     for step in (2, 10, 12):
         (tmp_path / f"checkpoint-{step}").mkdir()
-    mark_complete(tmp_path / "checkpoint-2", {"a": 1})
-    mark_complete(tmp_path / "checkpoint-10", {"a": 2})
-    assert newest_complete(tmp_path) == (tmp_path / "checkpoint-10", {"a": 2})
+    state = {"identity": {}, "best": None, "progress": {}}
+    (tmp_path / "checkpoint-10" / "a").write_text("abc")
+    mark_complete(tmp_path / "checkpoint-2", state | {"step": 2})
+    mark_complete(tmp_path / "checkpoint-10", state | {"step": 10})
+    newest, held = newest_complete(tmp_path) or (None, {})
+    assert (newest, held["step"], held["files"]) == (tmp_path / "checkpoint-10", 10, {"a": 3})
     assert not (tmp_path / "checkpoint-12").exists()
+    (tmp_path / "checkpoint-10" / "a").write_text("ab")
+    with pytest.raises(ValueError, match=r"checkpoint-10/a is damaged \(it has 2 of 3 bytes\): remove .*checkpoint-10"):
+        newest_complete(tmp_path)
+    (tmp_path / "checkpoint-10" / "progress.json").write_text('{"step": ')
+    with pytest.raises(ValueError, match=r"checkpoint-10/progress.json is damaged .*: remove .*checkpoint-10"):
+        newest_complete(tmp_path)
 
 
 def test_the_log_forgets_what_will_be_done_again(tmp_path: Path) -> None:

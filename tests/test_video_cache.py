@@ -7,12 +7,13 @@ import random
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from protocols import DIRECT
+from protocols import DIRECT, VZOOM
 from test_video_render import painted, read_number, render
 
 from vzoom.config import ZoomConfig
@@ -201,6 +202,16 @@ def test_videos_that_are_opened_through_the_cache_share_frames_of_one_size(path:
         other = cache.open(path, config=other_config, spec=other_spec).frames_at([1.0])
         assert np.array_equal(other.frames[0], _resized_alone(path, 1.0, other_config, other_spec))
     assert len(asked) == 2 + 4 * 2  # once through the cache and once without it
+
+
+def test_frames_of_a_long_video_are_as_small_as_the_protocol_says(tmp_path: Path) -> None:
+    protocol = VZOOM.override(pixels={"resize": "box", "box": (112, 84), "long_box": (56, 28)})
+    config = ZoomConfig(protocol=protocol, min_pixels=784)
+    for num_frames, width in ((300, 112), (301, 56)):
+        file = render(
+            tmp_path / f"{num_frames}.mp4", pts=range(num_frames), time_base=Fraction(1), rate=1, width=256, height=128
+        )
+        assert ClipCache().open(file, config=config, spec=PatchSpec()).frames_at([2.0]).frames.shape[2] == width
 
 
 def _resized_alone(path: Path, seconds: float, config: ZoomConfig, spec: PatchSpec) -> np.ndarray:

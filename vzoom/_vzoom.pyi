@@ -4,6 +4,7 @@ Each function is an op, with the arguments of `kernels/<op>/reference.py` in the
 they are. `tests/kernels/test_extension.py` compares names and arguments with the extension itself.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -61,8 +62,7 @@ def splice_move(
 ) -> None: ...
 
 class FramePlan:
-    def __init__(self, in_height: int, in_width: int) -> None: ...
-    def add_step(self, h_first: Any, h_weights: Any, v_first: Any, v_weights: Any, vertical_first: bool) -> None: ...
+    def __init__(self, in_height: int, in_width: int, steps: Sequence[tuple[Any, Any, Any, Any, bool]]) -> None: ...
 
 def frames_to_patches(
     plan: FramePlan, frames: Tensor, table: Tensor, out: Tensor, patch: int, merge: int, temporal: int

@@ -17,7 +17,14 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
-from .protocol import Protocol, builtin_names, builtin_protocol, protocol_from_dict, protocol_to_dict
+from .protocol import (
+    LONG_VIDEO_SECONDS,
+    Protocol,
+    builtin_names,
+    builtin_protocol,
+    protocol_from_dict,
+    protocol_to_dict,
+)
 
 DEFAULT_PROTOCOL = "vzoom"
 
@@ -168,6 +175,13 @@ class ZoomConfig:
         }
         return cls(protocol=protocol).override(**limits).override(**changes)
 
+    def for_video(self, duration_seconds: float) -> ZoomConfig:
+        """The settings for a video of this length: of a long one the protocol may make the frames smaller."""
+        long_box = self.protocol.pixels.long_box
+        if long_box is None or duration_seconds <= LONG_VIDEO_SECONDS:
+            return self
+        return replace(self, protocol=self.protocol.override(pixels={"box": long_box, "long_box": None}))
+
     @classmethod
     def from_dict(cls, data: dict[str, Any], source: str, *, protocol: Protocol | None = None) -> ZoomConfig:
         """Check the contents of a `vzoom.json`.
@@ -187,10 +201,18 @@ class ZoomConfig:
         if unknown:
             raise ValueError(f"{file}: unknown field {', '.join(sorted(unknown))}")
         numbers = {name: value for name, value in data.items() if name not in ("protocol", *_OLD_CHOICES)}
+        for name, kind in get_type_hints(cls).items():
+            value: Any = numbers.get(name)
+            if name not in numbers or kind not in (int, float):
+                continue
+            # true is a number to Python, and so are NaN and infinity to its JSON.
+            is_number = isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
+            if not (is_number and abs(value) <= 2**53):
+                raise ValueError(f"{file}: {name} is {repr(value)[:80]}")
         own = protocol or _protocol_in(data, file)
         try:
             return cls.of(own, **numbers)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise ValueError(f"{file}: {error}") from None
 
     def to_dict(self) -> dict[str, Any]:

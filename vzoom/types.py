@@ -43,6 +43,7 @@ class CallError(StrEnum):
     CALL_AND_ANSWER = "call_and_answer"
     UNCLOSED = "unclosed"
     EMPTY = "empty"  # neither a call nor an answer
+    FRAME_ASKED = "frame_asked"  # nothing is wrong: it asked for the number of the frame at a time, and is told
     UNREADABLE = "unreadable"  # the segment exists but the file has no decodable frame there
 
 
@@ -319,7 +320,12 @@ class Trajectory:
     @property
     def num_frames(self) -> int:
         """Frames seen in all: glance and zooms."""
-        return sum(len(visual.pts_seconds) for visual in self.visuals)
+        return len(self.shown_seconds)
+
+    @property
+    def shown_seconds(self) -> tuple[float, ...]:
+        """Their times, in the order in which they were seen."""
+        return tuple(seconds for visual in self.visuals for seconds in visual.pts_seconds)
 
     def __repr__(self) -> str:
         stop = str(self.stop_reason) if self.stop_reason else None

@@ -47,7 +47,7 @@ struct AttentionKernels {
   AttentionKernel f32, bf16, f16;
 };
 extern const AttentionKernels attention_scalar;
-#if defined(__x86_64__)
+#ifdef VZ_X86
 extern const AttentionKernels attention_avx2, attention_avx512;
 extern const AttentionKernel attention_avx512bf16;  // bf16 dot products, two keys or dimensions an instruction
 #endif

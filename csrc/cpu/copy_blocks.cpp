@@ -18,23 +18,23 @@ void copy_blocks(const CopyBlocks& a) {
   for (const auto& [name, view] : {Named{"k_pages", a.k_pages}, {"v_pages", a.v_pages}}) {
     want_dtype(name, view, a.k_pages.dtype);
     want_last_contiguous(name, view);
-    want_cpu(name, view);
   }
   for (const auto& [name, view] : {Named{"sources", a.sources}, {"targets", a.targets}}) {
     want_dtype(name, view, Dtype::i64);
-    want_cpu(name, view);
   }
-  const int64_t e = bytes(a.k_pages.dtype), copies = dims['C'], layers = dims['L'];
-  if (e == 0) throw BadArgument("k_pages has an element type that is not supported");
-  const auto source = [&](int64_t n) { return a.sources.as<int64_t>()[n * a.sources.stride[0]]; };
-  const auto target = [&](int64_t n) { return a.targets.as<int64_t>()[n * a.targets.stride[0]]; };
-  for (int64_t n = 0; n < copies; ++n)
-    if (source(n) >= dims['N'] || target(n) >= dims['N'])
-      throw BadArgument("copy " + std::to_string(n) + " from block " + std::to_string(source(n)) + " to " +
-                        std::to_string(target(n)) + ", but there are " + std::to_string(dims['N']) + " blocks");
+  const int64_t e = bytes(a.k_pages.dtype), copies = dims.as_int('C'), layers = dims['L'], blocks = dims['N'];
+  const auto source = [&](int64_t n) { return read_once(a.sources.as<int64_t>() + n * a.sources.stride[0]); };
+  const auto target = [&](int64_t n) { return read_once(a.targets.as<int64_t>() + n * a.targets.stride[0]); };
+  for (int64_t n = 0; n < copies; ++n) {
+    const int64_t from = source(n), to = target(n);
+    if (from >= blocks || to >= blocks)
+      throw BadArgument("copy " + std::to_string(n) + " from block " + std::to_string(from) + " to " +
+                        std::to_string(to) + ", but there are " + std::to_string(blocks) + " blocks");
+  }
+  if (a.k_pages.empty()) return;
 
   const int64_t kv_heads = dims['G'], rows = dims['P'], row_bytes = dims['D'] * e;
-  const bool past_caches = 4 * layers * copies * kv_heads * rows * row_bytes > kPastCachesBytes;
+  const bool past_caches = checked_product("copies", {4, layers, copies, kv_heads, rows, row_bytes}) > kPastCachesBytes;
   const MoveKernels& run = move_kernels();
   const auto copy_one = [&](const View& pages, int64_t layer, int64_t from, int64_t to) {
     const int64_t base = layer * pages.stride[0];
@@ -51,9 +51,10 @@ void copy_blocks(const CopyBlocks& a) {
   parallel_for(layers * copies, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t layer = i / copies, n = i % copies;
-      if (source(n) < 0 || target(n) < 0) continue;
-      copy_one(a.k_pages, layer, source(n), target(n));
-      copy_one(a.v_pages, layer, source(n), target(n));
+      const int64_t from = source(n), to = target(n);
+      if (from < 0 || to < 0 || from >= blocks || to >= blocks) continue;
+      copy_one(a.k_pages, layer, from, to);
+      copy_one(a.v_pages, layer, from, to);
     }
     run.fence();
   });

@@ -5,12 +5,12 @@
 namespace vz {
 
 extern const DenseKernels dense_scalar;
-#if defined(__x86_64__)
+#ifdef VZ_X86
 extern const DenseKernels dense_avx2, dense_avx512, dense_avx512bf16;
 #endif
 
 const DenseKernels& dense_kernels() {
-#if defined(__x86_64__)
+#ifdef VZ_X86
   if (has_bf16_dot()) return dense_avx512bf16;
   if (isa() >= Isa::avx512) return dense_avx512;
   if (isa() == Isa::avx2) return dense_avx2;

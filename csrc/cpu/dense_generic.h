@@ -90,6 +90,11 @@ static inline void dots_rows(const Dots& d, int base, int begin, int end, const 
 
 template <class T, class M>
 static void dots_as(const Dots& d) {
+  if (d.size == 0) {
+    for (int t = 0; t < d.rows; ++t)
+      for (int n = 0; n < d.weight_rows; ++n) d.sums[t * kWeightRowsAtOnce + n] = 0;
+    return;
+  }
   if (d.rows == 1) {
     const T* w = reinterpret_cast<const T*>(d.w);
     const auto* x = reinterpret_cast<const typename M::Cell*>(d.packed);
@@ -99,7 +104,7 @@ static void dots_as(const Dots& d) {
   const int64_t row_bytes = d.w_stride * static_cast<int64_t>(sizeof(T));
   const int fit = static_cast<int>(kPackedInCache / sizeof(typename M::Cell)) / d.rows;
   const int part = fit - fit % M::kStep;
-  int64_t block = kWeightsInCache / row_bytes;
+  int64_t block = row_bytes > 0 ? kWeightsInCache / row_bytes : 0;  // 0: one row for all, or they run backwards
   block = block < kWeightsTogether ? kWeightsTogether : block - block % kWeightsTogether;
   for (int64_t from = 0; from < d.weight_rows; from += block) {
     const int to = static_cast<int>(from + block < d.weight_rows ? from + block : d.weight_rows);

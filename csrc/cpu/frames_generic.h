@@ -48,7 +48,7 @@ static void vertical(const Pass& pass, int y, const uint8_t* src, int row0, int6
 template <class T>
 static void emit_as(const Patches& p, int y, const uint8_t* row, char* frame_out) {
   const T* table = reinterpret_cast<const T*>(p.table);
-  const int64_t area = p.patch * p.patch, row_elements = 3 * p.temporal * area;
+  const int64_t area = int64_t{p.patch} * p.patch, row_elements = 3 * p.temporal * area;
   const int64_t gy = y / p.patch, py = y % p.patch;
   const int64_t line = gy / p.merge * (p.columns / p.merge);
   for (int gx = 0; gx < p.columns; ++gx) {

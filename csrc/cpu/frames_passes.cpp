@@ -1,7 +1,9 @@
 // Packs the integer weights of a resize for the CPU's byte dot products.
 
 #include <algorithm>
+#include <cstdlib>
 #include <string>
+#include <utility>
 
 #include "frames_to_patches.h"
 
@@ -80,10 +82,29 @@ void pack_horizontal(OwnedPass& owned) {
 
 }  // namespace
 
+Plan::Plan(int height, int width) : in_height(height), in_width(width) {
+  if (height < 1 || width < 1 || height > kMaxSide || width > kMaxSide)
+    throw BadArgument("frames must have 1 to 65536 pixels a side, got " + std::to_string(height) + " x " +
+                      std::to_string(width));
+}
+
+void Plan::add_step(Step step) {
+  if (steps.size() == kMaxSteps) throw BadArgument("a plan has at most " + std::to_string(kMaxSteps) + " steps");
+  steps.push_back(std::move(step));
+}
+
+bool Plan::resizes() const {
+  return std::any_of(steps.begin(), steps.end(), [](const Step& step) {
+    return !step.horizontal.pass.identity() || !step.vertical.pass.identity();
+  });
+}
+
 OwnedPass make_pass(int in_size, const View& first, const View& weights, bool horizontal) {
   Dims dims;
   dims.bind("first", first, "O");
   dims.bind("weights", weights, "OK");
+  if (dims['O'] < 1 || dims['O'] > kMaxSide || dims['K'] < 1 || dims['K'] > kMaxSide)
+    throw BadArgument("weights must have 1 to 65536 outputs and taps, got " + shape_text(weights));
   want_dtype("first", first, Dtype::i32);
   want_dtype("weights", weights, Dtype::i32);
   want_contiguous("first", first);
@@ -97,15 +118,21 @@ OwnedPass make_pass(int in_size, const View& first, const View& weights, bool ho
   owned.first.assign(first.as<int32_t>(), first.as<int32_t>() + p.out_size);
   owned.count.resize(p.out_size);
   owned.weights.assign(static_cast<size_t>(p.out_size) * p.taps, 0);
-  for (int i = 0; i < p.out_size; ++i) {
-    const int32_t* row = weights.as<int32_t>() + static_cast<int64_t>(i) * given;
+  for (int i = 0; i < p.out_size; ++i) {  // copies are checked: another thread may write the arrays
+    int32_t* const row = owned.weights.data() + static_cast<int64_t>(i) * p.taps;
+    std::copy_n(weights.as<int32_t>() + static_cast<int64_t>(i) * given, given, row);
     int count = given;
     while (count > 1 && row[count - 1] == 0) --count;
-    if (owned.first[i] < 0 || owned.first[i] + count > in_size)
-      throw BadArgument("output " + std::to_string(i) + " reads inputs " + std::to_string(owned.first[i]) + " to " +
-                        std::to_string(owned.first[i] + count) + " of " + std::to_string(in_size));
+    const int64_t begin = owned.first[i], end = begin + count;
+    if (begin < 0 || end > in_size)
+      throw BadArgument("output " + std::to_string(i) + " reads inputs " + std::to_string(begin) + " to " +
+                        std::to_string(end) + " of " + std::to_string(in_size));
+    int64_t sum = 0;  // what the weights can make of bytes fits in 32 bits
+    for (int j = 0; j < count; ++j) sum += std::abs(static_cast<int64_t>(row[j]));
+    if (255 * sum + (1 << 21) > INT32_MAX)
+      throw BadArgument("the weights of output " + std::to_string(i) + " are too large: " + std::to_string(sum) +
+                        " in all, 2^22 is a whole");
     owned.count[i] = count;
-    std::copy(row, row + count, owned.weights.begin() + static_cast<int64_t>(i) * p.taps);
   }
   p.first = owned.first.data();
   p.count = owned.count.data();

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "isa.h"
 #include "threads.h"
@@ -11,7 +12,7 @@ namespace vz {
 namespace {
 
 const FrameKernels& kernels() {
-#if defined(__x86_64__)
+#ifdef VZ_X86
   if (isa() >= Isa::avx512) return frames_avx512;
   if (isa() == Isa::avx2) return frames_avx2;
 #endif
@@ -48,8 +49,11 @@ Source rows_after(const Plan& plan, int num_steps, const uint8_t* frame, int64_t
   const Pass &h = step.horizontal.pass, &v = step.vertical.pass;
   int need_begin = begin, need_end = end;
   if (!v.identity()) {
-    need_begin = v.first[begin];
-    for (int y = begin; y < end; ++y) need_end = std::max(y == begin ? 0 : need_end, v.first[y] + v.count[y]);
+    need_begin = v.in_size, need_end = 0;
+    for (int y = begin; y < end; ++y) {
+      need_begin = std::min(need_begin, v.first[y]);
+      need_end = std::max(need_end, v.first[y] + v.count[y]);
+    }
   }
   Source in = rows_after(plan, num_steps - 1, frame, frame_stride, need_begin, need_end, buffers);
   Rows &first = buffers[2 * num_steps - 2], &second = buffers[2 * num_steps - 1];
@@ -97,11 +101,16 @@ void frames_to_patches(const Plan& plan, const View& frames, const View& table, 
   dims.bind("out", out, "RE");
   want_contiguous("table", table);
   want_contiguous("out", out);
-  const int height = plan.out_height(), width = plan.out_width(), side = patch * merge;
-  if (patch < 1 || merge < 1 || temporal < 1 || height % side || width % side)
+  for (const auto& [name, number] : {std::pair{"patch", patch}, {"merge", merge}, {"temporal", temporal}})
+    if (number < 1 || number > kMaxSide)
+      throw BadArgument(std::string(name) + " must be 1 to 65536, got " + std::to_string(number));
+  const int height = plan.out_height(), width = plan.out_width();
+  const int side = static_cast<int>(std::min<int64_t>(int64_t{patch} * merge, kMaxSide + 1));  // none is larger
+  if (height % side || width % side)
     throw BadArgument(std::to_string(height) + " x " + std::to_string(width) + " pixels are not whole patches of " +
                       std::to_string(patch) + " merged by " + std::to_string(merge));
-  const int64_t rows = in.num * (height / patch) * (width / patch), elements = int64_t{3} * temporal * patch * patch;
+  const int64_t rows = checked_product("frames", {in.num, height / patch, width / patch});
+  const int64_t elements = checked_product("temporal", {3, temporal, patch, patch});
   if (dims['R'] != rows || dims['E'] != elements)
     throw BadArgument("out must have shape [" + std::to_string(rows) + ", " + std::to_string(elements) + "], got " +
                       shape_text(out));
@@ -121,6 +130,7 @@ void frames_to_patches(const Plan& plan, const View& frames, const View& table, 
   // Units of work: whole frames, cut into bands if there are more threads than frames.
   const int bands_wanted = static_cast<int>((threads() + in.num - 1) / std::max<int64_t>(in.num, 1));
   const int bands = std::max(1, std::min(height / side, bands_wanted));
+  const bool resizes = plan.resizes();
   const int64_t frame_bytes = int64_t{height} * width * 3 * temporal * element_bytes;
   parallel_for(in.num * bands, [&](int64_t begin, int64_t end) {
     static thread_local std::vector<Rows> buffers;
@@ -132,8 +142,8 @@ void frames_to_patches(const Plan& plan, const View& frames, const View& table, 
       const uint8_t* frame = in.data + n * in.frame_stride;
       Source rows_in = rows_after(plan, static_cast<int>(plan.steps.size()), frame, in.row_stride, y0, y1, buffers);
       Rows& padded = buffers.back();
-      if (rows_in.row0 >= frame && rows_in.row0 < frame + plan.in_height * in.row_stride) {
-        uint8_t* copy = padded.reserve(y1 - y0, width * 3);  // nothing was resized: no room after the rows
+      if (!resizes) {  // they are the caller's: no room after the rows
+        uint8_t* copy = padded.reserve(y1 - y0, width * 3);
         for (int y = 0; y < y1 - y0; ++y)
           std::copy_n(rows_in.row0 + y * rows_in.stride, width * 3, copy + y * padded.stride);
         rows_in = {copy, y0, padded.stride};

@@ -10,6 +10,8 @@
 
 namespace vz {
 
+constexpr int kMaxSide = 1 << 16;  // pixels, and taps of a pass
+constexpr int kMaxSteps = 8;
 constexpr int kSlack = 192;  // bytes that rows may be written or read beyond their end
 
 // One pass along one axis: out[i] = clip8((2^21 + sum_j weights[i * taps + j] * in[first[i] + j]) >> 22).
@@ -47,9 +49,13 @@ struct Step {
   bool vertical_first = false;
 };
 
+// Made once and never changed, so that any number of threads may use it. Sides are 1 to kMaxSide.
 struct Plan {
-  int in_height = 0, in_width = 0;
+  int in_height, in_width;
   std::vector<Step> steps;
+  Plan(int in_height, int in_width);
+  void add_step(Step step);  // while it is made
+  bool resizes() const;      // whether any step changes a size
   int out_height() const { return steps.empty() ? in_height : steps.back().vertical.pass.out_size; }
   int out_width() const { return steps.empty() ? in_width : steps.back().horizontal.pass.out_size; }
 };
@@ -72,7 +78,7 @@ struct FrameKernels {
   void (*emit)(const Patches&, int gy, const uint8_t* rows, int64_t stride, char* frame_out);
 };
 extern const FrameKernels frames_scalar;
-#if defined(__x86_64__)
+#ifdef VZ_X86
 extern const FrameKernels frames_avx2, frames_avx512;
 #endif
 

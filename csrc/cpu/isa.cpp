@@ -1,5 +1,6 @@
 #include "isa.h"
 
+#include <atomic>
 #include <string>
 
 #include "../tensor_view.h"
@@ -8,7 +9,7 @@ namespace vz {
 namespace {
 
 Isa detect() {
-#if defined(__x86_64__)
+#ifdef VZ_X86
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vbmi") &&
@@ -22,18 +23,17 @@ Isa detect() {
 
 constexpr const char* kNames[] = {"scalar", "avx2", "avx512", "avx512bf16"};
 const Isa best = detect();
-Isa current = best;
+std::atomic<Isa> current = best;  // a call that is running may find another one
 
 }  // namespace
 
 Isa isa() { return current; }
 
-const char* isa_name() { return kNames[static_cast<int>(current)]; }
+const char* isa_name() { return kNames[static_cast<int>(isa())]; }
 
-bool has_bf16_dot() { return current == Isa::avx512bf16; }
+bool has_bf16_dot() { return isa() == Isa::avx512bf16; }
 
-void set_isa(const char* name) {
-  const std::string wanted = name;
+void set_isa(const std::string& wanted) {
   if (wanted == "auto") {
     current = best;
     return;

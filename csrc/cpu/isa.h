@@ -2,6 +2,8 @@
 // they must hold no std:: templates or inline functions, which the linker would share with the other files.
 #pragma once
 
+#include <string>
+
 namespace vz {
 
 enum class Isa {
@@ -14,6 +16,6 @@ enum class Isa {
 Isa isa();                      // the best of this machine, or what was set
 bool has_bf16_dot();            // isa() is avx512bf16
 const char* isa_name();         // as set_isa takes it
-void set_isa(const char* name); // "auto", scalar, avx2, avx512 or avx512bf16: for tests; BadArgument if it is not there
+void set_isa(const std::string& name);  // "auto", scalar, avx2, avx512 or avx512bf16: for tests; BadArgument if it is not there
 
 }  // namespace vz

@@ -20,21 +20,17 @@ void merge_states(const MergeStates& a) {
   if (a.lse) {
     dims.bind("lse", *a.lse, "TH");
     want_dtype("lse", *a.lse, Dtype::f32);
-    want_cpu("lse", *a.lse);
   }
   want_dtype("lse_a", a.lse_a, Dtype::f32);
   want_dtype("lse_b", a.lse_b, Dtype::f32);
-  want_cpu("lse_a", a.lse_a);
-  want_cpu("lse_b", a.lse_b);
   want_float("out_a", a.out_a);
   for (const auto& [name, view] : {Named{"out_a", a.out_a}, {"out_b", a.out_b}, {"out", a.out}}) {
     want_dtype(name, view, a.out_a.dtype);
     want_last_contiguous(name, view);
-    want_cpu(name, view);
   }
 
   const int64_t e = bytes(a.out.dtype), heads = dims['H'];
-  const int size = static_cast<int>(dims['D']);
+  const int size = dims.as_int('D');
   const MoveKernels& run = move_kernels();
   const auto row = [&](const View& x, int64_t t, int64_t h) { return x.data + (t * x.stride[0] + h * x.stride[1]) * e; };
   const auto score = [](const View& x, int64_t t, int64_t h) -> float& {
@@ -51,7 +47,8 @@ void merge_states(const MergeStates& a) {
         weight_b = exp_b / sum;
         both = high + std::log(sum);
       }
-      run.blend(a.out.dtype, row(a.out_a, t, h), weight_a, row(a.out_b, t, h), weight_b, row(a.out, t, h), size);
+      if (size > 0)
+        run.blend(a.out.dtype, row(a.out_a, t, h), weight_a, row(a.out_b, t, h), weight_b, row(a.out, t, h), size);
       if (a.lse) score(*a.lse, t, h) = both;
     }
   });

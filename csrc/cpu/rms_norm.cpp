@@ -1,5 +1,7 @@
 // Root mean square norm of rows; formula in kernels/rms_norm/op.py.
 
+#include <string>
+
 #include "../op.h"
 #include "dense.h"
 #include "threads.h"
@@ -10,7 +12,7 @@ namespace {
 struct RmsNorm {
   View x, weight;
   double epsilon;
-  View out;
+  Out out;
   VZ_ARGUMENTS(x, weight, epsilon, out)
 };
 
@@ -23,10 +25,11 @@ void rms_norm(const RmsNorm& a) {
   for (const auto& [name, view] : {Named{"x", a.x}, {"weight", a.weight}, {"out", a.out}}) {
     want_dtype(name, view, a.x.dtype);
     want_last_contiguous(name, view);
-    want_cpu(name, view);
   }
+  if (a.epsilon < 0) throw BadArgument("epsilon must not be negative, got " + std::to_string(a.epsilon));
+  if (a.out.empty()) return;
   const int64_t e = bytes(a.x.dtype), heads = dims['H'];
-  const int size = static_cast<int>(dims['D']);
+  const int size = dims.as_int('D');
   const DenseKernels& run = dense_kernels();
   const auto row = [&](const View& v, int64_t i) {
     return v.data + (i / heads * v.stride[0] + i % heads * v.stride[1]) * e;

@@ -17,12 +17,15 @@ struct Run {
 
 std::vector<Run> find_runs(const View& sources, const View& targets, int64_t num_slots, int64_t block_size) {
   std::vector<Run> runs;
+  int64_t moved = 0;
   for (int64_t n = 0; n < sources.shape[0]; ++n) {
-    const int64_t from = sources.as<int64_t>()[n * sources.stride[0]], to = targets.as<int64_t>()[n * targets.stride[0]];
+    const int64_t from = read_once(sources.as<int64_t>() + n * sources.stride[0]);
+    const int64_t to = read_once(targets.as<int64_t>() + n * targets.stride[0]);
     if (from >= num_slots || to >= num_slots)
       throw BadArgument("token " + std::to_string(n) + " moves from slot " + std::to_string(from) + " to " +
                         std::to_string(to) + ", but there are " + std::to_string(num_slots) + " slots");
     if (from < 0 || to < 0) continue;
+    if (++moved > num_slots) throw BadArgument("targets must be different slots, got more than there are");
     const Run next = {from / block_size, from % block_size, to / block_size, to % block_size, 1};
     if (!runs.empty()) {
       Run& last = runs.back();
@@ -47,11 +50,9 @@ void splice_move(const SpliceMove& a) {
   for (const auto& [name, view] : {Named{"k_pages", a.k_pages}, {"v_pages", a.v_pages}}) {
     want_dtype(name, view, a.k_pages.dtype);
     want_last_contiguous(name, view);
-    want_cpu(name, view);
   }
   for (const auto& [name, view] : {Named{"sources", a.sources}, {"targets", a.targets}}) {
     want_dtype(name, view, Dtype::i64);
-    want_cpu(name, view);
   }
   if (!a.cos != !a.sin) throw BadArgument("cos and sin must both be given or both be None");
   if (a.cos) {
@@ -59,7 +60,6 @@ void splice_move(const SpliceMove& a) {
       dims.bind(name, view, "R");
       want_dtype(name, view, Dtype::f32);
       want_contiguous(name, view);
-      want_cpu(name, view);
     }
     if (dims['R'] > kMaxPairs) throw BadArgument("head_dim must be at most 1024");
     if (dims['D'] != 2 * dims['R'])
@@ -67,9 +67,11 @@ void splice_move(const SpliceMove& a) {
                         std::to_string(dims['R']));
   }
   const int64_t e = bytes(a.k_pages.dtype), kv_heads = dims['G'], row_bytes = dims['D'] * e, layers = dims['L'];
+  dims.as_int('T');  // of a run
   const std::vector<Run> runs = find_runs(a.sources, a.targets, dims['N'] * dims['P'], dims['P']);
+  if (a.k_pages.empty()) return;
   const int64_t num = static_cast<int64_t>(runs.size());
-  const bool past_caches = 4 * layers * dims['T'] * kv_heads * row_bytes > kPastCachesBytes;
+  const bool past_caches = checked_product("tokens", {4, layers, dims['T'], kv_heads, row_bytes}) > kPastCachesBytes;
   const MoveKernels& run = move_kernels();
   const auto at = [&](const View& pages, int64_t layer, int64_t block, int64_t head, int64_t offset) {
     return pages.data + (layer * pages.stride[0] + block * pages.stride[1] + head * pages.stride[2] +

@@ -19,7 +19,8 @@ inline int threads() {
 #endif
 }
 
-// Calls f(begin, end) on parts of [0, count), at most one per thread. f must not throw when there are threads.
+// Calls f(begin, end) on parts of [0, count), at most one per thread. What a thread throws, such as bad_alloc, is thrown
+// again by the caller's; OpenMP would end the process.
 template <class F>
 void parallel_for(int64_t count, const F& f) {
   const int num = static_cast<int>(std::min<int64_t>(threads(), count));
@@ -28,11 +29,18 @@ void parallel_for(int64_t count, const F& f) {
     return;
   }
 #ifdef _OPENMP
+  std::exception_ptr thrown;
 #pragma omp parallel num_threads(num)
   {
     const int64_t i = omp_get_thread_num(), n = omp_get_num_threads();
-    f(count * i / n, count * (i + 1) / n);
+    try {
+      f(count * i / n, count * (i + 1) / n);
+    } catch (...) {
+#pragma omp critical(vz_parallel_for)
+      thrown = std::current_exception();
+    }
   }
+  if (thrown) std::rethrow_exception(thrown);
 #endif
 }
 

@@ -54,18 +54,18 @@ void copy_blocks(const CopyBlocks& in, void* stream) {
   want_last_contiguous("v_pages", in.v_pages);
   const int element = bytes(in.k_pages.dtype);
   if (element != 2 && element != 4) throw BadArgument("k_pages must hold elements of 2 or 4 bytes for CUDA");
-  if (!dims['C'] || !dims['L']) return;
+  if (!dims['C'] || in.k_pages.empty()) return;
 
   CopyArgs a;
   a.k_pages = in.k_pages.data, a.v_pages = in.v_pages.data;
   a.sources = in.sources.as<const int64_t>(), a.targets = in.targets.as<const int64_t>();
   a.k = page_strides(in.k_pages), a.v = page_strides(in.v_pages);
-  a.kv_heads = static_cast<int>(dims['G']), a.dim = static_cast<int>(dims['D']);
-  a.rows = static_cast<int>(dims['G'] * dims['P']);
+  a.kv_heads = dims.as_int('G'), a.dim = dims.as_int('D');
+  a.rows = checked_int("k_pages", dims['G'] * dims['P']);
   const bool wide = dims['D'] * element % 16 == 0 && rows_aligned(in.k_pages) && rows_aligned(in.v_pages);
   const int packs = ceil_div(dims['D'], 16 / element);
-  const dim3 grid(static_cast<unsigned>(dims['C']), ceil_div(int64_t{a.rows} * packs, kThreads * kPacksAThread),
-                  static_cast<unsigned>(dims['L']));
+  const dim3 grid(dims.as_int('C'), ceil_div(int64_t{a.rows} * packs, kThreads * kPacksAThread),
+                  dims.as_int('L'));
   const OnDevice device(in.k_pages.device_id);
   with_bool(wide, [&](auto w) {
     constexpr bool WIDE = decltype(w)::value;

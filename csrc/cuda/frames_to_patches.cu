@@ -1,6 +1,8 @@
 // frames_to_patches: a block of threads makes one tile of output pixels of one frame. The first pass runs from the frame
 // into shared memory, rounded to 8 bits as Pillow does it, the second from there; the tile's levels then go through the
 // table and out in patch order, 16 bytes a store. Source pixels are read as bytes: neighbours share them in L1.
+#include <utility>
+
 #include "../op.h"
 #include "launch.h"
 
@@ -10,6 +12,7 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kBits = 22;  // of the integer weights
 constexpr size_t kMaxShared = 48 * 1024;
+constexpr int kMaxSide = 1 << 16;  // pixels, and taps of a pass
 
 struct AxisArgs {
   const int *first, *weights;
@@ -146,7 +149,8 @@ __global__ void __launch_bounds__(kThreads) resize_kernel(ResizeArgs a) {
 struct Resize {
   View frames;
   Maybe table;
-  View out, x_first, x_weights;
+  Out out;
+  View x_first, x_weights;
   int x_span;
   View y_first, y_weights;
   int y_span;
@@ -163,6 +167,10 @@ AxisArgs axis_args(const char* name, const View& first, const View& weights, int
   }
   if (first.ndim != 1 || weights.ndim != 2 || weights.shape[0] != first.shape[0])
     throw BadArgument(std::string(name) + ": first must be [out] and weights [out, taps]");
+  for (const int64_t size : {first.shape[0], weights.shape[1], in_size})
+    if (size < 1 || size > kMaxSide)
+      throw BadArgument(std::string(name) + ": inputs, outputs and taps must be 1 to 65536, got " + std::to_string(in_size) +
+                        ", " + std::to_string(first.shape[0]) + " and " + std::to_string(weights.shape[1]));
   return {first.as<const int>(), weights.as<const int>(), static_cast<int>(weights.shape[1]),
           static_cast<int>(in_size), static_cast<int>(first.shape[0])};
 }
@@ -180,24 +188,30 @@ void resize(const Resize& in, void* stream) {
   a.x = axis_args("x", in.x_first, in.x_weights, dims['W']);
   a.y = axis_args("y", in.y_first, in.y_weights, dims['H']);
   const int patch = in.patch, merge = in.merge, temporal = in.temporal, tile = in.tile;
+  for (const auto& [name, number] : {std::pair{"patch", patch}, {"merge", merge}, {"temporal", temporal}, {"tile", tile},
+                                     {"x_span", in.x_span}, {"y_span", in.y_span}})
+    if (number < 1 || number > kMaxSide)
+      throw BadArgument(std::string(name) + " must be 1 to 65536, got " + std::to_string(number));
   a.patch = patch, a.merge = merge, a.temporal = temporal, a.tile = tile;
   a.tiles_x = ceil_div(a.x.out_size, tile), a.tiles_y = ceil_div(a.y.out_size, tile);
   a.rows_first = in.vertical_first;
-  a.middle_pixels = (in.vertical_first ? in.x_span : in.y_span) * tile;
+  a.middle_pixels = checked_int("a tile", int64_t{in.vertical_first ? in.x_span : in.y_span} * tile);
   // The middle is followed by levels, whose first byte need not be aligned.
   const size_t shared_bytes = size_t(3) * a.middle_pixels + (in.table ? size_t(3) * tile * tile : 0);
   if (shared_bytes > kMaxShared)
     throw BadArgument("frames shrink too steeply for one pass: a tile needs " + std::to_string(shared_bytes) +
                       " bytes of shared memory; resize in two steps, or use impl='triton'");
-  if (tile < 1 || (in.table && tile % patch)) throw BadArgument("tile must be whole patches");
+  if (in.table && tile % patch) throw BadArgument("tile must be whole patches");
   if (in.table) {
     want_contiguous("table", *in.table);
     want_dtype("out", in.out, in.table->dtype);
     if (in.table->ndim != 2 || in.table->shape[0] != 3 || in.table->shape[1] != 256)
       throw BadArgument("table must be [3, 256], got " + shape_text(*in.table));
-    if (a.y.out_size % (patch * merge) || a.x.out_size % (patch * merge))
+    checked_int("a patch", int64_t{3} * temporal * patch * patch);
+    const int64_t side = int64_t{patch} * merge;
+    if (a.y.out_size % side || a.x.out_size % side)
       throw BadArgument("the size after the resize is not whole merged patches");
-    const int64_t rows = dims['N'] * (a.y.out_size / patch) * (a.x.out_size / patch);
+    const int64_t rows = checked_product("frames", {dims['N'], a.y.out_size / patch, a.x.out_size / patch});
     if (in.out.ndim != 2 || in.out.shape[0] != rows || in.out.shape[1] != int64_t{3} * temporal * patch * patch)
       throw BadArgument("out has shape " + shape_text(in.out) + ", which is not [patches, 3 temporal patch**2]");
   } else {
@@ -209,7 +223,7 @@ void resize(const Resize& in, void* stream) {
   if (!dims['N']) return;
 
   const OnDevice device(in.frames.device_id);
-  const dim3 grid(static_cast<unsigned>(dims['N'] * a.tiles_x * a.tiles_y));
+  const dim3 grid(checked_int("frames", checked_product("frames", {dims['N'], a.tiles_x, a.tiles_y})));
   if (!in.table) return launch(resize_kernel<uint8_t, false, false>, grid, dim3(kThreads), shared_bytes, stream, a);
   with_type("table", in.table->dtype, [&](auto t) {
     using T = typename decltype(t)::type;

@@ -67,7 +67,8 @@ inline bool rows_aligned(const View& v) {
   return true;
 }
 
-inline int ceil_div(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
+// For sizes of grids, which are ints.
+inline int ceil_div(int64_t a, int64_t b) { return checked_int("the work of one call", (a + b - 1) / b); }
 
 // The strides of pages of one layer, [blocks, block_size, kv_heads, head_dim]; `first` skips a layer dimension.
 struct PageStrides { int64_t layer = 0, block = 0, offset = 0, head = 0; };

@@ -75,6 +75,7 @@ void merge_states(const MergeStates& in, void* stream) {
   }
   wide = wide && dims['D'] * bytes(in.out.dtype) % 16 == 0;
 
+  want_float("out_a", in.out_a);
   MergeArgs a;
   a.out_a = in.out_a.data, a.out_b = in.out_b.data, a.out = in.out.data;
   a.lse_a = in.lse_a.as<const float>(), a.lse_b = in.lse_b.as<const float>();
@@ -85,7 +86,7 @@ void merge_states(const MergeStates& in, void* stream) {
   a.la_token = in.lse_a.stride[0], a.la_head = in.lse_a.stride[1];
   a.lb_token = in.lse_b.stride[0], a.lb_head = in.lse_b.stride[1];
   a.l_token = in.lse ? in.lse->stride[0] : 0, a.l_head = in.lse ? in.lse->stride[1] : 0;
-  a.heads = static_cast<int>(dims['H']), a.dim = static_cast<int>(dims['D']);
+  a.heads = dims.as_int('H'), a.dim = dims.as_int('D');
   a.items = dims['T'] * dims['H'] * ceil_div(dims['D'], 16 / bytes(in.out.dtype));
   if (!a.items) return;
   const OnDevice device(in.out.device_id);

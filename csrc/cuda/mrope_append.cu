@@ -81,12 +81,12 @@ void mrope_append(const MropeAppend& in, void* stream) {
   }
   if (dims['D'] % 2) throw BadArgument("head_dim must be even, got " + std::to_string(dims['D']));
   wide = wide && dims['D'] / 2 * bytes(dtype) % 16 == 0;
-  if (!dims['T']) return;
+  if (in.k.empty() && (!in.q || in.q->empty())) return;
 
   MropeArgs a = {};
   if (in.q) {
     a.q = in.q->data, a.q_token = in.q->stride[0], a.q_head = in.q->stride[1];
-    a.heads = static_cast<int>(dims['H']);
+    a.heads = dims.as_int('H');
   }
   if (in.cos) {
     a.cos = in.cos->data, a.cos_token = in.cos->stride[0];
@@ -96,10 +96,10 @@ void mrope_append(const MropeAppend& in, void* stream) {
   a.v = in.v.data, a.v_token = in.v.stride[0], a.v_head = in.v.stride[1];
   a.k_pages = in.k_pages.data, a.v_pages = in.v_pages.data, a.slots = in.slots.as<const int64_t>();
   a.kp = page_strides(in.k_pages), a.vp = page_strides(in.v_pages);
-  a.kv_heads = static_cast<int>(dims['G']);
-  a.pairs = static_cast<int>(dims['D'] / 2), a.block_size = static_cast<int>(dims['P']);
+  a.kv_heads = dims.as_int('G');
+  a.pairs = dims.as_int('D') / 2, a.block_size = dims.as_int('P');
   const OnDevice device(in.k.device_id);
-  const dim3 grid(static_cast<unsigned>(dims['T']));
+  const dim3 grid(dims.as_int('T'));
   with_type("k", dtype, [&](auto t) {
     using T = typename decltype(t)::type;
     with_bool(wide, [&](auto w) {

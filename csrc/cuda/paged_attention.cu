@@ -266,7 +266,7 @@ void choose(const AttendArgs& a, bool wide, int tokens, int kv_heads, void* stre
 // Any number of queries per sequence, one block of threads for each query, group and piece of the context: made for
 // decode. part_out [T, H, X, D] and part_lse [T, H, X], float32 and contiguous, are scratch for X pieces; none for one.
 struct SplitAttention : PagedAttention {
-  Maybe part_out, part_lse;
+  MaybeOut part_out, part_lse;
   VZ_MORE_ARGUMENTS(PagedAttention, part_out, part_lse)
 };
 
@@ -291,7 +291,11 @@ void paged_attention(const SplitAttention& in, void* stream) {
   }
   if (in.cu_seqlens_q.ndim != 1 || in.cu_seqlens_q.shape[0] != dims['S'] + 1)
     throw BadArgument("cu_seqlens_q must hold S + 1 numbers, got " + shape_text(in.cu_seqlens_q));
-  if (dims['H'] % dims['G']) throw BadArgument("query heads are not a multiple of key/value heads");
+  if (dims['G'] == 0 || dims['H'] % dims['G'])
+    throw BadArgument(std::to_string(dims['H']) + " query heads are not a multiple of " + std::to_string(dims['G']) +
+                      " key/value heads");
+  if (dims['P'] < 1) throw BadArgument("pages must hold at least one token, got " + shape_text(in.k_pages));
+  if (!(static_cast<float>(in.scale) > 0)) throw BadArgument("scale must be above 0, got " + std::to_string(in.scale));
   if (in.lse) {
     dims.bind("lse", *in.lse, "TH");
     want_dtype("lse", *in.lse, Dtype::f32);
@@ -305,7 +309,7 @@ void paged_attention(const SplitAttention& in, void* stream) {
       want_contiguous(name, view);
     }
   }
-  if (!dims['T'] || !dims['S']) return;
+  if (in.out.empty() || !dims['S']) return;
 
   AttendArgs a = {};
   a.q = in.q.data, a.k_pages = in.k_pages.data, a.v_pages = in.v_pages.data, a.out = in.out.data;
@@ -316,12 +320,13 @@ void paged_attention(const SplitAttention& in, void* stream) {
   a.q_token = in.q.stride[0], a.q_head = in.q.stride[1], a.o_token = in.out.stride[0], a.o_head = in.out.stride[1];
   a.table_row = in.block_table.stride[0];
   a.kp = page_strides(in.k_pages), a.vp = page_strides(in.v_pages);
-  a.seqs = static_cast<int>(dims['S']), a.heads = static_cast<int>(dims['H']), a.dim = static_cast<int>(dims['D']);
-  a.group = static_cast<int>(dims['H'] / dims['G']), a.block_size = static_cast<int>(dims['P']);
-  a.splits = in.part_out ? static_cast<int>(dims['X']) : 1;
+  a.seqs = dims.as_int('S'), a.heads = dims.as_int('H'), a.dim = dims.as_int('D');
+  a.group = static_cast<int>(dims['H'] / dims['G']), a.block_size = dims.as_int('P');
+  a.splits = in.part_out ? dims.as_int('X') : 1;
+  if (a.splits < 1) throw BadArgument("part_out must have at least one piece");
   a.scale_log2 = static_cast<float>(in.scale / 0.6931471805599453);
   a.causal = in.causal;
-  const int tokens = static_cast<int>(dims['T']), kv_heads = static_cast<int>(dims['G']);
+  const int tokens = dims.as_int('T'), kv_heads = dims.as_int('G');
   const OnDevice device(in.q.device_id);
   with_type("q", in.q.dtype, [&](auto t) {
     using T = typename decltype(t)::type;

@@ -75,16 +75,16 @@ void splice_move(const SpliceMove& in, void* stream) {
       wide = wide && rows_aligned(view);
     }
   }
-  if (!dims['T'] || !dims['L']) return;
+  if (!dims['T'] || in.k_pages.empty()) return;
 
   SpliceArgs a;
   a.k_pages = in.k_pages.data, a.v_pages = in.v_pages.data;
   a.sources = in.sources.as<const int64_t>(), a.targets = in.targets.as<const int64_t>();
   a.cos = in.cos ? in.cos->as<const float>() : nullptr, a.sin = in.sin ? in.sin->as<const float>() : nullptr;
   a.k = page_strides(in.k_pages), a.v = page_strides(in.v_pages);
-  a.tokens = dims['T'], a.kv_heads = static_cast<int>(dims['G']);
-  a.pairs = static_cast<int>(dims['D'] / 2), a.block_size = static_cast<int>(dims['P']);
-  const dim3 grid(ceil_div(dims['T'], kTokens), static_cast<unsigned>(dims['L']));
+  a.tokens = dims['T'], a.kv_heads = dims.as_int('G');
+  a.pairs = dims.as_int('D') / 2, a.block_size = dims.as_int('P');
+  const dim3 grid(ceil_div(dims['T'], kTokens), dims.as_int('L'));
   const OnDevice device(in.k_pages.device_id);
   with_type("k_pages", in.k_pages.dtype, [&](auto t) {
     using T = typename decltype(t)::type;

@@ -6,7 +6,8 @@
 namespace vz {
 
 struct CopyBlocks {
-  View k_pages, v_pages, sources, targets;
+  Out k_pages, v_pages;
+  View sources, targets;
   VZ_ARGUMENTS(k_pages, v_pages, sources, targets)
 };
 

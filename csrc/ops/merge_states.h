@@ -6,8 +6,9 @@
 namespace vz {
 
 struct MergeStates {
-  View out_a, lse_a, out_b, lse_b, out;
-  Maybe lse;
+  View out_a, lse_a, out_b, lse_b;
+  Out out;
+  MaybeOut lse;
   VZ_ARGUMENTS(out_a, lse_a, out_b, lse_b, out, lse)
 };
 

@@ -6,10 +6,11 @@
 namespace vz {
 
 struct MropeAppend {
-  Maybe q;
+  MaybeOut q;
   View k, v;
   Maybe cos, sin;
-  View k_pages, v_pages, slots;
+  Out k_pages, v_pages;
+  View slots;
   VZ_ARGUMENTS(q, k, v, cos, sin, k_pages, v_pages, slots)
 };
 

@@ -6,8 +6,9 @@
 namespace vz {
 
 struct PagedAttention {
-  View q, k_pages, v_pages, block_table, kv_lens, cu_seqlens_q, out;
-  Maybe lse;
+  View q, k_pages, v_pages, block_table, kv_lens, cu_seqlens_q;
+  Out out;
+  MaybeOut lse;
   double scale;
   bool causal;
   VZ_ARGUMENTS(q, k_pages, v_pages, block_table, kv_lens, cu_seqlens_q, out, lse, scale, causal)

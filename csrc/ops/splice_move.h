@@ -6,7 +6,8 @@
 namespace vz {
 
 struct SpliceMove {
-  View k_pages, v_pages, sources, targets;
+  Out k_pages, v_pages;
+  View sources, targets;
   Maybe cos, sin;
   VZ_ARGUMENTS(k_pages, v_pages, sources, targets, cos, sin)
 };

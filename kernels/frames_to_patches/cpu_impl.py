@@ -33,9 +33,10 @@ def resize_frames(frames_NHWC: np.ndarray, steps: tuple[Step, ...]) -> np.ndarra
 @lru_cache(maxsize=64)
 def _plan(height: int, width: int, steps: tuple[int, ...]) -> FramePlan:
     """The C++ plan of frames of one size: weights packed for this CPU."""
-    plan = extension.module.FramePlan(height, width)
+    arrays = []
+    in_height, in_width = height, width
     for step in unpack_steps(steps):
-        h, v = make_pass(width, step.width, step.filter), make_pass(height, step.height, step.filter)
-        plan.add_step(h.first, h.weights, v.first, v.weights, step.vertical_first)
-        height, width = step.height, step.width
-    return plan
+        h, v = make_pass(in_width, step.width, step.filter), make_pass(in_height, step.height, step.filter)
+        arrays.append((h.first, h.weights, v.first, v.weights, step.vertical_first))
+        in_height, in_width = step.height, step.width
+    return extension.module.FramePlan(height, width, arrays)

@@ -46,7 +46,7 @@ def paged_attention(
         block_table_SB: int32, the blocks of each sequence in order; entries after its last block are not read.
         kv_lens_S: int32, tokens in each sequence's pages, those of this call included.
         cu_seqlens_q: int32 [S + 1], from 0 to T: sequence s owns the queries cu_seqlens_q[s] to cu_seqlens_q[s + 1].
-        scale: what scores are multiplied by, usually D ** -0.5.
+        scale: what scores are multiplied by, above 0, usually D ** -0.5.
         causal: whether a query sees only the keys up to itself.
         out: where the result goes, [T, H, D]; None makes a tensor.
         lse: float32 [T, H], written if given.
@@ -71,6 +71,8 @@ def _check(a: Arguments) -> None:
     check_dtype((torch.float32, torch.float64), lse=a.lse_TH)
     if tuple(a.cu_seqlens_q.shape) != (sizes["S"] + 1,):
         raise ValueError(f"cu_seqlens_q must hold S + 1 = {sizes['S'] + 1} numbers, got {tuple(a.cu_seqlens_q.shape)}")
+    if not a.scale > 0:
+        raise ValueError(f"scale must be above 0, got {a.scale}")
     dims = page_dims(a.k_pages, a.v_pages)
     if dims.head_dim != sizes["D"]:
         raise ValueError(f"q has head_dim {sizes['D']} but the pages have {dims.head_dim}")

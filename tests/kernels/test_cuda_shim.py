@@ -64,7 +64,7 @@ def test_misfits_name_the_argument(shim: ModuleType) -> None:
         attend(case.block_table, case.kv_lens, case.cu_seqlens_q[:1])
     double = pages[0].double()[None]
     with pytest.raises(ValueError, match="k_pages must be float32, bfloat16 or float16 for CUDA, got float64"):
-        shim.cuda_splice_move(double, double, torch.zeros(1).long(), torch.ones(1).long(), None, None)
+        shim.cuda_splice_move(double, double.clone(), torch.zeros(1).long(), torch.ones(1).long(), None, None)
 
 
 def test_a_steep_shrink_takes_smaller_tiles_then_raises() -> None:

@@ -100,7 +100,7 @@ def two_pages() -> tuple[Tensor, Tensor]:
 
 def append(x: Tensor, *, q: Tensor | None = None, pairs: int = 8, slot: int = 1) -> None:
     angles = x[:, 0, :pairs]
-    mrope_append(x if q is None else q, x, x, angles, angles, *two_pages(), torch.tensor([slot]))
+    mrope_append(x.clone() if q is None else q, x, x, angles, angles, *two_pages(), torch.tensor([slot]))
 
 
 def attend(x: Tensor, *, block: int = 1, length: int = 4, end: int = 1) -> None:
@@ -156,7 +156,7 @@ def test_the_tensor_that_is_given_is_returned() -> None:
 def test_angles_are_given_for_what_is_rotated(impl: str) -> None:
     x = torch.zeros(1, 4, 16)
     with pytest.raises(ValueError, match="q is given, but no cos and sin"):
-        mrope_append(x, x, x, None, None, *two_pages(), torch.tensor([1]), impl=impl)
+        mrope_append(x.clone(), x, x, None, None, *two_pages(), torch.tensor([1]), impl=impl)
     with pytest.raises(ValueError, match="both be given or both be None"):
         mrope_append(None, x, x, x[:, 0, :8], None, *two_pages(), torch.tensor([1]), impl=impl)
 

@@ -3,6 +3,7 @@
     PREFIX_URL          base URL, as http://host:8000/v1
     PREFIX_MODEL        the model's name there
     PREFIX_KEY          sent as a bearer token, if it is set
+    PREFIX_KEY_FILE     a file that holds the key, in its place
     PREFIX_PRICE_IN     price of a million prompt tokens; PREFIX_PRICE_OUT of completion tokens
     PREFIX_OPTIONS      JSON object for the request's body; null takes a field out: {"metadata": null}
 
@@ -18,8 +19,11 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from .masking import masked
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class Endpoint:
     key: str | None = field(default=None, repr=False)
     price_in: float | None = None
     price_out: float | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     variables: str = ""
 
     def __post_init__(self) -> None:
@@ -52,7 +56,8 @@ class Endpoint:
         if parts.username or parts.password or parts.query or parts.fragment:  # its text is not shown: it may be secret
             raise ValueError("an endpoint's URL must hold no user, query or fragment: give the key by itself")
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"an endpoint's URL must begin with http:// or https:// and a host, got {self.url!r}")
+            shown = masked(self.url, self.key)
+            raise ValueError(f"an endpoint's URL must begin with http:// or https:// and a host, got {shown!r}")
         if not self.model.strip():
             raise ValueError(f"the model at {self.url} has no name")
         if self.key is not None and not re.fullmatch(r"[!-~]+", self.key):
@@ -91,16 +96,30 @@ def endpoints_from_environment(prefix: str, environment: Mapping[str, str] = os.
     """
     said = {name: value.strip() for name, value in environment.items() if name.startswith(f"{prefix}_")}
     said = {name: value for name, value in said.items() if value}
-    pattern = re.compile(rf"{re.escape(prefix)}_(?:URL|MODEL|KEY|PRICE_IN|PRICE_OUT|OPTIONS)_(\d+)")
+    pattern = re.compile(rf"{re.escape(prefix)}_(?:URL|MODEL|KEY|KEY_FILE|PRICE_IN|PRICE_OUT|OPTIONS)_(\d+)")
     numbers = sorted({int(match[1]) for name in said if (match := pattern.fullmatch(name))})
     missing = [name for name in (f"{prefix}_URL", f"{prefix}_MODEL") if name not in said]
     missing += [f"{prefix}_URL_{n}" for n in numbers if f"{prefix}_URL_{n}" not in said]
     if missing:
         raise ValueError(
             f"set {' and '.join(missing)} to an OpenAI-compatible endpoint (http://host:8000/v1) and its model, "
-            f"and {prefix}_KEY if it wants a key"
+            f"and {prefix}_KEY or {prefix}_KEY_FILE if it wants a key"
         )
     return tuple(_endpoint(prefix, suffix, said) for suffix in ("", *(f"_{n}" for n in numbers)))
+
+
+def _key(name: str, suffix: str, said: Mapping[str, str]) -> str | None:
+    """The key that the environment says, or that is in the file that it names. No message shows it."""
+    key, file = said.get(f"{name}{suffix}"), said.get(f"{name}_FILE{suffix}")
+    if file is None:
+        return key
+    if key is not None:
+        raise ValueError(f"{name}{suffix} and {name}_FILE{suffix} are both set: which holds the key?")
+    try:
+        return Path(file).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise ValueError(f"{name}_FILE{suffix} names {file}, which cannot be read: {why}") from None
 
 
 def _endpoint(prefix: str, suffix: str, said: Mapping[str, str]) -> Endpoint:
@@ -119,8 +138,8 @@ def _endpoint(prefix: str, suffix: str, said: Mapping[str, str]) -> Endpoint:
     except ValueError as error:
         raise ValueError(f"{prefix}_OPTIONS{suffix} is no JSON: {error}") from None
     if not isinstance(options, dict):
-        raise ValueError(f"{prefix}_OPTIONS{suffix} must be a JSON object, got {options!r}")
-    key = said.get(f"{prefix}_KEY{suffix}")
+        raise ValueError(f"{prefix}_OPTIONS{suffix} must be a JSON object, got a {type(options).__name__}")
+    key = _key(f"{prefix}_KEY", suffix, said)
     url, model = said[f"{prefix}_URL{suffix}"], value("MODEL")
     assert model is not None
     try:

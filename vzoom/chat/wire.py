@@ -14,8 +14,12 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from .endpoint import Endpoint
+from .masking import MASK, masked
 
 _LARGEST_REPLY_BYTES = 4 << 20
+_SAID_BYTES = 4000  # of what a server says is wrong
+_REASON_LENGTH = 440
+_KEY_LENGTH = 12
 _MENDABLE = {301, 302, 303, 307, 308, 401, 402, 403, 404, 405}  # only the user can mend these
 _PASSING = {408, 409, 425, 429}  # and 5xx
 _PERHAPS_CHARGED = {408, 502, 504, 524}  # a gateway gave up; the model it asked may not have
@@ -51,8 +55,10 @@ class Problem:
 def post(endpoint: Endpoint, body: Mapping[str, Any], *, timeout_seconds: float) -> Completion | Problem:
     """Send `body` with the endpoint's model and options. timeout_seconds: of each wait for the server."""
     found = _post(endpoint, body, timeout_seconds)
-    if isinstance(found, Problem) and endpoint.key and endpoint.key in found.reason:  # some servers say it back
-        return replace(found, reason=found.reason.replace(endpoint.key, "***"))
+    if isinstance(found, Problem):  # some servers say the key back; half of it could not be found any more
+        return replace(found, reason=masked(found.reason, endpoint.key)[:_REASON_LENGTH])
+    if endpoint.key and len(endpoint.key) >= _KEY_LENGTH:  # what a model says is kept, and shorter ones are words
+        return replace(found, text=found.text.replace(endpoint.key, MASK))
     return found
 
 
@@ -92,10 +98,10 @@ _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 def _refusal(error: urllib.error.HTTPError, sent: Mapping[str, Any]) -> Problem:
     try:
-        said = error.read(2000).decode("utf-8", "replace")
+        said = error.read(_SAID_BYTES).decode("utf-8", "replace")
     except (OSError, HTTPException):
         said = ""  # the status is known; only its explanation broke off
-    reason = f"{error.code} {error.reason}: {said[:400]}"
+    reason = f"{error.code} {error.reason}: {said}"
     charged = None if error.code in _PERHAPS_CHARGED else (0, 0)
     if error.code in _MENDABLE or "insufficient_quota" in said or _refuses_a_field(said, sent):
         return Problem("refused", reason, charged=charged)
@@ -172,4 +178,5 @@ def _seconds(header: str | None) -> float:
 
 
 def _excerpt(body: bytes) -> str:
-    return body[:200].decode("utf-8", "replace")
+    """What `post` masks, and then cuts."""
+    return body[:_SAID_BYTES].decode("utf-8", "replace")

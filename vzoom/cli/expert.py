@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
+from contextlib import ExitStack, closing
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ _FLAGS = {"temperature": "expert_temperature"}  # --temperature is of the --mode
 _KEPT = ("attempts", "temperature", "reply_tokens")  # what a folder must be resumed with
 
 ENVIRONMENT = f"""the expert is an OpenAI-compatible endpoint that the environment names:
-  {_EXPERT}_URL and {_EXPERT}_MODEL, and {_EXPERT}_KEY if it wants a key
+  {_EXPERT}_URL and {_EXPERT}_MODEL, and {_EXPERT}_KEY (or _KEY_FILE) if it wants a key
   {_EXPERT}_URL_2, {_EXPERT}_URL_3 … are asked when the ones before them fail
   {_EXPERT}_PRICE_IN and {_EXPERT}_PRICE_OUT: prices per million tokens, to count what it costs
   VZOOM_JUDGE_URL … likewise, for questions without options
@@ -67,24 +68,29 @@ class ExpertSession:
 
     def __init__(self, out: Path, settings: ExpertSettings) -> None:
         from ..chat import Budget, Chat, endpoints_from_environment
-        from ..data import Expert, ReplyCache, spent
+        from ..data import LOCK, Expert, Lock, ReplyCache, spent
 
         endpoints = endpoints_from_environment(_EXPERT)
         self.out, self.settings = out, settings
-        self.cache: ReplyCache = ReplyCache(out / "replies.jsonl")
-        self.budget: Budget = Budget(
-            max_cost=settings.max_cost, max_tokens=settings.max_tokens, start=spent(self.cache)
-        )
-        chat = Chat(endpoints, concurrency=settings.concurrency, budget=self.budget)
-        self.expert: Expert = Expert(
-            chat, self.cache, temperature=settings.temperature, max_tokens=settings.reply_tokens
-        )
+        with ExitStack() as stack:
+            lock = stack.enter_context(Lock(out / LOCK))
+            if told := lock.note():
+                note(told)
+            self.cache: ReplyCache = stack.enter_context(closing(ReplyCache(out / "replies.jsonl")))
+            self.budget: Budget = Budget(
+                max_cost=settings.max_cost, max_tokens=settings.max_tokens, start=spent(self.cache)
+            )
+            chat = Chat(endpoints, concurrency=settings.concurrency, budget=self.budget)
+            self.expert: Expert = Expert(
+                chat, self.cache, temperature=settings.temperature, max_tokens=settings.reply_tokens
+            )
+            self._held = stack.pop_all()
 
     def __enter__(self) -> ExpertSession:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.cache.close()
+        self._held.close()
 
     def verifier(self, questions: list[Record]) -> Verifier:
         """Says whether an answer is right; asks the environment's judge if a question has no options."""

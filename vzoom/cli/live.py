@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TextIO
 
 from vzoom.report import UNTAGGED
-from vzoom.types import Event, Finished, Malformed, StopReason, TextDelta, Turn, TurnEnded, TurnOpened
+from vzoom.types import CallError, Event, Finished, Malformed, StopReason, TextDelta, Turn, TurnEnded, TurnOpened
 from vzoom.zoomer import Result
 
 from .console import Style, printable
@@ -84,7 +84,8 @@ class Live:
                 after = "\n" if number else ""
                 self._write(f"{after}{name}  {span}, {_count(len(times), 'frame')} at {call.fps:g} fps")
         elif isinstance(outcome, Malformed):
-            self._write(f"{self.style('refused', 'red')}  {outcome.error}: {printable(outcome.detail)}")
+            word = "asked" if outcome.error is CallError.FRAME_ASKED else self.style("refused", "red")
+            self._write(f"{word}  {outcome.error}: {printable(outcome.detail)}")
 
     def _fresh_line(self) -> None:
         if not self._column_is_0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import os
 import sys
@@ -14,6 +15,15 @@ from .exit_codes import ExitCode
 _OUT_OF_MEMORY = (
     "the GPU's memory is full: lower --max-total-tokens, --glance-max-frames or --max-pixels, or name a smaller --model"
 )
+_RESUMES = "what was done so far is kept, and the same command resumes"
+_OF_THE_DISK = {
+    errno.ENOSPC: f"make room on the disk; {_RESUMES}",
+    errno.EDQUOT: f"make room in your quota; {_RESUMES}",
+    errno.EFBIG: f"raise the limit on the size of files; {_RESUMES}",
+    errno.EIO: f"the disk fails, or is full; {_RESUMES}",
+    errno.EROFS: "the disk may not be written: name another folder",
+    errno.EACCES: "you may not use it: change its permissions, or name another",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,5 +84,6 @@ def _refused(command: str, why: str) -> ExitCode:
 
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+        mend = _OF_THE_DISK.get(error.errno or 0, "")
+        return f"{os.fsdecode(error.filename)}: {error.strerror}{f': {mend}' if mend else ''}"
     return " ".join(str(error).split()) or type(error).__name__

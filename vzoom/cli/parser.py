@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+from typing import NoReturn
 
 from vzoom import __version__
 
@@ -19,9 +21,24 @@ _EXAMPLES = """examples:
 _EXIT_CODES = "exit codes:\n" + "".join(f"  {int(code):3}  {code.meaning}\n" for code in ExitCode)
 
 
+_SECRET = re.compile(r"--?(?:\w+[-_])*(?:key|token|secret|password)\b", re.IGNORECASE)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says no key back that somebody gives on the command line: it need not stand in a log, too."""
+
+    def error(self, message: str) -> NoReturn:
+        if found := _SECRET.search(message):
+            message = (
+                f"{found[0]}: no key is taken from the command line, where everybody on the machine sees it: set "
+                "VZOOM_EXPERT_KEY or VZOOM_JUDGE_KEY in the environment, or …_KEY_FILE to a file that holds it"
+            )
+        super().error(message)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `vzoom`. What it returns has `run`, the function of the command, and `command`, its name."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="vzoom",
         description="A vision-language model that looks closer at a long video while it is thinking.",
         epilog=f"{_EXAMPLES}\n{_EXIT_CODES}",

@@ -19,7 +19,13 @@ from .collect.reply_cache import same_settings as same_settings
 from .collect.rollouts import roll_out as roll_out
 from .collect.settings import ExpertSettings as ExpertSettings
 from .collect.settings import RolloutSettings as RolloutSettings
+from .files import LOCK as LOCK
+from .files import JsonLines as JsonLines
+from .files import Lock as Lock
+from .files import naming as naming
+from .files import read_json as read_json
 from .files import write_atomically as write_atomically
+from .files import write_json as write_json
 from .importers import import_rl as import_rl
 from .importers import import_sft as import_sft
 from .learning.chats import Chat as Chat

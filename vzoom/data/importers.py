@@ -106,7 +106,7 @@ def import_sft(
     labelled = re.compile(rf"{label_pattern(frames)}\s*{_IMAGE}")
     if "time" not in labelled.groupindex:
         raise ValueError(f"frames labelled {frames.label!r} tell no time: they cannot be cut from the video again")
-    listed = None if video_list is None else json.loads(Path(video_list).read_text())
+    listed = None if video_list is None else _json(video_list)
     for name, row in _rows(path):
         with _NamesRow(path, name):
             if listed is not None:
@@ -145,16 +145,20 @@ class _NamesRow:
 
 
 def _rows(path: str | PathLike[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        rows = json.loads(Path(path).read_text())
-    except ValueError as error:
-        raise InvalidRecord(f"{path} is no JSON ({error})") from error
+    rows = _json(path)
     if not isinstance(rows, list):
         raise InvalidRecord(f"{path} must hold a JSON list, not {type(rows).__name__}")
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
             raise InvalidRecord(f"{path}, row {number}: must be an object, got {type(row).__name__}")
         yield number, row
+
+
+def _json(path: str | PathLike[str]) -> Any:
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InvalidRecord(f"{path} is no JSON ({error})") from error
 
 
 def _text(row: dict[str, Any], key: str) -> str:

@@ -14,7 +14,7 @@ from typing import Literal, get_args
 
 from ..config import ZoomConfig
 from ..protocol import Reference
-from ..types import Answer, StopReason, Trajectory, TurnOutcome, VideoInfo, calls_of
+from ..types import Answer, CallError, Malformed, StopReason, Trajectory, TurnOutcome, VideoInfo, calls_of
 from ..video import is_url
 
 Source = Literal["oracle", "expert", "student", "reflection"]  # who wrote a turn; reflection: an expert who corrects
@@ -146,9 +146,10 @@ def reference_of(record: Record) -> Reference:
 
 
 def carried_out(turns: Sequence[RecordedTurn], number: int) -> bool:
-    """Whether turn `number` did what it set out to do: an answer, or a call whose clip opened another turn."""
+    """Whether turn `number` did what it set out to do: an answer, or a call that another turn follows."""
     outcome = turns[number].outcome
-    return isinstance(outcome, Answer) or (bool(calls_of(outcome)) and number + 1 < len(turns))
+    asked = isinstance(outcome, Malformed) and outcome.error is CallError.FRAME_ASKED
+    return isinstance(outcome, Answer) or ((asked or bool(calls_of(outcome))) and number + 1 < len(turns))
 
 
 def from_trajectory(

@@ -93,7 +93,7 @@ def from_row(row: Row) -> Record:
         check(record)
     except KeyError as error:
         raise InvalidRecord(f"column {error} is missing") from error
-    except TypeError as error:
+    except (TypeError, RecursionError) as error:
         raise InvalidRecord(f"a value is missing or of another type ({error})") from error
     except ValueError as error:
         raise InvalidRecord(str(error)) from error

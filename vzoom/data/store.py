@@ -9,20 +9,24 @@ for byte, however often the writer was stopped.
 
 from __future__ import annotations
 
-import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, Self
 
+from .files import LOCK, AppendOnly, Lock, naming
 from .record import Record
 from .rows import FORMAT, FORMAT_KEY, Row, arrow, from_row, schema, to_row
 from .validate import InvalidRecord
 
-_JOURNAL, _LOCK = "journal.jsonl", ".lock"
+_JOURNAL = "journal.jsonl"
+_DIGESTS_KEY = b"vzoom.digests"  # beside the format, in the file's metadata: one per row group
 _GROUP_ROWS = 64  # of a row group: what is read at once
+_MEND = "restore it from a copy, or remove it and those after it, and run again what wrote them"
 
 
 class Writer:
@@ -46,13 +50,7 @@ class Writer:
         self.ids: set[str] = set()
         self._rows: list[Row] = []  # those in the journal
         self._num_shards = 0
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.path / _LOCK).open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise ValueError(f"{path} is being written by another process") from None
+        self._lock = Lock(self.path / LOCK)
         try:
             self._journal = self._recover()
         except BaseException:
@@ -71,9 +69,7 @@ class Writer:
         if record.id in self.ids:
             raise ValueError(f"{self.path} already holds a record {record.id!r}")
         row = to_row(record)
-        self._journal.write(json.dumps(row, allow_nan=False) + "\n")
-        self._journal.flush()
-        os.fsync(self._journal.fileno())
+        self._journal.add(json.dumps(row, allow_nan=False).encode())
         self._rows.append(row)
         self.ids.add(record.id)
         if len(self._rows) >= self.shard_records:
@@ -85,7 +81,7 @@ class Writer:
             _write_shard(self.path / f"part-{self._num_shards:05d}.parquet", self._rows)
             self._num_shards += 1
             self._rows = []
-        self._journal.truncate(0)
+        self._journal.clear()
 
     def close(self) -> None:
         """Write what is left, and let others write the folder."""
@@ -107,30 +103,39 @@ class Writer:
         self._journal.close()
         self._lock.close()
 
-    def _recover(self) -> TextIO:
-        """Learn what the folder holds. Returns the journal, open at its end."""
+    def _recover(self) -> AppendOnly:
+        """Learn what the folder holds. Returns the journal."""
         for left in self.path.glob("*.parquet.part"):
             left.unlink()
         files = shards(self.path)
         self._num_shards = len(files)
         self.ids.update(id for file in files for id in _column(file, "id"))
-        journal = self.path / _JOURNAL
-        lines = journal.read_text().splitlines(keepends=True) if journal.exists() else []
-        if lines and not lines[-1].endswith("\n"):
-            lines.pop()  # the line that a kill cut short: `add` never returned for it
-        for number, line in enumerate(lines):
-            try:
-                row = json.loads(line)
-                from_row(row)
-            except ValueError as error:
-                raise InvalidRecord(f"{journal}, line {number + 1}: {error}") from error
-            if row["id"] not in self.ids:  # a kill between a shard and the truncation leaves rows in both
-                self._rows.append(row)
-                self.ids.add(row["id"])
-        part = journal.with_suffix(".part")
-        part.write_text("".join(json.dumps(row) + "\n" for row in self._rows))
-        os.replace(part, journal)
-        return journal.open("a")
+        journal = AppendOnly(self.path / _JOURNAL)
+        try:
+            for number, line in enumerate(journal.lines):
+                row = _journal_row(journal.path, number, line)
+                if row["id"] not in self.ids:  # a kill between a shard and the clearing leaves rows in both
+                    self._rows.append(row)
+                    self.ids.add(row["id"])
+            if not self._rows:
+                journal.clear()
+        except BaseException:
+            journal.close()
+            raise
+        return journal
+
+
+def _journal_row(path: Path, number: int, line: bytes) -> Row:
+    try:
+        row = json.loads(line)
+        if not isinstance(row, dict):
+            raise InvalidRecord("it is no JSON object")
+        from_row(row)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRecord(
+            f"{path}, line {number + 1} is damaged ({error}): remove this line, and run again what wrote it"
+        ) from error
+    return row
 
 
 def shards(path: str | os.PathLike[str]) -> list[Path]:
@@ -159,8 +164,8 @@ def read(path: str | os.PathLike[str]) -> Iterator[Record]:
     for file in _some(path):
         with _open(file) as parquet:
             number = 0
-            for batch in parquet.iter_batches(batch_size=_GROUP_ROWS):
-                for row in batch.to_pylist():
+            for group in range(parquet.num_row_groups):
+                for row in _rows(file, parquet, group):
                     yield _record(file, number, row)
                     number += 1
 
@@ -185,7 +190,7 @@ def read_one(path: str | os.PathLike[str], index: int) -> Record:
                 for group in range(parquet.num_row_groups):
                     num_rows = parquet.metadata.row_group(group).num_rows
                     if row < num_rows:
-                        return _record(file, wanted, parquet.read_row_group(group).slice(row, 1).to_pylist()[0])
+                        return _record(file, wanted, _rows(file, parquet, group)[row])
                     row -= num_rows
             wanted = index - total
     raise ValueError(f"{path} holds {total} records: index must be from 0 to {total - 1}, got {index}")
@@ -214,15 +219,15 @@ def _record(file: Path, number: int, row: Row) -> Record:
 def _open(file: Path) -> Any:
     """An open ParquetFile of our format."""
     pa = arrow()
+    with _damage_named(file):
+        parquet = pa.parquet.ParquetFile(file, page_checksum_verification=True)
     try:
-        parquet = pa.parquet.ParquetFile(file)
-    except pa.ArrowInvalid as error:
-        raise InvalidRecord(f"{file} is no Parquet file ({error})") from error
-    metadata = parquet.schema_arrow.metadata or {}
-    try:
-        written = metadata.get(FORMAT_KEY)
+        with _damage_named(file):
+            written = (parquet.schema_arrow.metadata or {}).get(FORMAT_KEY)
         if written is None:
             raise InvalidRecord(f"{file} is a Parquet file, but not one of vzoom's: it has no {FORMAT_KEY.decode()}")
+        if not written.isdigit():
+            raise InvalidRecord(f"{file} is damaged (its format is {written!r}): {_MEND}")
         if int(written) > FORMAT:
             raise InvalidRecord(
                 f"{file} has format {int(written)}, this vzoom reads up to {FORMAT}: install a newer vzoom"
@@ -233,8 +238,36 @@ def _open(file: Path) -> Any:
     return parquet
 
 
+def _rows(file: Path, parquet: Any, group: int) -> list[Row]:
+    """The rows of a row group."""
+    with _damage_named(file):
+        rows: list[Row] = parquet.read_row_group(group).to_pylist()
+        digests = (parquet.schema_arrow.metadata or {}).get(_DIGESTS_KEY)
+    # The checksums of pages leave out what says how to read them.
+    if digests is not None and [_digest(rows).encode()] != digests.split()[group : group + 1]:
+        raise InvalidRecord(f"{file} is damaged (row group {group} is not what was written): {_MEND}")
+    return rows
+
+
+def _digest(rows: list[Row]) -> str:
+    return hashlib.blake2b(json.dumps(rows, sort_keys=True, default=repr).encode(), digest_size=16).hexdigest()
+
+
+@contextmanager
+def _damage_named(file: Path) -> Iterator[None]:
+    """InvalidRecord with the file for what pyarrow raises about damaged ones: a plain OSError among others."""
+    pa = arrow()
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the disk
+        why = " ".join(str(error).split())[:200]
+        raise InvalidRecord(f"{file} is damaged, or no Parquet file ({why}): {_MEND}") from error
+
+
 def _column(file: Path, name: str) -> list[Any]:
-    with _open(file) as parquet:
+    with _open(file) as parquet, _damage_named(file):
         return parquet.read(columns=[name]).column(name).to_pylist()
 
 
@@ -242,13 +275,24 @@ def _write_shard(file: Path, rows: list[Row]) -> None:
     pa = arrow()
     part = file.with_suffix(".parquet.part")
     table = pa.Table.from_pylist(rows, schema=schema())
-    with part.open("wb") as out:
-        pa.parquet.write_table(table, out, row_group_size=_GROUP_ROWS, compression="zstd")
-        out.flush()
-        os.fsync(out.fileno())
-    os.replace(part, file)
-    folder = os.open(file.parent, os.O_RDONLY)  # the name, too, must be on the disk before the journal is emptied
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    groups = [table.slice(start, _GROUP_ROWS).to_pylist() for start in range(0, len(rows), _GROUP_ROWS)]
+    table = table.replace_schema_metadata(
+        {**table.schema.metadata, _DIGESTS_KEY: " ".join(map(_digest, groups)).encode()}
+    )
+    with naming(file):
+        try:
+            with part.open("wb") as out:
+                pa.parquet.write_table(
+                    table, out, row_group_size=_GROUP_ROWS, compression="zstd", write_page_checksum=True
+                )
+                out.flush()
+                os.fsync(out.fileno())
+            os.replace(part, file)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
+        folder = os.open(file.parent, os.O_RDONLY)  # the name, too, must be on the disk before the journal is emptied
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

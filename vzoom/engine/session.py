@@ -134,7 +134,7 @@ class Session:
                 f"the protocol {config.protocol.name} shows frames as video tokens (frame.encoding), and how this "
                 "model writes those is not known"
             )
-        self.config = config
+        self.config = config = config.for_video(video.duration_seconds)
         self.sampling = sampling or Sampling()
         self.vocabulary = vocabulary
         self.trajectory = Trajectory(
@@ -254,7 +254,7 @@ class Session:
         body = self.turn.text[start : start + config.protocol.call.max_characters + 1]
         call = protocol.partial_call(body, config.protocol, video_fps=video.fps, max_frames=config.zoom_max_frames)
         if call is not None:
-            times = zoom_timestamps(call, video, config)
+            times = zoom_timestamps(call, video, config, shown=self.trajectory.shown_seconds)
             # Of an uneven video the end of the segment decides too, which is written last.
             is_even = not zoom_segments([call], video, config)
             self.prefetch_seconds = tuple(times) if is_even and not isinstance(times, Malformed) else ()
@@ -281,7 +281,7 @@ class Session:
         video, calls = self.trajectory.video, calls_of(outcome)
         groups: list[list[float]] = []
         for call in calls:
-            found = zoom_timestamps(call, video, self.config)
+            found = zoom_timestamps(call, video, self.config, shown=self.trajectory.shown_seconds)
             if isinstance(found, Malformed):
                 self._refuse(found)
                 return
@@ -305,7 +305,7 @@ class Session:
         return None
 
     def _refuse(self, problem: Malformed) -> None:
-        """Send the error text back, if there is room for it."""
+        """Send the error text back, or the number of a frame that was asked, if there is room for it."""
         self.turn.outcome = problem
         parts = protocol.error_turn(
             problem,

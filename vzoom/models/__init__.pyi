@@ -12,6 +12,7 @@ from .checkpoint.load import check_trainable as check_trainable
 from .checkpoint.load import load_checkpoint as load_checkpoint
 from .checkpoint.load import load_patch_spec as load_patch_spec
 from .checkpoint.load import never_sampled as never_sampled
+from .checkpoint.stored import read_header as read_header
 from .checkpoint.vocabulary import checkpoint_protocol as checkpoint_protocol
 from .checkpoint.vocabulary import complete_protocol as complete_protocol
 from .checkpoint.vocabulary import load_vocabulary as load_vocabulary

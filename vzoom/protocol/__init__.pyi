@@ -2,6 +2,7 @@ from .answers import LETTERS as LETTERS
 from .answers import Choice as Choice
 from .answers import NoChoice as NoChoice
 from .answers import read_choice as read_choice
+from .definition import LONG_VIDEO_SECONDS as LONG_VIDEO_SECONDS
 from .definition import AnswerFormat as AnswerFormat
 from .definition import CallFormat as CallFormat
 from .definition import Encoding as Encoding

@@ -25,8 +25,9 @@ GrammarName = Literal["tags_json", "hermes", "action", "clip", "boxed"]
 AnswerForm = Literal["tag", "tag_boxed", "boxed", "action", "text"]
 GlanceName = Literal["exact", "videozoomer", "framethinker", "conan", "qwen", "qwen_count", "none"]
 ZoomName = Literal["exact", "videozoomer", "framethinker", "conan", "qwen", "eva", "timesearch"]
-ResizeName = Literal["videozoomer", "direct", "long_side"]
+ResizeName = Literal["videozoomer", "direct", "box"]
 TimeUnit = Literal["seconds", "frames"]
+LONG_VIDEO_SECONDS = 300  # FrameThinker shows longer videos with more and smaller frames
 ARGUMENTS = ("segment", "start", "end", "fps", "num_frames")  # what a call can say, in vzoom's words
 
 # The fields of templates, with values that try out their format specifications.
@@ -50,6 +51,7 @@ _CLIP: dict[str, object] = {
     "num_frames": 1,
 }
 _ERROR: dict[str, object] = {"error": "", "help": "", "detail": "", "budget": ""}
+_FRAME_NUMBER: dict[str, object] = {"time": "00:01", "frame": 1}
 _LABEL: dict[str, object] = {
     "index": 1,  # of the frame, from first_index
     "number": 1,  # index + 1
@@ -84,6 +86,7 @@ class Turns:
         error: what comes back for a turn that could not be carried out. Also {error} (its kind), {help} (how to
             mend it), {detail} (what the model wrote), {budget}.
         last_error: the same if the model has one turn left; `error` if not given.
+        frame_number: what comes back for `CallFormat.ask`. Also {time} (as the model wrote it) and {frame}.
         budget: {budget} while more than one turn is left.
         last_budget: {budget} if one turn is left.
         tool_role: the role of tool and error turns.
@@ -102,6 +105,7 @@ class Turns:
     fewer_note: str = ""
     error: str = "<tool_response>\n{help} {detail}\n</tool_response>"
     last_error: str | None = None
+    frame_number: str = "Frame {frame} is at {time}."
     budget: str = ""
     last_budget: str = ""
     tool_role: Literal["user", "tool"] = "user"
@@ -142,6 +146,8 @@ class CallFormat:
             "action" (a sentence between tags), "clip" (a clock span between tags), "boxed" (a list in \\boxed{}).
         open, close: the tags around a call; of "boxed", what stands for them.
         tool: the tool's name, of "hermes"; the sentence, of "action": a template with {start} and {end}.
+        ask: the sentence, of "action", that asks for the number of the frame at a time: a template with {time}. It
+            takes a turn and brings no frames. "" if the model has no such action.
         name_key, arguments_key: the keys of the tool's name and of its arguments, of "hermes".
         arguments: what vzoom calls `segment` (a list of start and end), `start`, `end`, `fps` and `num_frames`, and
             the names that the model writes for them. Calls are written with these; "tags_json" also reads others.
@@ -159,6 +165,7 @@ class CallFormat:
     open: str = "<video_zoom>"
     close: str = "</video_zoom>"
     tool: str = ""
+    ask: str = ""
     name_key: str = "name"
     arguments_key: str = "arguments"
     arguments: Mapping[str, str] = field(default_factory=lambda: {"segment": "segment", "fps": "fps"}, hash=False)
@@ -239,14 +246,16 @@ class Pixels:
         min: smaller frames are enlarged to so many pixels.
         max: larger frames are shrunk to so many pixels.
         resize: "videozoomer" shrinks with Lanczos to `max`, then resizes like Hugging Face's processor; "direct" only
-            does the latter; "long_side" shrinks to `long_side` first.
-        long_side: pixels of a frame's longer side, of "long_side".
+            does the latter; "box" shrinks with Lanczos until the frame fits in `box` first.
+        box: width and height in pixels, of "box".
+        long_box: the same of videos of more than 300 s; `box` if not given.
     """
 
     min: int = 3136
     max: int = 100352
     resize: ResizeName = "videozoomer"
-    long_side: int | None = None
+    box: tuple[int, int] | None = None
+    long_box: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -400,6 +409,7 @@ def _templates(protocol: Protocol) -> list[tuple[str, str, dict[str, object]]]:
         ("turns.fewer_note", turns.fewer_note, clip),
         ("turns.error", turns.error, {**_ALWAYS, **_ERROR}),
         ("turns.last_error", turns.last_error, {**_ALWAYS, **_ERROR}),
+        ("turns.frame_number", turns.frame_number, {**_ALWAYS, **_FRAME_NUMBER}),
         ("turns.budget", turns.budget, _ALWAYS),
         ("turns.last_budget", turns.last_budget, _ALWAYS),
         ("frame.label", protocol.frame.label, _LABEL),
@@ -407,6 +417,7 @@ def _templates(protocol: Protocol) -> list[tuple[str, str, dict[str, object]]]:
     ]
     if protocol.call.grammar == "action":
         found.append(("call.tool", protocol.call.tool, {"start": 1.0, "end": 1.0}))
+        found.append(("call.ask", protocol.call.ask, {"time": 1.0}))
     return [(key, text, known) for key, text, known in found if text is not None]
 
 
@@ -447,6 +458,7 @@ def _check_values(protocol: Protocol) -> None:
     problems = {
         "call.open, call.close": not (call.open and call.close),
         "call.tool": call.grammar in ("hermes", "action") and not call.tool,
+        "call.ask": call.ask != "" and (call.grammar != "action" or "{time}" not in call.ask),
         "call.open": call.grammar == "boxed" and call.open != "\\boxed{",
         "call.per_turn": call.per_turn < 1,
         "call.max_characters": call.max_characters < 1,
@@ -460,7 +472,8 @@ def _check_values(protocol: Protocol) -> None:
         "zoom.fps": protocol.zoom.fps is not None and not 0 < protocol.zoom.fps < float("inf"),
         "zoom.max_frames": protocol.zoom.max_frames < 1,
         "pixels.min": not 0 < pixels.min <= pixels.max,
-        "pixels.long_side": (pixels.long_side is None) == (pixels.resize == "long_side"),
+        "pixels.box": (pixels.box is None) == (pixels.resize == "box") or min(pixels.box or (1,)) < 1,
+        "pixels.long_box": pixels.long_box is not None and (pixels.box is None or min(pixels.long_box) < 1),
     }
     for key, is_wrong in problems.items():
         if is_wrong:
@@ -476,6 +489,7 @@ def _check_values(protocol: Protocol) -> None:
 _RULES = {
     "call.open, call.close": "both are needed",
     "call.tool": "hermes calls a tool by its name, action by its sentence",
+    "call.ask": 'a sentence of the grammar "action" with {time}',
     "call.open": "boxed calls open with \\boxed{",
     "call.per_turn": "must be 1 or more",
     "call.max_characters": "must be 1 or more",
@@ -489,7 +503,8 @@ _RULES = {
     "zoom.fps": "must be above 0",
     "zoom.max_frames": "must be 1 or more",
     "pixels.min": "must be above 0 and at most pixels.max",
-    "pixels.long_side": 'goes with pixels.resize "long_side", and only with it',
+    "pixels.box": 'a width and a height of 1 or more, which go with pixels.resize "box", and only with it',
+    "pixels.long_box": "a width and a height of 1 or more, which go with pixels.box",
 }
 
 

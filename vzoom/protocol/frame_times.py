@@ -11,13 +11,13 @@ A rule takes any finite numbers: what cannot be carried out is a `Malformed` for
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..types import CallError, Malformed, VideoInfo, ZoomCall
-from .definition import GlanceName, ViewSettings, ZoomName
+from .definition import LONG_VIDEO_SECONDS, GlanceName, ViewSettings, ZoomName
 
 _EPSILON = 1e-6  # seconds; below any frame period, above double rounding on an hour
 
@@ -36,7 +36,9 @@ def glance_timestamps(video: VideoInfo, config: ViewSettings) -> list[float]:
     return GLANCE_RULES[config.protocol.glance.rule](video, config.glance_fps, config.glance_max_frames)
 
 
-def zoom_timestamps(call: ZoomCall, video: VideoInfo, config: ViewSettings) -> list[float] | Malformed:
+def zoom_timestamps(
+    call: ZoomCall, video: VideoInfo, config: ViewSettings, *, shown: Iterable[float] = ()
+) -> list[float] | Malformed:
     """Times of the frames that a call asks for.
 
     Args:
@@ -44,6 +46,7 @@ def zoom_timestamps(call: ZoomCall, video: VideoInfo, config: ViewSettings) -> l
             (`clamped_end` tells).
         video: its duration and frame rate.
         config: its zoom_max_frames and the zoom rule of its protocol decide.
+        shown: times of the frames that the model has seen. The rule "conan" does not show them again.
 
     Returns:
         Seconds from the first frame, increasing; or what is wrong with the call, such as a start beyond the end.
@@ -67,6 +70,7 @@ def zoom_timestamps(call: ZoomCall, video: VideoInfo, config: ViewSettings) -> l
         fps=call.fps,
         own_fps=call.fps if own.fps is None else own.fps,
         num_frames=config.zoom_max_frames if call.num_frames is None else call.num_frames,
+        shown=tuple(shown),
     )
     return ZOOM_RULES[own.rule](segment, video, config.zoom_max_frames)
 
@@ -107,6 +111,7 @@ class Segment:
         fps: frames per second.
         own_fps: frames per second of the protocol, if it has a rate of its own; else fps.
         num_frames: how many frames; the most if the call does not say it.
+        shown: times of the frames that the model has seen.
     """
 
     start_seconds: float
@@ -115,6 +120,7 @@ class Segment:
     fps: float
     own_fps: float
     num_frames: int
+    shown: tuple[float, ...]
 
 
 GlanceFormula = Callable[[VideoInfo, float, int], list[float]]  # video, fps, most frames -> seconds
@@ -223,7 +229,7 @@ def _framethinker_zoom(call: Segment, video: VideoInfo, limit: int) -> list[floa
 
 
 def _framethinker_count(video: VideoInfo, limit: int) -> int:
-    return limit if total_frames(video) / video.fps > 300 else max(1, round(limit * 2 / 3))
+    return limit if total_frames(video) / video.fps > LONG_VIDEO_SECONDS else max(1, round(limit * 2 / 3))
 
 
 def _qwen_zoom(call: Segment, video: VideoInfo, limit: int) -> list[float] | Malformed:
@@ -237,20 +243,17 @@ def _qwen_zoom(call: Segment, video: VideoInfo, limit: int) -> list[float] | Mal
 
 
 def _conan_zoom(call: Segment, video: VideoInfo, limit: int) -> list[float] | Malformed:
-    """The limit of rounded places from the frame nearest to the start to that nearest to the end.
-
-    Of the public code without its memory: it leaves frames out that were shown before, and fills up from elsewhere.
-    """
+    """The limit of rounded places among the frames from start to end that were not shown; if those are fewer, the rest
+    likewise from the whole video. It knows what was shown by its clock time: by the frame at that whole second."""
     last = total_frames(video) - 1
     first = round(min(call.start_seconds * video.fps, last))
     final = round(min(call.end_seconds * video.fps, last))
-    found = final - first + 1
-    if found < 2:
-        return Malformed(CallError.ZERO_FRAMES, "the segment is shorter than two frames")
-    if found <= limit or limit == 1:
-        return _times(range(first, first + min(found, limit)), video)
-    step = (found - 1) / (limit - 1)
-    return _times([first + round(i * step) for i in range(limit)], video)
+    shown = {round(math.floor(round(t * video.fps) / video.fps) * video.fps) for t in call.shown}
+    found = _places_between(first, final, shown, limit) if first < final else []
+    found = sorted(found + _places_between(0, last, {*shown, *found}, limit - len(found)))
+    if not found:
+        return Malformed(CallError.ZERO_FRAMES, "every frame of the video was shown before")
+    return _times(found, video)
 
 
 def _eva_zoom(call: Segment, video: VideoInfo, limit: int) -> list[float] | Malformed:
@@ -297,6 +300,20 @@ def _times(indices: Sequence[int] | np.ndarray, video: VideoInfo) -> list[float]
 def _spread(first: int, last: int, count: int) -> np.ndarray:
     """`count` frame numbers from `first` to `last` at equal distances, rounded down."""
     return np.linspace(first, last, count).astype(np.int64)
+
+
+def _places_between(first: int, final: int, without: set[int], count: int) -> list[int]:
+    """`count` rounded places among the frames from `first` to `final` without some; all if they are fewer."""
+    gaps = sorted(i for i in without if first <= i <= final)
+    left = final - first + 1 - len(gaps)
+    step = (left - 1) / (count - 1) if count > 1 else 0.0
+    found = []
+    for place in range(left) if left <= count else [round(i * step) for i in range(count)]:
+        index = first + place
+        for gap in gaps:
+            index += gap <= index
+        found.append(index)
+    return found
 
 
 def _rounded(first: int, last: int, count: int) -> np.ndarray:

@@ -145,7 +145,10 @@ def _typed(value: Any, kind: Any, key: str) -> Any:
     if dataclasses.is_dataclass(kind):
         return _section(value, typing.cast(type, kind), key)
     if origin is tuple:
-        if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        if get_args(kind) == (int, int):
+            if not isinstance(value, list) or [type(one) for one in value] != [int, int]:
+                raise ValueError(f"{key}: must be a list of two whole numbers, got {value!r}")
+        elif not isinstance(value, list) or not all(isinstance(one, str) for one in value):
             raise ValueError(f"{key}: must be a list of texts, got {value!r}")
         return tuple(value)
     if origin is not None and origin is not Literal:

@@ -14,6 +14,7 @@ from . import template
 from .definition import Protocol, ViewSettings
 from .frame_times import clamped_end
 from .grammars import boxed
+from .grammars.action import asked
 from .grammars.base import Said
 from .grammars.numbers import clock
 from .parse import GRAMMARS
@@ -141,7 +142,7 @@ def error_turn(
     """What comes back for a turn that could not be carried out.
 
     Args:
-        problem: what is wrong with it.
+        problem: what is wrong with it. If it asked for the number of a frame, it is told that.
         video: its duration may be told.
         config: its protocol has the words, its limits may be told.
         question: may be told again.
@@ -207,6 +208,7 @@ _HELP = {
     CallError.CALL_AND_ANSWER: "A turn holds either a call or an answer, not both.",
     CallError.UNCLOSED: "A tag was opened and not closed.",
     CallError.EMPTY: "The turn held neither a call nor an answer.",
+    CallError.FRAME_ASKED: "The number of a frame was asked.",
     CallError.UNREADABLE: "The video cannot be read there: look elsewhere.",
 }
 
@@ -256,13 +258,18 @@ def _error_parts(
     problem: Malformed, video: VideoInfo, question: str, config: ViewSettings, zooms_left: int
 ) -> list[Part]:
     protocol, turns = config.protocol, config.protocol.turns
+    always = _always(video, question, config, zooms_left)
+    question_of_time = asked(problem.detail, protocol.call) if problem.error is CallError.FRAME_ASKED else None
+    if question_of_time and question_of_time.seconds is not None:
+        frame = int(min(question_of_time.seconds * video.fps, 1e15))
+        return _filled(protocol, turns.frame_number, {**always, "time": question_of_time.time, "frame": frame})
     last = turns.last_error if zooms_left == 0 and turns.last_error is not None else turns.error
     told: dict[str, Value] = {
         "error": [TextPart(str(problem.error))],
         "help": [TextPart(protocol.errors.get(problem.error, _HELP[problem.error]))],
         "detail": problem.detail,
     }
-    return _filled(protocol, last, {**_always(video, question, config, zooms_left), **told})
+    return _filled(protocol, last, {**always, **told})
 
 
 def _as_turn(body: list[Part], protocol: Protocol, turn_is_open: bool) -> list[Part]:

@@ -29,6 +29,12 @@ def strict_action(text: str, protocol: Protocol, *, video_fps: float = 1.0) -> Z
     Returns:
         The calls or the answer, or None if the turn breaks the grammar.
     """
+    outcome = _strict_outcome(text, protocol, video_fps)
+    return None if isinstance(outcome, Malformed) else outcome
+
+
+def _strict_outcome(text: str, protocol: Protocol, video_fps: float = 1.0) -> TurnOutcome | None:
+    """What a turn comes to that has the form of `strict_action`; None if it has not."""
     thought, action = protocol.thought, text.strip()
     if thought.open and action.startswith(thought.open):
         _, closed, action = action.partition(thought.close)
@@ -38,8 +44,7 @@ def strict_action(text: str, protocol: Protocol, *, video_fps: float = 1.0) -> Z
         return None
     if not _is_whole(action.strip(), protocol):
         return None
-    outcome = parse_turn(text, protocol, video_fps=video_fps)
-    return None if isinstance(outcome, Malformed) else outcome
+    return parse_turn(text, protocol, video_fps=video_fps)
 
 
 def _is_whole(action: str, protocol: Protocol) -> bool:
@@ -69,6 +74,8 @@ def _rest(text: str, opening: str, closing: str, protocol: Protocol) -> str | No
 def is_well_formed(texts: Sequence[str], outcomes: Sequence[TurnOutcome | None], protocol: Protocol) -> bool:
     """Whether a conversation keeps the grammar: calls that were carried out, then an answer.
 
+    To ask for the number of a frame, in a protocol that has an action for it, is a call too.
+
     A call that asks for nonsense (a reversed segment, no frames, too many, after the end) is not well formed. A clip
     that the file did not give up is not the model's fault.
 
@@ -82,16 +89,21 @@ def is_well_formed(texts: Sequence[str], outcomes: Sequence[TurnOutcome | None],
         a fault of the model. False for no turns at all.
     """
     actions = [
-        None if _is_fault(outcome) else strict_action(text, protocol)
+        None if _is_fault(outcome) else _strict_outcome(text, protocol)
         for text, outcome in zip(texts, outcomes, strict=True)
     ]
     return (
         bool(actions)
-        and all(isinstance(action, ZoomCall | ZoomCalls) for action in actions[:-1])
+        and all(isinstance(action, ZoomCall | ZoomCalls) or _is_question(action) for action in actions[:-1])
         and isinstance(actions[-1], Answer)
     )
 
 
 def _is_fault(outcome: TurnOutcome | None) -> bool:
     """Whether a turn was refused for something that the model did."""
-    return isinstance(outcome, Malformed) and outcome.error is not CallError.UNREADABLE
+    is_refused = isinstance(outcome, Malformed) and outcome.error is not CallError.UNREADABLE
+    return is_refused and not _is_question(outcome)
+
+
+def _is_question(outcome: TurnOutcome | None) -> bool:
+    return isinstance(outcome, Malformed) and outcome.error is CallError.FRAME_ASKED

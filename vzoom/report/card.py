@@ -6,10 +6,8 @@ from anywhere, and foreign text is escaped.
 
 from __future__ import annotations
 
-from pathlib import PurePath
-
 from ..types import Trajectory
-from .markup import clock_text, count_text, escape, picture, span_text
+from .markup import clock_text, count_text, escape, picture, span_text, video_name
 from .report import Answered
 from .steps import UNTAGGED, stop_text
 from .timeline import NUM_COLOURS, strip_frames, zoom_places
@@ -88,7 +86,7 @@ def _facts(result: Answered) -> str:
         count_text(trajectory.num_frames, "frame"),
         stop_text(trajectory)[0],
         f"{result.seconds:.1f} s",
-        f"{PurePath(trajectory.video.path).name} ({clock_text(trajectory.video.duration_seconds)})",
+        f"{video_name(trajectory.video.path)} ({clock_text(trajectory.video.duration_seconds)})",
         result.model,
     ]
     text = " · ".join(map(escape, facts))

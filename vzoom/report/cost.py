@@ -6,7 +6,7 @@ but "generate" belong to the opening.
 
 from __future__ import annotations
 
-from ..types import STAGES, Answer, Malformed, Trajectory, Turn
+from ..types import STAGES, Answer, CallError, Malformed, Trajectory, Turn
 from .markup import count_text, escape, milliseconds_text, number_text
 
 _WRITING = STAGES[-1]
@@ -60,6 +60,8 @@ def _turn_names(trajectory: Trajectory) -> list[str]:
             wrote, brought = f"zoom {zooms}", f"clip {zooms}"
         elif isinstance(turn.outcome, Answer):
             wrote = "answer"
+        elif isinstance(turn.outcome, Malformed) and turn.outcome.error is CallError.FRAME_ASKED:
+            wrote, brought = "asked", "frame number"
         elif isinstance(turn.outcome, Malformed):
             wrote, brought = "refused", "error"
         else:

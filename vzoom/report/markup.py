@@ -7,17 +7,27 @@ import html
 import io
 import math
 import re
+from pathlib import PurePath
+from urllib.parse import urlsplit
 
 import numpy as np
 from PIL import Image
 
 from ..protocol import Protocol, opening_tags
+from ..video import is_url
 
 
 def escape(text: str) -> str:
     """`text` for HTML, in an element or in a quoted attribute. What UTF-8 or HTML cannot hold becomes U+FFFD."""
+    # One half of the surrogates are bytes of file names that are no UTF-8 (PEP 383); the others are nothing at all.
+    text = re.sub("[\ud800-\udc7f\udd00-\udfff]", "\ufffd", text)
     text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     return html.escape(re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", "\ufffd", text), quote=True)
+
+
+def video_name(path: str) -> str:
+    """The file's name in a path or a URL. A URL's query is left out: it may hold a key, and pages are passed on."""
+    return PurePath(urlsplit(path).path if is_url(path) else path).name
 
 
 def turn_markup(text: str, protocol: Protocol) -> str:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import zip_longest
-from pathlib import PurePath
 
 from ..config import ZoomConfig
 from ..protocol import feedback
-from ..types import Answer, Clip, Malformed, StopReason, Trajectory, Turn, ZoomCall
+from ..types import Answer, CallError, Clip, Malformed, StopReason, Trajectory, Turn, ZoomCall
 from .cost import opening_line, writing_line
-from .markup import count_text, escape, number_text, picture, seconds_text, span_text, turn_markup
+from .markup import count_text, escape, number_text, picture, seconds_text, span_text, turn_markup, video_name
 from .timeline import zoom_colour
 
 _GLANCE_SIDE_PIXELS = 192
@@ -55,10 +54,10 @@ def summary_section(trajectory: Trajectory, *, model: str, seconds: float, warni
         f'<header><p class="brand"><b>vzoom</b> <span class="chip {state}" title="{why}">{stop}</span></p>'
         f'<h1 dir="auto">{escape(lead)}</h1>{more}'
         f'<div class="outcome"><h2 class="eyebrow">Answer</h2>{answer}</div>{_figures(trajectory, seconds)}'
-        f'<p class="source"><span class="file">{escape(PurePath(video.path).name)}</span> '
+        f'<p class="source"><span class="file">{escape(video_name(video.path))}</span> '
         f"<span>{video.width}\u00d7{video.height}</span> <span>{video.fps:.4g} fps</span> "
-        f"<span>{seconds_text(video.duration_seconds)}</span> <span>model {escape(model)}</span> "
-        f"<span>protocol {escape(trajectory.protocol)}</span></p>{told}{notes}</header>"
+        f'<span>{seconds_text(video.duration_seconds)}</span> <span class="name">model {escape(model)}</span> '
+        f'<span class="name">protocol {escape(trajectory.protocol)}</span></p>{told}{notes}</header>'
     )
 
 
@@ -160,11 +159,13 @@ def _other_section(trajectory: Trajectory, turn: Turn, cost: str, config: ZoomCo
     if isinstance(outcome, Malformed):
         question, video = trajectory.question, trajectory.video
         back = feedback(outcome, video, config, question=question, zooms_left=zooms_left)
+        asked = outcome.error is CallError.FRAME_ASKED
+        title = '<span class="badge">?</span>Asked' if asked else '<span class="badge">!</span>Not carried out'
         return _section(
             turn,
             config,
-            'class="step refused"',
-            f'<span class="badge">!</span>Not carried out <small>{escape(str(outcome.error))}</small>',
+            'class="step"' if asked else 'class="step refused"',
+            f"{title} <small>{escape(str(outcome.error))}</small>",
             # If no turn follows, nothing was sent back.
             f'<p class="note" dir="auto">Sent back: {escape(back.strip())}</p>{cost}' if cost else "",
         )

@@ -119,14 +119,17 @@ class ClipCache:
             VideoError: there is no such file, or it is not a video.
         """
 
+        if isinstance(video, FrameSource) and not isinstance(video, VideoReader):
+            return BorrowedVideo(video)
+        reader = self.reader(video)
+        config = config.for_video(reader.info.duration_seconds)
+        looks = config.protocol
+
         def resized(frame_HWC: Any) -> Any:
             return resize_frames(frame_HWC[None], config=config, spec=spec)[0]
 
-        if isinstance(video, FrameSource) and not isinstance(video, VideoReader):
-            return BorrowedVideo(video)
-        looks = config.protocol
         name = (looks.frame.encoding, looks.pixels, config.min_pixels, config.max_pixels, spec)
-        return CachedVideo(self, self.reader(video), Resize(name, resized))
+        return CachedVideo(self, reader, Resize(name, resized))
 
     def reader(self, video: VideoInput) -> VideoReader:
         """An open reader of a video, the same one as long as the file does not change. An open reader is that reader.

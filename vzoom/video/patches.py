@@ -2,9 +2,9 @@
 
 Equal, bit for bit, to what transformers computes from the same frames. The protocol says how they are shown: as images
 (`frame.encoding`), as its PIL image processor makes them; or as video, as its video processors do, which resize with
-torch and put two frames in a patch. Two ways to a size (`pixels.resize`): "direct" resizes as the processor does;
-"videozoomer" first shrinks a frame that is too large with Lanczos (and "long_side" one whose longer side is), as the
-public code of arXiv 2512.22315 does, and then resizes as the processor does.
+torch and put two frames in a patch. Three ways to a size (`pixels.resize`): "direct" resizes as the processor does;
+"videozoomer" first shrinks a frame that has too many pixels with Lanczos, as the public code of arXiv 2512.22315 does,
+and then resizes as the processor does; "box" likewise shrinks one that is wider or higher than it may be.
 
 The limits of pixels are those of a frame. Qwen3-VL's video processor has limits for a whole video: these times its
 frames. (It rounds an odd number of frames to one or the other side before it compares with them; here the size of a
@@ -138,15 +138,27 @@ def _sizes(
     if config.protocol.frame.encoding == "video" and spec.enlarges_videos and min(height, width) < spec.factor:
         scale = max(spec.factor / height, spec.factor / width)
         height, width = int(height * scale), int(width * scale)
-    pixels, scale = config.protocol.pixels, 1.0
-    if pixels.resize == "videozoomer":
+    pixels = config.protocol.pixels
+    if pixels.resize == "videozoomer" and height * width > config.max_pixels:
         scale = math.sqrt(config.max_pixels / (height * width))
-    elif pixels.long_side is not None:
-        scale = pixels.long_side / max(height, width)
-    if scale < 1:
         shrunk = (max(1, int(height * scale)), max(1, int(width * scale)))
+    elif pixels.box is not None:
+        shrunk = _fitted(height, width, pixels.box, spec.factor)
     limits = {"factor": spec.factor, "min_pixels": config.min_pixels, "max_pixels": config.max_pixels}
     return shrunk, smart_resize(*(shrunk or (height, width)), **limits)
+
+
+def _fitted(height: int, width: int, box: tuple[int, int], factor: int) -> tuple[int, int] | None:
+    """The largest (height, width) of the same aspect in a box (width, height), rounded down.
+
+    None for a frame that fits in the box as the processor rounds that: so a frame at its final size stays as it is.
+    """
+    if all(side <= max(1, round(most / factor)) * factor for side, most in zip((width, height), box, strict=True)):
+        return None
+    most_wide, most_high = box
+    if width * most_high > height * most_wide:
+        return max(1, int(height * (most_wide / width))), most_wide
+    return most_high, max(1, int(width * (most_high / height)))
 
 
 def _steps(height: int, width: int, config: ZoomConfig, spec: PatchSpec) -> tuple[tuple[Step, ...], tuple[int, int]]:

@@ -208,6 +208,7 @@ def _ask(
             judge=judge,
             judge_name=judge_name,
             progress=Progress(shard),
+            say=note,
         )
     if whole is None:  # of the last run: whoever finishes that one last finishes the others no later
         note(f"shard {shard} is done; the others are still at work, or were stopped")

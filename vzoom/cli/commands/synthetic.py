@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict, replace
 from math import ceil, floor
 from pathlib import Path
@@ -125,6 +124,7 @@ def run_render(args: argparse.Namespace) -> ExitCode:
 
 def write_video(made: SyntheticVideo, path: Path, *, seed: int) -> tuple[Path, dict[str, Any]]:
     """Render to `path` and write the ground truth beside it; its path and content."""
+    from vzoom.data import write_json
     from vzoom.synthetic import ask_questions, render
 
     questions = []
@@ -136,7 +136,7 @@ def write_video(made: SyntheticVideo, path: Path, *, seed: int) -> tuple[Path, d
     truth = {"video": str(path), "seed": seed, **asdict(made), "questions": questions}
     render(made, path)
     truth_path = path.with_suffix(".json")
-    truth_path.write_text(json.dumps(truth, indent=1) + "\n")
+    write_json(truth_path, truth)
     return truth_path, truth
 
 

@@ -10,7 +10,6 @@ leaves the same bytes as one that was not.
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from ..files import JsonLines, write_atomically
+from ..files import JsonLines, write_json
 from ..record import Record
 from ..store import Writer
 from .progress import Say, silence
@@ -128,7 +127,10 @@ def collect(
             # An exception leaves the last, short shard unwritten: shards are to be those of an undisturbed run.
             writer = stack.enter_context(Writer(out / "kept", shard_records=shard_records))
             refused = stack.enter_context(closing(JsonLines(out / "rejected.jsonl")))
-            reasons |= {row["id"]: row["reason"] for row in refused.rows}
+            for number, row in enumerate(refused.rows, 1):
+                if not isinstance(row.get("id"), str) or not isinstance(row.get("reason"), str):
+                    raise ValueError(f"{refused.path}, line {number} is damaged (no id and reason): remove this line")
+                reasons[row["id"]] = row["reason"]
             pool = stack.enter_context(ThreadPoolExecutor(concurrency, "vzoom-collect"))
             stack.callback(pool.shutdown, wait=False, cancel_futures=True)
             stack.callback(stop)
@@ -175,7 +177,7 @@ def write_summary(path: Path, found: CollectSummary, **more: Any) -> None:
         more: further fields, in JSON's types.
     """
     counts = {name: value for name, value in asdict(found).items() if name != "stopped"}
-    write_atomically(path, json.dumps(counts | more, indent=1) + "\n")
+    write_json(path, counts | more)
 
 
 def _duration(seconds: float) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..files import Json, JsonLines, write_atomically
+from ..files import Json, JsonLines, read_json, write_json
 
 
 class ReplyCache:
@@ -28,7 +28,7 @@ class ReplyCache:
         for number, row in enumerate(self._lines.rows):
             if not isinstance(row.get("key"), str) or not isinstance(row.get("value"), dict):
                 self._lines.close()
-                raise ValueError(f"{path}, line {number + 1} holds no key and value")
+                raise ValueError(f"{path}, line {number + 1} is damaged (it holds no key and value): remove this line")
             self._found[row["key"]] = row["value"]
 
     def get(self, key: str) -> Json | None:
@@ -63,11 +63,12 @@ def same_settings(folder: Path, settings: Mapping[str, Any]) -> None:
         settings: by name, in JSON's types.
 
     Raises:
-        ValueError: the folder was begun with other settings. The message names the first that differs.
+        ValueError: the folder was begun with other settings, of which the message names the first that differs; or its
+            settings are damaged.
     """
     path = folder / "settings.json"
     if path.exists():
-        before = json.loads(path.read_text())
+        before = read_json(path, mend="restore it from a copy, or name another folder")
         for name, value in json.loads(json.dumps(settings)).items():
             if before.get(name) != value:
                 raise ValueError(
@@ -76,4 +77,4 @@ def same_settings(folder: Path, settings: Mapping[str, Any]) -> None:
                 )
         return
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(settings, indent=1) + "\n")
+    write_json(path, settings)

@@ -21,7 +21,7 @@ from ...protocol import (
     parse_turn,
     split_template,
 )
-from ...types import TurnOutcome, ZoomCall, calls_of
+from ...types import CallError, Malformed, TurnOutcome, ZoomCall, calls_of
 from .chats import IMAGE, VIDEO, Chat
 from .common import Pieces, Varying, align, around, most_common, nearly_all, split_numbers
 from .labels import learn_frames
@@ -386,6 +386,8 @@ def _tool_messages(chat: Chat, opening: str, frames: Frames, base: Protocol) -> 
     found = []
     for turn, text in enumerate(chat.shown[1:], 1):
         call = _outcome(chat.written[turn - 1], base)
+        if isinstance(call, Malformed) and call.error is CallError.FRAME_ASKED:
+            continue  # neither a clip nor an error came back
         facts: Facts = (
             {"start": call.start_seconds, "end": min(call.end_seconds, end)} if isinstance(call, ZoomCall) else {}
         )

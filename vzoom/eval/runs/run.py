@@ -8,17 +8,16 @@ The same command resumes where it was stopped, also with another number of proce
 
 from __future__ import annotations
 
-import fcntl
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...data import LOCK, Lock
 from ...protocol import Judge
 from ..item import Benchmark, Item, Verdict
 from ..scores.cost import ModelShape
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from ...zoomer import Zoomer
 
 PREDICTIONS = "predictions.sqlite"
+_MERGE = "merge"  # of shards; the name of a lock
 _JUDGES = 8  # answers that are judged at once
 
 
@@ -104,6 +104,7 @@ def run(
     judge: Judge | None = None,
     judge_name: str | None = None,
     progress: Callable[[RunProgress], None] | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Path | None:
     """Ask a benchmark's questions: those of this process's blocks that are not done yet.
 
@@ -117,14 +118,16 @@ def run(
         judge: for open answers.
         judge_name: of its model, for the settings.
         progress: told after every block.
+        say: gets a line if another version of vzoom began the run.
 
     Returns:
         The file of all predictions; None while other processes have blocks left.
 
     Raises:
-        ValueError: `out` holds a run with other settings, another process works on this shard, the annotation does not
-            fit its schema, or every conversation of the first block ends in an error. (Later, and if only some do, the
-            verdict is "failed", and the run continues.)
+        ValueError: `out` holds a run with other settings or a damaged one, another process works on this shard, the
+            annotation does not fit its schema, or every conversation of the first block ends in an error. (Later, and
+            if only some do, the verdict is "failed", and the run continues.)
+        OSError: the disk is full, or may not be written. What was done before is kept.
     """
     shard = shard or Shard()
     settings = settings_of(zoomer, benchmark, config, judge=judge_name)
@@ -136,8 +139,10 @@ def run(
         check_same(read_settings(whole), settings, whole)
         return whole
     own = out / "shards" / f"shard-{shard}.sqlite"
-    own.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(own), Store(own, settings) as store:
+    with _lock(out / "shards" / _MERGE, what=out, wait=True) as lock:  # every process of a run has held it
+        if told := lock.note():
+            say(told)
+    with _lock(own), Store(own, settings) as store:
         there = set().union(*(read_positions(path) for path in _shard_files(out, settings)))
         shape = ModelShape.of(zoomer.checkpoint.model)
         size = config.block_size
@@ -254,7 +259,7 @@ def _shard_files(out: Path, settings: dict[str, Any]) -> list[Path]:
 
 
 def _merge_if_whole(out: Path, settings: dict[str, Any], num_items: int) -> Path | None:
-    with _locked(out / "shards" / "merge", wait=True):
+    with _lock(out / "shards" / _MERGE, wait=True):
         shards = _shard_files(out, settings)
         if len(set().union(*map(read_positions, shards))) < num_items:
             return None
@@ -263,11 +268,5 @@ def _merge_if_whole(out: Path, settings: dict[str, Any], num_items: int) -> Path
         return out / PREDICTIONS
 
 
-@contextmanager
-def _locked(path: Path, *, wait: bool = False) -> Iterator[None]:
-    with path.with_name(f".{path.name}.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise ValueError(f"{path} is being written by another process") from None
-        yield
+def _lock(path: Path, *, what: Path | None = None, wait: bool = False) -> Lock:
+    return Lock(path.with_name(f".{path.name}{LOCK}"), what=what or path, wait=wait)

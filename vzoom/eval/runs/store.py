@@ -15,20 +15,25 @@ judged in parts.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from ...types import STAGES
 from ..item import Item, Parts
 
+T = TypeVar("T")
+
 FORMAT = 2
 _TYPES = {int: "INTEGER", float: "REAL", str: "TEXT"}
+_MEND = "remove it and run the same command of `vzoom eval` again, which makes what is lost again"
 
 
 @dataclass(frozen=True)
@@ -112,25 +117,28 @@ class Store:
         settings: all that decides what it holds, in JSON's types.
 
     Raises:
-        ValueError: it holds another run, or is no such file.
+        ValueError: it holds another run, is damaged, or is no such file.
+        OSError: the disk is full, or may not be written.
     """
 
     def __init__(self, path: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
         self.path = Path(path)
         text = json.dumps(settings, sort_keys=True)
-        if not self.path.exists():
-            _begin(self.path, text)
-        self._db = sqlite3.connect(self.path, timeout=60.0)
-        try:
-            check_same(_settings(self._db, self.path), json.loads(text), self.path)
-            if _format(self._db) < FORMAT:
-                _refuse_sentences(self._db, self.path)
-                with self._db:
-                    self._db.execute(f"CREATE {_PARTS_TABLE}")
-                    self._db.execute("UPDATE run SET format = ?", (FORMAT,))
-        except BaseException:
-            self._db.close()
-            raise
+        with _named(self.path):
+            if not self.path.exists():
+                _begin(self.path, text)
+            self._db = sqlite3.connect(self.path, timeout=60.0)
+            try:
+                _check_whole(self._db, self.path)
+                check_same(_settings(self._db, self.path), json.loads(text), self.path)
+                if _format(self._db) < FORMAT:
+                    _refuse_sentences(self._db, self.path)
+                    with self._db:
+                        self._db.execute(f"CREATE {_PARTS_TABLE}")
+                        self._db.execute("UPDATE run SET format = ?", (FORMAT,))
+            except BaseException:
+                self._db.close()
+                raise
 
     def __enter__(self) -> Store:
         return self
@@ -139,8 +147,8 @@ class Store:
         self._db.close()
 
     def add(self, rows: Iterable[PredictionRow]) -> None:
-        """Add all of the rows or, after a kill, none. They are on the disk when this returns."""
-        with self._db:
+        """Add all of the rows or, after a kill or on a full disk, none. They are on the disk when this returns."""
+        with _named(self.path), self._db:
             for row in rows:
                 position = row.prediction.position
                 self._insert("items", (position, *_item_row(row.item)))
@@ -150,7 +158,9 @@ class Store:
                     self._insert("parts", (position, *row.parts))
 
     def _insert(self, table: str, values: Sequence[object]) -> None:
-        self._db.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(values))})", values)
+        # Half of a surrogate pair, which JSON can hold and UTF-8 cannot, is kept as "?".
+        held = [v.encode("utf-8", "replace").decode() if isinstance(v, str) else v for v in values]
+        self._db.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(held))})", held)
 
 
 def _begin(path: Path, settings: str) -> None:
@@ -158,17 +168,22 @@ def _begin(path: Path, settings: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.new")
     part.unlink(missing_ok=True)
-    db = sqlite3.connect(part)
-    with db:
-        db.execute("CREATE TABLE run (format INTEGER, settings TEXT)")
-        names = ", ".join(f"{name} TEXT" for name in _ITEM_COLUMNS)
-        db.execute(f"CREATE TABLE items (position INTEGER PRIMARY KEY, {names})")
-        db.execute(f"CREATE TABLE predictions ({_columns(Prediction)})")
-        db.execute(f"CREATE {_PARTS_TABLE}")
-        db.execute(f"CREATE TABLE timings ({_columns(ItemTiming)})")
-        db.execute("INSERT INTO run VALUES (?, ?)", (FORMAT, settings))
-    db.close()
-    part.replace(path)
+    try:
+        db = sqlite3.connect(part)
+        try:
+            with db:
+                db.execute("CREATE TABLE run (format INTEGER, settings TEXT)")
+                names = ", ".join(f"{name} TEXT" for name in _ITEM_COLUMNS)
+                db.execute(f"CREATE TABLE items (position INTEGER PRIMARY KEY, {names})")
+                db.execute(f"CREATE TABLE predictions ({_columns(Prediction)})")
+                db.execute(f"CREATE {_PARTS_TABLE}")
+                db.execute(f"CREATE TABLE timings ({_columns(ItemTiming)})")
+                db.execute("INSERT INTO run VALUES (?, ?)", (FORMAT, settings))
+        finally:
+            db.close()
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _item_row(item: Item) -> tuple[str | None, ...]:
@@ -194,7 +209,7 @@ def read_rows(path: Path) -> list[PredictionRow]:
     """
     with _reading(path) as db:
         benchmark = _settings(db, path)["benchmark"]
-        return [_row(values, benchmark) for values in db.execute(_JOINED)]
+        return [_row(values, benchmark, path) for values in db.execute(_JOINED)]
 
 
 def read_positions(path: Path) -> set[int]:
@@ -213,6 +228,8 @@ def content_hash(path: Path) -> str:
         digest = hashlib.sha256(json.dumps(_settings(db, path), sort_keys=True).encode())
         for table in ("items", "predictions", "parts"):
             for row in db.execute(f"SELECT * FROM {table} ORDER BY position"):
+                if any(isinstance(value, bytes) for value in row):  # nothing is written as such
+                    raise ValueError(f"{path} is damaged (position {row[0]} of {table}): {_MEND}")
                 digest.update(json.dumps(row).encode() + b"\n")
         return digest.hexdigest()
 
@@ -222,9 +239,12 @@ def merge(parts: Sequence[Path], out: Path, settings: Mapping[str, Any]) -> None
     unfinished = out.with_name(f"{out.name}.{os.getpid()}.part")
     unfinished.unlink(missing_ok=True)
     found = {row.prediction.position: row for path in parts for row in read_rows(path)}
-    with Store(unfinished, settings) as store:
-        store.add(row for _, row in sorted(found.items()))
-    unfinished.replace(out)
+    try:
+        with Store(unfinished, settings) as store:
+            store.add(row for _, row in sorted(found.items()))
+        unfinished.replace(out)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def check_same(held: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:
@@ -244,14 +264,27 @@ _JOINED = (
 )
 
 
-def _row(values: tuple[Any, ...], benchmark: str) -> PredictionRow:
+def _row(values: tuple[Any, ...], benchmark: str, path: Path) -> PredictionRow:
     first, second = len(_ITEM_COLUMNS), len(_ITEM_COLUMNS) + len(fields(Prediction))
     held = dict(zip(_ITEM_COLUMNS, values, strict=False))
-    held["options"] = tuple(json.loads(held["options"]))
-    held["evidence"] = tuple((float(a), float(b)) for a, b in json.loads(held["evidence"]))
-    item = Item(**held, benchmark=benchmark)
-    parts = None if values[-1] is None else Parts(*values[-2:])
-    return PredictionRow(item, Prediction(*values[first:second]), ItemTiming(*values[second:-2]), parts)
+    try:
+        held["options"] = tuple(json.loads(held["options"]))
+        held["evidence"] = tuple((float(a), float(b)) for a, b in json.loads(held["evidence"]))
+        item = Item(**held, benchmark=benchmark)
+        parts = None if values[-1] is None else Parts(*values[-2:])
+        return PredictionRow(
+            item, _typed(Prediction, values[first:second]), _typed(ItemTiming, values[second:-2]), parts
+        )
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged (position {values[first]}: {error}): {_MEND}") from error
+
+
+def _typed(cls: type[T], values: Sequence[Any]) -> T:
+    """A row's part as its class. TypeError if SQLite holds a value of another type."""
+    for (name, kind), value in zip(get_type_hints(cls).items(), values, strict=True):
+        if not isinstance(value, (get_args(kind) or (kind,)) if kind is not float else (float, int)):
+            raise TypeError(f"{name} is {value!r}")
+    return cls(*values)
 
 
 def _format(db: sqlite3.Connection) -> int:
@@ -269,37 +302,62 @@ def _refuse_sentences(db: sqlite3.Connection, path: Path) -> None:
 def _settings(db: sqlite3.Connection, path: Path) -> dict[str, Any]:
     try:
         found = db.execute("SELECT format, settings FROM run").fetchone()
-    except sqlite3.DatabaseError as error:
-        raise ValueError(f"{path} is no run of `vzoom eval`: {error}") from error
-    if found is None:
-        raise ValueError(f"{path} is no run of `vzoom eval`: it does not say its settings")
-    if found[0] > FORMAT:
-        raise ValueError(f"{path} has format {found[0]}, this version reads up to {FORMAT}: use a newer vzoom")
-    return dict(json.loads(found[1]))
+    except sqlite3.OperationalError as error:  # of another program, or begun by a command that was killed
+        raise ValueError(f"{path} is no run of `vzoom eval` ({error}): {_MEND}") from error
+    try:
+        number, settings = int(found[0]), dict(json.loads(found[1]))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged (it does not say its settings): {_MEND}") from error
+    if number > FORMAT:
+        raise ValueError(f"{path} has format {number}, this version reads up to {FORMAT}: use a newer vzoom")
+    return settings
 
 
-class _reading:
-    """A connection that is closed at the end. ValueError if there is no file.
+def _check_whole(db: sqlite3.Connection, path: Path) -> None:
+    """ValueError if the pages of the file do not fit together."""
+    if problems := [text for (text,) in db.execute("PRAGMA quick_check(1)") if text != "ok"]:
+        raise ValueError(f"{path} is damaged ({' '.join(str(problems[0]).split())}): {_MEND}")
+
+
+_OF_THE_DISK = {
+    sqlite3.SQLITE_FULL: errno.ENOSPC,
+    sqlite3.SQLITE_READONLY: errno.EACCES,
+    sqlite3.SQLITE_PERM: errno.EACCES,
+    sqlite3.SQLITE_CANTOPEN: errno.EACCES,
+    sqlite3.SQLITE_IOERR: errno.EIO,
+    sqlite3.SQLITE_NOLFS: errno.EFBIG,
+}
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Turn errors of SQLite into those of the disk, or into a ValueError that says what is wrong with the file."""
+    try:
+        yield
+    except UnicodeDecodeError as error:  # in a name, or in what SQLite says of it
+        raise ValueError(f"{path} is damaged ({error}): {_MEND}") from error
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # the rest says more
+        if code in _OF_THE_DISK:
+            number = _OF_THE_DISK[code]
+            raise OSError(number, os.strerror(number), str(path)) from error
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise ValueError(f"{path} is in use by another process: wait for it") from error
+        raise ValueError(f"{path} is damaged, or no run of `vzoom eval` ({error}): {_MEND}") from error
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that is closed at the end. ValueError if there is no file, or a damaged one.
 
     It may write, because whoever opens a file after a kill rolls back what was left half done.
     """
-
-    def __init__(self, path: Path) -> None:
-        if not path.is_file():
-            raise ValueError(f"{path} is not there: it is made by `vzoom eval`")
-        self._path = path
-        self._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True, timeout=60.0)
-
-    def __enter__(self) -> sqlite3.Connection:
-        try:
-            _settings(self._db, self._path)  # it is a run, and of a format that is known
-            if _format(self._db) < 2:
-                _refuse_sentences(self._db, self._path)
-                self._db.execute(f"CREATE TEMP {_PARTS_TABLE}")  # empty, and in no file
-        except BaseException:
-            self._db.close()
-            raise
-        return self._db
-
-    def __exit__(self, *_: object) -> None:
-        self._db.close()
+    if not path.is_file():
+        raise ValueError(f"{path} is not there: it is made by `vzoom eval`")
+    with _named(path), closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True, timeout=60.0)) as db:
+        _check_whole(db, path)
+        _settings(db, path)  # it is a run, and of a format that is known
+        if _format(db) < 2:
+            _refuse_sentences(db, path)
+            db.execute(f"CREATE TEMP {_PARTS_TABLE}")  # empty, and in no file
+        yield db

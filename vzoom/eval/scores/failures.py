@@ -55,8 +55,8 @@ MEANING = {
 
 # What the model asked for is clear, but there was not enough left of something.
 _REFUSED = {CallError.OVER_BUDGET, CallError.NO_ZOOMS_LEFT}
-# The file's fault: neither a lack of budget nor of form.
-_EXCUSED = {CallError.UNREADABLE}
+# The file's fault, or none at all: neither a lack of budget nor of form.
+_EXCUSED = {CallError.UNREADABLE, CallError.FRAME_ASKED}
 
 
 def failure_of(item: Item, verdict: Verdict, trajectory: Mapping[str, Any] | None) -> Failure:

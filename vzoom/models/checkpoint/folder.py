@@ -48,8 +48,8 @@ class CheckpointFolder:
         if not path.is_file():
             return None
         try:
-            read = json.loads(path.read_text())
-        except ValueError as error:
+            read = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not JSON ({error}): download it again") from error
         if not isinstance(read, dict):
             raise ValueError(f"{path} holds no JSON object: download it again")

@@ -139,8 +139,8 @@ def open_weights(folder: Path, name: str) -> dict[str, FileTensor]:
         return read_header(folder / SINGLE)
     if not (folder / INDEX).is_file():
         raise ValueError(_no_weights(folder, name))
-    index = json.loads((folder / INDEX).read_text()).get("weight_map")
-    if not isinstance(index, dict) or not index:
+    index = _weight_map(folder)
+    if not index:
         raise ValueError(f"{folder / INDEX} lists no tensors (weight_map): download it again")
     shards = sorted(set(index.values()))
     if lost := [shard for shard in shards if Path(shard).name != shard or not (folder / shard).is_file()]:
@@ -160,8 +160,19 @@ def open_weights(folder: Path, name: str) -> dict[str, FileTensor]:
 def weight_files(folder: Path) -> list[str]:
     """The names of the safetensors files that the index lists, or of the only one, whether they are there or not."""
     if (folder / INDEX).is_file() and not (folder / SINGLE).is_file():
-        return sorted(set(json.loads((folder / INDEX).read_text()).get("weight_map", {}).values()))
+        return sorted(set(_weight_map(folder).values()))
     return [SINGLE]
+
+
+def _weight_map(folder: Path) -> dict[str, str]:
+    """Which file each tensor is in, as the index says. ValueError if it cannot be read."""
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8")).get("weight_map", {})
+        if not all(isinstance(shard, str) for shard in index.values()):
+            raise TypeError("a shard has no name")
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise ValueError(f"{folder / INDEX} is damaged ({error}): download it again") from error
+    return dict(index)
 
 
 def read_header(path: Path) -> dict[str, FileTensor]:
@@ -178,11 +189,21 @@ def read_header(path: Path) -> dict[str, FileTensor]:
         if 8 + length > size:
             raise ValueError(f"{path} is cut short: it has {size} bytes of {8 + length} or more: download it again")
         try:
-            header: dict[str, Any] = json.loads(file.read(length))
-        except ValueError as error:
+            header = json.loads(file.read(length))
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is no safetensors file (its header is not JSON): download it again") from error
+    if not isinstance(header, dict):
+        raise ValueError(f"{path} is no safetensors file (its header is no JSON object): download it again")
     header.pop("__metadata__", None)
     found = {key: _entry(key, entry, path, 8 + length) for key, entry in header.items()}
+    at = 8 + length
+    for one in sorted(found.values(), key=lambda one: (one.offset, one.num_bytes)):
+        if one.offset != at:
+            raise ValueError(
+                f"{path} is no safetensors file ({one.name} begins at byte {one.offset}, not at {at}, where the tensor "
+                "before it ends): download it again"
+            )
+        at += one.num_bytes
     needed = max((one.offset + one.num_bytes for one in found.values()), default=8 + length)
     if needed > size:
         lost = [key for key, one in found.items() if one.offset + one.num_bytes > size]
@@ -196,9 +217,15 @@ def read_header(path: Path) -> dict[str, FileTensor]:
 def _entry(key: str, entry: Any, path: Path, start: int) -> FileTensor:
     try:
         begin, end = entry["data_offsets"]
-        stored, shape = entry["dtype"], tuple(int(size) for size in entry["shape"])
+        stored, shape = entry["dtype"], tuple(entry["shape"])
+        if not isinstance(stored, str) or not all(
+            type(size) is int and 0 <= size < 2**63 for size in (begin, end, *shape)
+        ):
+            raise ValueError("a dtype is no text, or a size is no whole number of 0 or more")
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is no safetensors file (its header describes {key} as {entry!r})") from error
+        raise ValueError(
+            f"{path} is no safetensors file (its header describes {key[:80]} as {repr(entry)[:200]}): download it again"
+        ) from error
     if stored not in _DTYPES:
         raise ValueError(f"{path} holds {key} as {stored}; vzoom reads {', '.join(_DTYPES)}")
     tensor = FileTensor(key, shape, _DTYPES[stored], path, start + begin)

@@ -1,11 +1,14 @@
 """A sentence between tags: `<action>choose frames between 120 and 240</action>`.
 
-CallFormat.tool is the sentence, a template with {start} and {end}.
+CallFormat.tool is the sentence, a template with {start} and {end}; CallFormat.ask another one, which asks for the
+number of the frame at {time}.
 """
 
 from __future__ import annotations
 
+import math
 import re
+from dataclasses import dataclass
 from functools import lru_cache
 
 from ...types import CallError, Malformed
@@ -30,10 +33,36 @@ def _pattern(sentence: str) -> tuple[re.Pattern[str], tuple[str, ...]]:
     return re.compile("".join(pieces), re.IGNORECASE), tuple(names)
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A question for the number of the frame at a time.
+
+    Attributes:
+        text: the sentence.
+        time: as the model wrote it.
+        seconds: the same, if it is a time.
+    """
+
+    text: str
+    time: str
+    seconds: float | None
+
+
+def asked(text: str, call: CallFormat) -> Asked | None:
+    """The question for the number of a frame in a text; None if there is none."""
+    found = _pattern(call.ask)[0].search(text) if call.ask else None
+    if not found:
+        return None
+    written = found[1].rstrip(".")
+    return Asked(" ".join(found.group().split()), written, number(written))
+
+
 class Action:
     """See `base.Grammar`."""
 
     def read(self, body: str, call: CallFormat) -> Said | Malformed:
+        if question := asked(body, call):
+            return Malformed(_kind(question.seconds), question.text)
         pattern, names = _pattern(call.tool)
         found = pattern.search(body)
         if not found:
@@ -55,3 +84,11 @@ class Action:
         return template.fill_template(
             call.tool, {"start": time_text(said.start, call), "end": time_text(said.end, call)}
         )
+
+
+def _kind(seconds: float | None) -> CallError:
+    if seconds is None:
+        return CallError.BAD_VALUE
+    if not math.isfinite(seconds):
+        return CallError.NOT_FINITE
+    return CallError.NEGATIVE if seconds < 0 else CallError.FRAME_ASKED

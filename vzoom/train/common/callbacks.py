@@ -1,4 +1,7 @@
-"""What happens beside the updates of a training, SFT's or GRPO's: held-out evaluation, best model, checkpoints, log."""
+"""What happens beside the updates of a training, SFT's or GRPO's: held-out evaluation, best model, checkpoints, log.
+
+And before all of these: a training whose loss, gradient or weights are no numbers ends at that update.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,17 @@ from ...protocol import Judge
 from ..rl.reward import RewardConfig
 from .checkpoints import Best, TrainingFolder
 from .held_out_eval import evaluate
+from .optim import check_finite, named_state
 from .rollout_engine import RolloutEngine
 
 Line = Callable[[dict[str, Any], int, float], str]
 """A row of the log, the number of steps of the run and the seconds per step -> a line for the console."""
+
+
+_MEND = (
+    "nothing of this update is kept. Train into another folder with a lower learning rate, a longer warmup or a "
+    "smaller max_grad_norm, or without the data of this update"
+)
 
 
 class TrainingCallback:
@@ -66,9 +76,30 @@ class TrainingCallback:
         self.trainer = trainer
         self.log = self.folder.open_log(step=step)
         trainer.remove_callback(PrinterCallback)
+        self._check_updates(trainer)
         events = ("on_train_begin", "on_step_end", "on_save", "on_log")
         methods = {name: staticmethod(getattr(self, name)) for name in events}
         trainer.add_callback(type("TrainingEvents", (TrainerCallback,), methods)())
+
+    def _check_updates(self, trainer: Any) -> None:
+        """Raise NotFinite after the forward and backward of an update, before anything is made of them."""
+        original = trainer.training_step
+
+        def training_step(*args: Any, **kwargs: Any) -> Any:
+            loss = original(*args, **kwargs)
+            update = trainer.state.global_step + 1
+            check_finite([("loss", loss)], where=f"update {update}: the", mend=_MEND)
+            if trainer.accelerator.sync_gradients:  # they are whole, and not clipped yet: one NaN is in one of them
+                named = trainer.model.named_parameters()
+                gradients = [(name, p.grad) for name, p in named if p.grad is not None]
+                check_finite(gradients, where=f"update {update}: the gradient of", mend=_MEND)
+            return loss
+
+        trainer.training_step = training_step
+
+    def _check_weights(self, where: str, mend: str) -> None:
+        named = self.trainer.model.named_parameters()
+        check_finite([(name, p) for name, p in named if p.requires_grad], where=where, mend=mend)
 
     def save_last(self, step: int) -> None:
         """Make the model as it is now, after `step`, the one to keep."""
@@ -92,10 +123,19 @@ class TrainingCallback:
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.started, self.first_step = time.perf_counter(), self._step(state)
+        if state.global_step:
+            checkpoint = self.folder.out / "checkpoints" / f"checkpoint-{state.global_step}"
+            mend = "remove it, and the run resumes from the one before, or begins anew"
+            self._check_weights(f"{checkpoint} is damaged:", mend)
+            names = {p: name for name, p in self.trainer.model.named_parameters()}
+            check_finite(named_state(self.trainer.optimizer, names), where=f"{checkpoint} is damaged:", mend=mend)
+        else:
+            self._check_weights("the base cannot be trained:", "`vzoom verify` says what is wrong with it")
         if self.evaluate_first and self.questions and self.best is None:
             self.evaluate(self.first_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._check_weights(f"update {state.global_step}: the weight", _MEND)  # before it can be saved
         # What transformers calls a step is an update.
         is_whole = state.global_step % self.updates_per_step == 0
         step = self._step(state)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from ...data import naming, write_atomically
+
 
 class MemoryRows:
     """Rows in one tensor, which doubles when it is full."""
@@ -51,6 +53,9 @@ class FileRows:
         path: the folder.
         dtype: of the rows.
         version: what they were made by; rows of another version are dropped.
+
+    Raises:
+        ValueError: the folder is damaged.
     """
 
     def __init__(self, path: Path, *, dtype: torch.dtype, version: str) -> None:
@@ -60,23 +65,27 @@ class FileRows:
         self._num_rows = self._width = 0
         self._mapped: torch.Tensor | None = None
         header = {"version": version, "dtype": str(dtype)}
-        lines = self._whole_lines()
-        if lines and json.loads(lines[0]) == header:
-            for line in lines[1:]:
-                entry = json.loads(line)
-                self._spans[tuple(entry["key"])] = (self._num_rows, entry["rows"])
-                self._num_rows += entry["rows"]
-                self._width = entry["width"]
-        else:
-            lines = [json.dumps(header) + "\n"]
-        (path / "index.jsonl").write_text("".join(lines))
-        with (path / "rows.bin").open("ab") as file:
-            file.truncate(self._num_rows * self._width * dtype.itemsize)
-
-    def _whole_lines(self) -> list[str]:
-        index = self._path / "index.jsonl"
-        lines = index.read_text().splitlines(keepends=True) if index.exists() else []
-        return lines[:-1] if lines and not lines[-1].endswith("\n") else lines
+        index = path / "index.jsonl"
+        lines = index.read_bytes().splitlines(keepends=True) if index.exists() else []
+        if lines and not lines[-1].endswith(b"\n"):
+            lines.pop()
+        try:
+            entries = [json.loads(line) for line in lines]
+            if entries[:1] == [header]:
+                for entry in entries[1:]:
+                    self._spans[tuple(entry["key"])] = (self._num_rows, int(entry["rows"]))
+                    self._num_rows += int(entry["rows"])
+                    self._width = int(entry["width"])
+            else:
+                lines = [json.dumps(header).encode() + b"\n"]
+        except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
+            raise ValueError(f"{index} is damaged ({error}): remove {path}, and its features are made again") from error
+        write_atomically(index, b"".join(lines).decode())
+        wanted, rows = self._num_rows * self._width * dtype.itemsize, path / "rows.bin"
+        with naming(rows), rows.open("ab") as file:
+            if file.tell() < wanted:
+                raise ValueError(f"{rows} is damaged (it is cut short): remove {path}, and its features are made again")
+            file.truncate(wanted)
 
     def __contains__(self, key: Hashable) -> bool:
         return key in self._spans
@@ -87,10 +96,11 @@ class FileRows:
     def add(self, key: tuple[str | int | float, ...], values: torch.Tensor) -> None:
         rows = values.detach().to("cpu", self._dtype).contiguous()
         self._width = rows.shape[1]
-        with (self._path / "rows.bin").open("ab") as file:
-            file.write(rows.view(torch.uint8).numpy().tobytes())
-        with (self._path / "index.jsonl").open("a") as index:
-            index.write(json.dumps({"key": key, "rows": len(rows), "width": self._width}) + "\n")
+        file, index = self._path / "rows.bin", self._path / "index.jsonl"
+        with naming(file), file.open("ab") as out:
+            out.write(rows.view(torch.uint8).numpy().tobytes())
+        with naming(index), index.open("a") as out_index:
+            out_index.write(json.dumps({"key": key, "rows": len(rows), "width": self._width}) + "\n")
         self._spans[key] = (self._num_rows, len(rows))
         self._num_rows += len(rows)
         self._mapped = None

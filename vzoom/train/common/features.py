@@ -191,8 +191,8 @@ def _select(clip: Clip, order: Sequence[int]) -> Clip:
 def _look(sample: Sample) -> tuple[Any, ...]:
     """What of a config changes the pixels of a frame, in JSON's types."""
     config, pixels = sample.config, sample.config.protocol.pixels
-    resize = (pixels.resize, pixels.long_side or 0)
-    return config.protocol.frame.encoding, *resize, config.min_pixels, config.max_pixels
+    box = (*(pixels.box or (0,)), *(pixels.long_box or ()))
+    return config.protocol.frame.encoding, pixels.resize, *box, config.min_pixels, config.max_pixels
 
 
 def _key(frame: FrameRef, sample: Sample) -> tuple[Any, ...]:

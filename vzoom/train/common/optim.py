@@ -1,8 +1,11 @@
-"""Muon for the matrices, AdamW for embeddings, the head, norms, biases and the patch kernel."""
+"""Muon for the matrices, AdamW for embeddings, the head, norms, biases and the patch kernel.
+
+And `check_finite`: no optimizer may go on from a number that is none."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -81,3 +84,48 @@ def make_optimizer(model: nn.Module, settings: Optimisation) -> torch.optim.Opti
             {"params": others, "kind": "adamw", "lr": settings.learning_rate, "weight_decay": decay},
         ]
     )
+
+
+class NotFinite(ValueError):
+    """A loss, a gradient or a weight is NaN or infinite: the training cannot go on from here."""
+
+
+def check_finite(tensors: Iterable[tuple[str, Tensor]], *, where: str, mend: str) -> None:
+    """Check that tensors hold numbers, with one transfer for all of them.
+
+    Args:
+        tensors: by name. Of sharded ones (DTensor) this process checks its part.
+        where: begins the message, as "update 12: the gradient of".
+        mend: what the user can do.
+
+    Raises:
+        NotFinite: one holds NaN or infinity. The message names it.
+    """
+    named = [(name, _local(tensor)) for name, tensor in tensors]
+    named = [(name, tensor) for name, tensor in named if tensor.is_floating_point() and tensor.numel()]
+    if not named:
+        return
+    # The largest magnitude: NaN passes through it, and it takes no memory.
+    largest = [torch.linalg.vector_norm(tensor.detach(), ord=math.inf).float() for _, tensor in named]
+    is_number = torch.stack(largest).isfinite().tolist()
+    if bad := [name for (name, _), fine in zip(named, is_number, strict=True) if not fine]:
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        raise NotFinite(f"{where} {', '.join(bad[:3])}{more} is NaN or infinite, of {len(named)} tensors: {mend}")
+
+
+def named_state(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> Iterable[tuple[str, Tensor]]:
+    """The tensors that an optimizer keeps for each parameter.
+
+    Args:
+        optimizer: has parameters that `names` knows.
+        names: of parameters.
+    """
+    for parameter, held in optimizer.state.items():
+        for what, value in held.items():
+            if isinstance(value, Tensor):
+                yield f"{what} of {names.get(parameter, 'a parameter')}", value
+
+
+def _local(tensor: Tensor) -> Tensor:
+    to_local = getattr(tensor, "to_local", None)
+    return tensor if to_local is None else to_local()

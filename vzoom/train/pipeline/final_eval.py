@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ...data import ask_records, read
+from ...data import ask_records, read, read_json, write_json
 from ...eval import interval, judge_for
 from ...synthetic import ask_synthetic
 from .stages import PipelineContext, model_files, synthetic_settings
@@ -72,11 +71,12 @@ def final_eval(
             found["held-out"] = ask_records(
                 zoomer, records, judge=judge_for(records), max_zooms=max_zooms, max_sessions=_MAX_SESSIONS
             )
-        (folder / "scores.json").write_text(json.dumps(found) + "\n")
+        write_json(folder / "scores.json", found)
         return [folder / "scores.json"]
 
     folder = context.store.stage(name, make, settings=settings, inputs=[*model_files(model), *inputs])
-    scores: dict[str, list[QuestionScore]] = json.loads((folder / "scores.json").read_text())
+    mend = f"remove {folder} and its entry in the manifest, and the stage is made again"
+    scores: dict[str, list[QuestionScore]] = read_json(folder / "scores.json", mend=mend)
     return scores
 
 

@@ -5,12 +5,11 @@ Every stage is made once and remembered (`stage_store.py`); the same command res
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...data import shards
+from ...data import shards, write_json
 from ..packages import check_packages
 from ..recipes.recipe import Recipe
 from ..rl.trl_adapter import trainer_class
@@ -87,7 +86,7 @@ def run_pipeline(
             results[name] = {family: summarize(scores) for family, scores in found.items()}
             for family, row in results[name].items():
                 say(f"  {name}, {family}: accuracy {row['accuracy']:.3f} {row['interval']}, {row['n']} questions")
-        (out / RESULTS).write_text(json.dumps(results, indent=1) + "\n")
+        write_json(out / RESULTS, results)
         say(f"{model} is the finished model; {store.cpu_seconds / 3600:.2f} CPU hours in all")
         return results
 

@@ -8,7 +8,6 @@ A stage is done if the manifest says so, its settings and inputs are what they w
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -24,12 +23,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ...data import write_atomically
+from ...data import LOCK, Lock, read_json, write_json
 
 MANIFEST = "manifest.json"
 _CLOCK = ".seconds.json"  # CPU and wall seconds of a stage that is not done yet
 _CLOCK_PERIOD_SECONDS = 15.0
 _PACKAGES = ("vzoom", "torch", "transformers", "trl", "peft", "accelerate")
+
+_ENTRY: dict[str, Any] = {"settings": dict, "inputs": dict, "outputs": dict, "cpu_seconds": (int, float)}
 
 Make = Callable[[Path], Sequence[Path]]
 
@@ -43,22 +44,22 @@ class StageStore:
         say: takes a line of progress.
 
     Raises:
-        ValueError: another process uses the folder.
+        ValueError: another process uses the folder, or its manifest is damaged.
+        OSError: the folder may not be written.
     """
 
     def __init__(
         self, folder: str | os.PathLike[str], *, planned: Sequence[str] = (), say: Callable[[str], None] = print
     ) -> None:
         self.folder, self.planned, self.say = Path(folder), tuple(planned), say
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.folder / ".lock").open("w")
+        self._lock = Lock(self.folder / LOCK)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            if told := self._lock.note():
+                say(told)
+            self.manifest = _read_manifest(self.folder / MANIFEST)
+        except BaseException:
             self._lock.close()
-            raise ValueError(f"{folder} is in use by another process: wait for it, or name another folder") from None
-        path = self.folder / MANIFEST
-        self.manifest: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -99,11 +100,10 @@ class StageStore:
             return folder
         folder.mkdir(parents=True, exist_ok=True)
         started = folder / ".made-from.json"
-        if started.exists() and json.loads(started.read_text()) != made_from:
-            raise ValueError(
-                f"{folder} was begun with other settings or inputs: remove it, or name another folder of results"
-            )
-        _write(started, made_from)
+        mend = f"remove {folder}, and the stage is made anew, or name another folder of results"
+        if started.exists() and read_json(started, mend=mend) != made_from:
+            raise ValueError(f"{folder} was begun with other settings or inputs: {mend}")
+        write_json(started, made_from)
         self.say(self._place(name))
         with _timed(folder / _CLOCK) as clock:
             outputs = list(make(folder))
@@ -114,7 +114,7 @@ class StageStore:
             "wall_seconds": round(clock["wall_seconds"], 1),
             "versions": {"python": platform.python_version(), **dict(_versions())},
         }
-        _write(self.folder / MANIFEST, self.manifest)
+        write_json(self.folder / MANIFEST, self.manifest)
         self.say(f"{self._place(name)}: done in {clock['wall_seconds']:.0f} s")
         return folder
 
@@ -146,6 +146,15 @@ class StageStore:
         return f"[{self.planned.index(name) + 1}/{len(self.planned)}] {name}" if name in self.planned else f"[{name}]"
 
 
+def _read_manifest(path: Path) -> dict[str, Any]:
+    mend = "restore it from a copy, or remove it: every stage is then made again from what its folder holds"
+    manifest = read_json(path, mend=mend) if path.exists() else {}
+    for name, entry in manifest.items():
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), kind) for key, kind in _ENTRY.items()):
+            raise ValueError(f"{path} is damaged (its entry {name}): {mend}")
+    return manifest
+
+
 def digest(path: Path) -> str:
     """SHA-256 of a file, or of the names and digests of all files in a folder; hidden ones do not count.
 
@@ -173,10 +182,6 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=unknown))
 
 
-def _write(path: Path, data: Any) -> None:
-    write_atomically(path, json.dumps(data, indent=1) + "\n")
-
-
 def _versions() -> Iterator[tuple[str, str]]:
     for package in _PACKAGES:
         try:
@@ -193,7 +198,9 @@ def _cpu_seconds() -> float:
 @contextmanager
 def _timed(path: Path) -> Iterator[dict[str, float]]:
     """Seconds of the block and of its earlier attempts, saved in `path` as it runs: a kill loses a few at most."""
-    before = json.loads(path.read_text()) if path.exists() else {"cpu_seconds": 0.0, "wall_seconds": 0.0}
+    seconds = {"cpu_seconds": (int, float), "wall_seconds": (int, float)}
+    mend = "remove it; only the seconds of earlier attempts are lost"
+    before = read_json(path, seconds, mend=mend) if path.exists() else dict.fromkeys(seconds, 0.0)
     begin = {"cpu_seconds": _cpu_seconds(), "wall_seconds": time.monotonic()}
     clock: dict[str, float] = {}
     over = threading.Event()
@@ -201,7 +208,7 @@ def _timed(path: Path) -> Iterator[dict[str, float]]:
     def read() -> None:
         now = {"cpu_seconds": _cpu_seconds(), "wall_seconds": time.monotonic()}
         clock.update({key: before[key] + now[key] - begin[key] for key in now})
-        _write(path, clock)
+        write_json(path, clock)
 
     def tick() -> None:
         while not over.wait(_CLOCK_PERIOD_SECONDS):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..common.optim import MuonWithAdamW, is_matrix
+from ...data import LOCK, Lock, naming
+from ..common.checkpoints import check_torch_file
+from ..common.optim import MuonWithAdamW, check_finite, is_matrix, named_state
 from . import tasks
 from .curriculum import Curriculum, CurriculumStage
 from .example import Example, ExampleWriter
@@ -29,6 +32,7 @@ from .tokenizer import build_tokenizer
 
 _STATE = "trainer.pt"
 _MAX_NORM = 1.0
+_MEND = "nothing of this step is kept. Pretrain into another folder at lower rates (muon_lr, adam_lr)"
 _OF_FAMILIES = ("listing", "reading", "answers")
 
 
@@ -103,20 +107,29 @@ class Pretraining:
         self.model.train()
         logits = learned_logits(self.model, batch, augment(batch.frames_F, rng))
         loss = F.cross_entropy(logits, batch.targets_S)
+        check_finite([("loss", loss)], where=f"step {self.step + 1}, {task}: the", mend=_MEND)
         loss.backward()
         self.update(muon_lr=stage.muon_lr * factor, adam_lr=stage.adam_lr * factor, vision_factor=stage.vision_factor)
         self.step += 1
         return task, float(loss.detach())
 
     def update(self, *, muon_lr: float, adam_lr: float, vision_factor: float = 1.0) -> None:
-        """Clip the norm of the gradient, update the weights at these rates, clear the gradient."""
+        """Clip the norm of the gradient, update the weights at these rates, clear the gradient.
+
+        Raises:
+            NotFinite: a gradient, or a weight after the update, is NaN or infinite.
+        """
         for group in self.optimizer.param_groups:
             rate = muon_lr if group["kind"] == "muon" else adam_lr
             group["lr"] = rate * (vision_factor if group["vision"] else 1.0)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        named = list(self.model.named_parameters())
+        gradients = [(name, p.grad) for name, p in named if p.grad is not None]
+        check_finite(gradients, where=f"step {self.step + 1}: the gradient of", mend=_MEND)
         torch.nn.utils.clip_grad_norm_(parameters, _MAX_NORM)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        check_finite(named, where=f"step {self.step + 1}: the weight", mend=_MEND)
 
     def _family(self, task: str, rng: np.random.Generator) -> str:
         """The tasks of questions draw one; the others use the videos of the first."""
@@ -193,27 +206,46 @@ class Pretraining:
             "optimizer": self.optimizer.state_dict(),
         }
         part = self.out / (_STATE + ".part")
-        torch.save(state, part)
-        os.replace(part, self.out / _STATE)
+        with naming(self.out / _STATE):
+            try:
+                with part.open("wb") as file:  # torch's own errors about files say no more than a line of C++
+                    torch.save(state, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(part, self.out / _STATE)
+            except OSError:
+                part.unlink(missing_ok=True)
+                raise
 
     def resume(self) -> None:
         """Continue from trainer.pt.
 
         Raises:
-            ValueError: there is none, or it is of another curriculum.
+            ValueError: there is none, it is damaged, or it is of another curriculum.
         """
         path = self.out / _STATE
         if not path.exists():
             raise ValueError(f"nothing to resume: {path} does not exist")
-        state = torch.load(path, weights_only=True)
-        held = state.get("curriculum")
+        damaged = f"{path} is damaged"
+        mend = f"remove it to pretrain anew in {self.out}, or restore it from a copy"
+        check_torch_file(path, mend=mend)
+        try:
+            state = torch.load(path, weights_only=True)
+            held = state["curriculum"]
+            if held == repr(self.curriculum):
+                self.model.load_state_dict(state["model"])
+                self.optimizer.load_state_dict(state["optimizer"])
+                self.step, self.trained_seconds = int(state["step"]), float(state["trained_seconds"])
+        except (RuntimeError, EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
+            raise ValueError(f"{damaged} ({' '.join(str(error).split())[:200]}): {mend}") from error
         if held != repr(self.curriculum):
             raise ValueError(
                 f"{path} is of another curriculum:\n{held}\nnot\n{self.curriculum!r}\nRemove it, or name another folder"
             )
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.trained_seconds = state["step"], state["trained_seconds"]
+        named = list(self.model.named_parameters())
+        check_finite(named, where=f"{damaged}:", mend=mend)
+        names = {parameter: name for name, parameter in named}
+        check_finite(named_state(self.optimizer, names), where=f"{damaged}:", mend=mend)
 
     def _log(self, row: dict[str, Any]) -> None:
         with (self.out / "log.jsonl").open("a") as file:
@@ -249,11 +281,15 @@ def pretrain(curriculum: Curriculum, out: Path, *, say: Callable[[str], None] = 
         `out`, which `vzoom.load` reads.
 
     Raises:
-        ValueError: `out` holds the state of another curriculum.
+        ValueError: `out` holds the state of another curriculum, or another process works there.
+        NotFinite: a loss, a gradient or a weight is NaN or infinite. (A ValueError.)
     """
-    pretraining = Pretraining(curriculum, out, say=say)
-    if (out / _STATE).exists():
-        pretraining.resume()
-    pretraining.run()
-    export(pretraining.model, pretraining.tokenizer, curriculum.zoom, out)
+    with Lock(out / LOCK) as lock:
+        if told := lock.note():
+            say(told)
+        pretraining = Pretraining(curriculum, out, say=say)
+        if (out / _STATE).exists():
+            pretraining.resume()
+        pretraining.run()
+        export(pretraining.model, pretraining.tokenizer, curriculum.zoom, out)
     return out

@@ -72,56 +72,56 @@ def run_grpo(
     make_trainer = trainer_class()
     group = ProcessGroup(args.process_index, args.world_size)
     identity = {"recipe": repr((part, recipe.zoom, recipe.seed)), "base": base}
-    folder = TrainingFolder(out, group, identity=identity, unit="step", say=say)
-    start = folder.resume(resume, identified_by="recipe or base")
+    with TrainingFolder(out, group, identity=identity, unit="step", say=say) as folder:
+        start = folder.resume(resume, identified_by="recipe or base")
 
-    folder.say(str(estimate_for(recipe, part, base, on_gpu=args.device.type == "cuda")))
-    policy, engine = load_models(
-        recipe, part, base, args, out, max_sessions=part.max_sessions, pool_tokens=part.pool_tokens
-    )
-    steps = GRPOSteps(recipe, policy, engine, records, group=group, judge=judge)
-    if start.checkpoint is not None:
-        steps.progress = GRPOProgress.from_json(start.progress)
-        folder.say(f"resumes after step {start.step} of {part.steps}")
-    trainer = make_trainer(
-        model=policy.model,
-        reward_funcs=no_reward,
-        args=args,
-        train_dataset=numbers_of_questions(part),
-        processing_class=policy.tokenizer,
-        optimizers=(_optimizer(policy, part), None),
-    )
-    trainer.steps = steps
-    if part.kl_weight:
-        trainer.beta = part.kl_weight  # set now: told earlier, TRL would load a reference that knows no features
-        steps.reference = _reference(trainer, policy, part)
-    callback = TrainingCallback(
-        folder,
-        engine,
-        held_out,
-        num_steps=part.steps,
-        eval_every=part.eval_every,
-        line=_line,
-        updates_per_step=part.updates_per_step,
-        judge=judge,
-        reward=part.reward,
-        evaluate_first=True,
-        progress=lambda: steps.progress.to_json(),  # noqa: PLW0108  (each step makes another `progress`)
-        best=start.best,
-    )
-    callback.attach(trainer, step=start.step)
-    stopped = None
-    try:
-        trainer.train(resume_from_checkpoint=None if start.checkpoint is None else str(start.checkpoint))
-    except Collapsed as problem:
-        stopped = str(problem)
-        folder.say(f"stopped at step {steps.progress.step}: {stopped}")
-    finally:
-        engine.close()
-    if not held_out:
-        callback.save_last(steps.progress.step)
-    assert callback.best is not None
-    folder.finish(trainer, "grpo.json", done=steps.progress.step, best=callback.best, stopped=stopped)
+        folder.say(str(estimate_for(recipe, part, base, on_gpu=args.device.type == "cuda")))
+        policy, engine = load_models(
+            recipe, part, base, args, out, max_sessions=part.max_sessions, pool_tokens=part.pool_tokens
+        )
+        steps = GRPOSteps(recipe, policy, engine, records, group=group, judge=judge)
+        if start.checkpoint is not None:
+            steps.progress = GRPOProgress.from_json(start.progress)
+            folder.say(f"resumes after step {start.step} of {part.steps}")
+        trainer = make_trainer(
+            model=policy.model,
+            reward_funcs=no_reward,
+            args=args,
+            train_dataset=numbers_of_questions(part),
+            processing_class=policy.tokenizer,
+            optimizers=(_optimizer(policy, part), None),
+        )
+        trainer.steps = steps
+        if part.kl_weight:
+            trainer.beta = part.kl_weight  # set now: told earlier, TRL would load a reference that knows no features
+            steps.reference = _reference(trainer, policy, part)
+        callback = TrainingCallback(
+            folder,
+            engine,
+            held_out,
+            num_steps=part.steps,
+            eval_every=part.eval_every,
+            line=_line,
+            updates_per_step=part.updates_per_step,
+            judge=judge,
+            reward=part.reward,
+            evaluate_first=True,
+            progress=lambda: steps.progress.to_json(),  # noqa: PLW0108  (each step makes another `progress`)
+            best=start.best,
+        )
+        callback.attach(trainer, step=start.step)
+        stopped = None
+        try:
+            trainer.train(resume_from_checkpoint=None if start.checkpoint is None else str(start.checkpoint))
+        except Collapsed as problem:
+            stopped = str(problem)
+            folder.say(f"stopped at step {steps.progress.step}: {stopped}")
+        finally:
+            engine.close()
+        if not held_out:
+            callback.save_last(steps.progress.step)
+        assert callback.best is not None
+        folder.finish(trainer, "grpo.json", done=steps.progress.step, best=callback.best, stopped=stopped)
     return out
 
 

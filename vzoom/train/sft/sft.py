@@ -76,41 +76,41 @@ def run_sft(
         "records": _digest([record.id for record in (*records, *held_out)]),
     }
     group = ProcessGroup(args.process_index, args.world_size)
-    folder = TrainingFolder(out, group, identity=identity, unit="update", say=say)
-    start = folder.resume(resume, identified_by="recipe, base or data")
-    if start.checkpoint is not None:
-        folder.say(f"resumes after update {start.step} of {updates}")
+    with TrainingFolder(out, group, identity=identity, unit="update", say=say) as folder:
+        start = folder.resume(resume, identified_by="recipe, base or data")
+        if start.checkpoint is not None:
+            folder.say(f"resumes after update {start.step} of {updates}")
 
-    folder.say(str(estimate_for(recipe, part, base, on_gpu=args.device.type == "cuda")))
-    policy, engine = load_models(recipe, part, base, args, out, max_sessions=part.eval_sessions)
-    samples = _samples(records, policy, folder.say)
-    folder.say(
-        f"sft {recipe.name}: {len(samples)} conversations of {min(map(len, samples))} to {max(map(len, samples))} "
-        f"tokens, {sum(int(s.learned.sum()) for s in samples)} of {sum(map(len, samples))} learned; {updates} "
-        f"updates of {part.batch_size} on {group.size} process{'es' if group.size > 1 else ''}"
-    )
-    if args.device.type == "cpu" and isinstance(policy.visuals, FrozenFeatures):
-        policy.visuals.prepare(samples)
-    trainer = _trainer(policy, samples, recipe, args)
-    callback = TrainingCallback(
-        folder,
-        engine,
-        held_out,
-        num_steps=updates,
-        eval_every=part.eval_every,
-        line=_line,
-        judge=judge,
-        best=start.best,
-    )
-    callback.attach(trainer, step=start.step)
-    try:
-        trainer.train(resume_from_checkpoint=None if start.checkpoint is None else str(start.checkpoint))
-    finally:
-        engine.close()
-    if not held_out:
-        callback.save_last(updates)
-    assert callback.best is not None
-    folder.finish(trainer, "sft.json", done=updates, best=callback.best)
+        folder.say(str(estimate_for(recipe, part, base, on_gpu=args.device.type == "cuda")))
+        policy, engine = load_models(recipe, part, base, args, out, max_sessions=part.eval_sessions)
+        samples = _samples(records, policy, folder.say)
+        folder.say(
+            f"sft {recipe.name}: {len(samples)} conversations of {min(map(len, samples))} to {max(map(len, samples))} "
+            f"tokens, {sum(int(s.learned.sum()) for s in samples)} of {sum(map(len, samples))} learned; {updates} "
+            f"updates of {part.batch_size} on {group.size} process{'es' if group.size > 1 else ''}"
+        )
+        if args.device.type == "cpu" and isinstance(policy.visuals, FrozenFeatures):
+            policy.visuals.prepare(samples)
+        trainer = _trainer(policy, samples, recipe, args)
+        callback = TrainingCallback(
+            folder,
+            engine,
+            held_out,
+            num_steps=updates,
+            eval_every=part.eval_every,
+            line=_line,
+            judge=judge,
+            best=start.best,
+        )
+        callback.attach(trainer, step=start.step)
+        try:
+            trainer.train(resume_from_checkpoint=None if start.checkpoint is None else str(start.checkpoint))
+        finally:
+            engine.close()
+        if not held_out:
+            callback.save_last(updates)
+        assert callback.best is not None
+        folder.finish(trainer, "sft.json", done=updates, best=callback.best)
     return out
 
 
