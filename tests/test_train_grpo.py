@@ -157,7 +157,7 @@ def test_a_micro_batch_is_collated_once(
     assert len(collated) == len(found) == num_micro_batches
     assert scored.count("before") == 2 * num_micro_batches  # policy and reference
     assert scored.count("loss") == num_micro_batches
-    assert all(batch.pixel_values is not None and "pixel_values" not in batch.tokens for batch in collated)
+    assert all("pixel_values" in batch.pixels and "pixel_values" not in batch.tokens for batch in collated)
 
 
 def test_the_memory_that_it_takes_is_said_before_anything_is_loaded(

@@ -65,7 +65,7 @@ def loss_of(
     monkeypatch.setattr(trainer, "beta", kl_weight)
     monkeypatch.setattr(trainer, "entropy_coef", entropy_weight)
     ids = torch.zeros(logp.shape, dtype=torch.long)
-    nothing = CollatedBatch({}, None, num_image_tokens=0, rows_per_token=1, ids=())
+    nothing = CollatedBatch({}, {}, {}, rows_per_token=1, ids=())
     micro_batch = MicroBatch(nothing, ids, ids, mask, advantages, old, ref)
     return trainer._compute_loss(trainer.model, loss_inputs(micro_batch, torch.tensor(float(count or mask.sum()))))
 

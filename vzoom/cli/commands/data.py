@@ -62,11 +62,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--videos", default=".", metavar="DIR", help="where relative paths of videos start (default: %(default)s)"
     )
     importer.add_argument("--video-list", metavar="FILE", help="sft: a JSON list with the video of each row")
-    importer.add_argument(
+    share(
+        importer,
         "--protocol",
-        metavar="PROTOCOL",
-        help="the protocol that the conversations were held in and are shown in, built in or a protocol.toml (default: "
-        "shown in vzoom's words, with the frames of VideoZoomer's public code)",
+        help="what the model is shown and how it writes: the name of a built-in protocol or a protocol.toml "
+        "(default: vzoom's words, with the frames of VideoZoomer's public code)",
     )
     importer.set_defaults(run=run_import)
 
