@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,25 @@ def test_every_token_that_can_end_a_closing_tag_stops_and_few_others() -> None:
                 assert ids[completing] in found
     assert len(found) < len(info.tokenizer) / 4
     assert not set(vocabulary.codec.encode("the cup is red")) & set(found)
+
+
+class _Pieces:
+    """A codec whose token i is the i-th text."""
+
+    def __init__(self, texts: list[str]) -> None:
+        self.texts = texts
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join(self.texts[i] for i in ids)
+
+
+def test_the_tokens_of_a_tag_that_is_cut_anywhere_stop() -> None:
+    stopping = ["r>", "er>\n", ">", "</answer>", "x</video_zoom>y", "answer>x", ">>", "zoom> and"]
+    passing = ["a", "<", "</answer", "answer", "x>", "r", "/video_zoom", "{er>", ""]
+    vocabulary = replace(vocabulary_of(load_checkpoint_info(str(embedded_path()))), end_ids=frozenset({999}))
+    vocabulary = replace(vocabulary, codec=_Pieces(stopping + passing))  # type: ignore[arg-type]
+    found = stop_ids(vocabulary, builtin_protocol("vzoom"), len(stopping + passing))
+    assert found == (*range(len(stopping)), 999)
 
 
 def test_an_image_is_one_token_of_a_prompt_with_its_content_id() -> None:

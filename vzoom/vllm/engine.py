@@ -50,8 +50,8 @@ class VllmEngine(ConversationEngine):
 
     Raises:
         ImportError: vLLM is not installed.
-        ValueError: a setting is unknown, or vLLM's KV cache does not hold one conversation.
-        Exception: whatever vLLM says against the model.
+        ValueError: a setting is unknown, vLLM does not start with this model, or its KV cache does not hold one
+            conversation.
     """
 
     capabilities = Capabilities("vllm", shares_pages=False, reuses_clips=False)

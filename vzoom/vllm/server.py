@@ -78,7 +78,7 @@ class Server:
         counts: what vLLM's scheduler says that it did.
 
     Raises:
-        Exception: whatever vLLM says against the model or its settings.
+        ValueError: vLLM does not start with this model and these settings, or its KV cache is too small.
     """
 
     def __init__(
@@ -192,7 +192,10 @@ class Server:
         def logger(*_: Any, **__: Any) -> Any:
             return _stat_logger(counts)
 
-        return AsyncLLM.from_engine_args(args, stat_loggers=[logger])
+        try:
+            return AsyncLLM.from_engine_args(args, stat_loggers=[logger])
+        except RuntimeError as error:
+            raise ValueError(f"vLLM did not start: its messages on stderr say why ({error})") from error
 
 
 class Counts:
