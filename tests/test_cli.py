@@ -39,7 +39,7 @@ class ScriptedZoomer:
     def __init__(self, result: Result) -> None:
         self.result, self.config, self.name, self.is_embedded = result, ZoomConfig(), "embedded", True
         device = SimpleNamespace(type="cpu")
-        self.checkpoint = SimpleNamespace(
+        self.info = self.checkpoint = SimpleNamespace(
             sampling=Sampling(), notes=(), warnings=(), model=SimpleNamespace(device=device)
         )
         self.clip_cache = ClipCache()

@@ -39,6 +39,7 @@ PURPOSES = {
     "tensorboard": "curves of a training",
     "ray": "evaluation on several machines",
     "lmms-eval": "its tasks, with vzoom as their model",
+    "vllm": "the other engine, for models of many GPUs",
 }
 EXTRAS = {
     "gpu": "GPUs",
@@ -47,6 +48,7 @@ EXTRAS = {
     "train": "training, and data on disk",
     "ray": "evaluation on several machines",
     "lmms": "the tasks of lmms-eval",
+    "vllm": "the other engine, for models of many GPUs",
 }
 _NOT_FOR_USERS = ("test", "dev", "docs")  # of those who work on vzoom
 _NEVER_NEEDED = ("flash",)  # builds for hours: nobody is sent there
