@@ -38,10 +38,8 @@ class ScriptedZoomer:
 
     def __init__(self, result: Result) -> None:
         self.result, self.config, self.name, self.is_embedded = result, ZoomConfig(), "embedded", True
-        device = SimpleNamespace(type="cpu")
-        self.info = self.checkpoint = SimpleNamespace(
-            sampling=Sampling(), notes=(), warnings=(), model=SimpleNamespace(device=device)
-        )
+        self.device = SimpleNamespace(type="cpu")
+        self.info = SimpleNamespace(sampling=Sampling(), notes=(), warnings=())
         self.clip_cache = ClipCache()
         self.asked: dict[str, Any] = {}
         self.loaded: dict[str, Any] = {}
@@ -287,6 +285,8 @@ def test_ask_passes_its_options_on(scripted: ScriptedZoomer, video: Path, capsys
         "adapter": "lora",
         "revision": "v2",
         "protocol": None,
+        "engine": "vzoom",
+        "vllm": {},
         "system": None,
         "device": "cpu",
         "dtype": "bfloat16",
