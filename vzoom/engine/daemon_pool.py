@@ -1,20 +1,23 @@
 """Threads that compute futures and never hold up the end of the process.
 
 Those of `concurrent.futures` are joined when the interpreter exits, however long what they do takes: a read from a
-server that does not answer would hold up Ctrl-C. What these threads do is forgotten instead.
+server that does not answer would hold up Ctrl-C. What these threads do is waited for a moment, and then forgotten.
 """
 
 from __future__ import annotations
 
+import atexit
 import threading
 import weakref
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 _Work = Callable[[], None]
+_running: set[Future[Any]] = set()  # of all pools
+_EXIT_SECONDS = 0.5
 
 
 class DaemonPool:
@@ -68,6 +71,16 @@ def _serve(queue: SimpleQueue[tuple[Future[Any], _Work] | None]) -> None:
     while (item := queue.get()) is not None:
         future, work = item
         if future.set_running_or_notify_cancel():
+            _running.add(future)
             work()
+            _running.discard(future)
         del item, future, work  # or the thread would hold a clip until it gets something else to do
     queue.put(None)  # for the other threads of the pool
+
+
+def _at_exit() -> None:
+    """Let what runs end: a thread that comes back from C++ while the interpreter goes away would abort the process."""
+    wait(list(_running), timeout=_EXIT_SECONDS)
+
+
+atexit.register(_at_exit)
