@@ -168,7 +168,8 @@ def test_killed_again_and_again_it_ends_in_the_same_files(finished, tmp_path):
         code = process.wait()
         if stop is None:
             break
-        assert code == stop.code
+        if code != -stop.signals[0]:  # which it is before it listens to signals, and after it stopped doing so
+            assert code == stop.code
     assert code == 0
     assert not left
     assert outputs(folder) == undisturbed

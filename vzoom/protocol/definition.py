@@ -288,7 +288,7 @@ class Protocol:
             given before the protocol can be used.
         texts: such texts by name, as templates.
         errors: {help} by the kind of an error (`CallError`), where vzoom's own words do not suit.
-        turns, frame, call, answer, thought, glance, zoom, pixels, limits: see there.
+        turns: the texts, see `Turns`. The other sections are described in their classes too.
 
     Raises:
         ValueError: a value is out of range, or a template has an unknown field. The message names the key.
