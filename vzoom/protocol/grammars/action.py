@@ -14,7 +14,7 @@ from functools import lru_cache
 from ...types import CallError, Malformed
 from .. import template
 from ..definition import CallFormat
-from .base import Said, excerpt, time_text
+from .base import Said, excerpt, said_if_ended, time_text
 from .numbers import number
 
 _VALUE = r"([^\s,;]{1,64})"
@@ -73,10 +73,7 @@ class Action:
         return Said(values.get("start"), values.get("end"), values.get("fps"), values.get("num_frames"))
 
     def partial(self, body: str, call: CallFormat) -> Said | None:
-        if not body[-1:].isspace() and not body.endswith("<"):  # a digit may still follow
-            return None
-        said = self.read(body.rstrip("<"), call)
-        return said if isinstance(said, Said) else None
+        return said_if_ended(self, body, call)
 
     def write(self, said: Said, call: CallFormat) -> str:
         assert said.start is not None

@@ -75,6 +75,14 @@ def said_by_arguments(given: Mapping[str, Any], names: Mapping[str, str], body: 
     return Said(found.get("start"), found.get("end"), found.get("fps"), found.get("num_frames"))
 
 
+def said_if_ended(grammar: Grammar, body: str, call: CallFormat) -> Said | None:
+    """What an unfinished call of plain text says, once something follows its last number: a digit may until then."""
+    if not body[-1:].isspace() and not body.endswith("<"):
+        return None
+    said = grammar.read(body.rstrip("<"), call)
+    return said if isinstance(said, Said) else None
+
+
 def arguments_of(said: Said, call: CallFormat) -> str:
     """The arguments of a call as JSON, in the order of CallFormat.arguments."""
     values = {"start": said.start, "end": said.end, "fps": said.fps, "num_frames": said.num_frames}

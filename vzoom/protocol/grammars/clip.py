@@ -6,7 +6,7 @@ import re
 
 from ...types import CallError, Malformed
 from ..definition import CallFormat
-from .base import Said, excerpt, time_text
+from .base import Said, excerpt, said_if_ended, time_text
 from .numbers import number
 
 _SPAN = re.compile(r"([^\s,;–—-]{1,64})\s{0,16}(?:[-–—,;]|to\b)\s{0,16}([^\s,;–—-]{1,64})")
@@ -25,10 +25,7 @@ class Clip:
         return Said(start, end)
 
     def partial(self, body: str, call: CallFormat) -> Said | None:
-        if not body[-1:].isspace() and not body.endswith("<"):  # a digit may still follow
-            return None
-        said = self.read(body.rstrip("<"), call)
-        return said if isinstance(said, Said) else None
+        return said_if_ended(self, body, call)
 
     def write(self, said: Said, call: CallFormat) -> str:
         assert said.start is not None
